@@ -1,4 +1,4 @@
-//! An operator who asks for a standby again and again, while an arbiter or a disk does not answer (P9).
+//! An operator asks repeatedly for a standby, while an arbiter or a disk does not answer (P9).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -22,21 +22,21 @@ use pair::{
     wait_for, wait_phase,
 };
 
-/// A primary that is not protected yet, with an arbiter that is slow, and a standby that it may reach.
+/// A primary that is not protected yet, with a slow arbiter, and a standby that it may reach.
 struct Bench {
     arbiter: Arc<Slow>,
     engine: Arc<Engine>,
-    /// The arbiter answers what it is slow at when something comes, or nothing can come any more.
+    /// The slow call of the arbiter returns when something is sent, or when the sender is dropped.
     answer: Option<Sender<()>>,
     link: PathBuf,
-    /// Claims are told.
+    /// Receives the claims.
     _asked: Receiver<Term>,
     _standby: Standby,
     _dir: tempfile::TempDir,
 }
 
 impl Bench {
-    /// `slow` says what the arbiter is slow at from now on.
+    /// `slow` sets which call of the arbiter is slow from now on.
     fn new(setup_timeout: Duration, slow: impl FnOnce(&Slow)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
@@ -63,29 +63,29 @@ impl Bench {
         self.engine.protect(LinkAddr::Unix(self.link.clone()))
     }
 
-    /// What becomes of a wish.
+    /// The outcome of a request.
     fn outcome(&self, wish: u64) -> Result<u64, String> {
         wait_for("what becomes of it", || self.engine.attempt(wish).is_some());
         self.engine.attempt(wish).unwrap()
     }
 }
 
-/// Fails where each wish leaves one more thread waiting.
+/// Fails if each request leaves one more thread waiting.
 #[test]
 fn p9_attempts_that_hang_are_counted() {
     let slow = |arbiter: &Slow| arbiter.is_slow_to_mark.store(true, Ordering::SeqCst);
     let mut bench = Bench::new(PATIENCE, slow);
     bench.protect().unwrap();
-    // Others wait behind it from now on; before, those that were passed over would have given up.
+    // From now on others wait behind it; before, the superseded ones would have given up.
     wait_for("it to hang", || bench.arbiter.slow_marks.load(Ordering::SeqCst) == 1);
     let taken = (0..100).filter(|_| bench.protect().is_ok()).count();
     assert_eq!(taken, 7);
-    // The other tests of this process have some of their own.
+    // The other tests of this process have some of these threads, too.
     assert!(threads("link") < 20);
     let refusal = bench.protect().unwrap_err();
     assert!(refusal.contains("does not answer"), "{refusal}");
 
-    // It answers again: the last wish is carried out, and others are heard.
+    // The arbiter answers again: the last request is carried out, and others are served.
     drop(bench.answer.take());
     wait_phase(&bench.engine, Phase::Protected);
     bench.engine.run_alone().unwrap();
@@ -94,7 +94,7 @@ fn p9_attempts_that_hang_are_counted() {
     wait_phase(&bench.engine, Phase::Protected);
 }
 
-/// P9: what the standby has left is looked for in a directory that may not answer, after the standby has.
+/// P9: the standby's marks are looked for, after it has answered, in a directory that may not answer.
 #[test]
 fn p9_a_look_at_the_arbiter_that_hangs_is_given_up() {
     let slow = |arbiter: &Slow| arbiter.is_slow_to_look.store(true, Ordering::SeqCst);
@@ -105,7 +105,7 @@ fn p9_a_look_at_the_arbiter_that_hangs_is_given_up() {
     wait_phase(&bench.engine, Phase::Protected);
 }
 
-/// A network file system's client that shows for a while what was there before makes no healthy pair refuse.
+/// A network file system's client that shows old content for a while does not make a healthy pair refuse.
 #[test]
 fn what_the_standby_has_left_may_be_seen_late() {
     let slow = |arbiter: &Slow| arbiter.stale_looks.store(5, Ordering::SeqCst);

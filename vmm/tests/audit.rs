@@ -1,4 +1,5 @@
-//! The audit log of a real guest on the real `/dev/kvm`, and what `kemari audit` says of it when it was altered.
+//! The audit log of a real guest on the real `/dev/kvm`, and what `kemari audit` reports about altered copies of
+//! it.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -11,7 +12,7 @@ use kemari_audit::{Entry, Event, HEADER_LEN, Log, RECORD_LEN, read};
 use kemari_workload::Op;
 use micro::{Guest, KEMARI};
 
-/// Runs a guest that writes, answers and powers off; gives the path of its log.
+/// Runs a guest that writes, answers and powers off; returns the path of its log.
 fn run(dir: &Path, spec: &str) -> PathBuf {
     let base = dir.join("log");
     let mut guest = Guest::boot_with(1, &["--audit", &format!("{}{spec}", base.display())]);
@@ -32,7 +33,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Writes what is left of a log, with numbers and checksums that fit.
+/// Writes the rest of a log, with matching numbers and checksums.
 fn write(log: &Log, original: &Path, to: &Path) {
     let mut bytes = std::fs::read(original).unwrap();
     bytes.truncate(HEADER_LEN);
@@ -80,7 +81,7 @@ fn a_guest_alone_is_on_record_and_an_altered_record_is_seen() {
     let (code, text) = verify(&twice);
     assert!(code == Some(1) && text.contains("performed twice"), "{code:?}: {text}");
 
-    // Nobody but this machine: the gate cannot hold, and nothing may leave while it does.
+    // Without a standby the gate has no reason to hold, and nothing may leave while it holds.
     let mut held = log.clone();
     let mut hold = held.entries[staged];
     hold.event = Event::Held { next: 1 };
@@ -116,7 +117,7 @@ fn a_damaged_log_is_incomplete_and_a_torn_one_is_not() {
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 }
 
-/// Small files: rotation takes the beginning, and what is left is judged all the same.
+/// Small files: rotation removes the beginning, and the rest is judged nevertheless.
 #[test]
 fn a_log_that_was_rotated_is_judged_as_far_as_it_is_there() {
     let dir = tempfile::tempdir().unwrap();
@@ -129,7 +130,7 @@ fn a_log_that_was_rotated_is_judged_as_far_as_it_is_there() {
     let output = audit(&["verify", "--rotated"], &base);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let once = said(&output);
-    // As a shell's `log.*` names them: every file by itself, and the log as a whole.
+    // As a shell expands `log.*`: every file by itself, and the log as a whole.
     let files = ["log.1.1", "log.1.0", "log.1.0"].map(|name| dir.path().join(name));
     let [second, first, again] = files.map(|file| file.display().to_string());
     let output = audit(&["verify", "--rotated", &second, &first, &again], &base);

@@ -1,5 +1,5 @@
-//! What an operator may get wrong, one line each: the program says what happened, what was expected and found, and what
-//! to do; at the start, with exit code 2; nothing is lost or left behind.
+//! Mistakes of an operator, one line each. The program says what happened, what was expected and found, and what to do;
+//! at the start, with exit code 2; nothing is lost or left behind.
 //!
 //! `@` is a directory with the files that `Place::new` makes.
 
@@ -19,10 +19,10 @@ use kemari_tests::process::Process;
 use micro::KEMARI;
 use rustix::process::Signal;
 
-/// A command line, and what has to be said of it.
+/// A command line, and the words that its error must contain.
 type Case = (&'static str, &'static [&'static str]);
 
-/// A start that is refused takes no longer, on a busy machine.
+/// Upper bound for a refused start on a busy machine.
 const REFUSAL: Duration = Duration::from_secs(60);
 
 const NUMBERS: &[Case] = &[
@@ -505,12 +505,12 @@ impl Place {
         line.split(' ').filter(|word| !word.is_empty()).map(word).collect()
     }
 
-    /// Every name, which file it is, and what is in it.
+    /// Every name with its file's identity and content.
     fn contents(&self) -> Vec<(PathBuf, u64, Vec<u8>)> {
         let mut found: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            // The arbiter's directory is made where there is none, and is the next start's as well.
+            // The arbiter's directory is created where there is none, and also serves the next start.
             .filter(|path| !path.ends_with("log of the test") && !path.ends_with("arbiter"))
             .map(|path| {
                 let metadata = fs::symlink_metadata(&path).unwrap();
@@ -522,7 +522,7 @@ impl Place {
         found
     }
 
-    /// What is wrong with the answer to this command line, if anything is.
+    /// Checks the answer to this command line; returns what is wrong.
     fn judge(&self, command: Command, expected: &[&str]) -> Result<(), String> {
         self.judge_as(2, command, expected)
     }
@@ -536,7 +536,7 @@ impl Place {
             process.signal(Signal::KILL);
             process.wait_exit(REFUSAL);
         }
-        // Until all that it said is heard.
+        // Read until the end of its output.
         process.wait_line("\0", REFUSAL);
         let lines = process.lines();
         let text = lines.join("\n");
@@ -562,7 +562,7 @@ impl Place {
     }
 }
 
-/// A certificate whose time is over, and its authority.
+/// An expired certificate and its authority.
 fn write_expired(dir: &std::path::Path) {
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
@@ -589,7 +589,7 @@ fn kemari(words: impl IntoIterator<Item = impl Into<OsString>>) -> Command {
     command
 }
 
-/// The flags of a machine that would run, but for those that a case gives itself.
+/// The flags of a machine that would run; a case's own flags replace them.
 fn run(place: &Place, line: &str) -> Command {
     let mut words = vec!["run".to_owned()];
     for (flag, value) in
@@ -655,7 +655,7 @@ fn other_commands() {
     all(OTHERS, |place, line| kemari(place.words(line)));
 }
 
-/// P9. Fails where somebody waits for a FIFO's writer, or reads a device without an end: whatever a path is given for.
+/// P9. Fails if the program waits for a FIFO's writer, or reads a device without an end, for any flag with a path.
 #[test]
 fn a_path_that_leads_to_no_file_is_waited_for_by_nobody() {
     const READ: &[&str] = &[
@@ -680,7 +680,7 @@ fn a_path_that_leads_to_no_file_is_waited_for_by_nobody() {
     let mut wrong = Vec::new();
     for line in READ {
         for kind in ["fifo", "directory", "socket", "endless.1.0"] {
-            // A directory is what these want; a socket that nobody has makes room.
+            // These flags want a directory; an unused socket is replaced.
             let fits = match kind {
                 "directory" => line.contains("file:@PATH") || line.contains("--tls"),
                 "socket" => line.contains("unix:@PATH"),
@@ -698,7 +698,7 @@ fn a_path_that_leads_to_no_file_is_waited_for_by_nobody() {
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Where nobody can listen: what has failed is not the command line.
+/// The program cannot listen: the system has failed, not the command line.
 #[test]
 fn sockets_to_talk_to() {
     let place = Place::new();
@@ -725,7 +725,7 @@ fn bytes_that_are_no_text() {
     {
         let mut command = run(&place, flag);
         command.arg(flag).arg(OsString::from_vec(value.to_vec()));
-        // The case's own flag stands there without a value otherwise.
+        // The case's own flag is there without a value otherwise.
         let mut words: Vec<OsString> = command.get_args().map(ToOwned::to_owned).collect();
         let at = words.iter().position(|word| word == flag).unwrap();
         words.remove(at);
@@ -733,7 +733,7 @@ fn bytes_that_are_no_text() {
     }
 }
 
-/// More devices than there is room for.
+/// More devices than fit.
 #[test]
 fn too_many() {
     let place = Place::new();
@@ -751,7 +751,7 @@ fn too_many() {
     }
 }
 
-/// Every command that answers on standard output: a reader that goes, and a disk that is full.
+/// Every command that prints to standard output: with a reader that goes away, and with a full disk.
 #[test]
 fn nobody_takes_the_answer() {
     let dir = tempfile::tempdir().unwrap();
@@ -786,7 +786,7 @@ fn nobody_takes_the_answer() {
         assert!(text.contains("No space left") && text.lines().count() == 1, "{line}: {text}");
         assert_eq!(full.status.code(), Some(1), "{line}");
     }
-    // Nor is there anybody to be told of a mistake.
+    // A mistake cannot be reported either.
     for line in
         ["run", "run --memory 1G", "ctl --control /nowhere status", "audit verify /nowhere/x"]
     {

@@ -1,5 +1,5 @@
-//! Kernels and initrds against one map of guest memory: what does not fit is refused before anything runs, with a hint that
-//! helps; what is accepted is in memory whole, and nothing lies over it.
+//! Kernels and initrds against one map of guest memory. What does not fit is refused before anything runs, with a hint that
+//! helps; what is accepted is in memory completely, and nothing overlaps it.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod images;
@@ -29,7 +29,7 @@ impl Files {
         path
     }
 
-    /// A file of `len` bytes that takes no room, with a mark at its end.
+    /// A sparse file of `len` bytes with a mark at its end.
     fn sparse(&self, name: &str, len: u64) -> PathBuf {
         let path = self.0.path().join(name);
         let file = std::fs::File::create(&path).unwrap();
@@ -63,7 +63,7 @@ fn patched(mut image: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
     image
 }
 
-/// Name, image, MiB of the guest, what the refusal says, what it must not say.
+/// Name, image, MiB of the guest, what the refusal must contain, what it must not contain.
 type Bad = (&'static str, Vec<u8>, u64, &'static [&'static str], &'static [&'static str]);
 
 const RAISE: &str = "raise --memory";
@@ -75,7 +75,7 @@ fn bad_kernels() -> Vec<Bad> {
     // The first program header of an image without notes.
     let phdr = 64;
     vec![
-        // What does not fit into this guest, and would into a larger one.
+        // What does not fit into this guest but into a larger one.
         (
             "code beyond the guest's memory",
             pvh().with(Segment::code(16 * MIB, 4096)).build(),
@@ -175,7 +175,7 @@ fn bad_kernels() -> Vec<Bad> {
             &["0x140000000"],
             &[RAISE],
         ),
-        // What lies where boot structures do.
+        // What overlaps the boot structures.
         (
             "code over the PVH start info",
             pvh().with(Segment::code(0x6000, 16)).build(),
@@ -232,7 +232,7 @@ fn bad_kernels() -> Vec<Bad> {
             &["stack"],
             &[RAISE],
         ),
-        // What lies over itself.
+        // What overlaps itself.
         (
             "two segments at one address",
             pvh().with(Segment::code(0x20_0800, 16)).build(),
@@ -247,7 +247,7 @@ fn bad_kernels() -> Vec<Bad> {
             &["overlap"],
             &[RAISE],
         ),
-        // What is cut short.
+        // What is truncated.
         (
             "an ELF cut in its header",
             cut(pvh().build(), 40),
@@ -342,7 +342,7 @@ fn bad_kernels() -> Vec<Bad> {
             &["cut short"],
             &[RAISE],
         ),
-        // What makes no sense.
+        // What is inconsistent.
         (
             "an ELF without segments",
             Elf { segments: vec![], ..pvh() }.build(),
@@ -425,7 +425,7 @@ fn bad_kernels() -> Vec<Bad> {
     ]
 }
 
-/// Whatever is wrong with a kernel is said of it, and no hint is given that cannot help.
+/// Every fault of a kernel is reported, without a hint that cannot help.
 #[test]
 fn bad_kernels_are_refused_with_hints_that_help() {
     let files = Files::new();
@@ -497,7 +497,7 @@ fn a_pvh_note_is_found_wherever_it_is() {
     }
 }
 
-/// What is accepted is there when the guest starts, byte for byte.
+/// What is accepted is in memory when the guest starts, byte for byte.
 #[test]
 fn what_is_loaded_stays_whole() {
     let files = Files::new();
@@ -524,7 +524,7 @@ fn what_is_loaded_stays_whole() {
     assert_eq!(module, 15 * MIB, "as high as it can be, and beside the zeros at 0xd00000");
 }
 
-/// An initrd goes beside what the kernel needs, not into it: the highest room is taken.
+/// An initrd is placed beside what the kernel needs, not into it: in the highest free room.
 #[test]
 fn an_initrd_does_not_land_in_the_kernels_zeros() {
     let files = Files::new();
@@ -548,10 +548,10 @@ fn bad_initrds_are_refused_with_hints_that_help() {
     };
     let text = refusal(&pvh, 20 * MIB, 16);
     assert!(text.contains("--memory to at least 23"), "{text}");
-    // Below 3 GiB, whatever --memory says.
+    // Below 3 GiB, for any --memory.
     let text = refusal(&pvh, 4 << 30, 64);
     assert!(!text.contains(RAISE) && text.contains("smaller"), "{text}");
-    // This kernel takes none above 2 GiB.
+    // This kernel accepts none above 2 GiB.
     let text = refusal(&bz, 2 << 30, 64);
     assert!(!text.contains(RAISE) && text.contains("0x80000000"), "{text}");
     let empty = files.put("empty", b"");
@@ -559,12 +559,12 @@ fn bad_initrds_are_refused_with_hints_that_help() {
     assert!(text.contains("empty") && text.contains("--initrd"), "{text}");
 }
 
-/// One `read` gives at most 2 GiB less 4 KiB.
+/// One `read` returns at most 2 GiB less 4 KiB.
 #[test]
 fn an_initrd_of_more_than_2_gib_is_loaded_whole() {
     const LEN: u64 = (2 << 30) + (5 << 20) + 8;
     let files = Files::new();
-    // 3 GiB below the hole; the file is a hole, and what is read of it is zero: but the kernel touches the pages.
+    // 3 GiB below the hole. The file is sparse and reads as zeros, but the kernel touches the pages.
     if create(MemoryOptions { size: 5 << 30, huge_pages: false }).is_err() {
         kemari_tests::not_tested("the host has less than 5 GiB available");
         return;
@@ -572,7 +572,7 @@ fn an_initrd_of_more_than_2_gib_is_loaded_whole() {
     let initrd = files.sparse("initrd", LEN);
     for (kernel, info) in [
         (Elf::pvh().build(), layout::PVH_MODULES_ADDR),
-        // Takes an initrd anywhere below 4 GiB (XLF_CAN_BE_LOADED_ABOVE_4G).
+        // Accepts an initrd anywhere below 4 GiB (XLF_CAN_BE_LOADED_ABOVE_4G).
         (BzImage { xloadflags: 3, ..BzImage::new() }.build(), layout::ZERO_PAGE_ADDR + 0x218),
     ] {
         let kernel = files.put("kernel", &kernel);

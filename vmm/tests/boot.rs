@@ -1,4 +1,4 @@
-//! Loading kernels: what is accepted, where it goes, and that each refusal says what to do.
+//! Loading kernels: what is accepted, where it is placed, and that each refusal says what to do.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What the guest boots travels with the session: whoever takes over can reset the guest, and pass it on (P7).
+//! The boot files are sent with the session: the side that takes over can reset the guest, and pass the files
+//! on (P7).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -26,10 +27,10 @@ use pair::{
 use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: u64 = 16 << 20;
-/// Where the kernel is loaded; it stays where it is: `jmp $`.
+/// The address that the kernel is loaded to; it only runs `jmp $`.
 const LOAD: u32 = 0x10_0000;
 const CODE: [u8; 2] = [0xeb, 0xfe];
-/// More than one frame, and no multiple of one; no page of the guest's looks like it.
+/// Longer than one frame, and no multiple of one; unlike any page of the guest.
 const INITRD: usize = (3 << 20) + 77;
 
 /// An ELF image with a PVH note whose entry is [`CODE`].
@@ -87,7 +88,7 @@ impl Files {
         Arc::new(Boot::open(&kernel, initrd.as_deref(), &cmdline).unwrap())
     }
 
-    /// The guest runs here, as by `kemari run`, and looks for a standby at `standby`.
+    /// Runs the guest as `kemari run` does, with a standby at `standby`.
     fn run(&self, standby: &std::path::Path) -> (Arc<Machine>, Arc<Engine>) {
         let (ledger, authority) = new_gate();
         let config = MachineConfig { boot: Some(self.source()), ..config(MEMORY, 1) };
@@ -99,7 +100,7 @@ impl Files {
     }
 }
 
-/// The link is lost, and the operator decides for the standby.
+/// Cuts the link, and the operator lets the standby take over.
 fn take_over(standby: Standby, cable: &Cable) -> Inheritance {
     cable.cut();
     wait_for("the loss of the link", || standby.status()["state"] == "waiting-for-operator");
@@ -108,7 +109,7 @@ fn take_over(standby: Standby, cable: &Cable) -> Inheritance {
     *inherited
 }
 
-/// As `kemari standby` does when it has taken over.
+/// Continues as `kemari standby` does after a takeover.
 fn go_on(inherited: Inheritance, standby: &std::path::Path) -> (Arc<Machine>, Arc<Engine>) {
     let Inheritance { machine, authority, state, taken, .. } = inherited;
     state.restore(&machine).unwrap();
@@ -120,7 +121,7 @@ fn go_on(inherited: Inheritance, standby: &std::path::Path) -> (Arc<Machine>, Ar
     (machine, engine)
 }
 
-/// Resets the guest, and looks whether it has booted again.
+/// Resets the guest and checks that it has booted again.
 fn reset(machine: &Arc<Machine>) {
     let memory = machine.memory();
     memory.write_slice(&[0x55; CODE.len()], GuestAddress(u64::from(LOAD))).unwrap();
@@ -136,7 +137,7 @@ fn reset(machine: &Arc<Machine>) {
     assert!(has(b"from the primary\0"), "so is the command line");
 }
 
-/// P7. Fails where a standby without `--kernel` has nothing to boot, or keeps it to itself.
+/// P7. Fails if a standby without `--kernel` has nothing to boot, or does not pass the files on.
 #[test]
 fn p7_a_guest_boots_again_after_each_of_two_takeovers() {
     let files = Files::new();
@@ -145,7 +146,7 @@ fn p7_a_guest_boots_again_after_each_of_two_takeovers() {
     let first = Standby::start(&far, PATIENCE, None);
     let (machine, engine) = files.run(&near);
     wait_phase(&engine, Phase::Protected);
-    // The files of the primary's host go with it.
+    // The files of the primary's host are lost with it.
     for name in ["kernel", "initrd"] {
         std::fs::write(files.path(name), "another").unwrap();
         std::fs::remove_file(files.path(name)).unwrap();
@@ -167,7 +168,7 @@ fn p7_a_guest_boots_again_after_each_of_two_takeovers() {
     machine.stop();
 }
 
-/// Fails where a file is sent to a standby that has it: of its own, or from the session before.
+/// Fails if a file is sent to a standby that has it: of its own, or from the session before.
 #[test]
 fn a_file_is_sent_once_and_not_to_whom_has_it() {
     let files = Files::new();
@@ -177,7 +178,7 @@ fn a_file_is_sent_once_and_not_to_whom_has_it() {
     let (machine, engine) = files.run(&near);
     wait_phase(&engine, Phase::Protected);
     let initrd = INITRD as u64;
-    // Once in guest memory, where the kernel finds it, and once as a file.
+    // Once in guest memory, where the kernel is given it, and once as a file.
     let first = cable.bytes.swap(0, Ordering::SeqCst);
     assert!(first >= 2 * initrd, "{first}");
     cable.cut();

@@ -1,4 +1,4 @@
-//! P9: a guest that asks for more than leaves makes its host keep so much and no more, in real processes on the real `/dev/kvm`.
+//! P9: a guest that stages more than can leave makes its host keep a bounded amount; with real processes on the real `/dev/kvm`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -14,7 +14,7 @@ use kemari_workload::Op;
 use micro::{Guest, KEMARI, PATIENCE};
 use serde_json::Value;
 
-/// A guest with a standby; the guest writes to its serial line without end.
+/// A guest with a standby; the guest writes to its serial line without a pause.
 struct Pair {
     dir: tempfile::TempDir,
     guest: Guest,
@@ -57,15 +57,15 @@ impl Pair {
     }
 }
 
-/// The most memory that a process has had, in bytes, without the guest's own.
+/// The largest memory use of a process, in bytes, without the guest's memory.
 fn most_memory(process: &Process) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
 }
 
-/// The standby is dead, and nobody says who goes on: all output is held until the operator does. A byte takes little more
-/// than its place.
+/// The standby is dead and no side may go on: all output is held until the operator decides. A held byte takes little more than
+/// its own size.
 #[test]
 fn p9_bytes_of_the_serial_line_that_are_held_are_gathered() {
     let mut pair = Pair::start("flood=serial");
@@ -82,8 +82,8 @@ fn p9_bytes_of_the_serial_line_that_are_held_are_gathered() {
     assert_eq!(pair.guest.wait_exit().code(), Some(0));
 }
 
-/// The arbiter is away: what has left the gate waits in front of the console. When the serial line has its share, the vCPU that
-/// writes to it waits outside of the guest; it can be paused there, and the machine goes on when the arbiter is back.
+/// The arbiter is away: what has left the gate waits for the console. When the serial line has used its share, the vCPU that
+/// writes to it waits outside the guest. It can be paused there, and the machine goes on when the arbiter is back.
 #[test]
 fn p9_a_vcpu_that_floods_waits_when_nothing_leaves() {
     const SHARE: u64 = 2 << 20;
@@ -112,7 +112,7 @@ fn p9_a_vcpu_that_floods_waits_when_nothing_leaves() {
     assert_eq!(guest.wait_exit().code(), Some(0));
 }
 
-/// P7: as on a full disk. Fails where SIGXFSZ has its default action.
+/// P7: as on a full disk. Fails if SIGXFSZ has its default action.
 #[test]
 fn a_guest_that_prints_beyond_a_limit_of_files_goes_on() {
     let mut command = Command::new("prlimit");
@@ -125,7 +125,7 @@ fn a_guest_that_prints_beyond_a_limit_of_files_goes_on() {
     assert_eq!(guest.wait_exit().code(), Some(0));
 }
 
-/// The status when so much is not settled.
+/// Returns the status once this many bytes are not settled.
 fn wait_unsettled(process: &Process, status: impl Fn() -> Value, bytes: u64) -> Value {
     let begun = Instant::now();
     loop {

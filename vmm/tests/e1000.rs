@@ -1,4 +1,4 @@
-//! The e1000 on its PCI bus in a machine on `/dev/kvm`, driven register by register as its driver does, without one.
+//! The e1000 on its PCI bus in a machine on `/dev/kvm`. The test drives it register by register, as a driver does.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
-/// Where the machine puts the first card's windows, and its pin.
+/// The first card's windows and pin in this machine.
 const WINDOW: u64 = 0xe000_0000;
 const PORTS: u16 = 0xc000;
 const PIN: u32 = 22;
@@ -38,7 +38,7 @@ const TDLEN: u64 = 0x3808;
 const TDH: u64 = 0x3810;
 const TDT: u64 = 0x3818;
 
-/// Guest memory that the driver uses.
+/// Addresses in guest memory for the driver's rings and buffers.
 const TX_RING: u64 = 0x40_0000;
 const RX_RING: u64 = 0x40_1000;
 const TX_BUFFER: u64 = 0x40_2000;
@@ -46,8 +46,8 @@ const RX_BUFFERS: u64 = 0x41_0000;
 const BUFFER: u64 = 2048;
 const RING: u64 = 8;
 
-/// A guest that makes the card's pin level-triggered, as the ACPI tables ask for, but masked, since nobody is there to
-/// take its interrupt; says so on the serial line; and leaves everything else to the test.
+/// A guest that makes the card's pin level-triggered, as the ACPI tables demand, but masked, because nothing takes its interrupt.
+/// It reports that on the serial line and leaves everything else to the test.
 const CODE: [u8; 31] = [
     0xc7,
     0x05,
@@ -109,7 +109,7 @@ fn idle_kernel() -> Vec<u8> {
     image
 }
 
-/// A machine with a card, and the ways to it that a vCPU has.
+/// A machine with a card, and a vCPU's ways to access it.
 struct Bench {
     machine: Arc<Machine>,
     authority: CommitAuthority,
@@ -187,13 +187,13 @@ impl Bench {
         self.io.mmio_write(MmioAddress(WINDOW + register), &bytes).unwrap();
     }
 
-    /// Whether the pin of the card is asserted, as KVM's I/O APIC has it.
+    /// Whether KVM's I/O APIC has the card's pin asserted.
     fn pin(&self) -> bool {
         let state = VmState::save(self.machine.vm()).unwrap();
         state.asserted_pins() >> PIN & 1 == 1
     }
 
-    /// Waits for the pin: the device thread moves it after the effect or the buffer that an observer sees first.
+    /// Waits for the pin: the device thread sets it after the effect or the buffer that an observer sees first.
     fn wait_pin(&self) {
         let deadline = std::time::Instant::now() + PATIENCE;
         while !self.pin() {
@@ -221,7 +221,7 @@ impl Bench {
         bytes
     }
 
-    /// What a driver does before the first frame: windows, rings, buffers, interrupts.
+    /// What a driver does before the first frame: sets up windows, rings, buffers, interrupts.
     fn bring_up(&self) {
         self.set_config(1, 4, 7);
         for index in 0..RING {
@@ -272,7 +272,7 @@ fn frame(to: [u8; 6], from: [u8; 6], mark: u8) -> Vec<u8> {
 
 const HOST: [u8; 6] = [0x52, 0x55, 0, 0, 0, 1];
 
-/// The next frame of the guest at the other end of the cable that is no announcement.
+/// The next frame of the guest at the other end of the cable, except for announcements.
 fn arrives(cable: &Cable) -> Option<Vec<u8>> {
     let of_guest = |frame: &Vec<u8>| frame[6..12] == MAC && frame[12..14] == [0x88, 0xb5];
     loop {
@@ -293,7 +293,7 @@ fn the_card_is_found_and_its_windows_can_be_moved() {
     assert_eq!((bench.config(2, 0), bench.config(31, 0)), (u32::MAX, u32::MAX), "nobody there");
     assert_eq!(bench.config(1, 0x3c), 0x100 | PIN, "pin A");
     assert_eq!(bench.read(8), u32::MAX, "its windows are closed");
-    // The size of each window, with decoding off as operating systems do it.
+    // The size of each window, read with decoding off, as operating systems do.
     for (offset, found, size) in
         [(0x10, WINDOW as u32, 0xfffe_0000), (0x14, PORTS as u32 | 1, 0xffff_ffc1)]
     {
@@ -304,12 +304,12 @@ fn the_card_is_found_and_its_windows_can_be_moved() {
     }
     bench.set_config(1, 4, 3);
     assert_eq!(bench.read(8) & 2, 2, "the link is up");
-    // The same register by the I/O window.
+    // The same register through the I/O window.
     bench.io.pio_write(PioAddress(PORTS), &8_u32.to_le_bytes()).unwrap();
     let mut bytes = [0; 4];
     bench.io.pio_read(PioAddress(PORTS + 4), &mut bytes).unwrap();
     assert_eq!(u32::from_le_bytes(bytes), bench.read(8));
-    // Elsewhere, and outside of what the bus has.
+    // Elsewhere, and outside the bus's ranges.
     bench.set_config(1, 0x10, 0xe080_0000);
     assert_eq!((bench.read(8), bench.peek(0xe080_0008) & 2), (u32::MAX, 2));
     bench.set_config(1, 0x10, 0x1000_0000);
@@ -331,7 +331,7 @@ fn a_driver_sends_and_receives_and_goes_on_in_another_machine() {
     one.send(0, &frame(HOST, MAC, 1));
     assert_eq!(arrives(&cable), Some(frame(HOST, MAC, 1)));
     assert_eq!((one.read(TDH), one.get::<1>(TX_RING + 12)), (1, [1]));
-    // It is asserted until the driver asks why.
+    // The pin is asserted until the driver reads the cause.
     one.wait_pin();
     assert_eq!(one.read(ICR) & 3, 3);
     assert!(!one.pin());
@@ -339,7 +339,7 @@ fn a_driver_sends_and_receives_and_goes_on_in_another_machine() {
     assert_eq!(one.wait_received(0), frame(MAC, HOST, 2));
     one.wait_pin();
 
-    // P1: with the gate closed a frame is held, however done the driver sees it.
+    // P1: with the gate closed a frame is held, although the driver sees it as done.
     one.machine.gate().hold();
     one.send(1, &frame(HOST, MAC, 3));
     assert_eq!(one.read(TDH), 2);
@@ -376,7 +376,7 @@ fn a_driver_sends_and_receives_and_goes_on_in_another_machine() {
     assert_eq!(arrives(&cable), Some(frame(HOST, MAC, 4)));
     cable.send(&frame(MAC, HOST, 5));
     assert_eq!(two.wait_received(1), frame(MAC, HOST, 5));
-    // Two buffers at most were given: the third frame waits for the next.
+    // At most two buffers were given: the third frame waits for the next one.
     for mark in [6, 7] {
         cable.send(&frame(MAC, HOST, mark));
     }
@@ -431,7 +431,7 @@ fn another_model_is_refused_by_both_names() {
     assert!(refused(&|record| state(record, 1, 0xffff)).contains("PCI state of device 1"));
 }
 
-/// An arbiter that is away until it is back.
+/// An arbiter that does not answer until it is back.
 #[derive(Debug, Default)]
 struct Away(AtomicBool);
 
@@ -441,8 +441,8 @@ impl Fence for Away {
     }
 }
 
-/// P9: a driver that sends without end makes the machine buffer so much and no more, whether its frames are held or an arbiter is
-/// away; what is held fits a checkpoint; and the card goes on, with nothing lost, when its frames leave.
+/// P9: with a driver that sends without a pause the machine buffers a bounded amount, both while its frames are held and while an
+/// arbiter is away. What is held fits a checkpoint, and the card continues without loss when its frames leave.
 #[test]
 fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
     const FRAME: usize = 1514;
@@ -456,7 +456,7 @@ fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
         if open {
             bench.run_alone();
         }
-        // The guest says something at its start, which an arbiter that is away keeps.
+        // The guest prints at its start, which an arbiter that is away holds.
         bench.start();
         bench.bring_up();
         let mut frame = frame(HOST, MAC, 7);
@@ -466,7 +466,7 @@ fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
             let descriptor = [TX_BUFFER.to_le_bytes(), (FRAME as u64 | 0x0900_0000).to_le_bytes()];
             bench.put(TX_RING + index * 16, &descriptor.concat());
         }
-        // As fast as the card takes them: it has taken all before a look at its head, unless it has stopped.
+        // As fast as the card takes them: it has taken all before its head is read, unless it has stopped.
         let (mut tail, mut sent) = (0, 0);
         while sent * FRAME < ENOUGH {
             tail = (tail + RING - 1) % RING;
@@ -481,7 +481,7 @@ fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
         assert!(load.memory <= MAX_MEMORY && load.recorded <= MAX_RECORDED, "{load:?}");
         assert_ne!(u64::from(bench.read(TDH)), tail, "it stands");
 
-        // P4: the machine with all of it is one that a standby takes.
+        // P4: a standby accepts the machine with all of it.
         let machine = &bench.machine;
         machine.vcpus().pause();
         let sealed = machine.gate().seal();

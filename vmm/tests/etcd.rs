@@ -1,5 +1,5 @@
-//! The `etcd:` arbiter against a real etcd server: killed, restarted, silent, slow, compacted, with TLS
-//! and users, and with many claimants.
+//! The `etcd:` arbiter against a real etcd server: killed, restarted, silent, slow, compacted, with TLS and users, and with many
+//! claimants.
 #![cfg(feature = "etcd")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// A question waits for half of it: an etcd on a busy machine answers within that.
 const LEASE: Duration = Duration::from_secs(4);
-/// For what must come, however slow this machine is.
+/// Upper bound for what must happen, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
@@ -50,7 +50,7 @@ fn arbiter(address: SocketAddr, holder: &str) -> EtcdArbiter {
     open(options(address), holder).unwrap()
 }
 
-/// Waits for an answer of the fence; how long it took.
+/// Waits for an answer of the fence; returns how long that took.
 fn wait_for(fence: &dyn Fence, wanted: Permission) -> Duration {
     let begun = Instant::now();
     while fence.ask() != wanted {
@@ -60,8 +60,8 @@ fn wait_for(fence: &dyn Fence, wanted: Permission) -> Duration {
     begun.elapsed()
 }
 
-/// When the fence last said yes, before it said something else: told by a clock that was read before the fence was asked, so that
-/// a busy machine makes it earlier, never later.
+/// When the fence last granted before it gave another answer. The clock is read before the fence is asked, so a busy machine
+/// makes the time earlier, never later.
 fn last_yes(fence: &dyn Fence, begun: Instant) -> Duration {
     let mut last = Duration::ZERO;
     loop {
@@ -122,7 +122,7 @@ fn p2_whoever_wins_waits_for_the_former_lease_and_the_former_holder_stops_before
     let stop = std::sync::atomic::AtomicBool::new(false);
     let b_fence = b.fence();
     std::thread::scope(|scope| {
-        // In this order, two times yes mean that a may still when b may already.
+        // In this order, two grants mean that a may still perform when b may already.
         let watcher = scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::SeqCst) {
                 let b_may = b_fence.ask() == Permission::Granted;
@@ -143,7 +143,7 @@ fn p2_whoever_wins_waits_for_the_former_lease_and_the_former_holder_stops_before
 #[test]
 fn the_holder_goes_on_without_a_gap_when_it_wins_the_next_term_itself() {
     let server = server();
-    // So long that it cannot end while this machine is busy with other things.
+    // So long that it cannot expire while this machine is busy.
     let lease = PATIENCE;
     let a = open(EtcdOptions { lease, ..options(server.etcd.address()) }, "a").unwrap();
     a.begin(false).unwrap();
@@ -162,7 +162,7 @@ fn p2_without_etcd_the_lease_ends_and_with_it_again_it_goes_on() {
     let fence = a.fence();
     for round in 0..3 {
         wait_for(&*fence, Permission::Granted);
-        // Killed, so that connections break; or stopped, so that they stay and nobody answers.
+        // Killed, so that connections break; or stopped, so that they stay and get no answers.
         let kill = round != 1;
         let begun = Instant::now();
         if kill {
@@ -179,7 +179,7 @@ fn p2_without_etcd_the_lease_ends_and_with_it_again_it_goes_on() {
     wait_for(&*fence, Permission::Granted);
 }
 
-/// P2: the answer to a claim is lost, and nobody else can win the term meanwhile.
+/// P2: the answer to a claim is lost, and no other claimant can win the term meanwhile.
 #[test]
 fn a_claim_whose_answer_is_lost_is_found_to_be_won() {
     let server = server();
@@ -225,7 +225,7 @@ fn a_slow_etcd_is_slow_and_one_that_is_too_slow_holds_effects() {
     a.begin(false).unwrap();
     let fence = a.fence();
     wait_for(&*fence, Permission::Granted);
-    // A round trip of a quarter of the lease: renewals come late, and in time.
+    // A round trip of a quarter of the lease: renewals come late, but in time.
     relay.set_delay(LEASE / 8);
     let begun = Instant::now();
     while begun.elapsed() < LEASE * 3 {
@@ -281,7 +281,7 @@ fn p2_an_etcd_that_never_heard_of_the_machine_grants_nothing_and_one_set_back_ho
     let b = arbiter(there.etcd.address(), "b");
     let refusal = b.claim(Term(2), "suspicion").unwrap_err().to_string();
     assert!(refusal.contains("expected term 1") && refusal.contains("found nothing"), "{refusal}");
-    // Its data is lost: nobody performs until it is back.
+    // Its data is lost: no machine performs until it is back.
     assert_eq!(b.begin(false).unwrap(), Term(1));
     wait_for(&*b.fence(), Permission::Granted);
     there.etcd.kill();
@@ -295,7 +295,8 @@ fn p2_an_etcd_that_never_heard_of_the_machine_grants_nothing_and_one_set_back_ho
     }
 }
 
-/// P2: a restored backup has the holder's own record, and lacks its last beats: what others have won meanwhile may be lacking, too.
+/// P2: a restored backup has the holder's own record and lacks its last beats: terms that others have won meanwhile may be
+/// missing as well.
 #[test]
 fn p2_a_holder_whose_beats_are_undone_by_a_restored_backup_performs_nothing() {
     let mut server = server();
@@ -310,7 +311,7 @@ fn p2_a_holder_whose_beats_are_undone_by_a_restored_backup_performs_nothing() {
     server.etcd.kill();
     copy(&data, &backup);
     server.etcd.restart().unwrap();
-    // What it performs when the lease of before is over is by beats that the backup does not have.
+    // What it performs after the former lease has expired is permitted by beats that the backup does not have.
     let restarted = Instant::now();
     while restarted.elapsed() < LEASE || a.fence().ask() != Permission::Granted {
         assert!(restarted.elapsed() < PATIENCE, "{}", a.fence().reason());
@@ -330,7 +331,7 @@ fn p2_a_holder_whose_beats_are_undone_by_a_restored_backup_performs_nothing() {
     assert_eq!(a.fence().ask(), Permission::Unknown);
 }
 
-/// P2: two that are asked are two judges, and a term of the same number is not the same term.
+/// P2: two clusters are two arbiters, and a term of the same number is not the same term.
 #[test]
 fn p2_another_etcd_is_told_from_the_one_that_the_other_side_asks() {
     let (here, there) = (server(), server());
@@ -351,8 +352,8 @@ fn p2_another_etcd_is_told_from_the_one_that_the_other_side_asks() {
     assert_eq!(claim(&same, 2), Verdict::Granted);
 }
 
-/// P2: a cluster's number is as easily had twice as its keys: `etcdctl make-mirror` between two that were begun alike has the
-/// identity and the mark.
+/// P2: two clusters may have the same number, and the same keys: `etcdctl make-mirror` between two with the default names copies
+/// the identity and the mark.
 #[test]
 fn p2_a_mirror_of_the_etcd_is_told_by_what_the_primary_finds() {
     let mut here = server();
@@ -384,7 +385,7 @@ fn a_member_that_is_dead_is_passed_over_within_the_lease() {
     let fence = a.fence();
     wait_for(&*fence, Permission::Granted);
     dead.set_cut(true);
-    // Longer than what was renewed by the member that is dead now.
+    // Longer than the lease that the dead member has renewed.
     let begun = Instant::now();
     while begun.elapsed() < LEASE * 3 {
         assert_ne!(fence.ask(), Permission::Lost, "{}", fence.reason());
@@ -462,7 +463,7 @@ fn tls_on_both_sides_is_used_and_refusals_say_what_to_change() {
     assert!(missing.contains("--arbiter-ca") && missing.contains("/nowhere"), "{missing}");
 }
 
-/// Runs etcd's own client; what it writes.
+/// Runs etcd's own client; returns its output.
 fn etcdctl(address: SocketAddr, arguments: &[&str]) -> String {
     let output = Command::new(Path::new("/usr/bin/etcdctl"))
         .env("ETCDCTL_API", "3")
@@ -498,7 +499,7 @@ fn users_are_let_in_by_password_also_after_a_restart_and_refusals_say_what_to_ch
     let a = open(with("kemari", "pass"), "a").unwrap();
     a.begin(false).unwrap();
     wait_for(&*a.fence(), Permission::Granted);
-    // Its token is worth nothing afterwards.
+    // Its token is not valid afterwards.
     server.etcd.kill();
     wait_for(&*a.fence(), Permission::Unknown);
     server.etcd.restart().unwrap();

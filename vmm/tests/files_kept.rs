@@ -1,4 +1,4 @@
-//! No file that `kemari` has not made is removed, emptied or written over, whatever flag names it.
+//! No file that `kemari` has not made is removed, emptied or overwritten, for any flag that names it.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -16,10 +16,10 @@ use kemari_tests::process::Process;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
 
-/// How long a start that is to be refused may take. One that is not is ended then.
+/// Upper bound for a start that must be refused; a start that is not refused is ended then.
 const REFUSAL: Duration = Duration::from_secs(30);
 
-/// A directory with a disk image, whose bytes must never change.
+/// A directory with a disk image that must never change.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -39,7 +39,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// Flags with `@` for the directory.
+    /// The flags, with the directory in place of `@`.
     fn flags(&self, line: &str) -> Vec<String> {
         let dir = format!("{}/", self.dir.path().display());
         line.split(' ').map(|flag| flag.replace('@', &dir)).collect()
@@ -58,7 +58,7 @@ impl Place {
         Process::start("kemari", kemari, &self.path("log")).unwrap()
     }
 
-    /// Starts `command`, which has to end as a mistake of the operator's, and to say all of `expected`.
+    /// Starts `command`, which must end as an operator's mistake and print all of `expected`.
     #[track_caller]
     fn refused(&self, command: &str, line: &str, expected: &[&str]) {
         let before = self.contents();
@@ -68,7 +68,7 @@ impl Place {
             process.signal(Signal::TERM);
             process.wait_exit(REFUSAL);
         }
-        // Until all that it said is heard.
+        // Read until the end of its output.
         process.wait_line("\0", REFUSAL);
         let text = process.lines().join("\n");
         assert_eq!(self.contents(), before, "{command} {line}: {text}");
@@ -78,7 +78,7 @@ impl Place {
         }
     }
 
-    /// What there is, but for the log of the process.
+    /// The files, except for the log of the process.
     fn contents(&self) -> Vec<(PathBuf, u64, Vec<u8>)> {
         let mut found: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()
@@ -94,13 +94,13 @@ impl Place {
         found
     }
 
-    /// A machine that runs, with these flags.
+    /// Runs a machine with these flags.
     #[track_caller]
     fn running(&self, line: &str) -> Process {
         let flags = format!("{line} --control @up");
         let process = self.start("run", &flags);
         let begun = std::time::Instant::now();
-        // Its socket is there before it answers.
+        // Its socket exists before it answers.
         while control(Path::new(KEMARI), &self.path("up"), &["status"]).is_err() {
             let said = process.lines().join("\n");
             assert!(begun.elapsed() < PATIENCE && !said.contains("kemari: "), "{line}: {said}");
@@ -109,7 +109,7 @@ impl Place {
         process
     }
 
-    /// Waits until a line that begins so is whole in the file `name`.
+    /// Waits until the file `name` has a complete line with this beginning.
     #[track_caller]
     fn printed(&self, name: &str, line: &str) {
         let begun = std::time::Instant::now();
@@ -163,7 +163,7 @@ fn a_socket_that_somebody_listens_on() {
         place.refused("run", &format!("--net dgram=@{socket}:@peer"), &found);
     }
     drop((stream, datagrams));
-    // Nobody does any more; nor where `running` has its control socket.
+    // No process listens there any more; nor where `running` has its control socket.
     drop(UnixListener::bind(place.path("up")).unwrap());
     let process = place.running("--net dgram=@datagrams:@peer");
     assert!(fs::metadata(place.path("datagrams")).unwrap().file_type().is_socket());
@@ -171,7 +171,7 @@ fn a_socket_that_somebody_listens_on() {
     assert!(!place.path("datagrams").exists() && !place.path("up").exists());
 }
 
-/// What stands there at the end may be somebody else's.
+/// The file at that path at the end may be another process's.
 #[test]
 fn a_file_that_took_the_place_of_ones_own() {
     let place = Place::new();
@@ -180,7 +180,7 @@ fn a_file_that_took_the_place_of_ones_own() {
         fs::remove_file(place.path(name)).unwrap();
         fs::write(place.path(name), "somebody else's").unwrap();
     }
-    // Empty as those are that a log has not come to.
+    // Empty, as the files that a log has not reached.
     fs::remove_file(place.path("audit.1.2")).unwrap();
     fs::write(place.path("audit.1.2"), "").unwrap();
     end(process);
@@ -205,7 +205,7 @@ fn a_pid_file_over_something_else() {
     // SAFETY: the path is a C string.
     assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
     place.refused("run", "--pid-file @fifo", &["FIFO"]);
-    // Nobody's any more, and none that a kemari has made.
+    // The process of this number has gone, and no kemari has made the file.
     let mut gone = Command::new("true").spawn().unwrap();
     gone.wait().unwrap();
     fs::write(place.path("number"), format!("{}\n", gone.id())).unwrap();
@@ -218,11 +218,11 @@ fn a_pid_file_of_a_kemari_that_was_killed() {
     let mut process = place.running("--pid-file @pid");
     let read = || fs::read_to_string(place.path("pid")).unwrap();
     assert_eq!(read().trim(), process.pid().to_string());
-    // Of one that runs.
+    // The file of a running one.
     place.refused("run", "--pid-file @pid", &["pid", "another process"]);
     process.signal(Signal::KILL);
     process.wait_exit(PATIENCE);
-    // Its number may be another's by now: that of a process that lives.
+    // Its number may have been reused: here by a live process.
     fs::write(place.path("pid"), read().replace(&process.pid().to_string(), "1")).unwrap();
     let process = place.running("--pid-file @pid");
     assert_eq!(read().trim(), process.pid().to_string());
@@ -238,7 +238,7 @@ fn console_files_are_never_emptied() {
     end(process);
     let notes = fs::read_to_string(place.path("notes")).unwrap();
     assert!(notes.starts_with("of before\n"), "{notes}");
-    // Not in this machine, so that nothing but what is in it tells what it is.
+    // Not random data of this machine: only the content may tell what it is.
     let random: Vec<u8> =
         (1_u32..5000).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for (name, bytes) in [
@@ -269,11 +269,11 @@ fn console_files_are_never_emptied() {
 fn a_console_file_of_another_machine_is_not_emptied() {
     let place = Place::new();
     let mut process = place.running("--serial file=@console --virtio-console file=@other");
-    // The last that this guest prints: what is compared is its file.
+    // The guest's last output: its file is compared.
     place.printed("console", "micro-guest ready");
     let line = "--serial file=@console";
     place.refused("run", line, &["console", "another process has it"]);
-    // Whoever goes on after a takeover prints to it as well, so that a standby may name it.
+    // A machine that takes over prints to it as well, so a standby may name it.
     place.refused("standby", &format!("--listen unix:@no/link {line}"), &["no/link"]);
     process.signal(Signal::KILL);
     process.wait_exit(PATIENCE);
@@ -295,7 +295,7 @@ fn guest_memory_over_something_else() {
     assert_eq!(ended, Some(2), "{:?}", process.lines());
 }
 
-/// One file is not a disk and what is written over it, however it is called.
+/// One file cannot be a disk and a file that is overwritten, under any names.
 #[test]
 fn a_path_in_two_roles() {
     let place = Place::new();
@@ -321,7 +321,7 @@ fn a_path_in_two_roles() {
             place.refused("run", &line, &[flag, "--disk", "given twice"]);
         }
     }
-    // What is not there yet.
+    // Files that do not exist yet.
     for line in [
         "--pid-file @new --control @new",
         "--pid-file @new --control @sub/../new",
@@ -349,7 +349,7 @@ fn a_path_in_two_roles() {
     end(place.running("--serial file=/dev/null --virtio-console file=/dev/null"));
 }
 
-/// What a start has taken by the time that it fails is given back: the corrected command need not seize it.
+/// A failed start releases what it has taken: the corrected command need not seize it.
 #[test]
 fn a_start_that_failed_holds_no_name() {
     let place = Place::new();
@@ -357,13 +357,13 @@ fn a_start_that_failed_holds_no_name() {
     let arbiter = "--arbiter file:@arbiter";
     place.refused("run", &format!("{arbiter} --control @disk.img"), &["--control"]);
     place.refused("run", &format!("{arbiter} --pid-file @disk.img"), &["--pid-file"]);
-    // Found when what is behind the devices is opened, after the name was taken.
+    // Found when the backends are opened, after the name was claimed.
     place.refused("run", &format!("{arbiter} --audit @log --serial file=@no/log"), &["no/log"]);
     place.refused("run", &format!("{arbiter} --pid-file @pid --net dgram=@no/a:@b"), &["no/a"]);
     end(place.running(arbiter));
 }
 
-/// The threads of a process, and the signals that each blocks (proc(5), SigBlk).
+/// The threads of a process, each with the signals that it blocks (proc(5), SigBlk).
 fn masks(pid: u32) -> Vec<(String, u64)> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let mask = |task: std::fs::DirEntry| {
@@ -372,16 +372,16 @@ fn masks(pid: u32) -> Vec<(String, u64)> {
         let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
         Some((name.trim().to_owned(), u64::from_str_radix(blocked.trim(), 16).unwrap()))
     };
-    // One that has ended since has none.
+    // A thread that has ended since has no mask.
     let masks: Vec<_> = tasks.filter_map(|task| mask(task.unwrap())).collect();
     assert!(masks.iter().any(|(name, _)| name == "vcpu0"), "{masks:?}");
     masks
 }
 
-/// Fails where a signal that means nothing to a machine, or the end of its terminal, ends it as a kill does.
+/// Fails if a signal that a machine does not use, or the end of its terminal, ends it like a kill.
 #[test]
 fn a_signal_leaves_no_file_behind() {
-    // Whoever runs the tests may ignore it (nohup), and then this program would, too.
+    // The test runner may have it ignored (nohup), and then this program would ignore it, too.
     // SAFETY: a system call; no handler is installed.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     let place = Place::new();
@@ -393,8 +393,8 @@ fn a_signal_leaves_no_file_behind() {
         let answer = control(Path::new(KEMARI), &place.path("up"), &["status"]);
         assert!(answer.is_ok(), "signal {signal}: {}", process.lines().join("\n"));
     }
-    // The kernel gives a signal to whichever thread takes it, SIGXCPU to one that uses the processor: no thread that may not write
-    // to the handler's pipe takes any (it would end the process by its filter).
+    // The kernel delivers a signal to any thread that accepts it, SIGXCPU to one that uses the processor. A thread that may not
+    // write to the handler's pipe must accept none, or its filter would end the process.
     let confined = ["vcpu0", "devices", "power", "log", "signals", "ticker", "watchdog", "control"];
     for (name, blocked) in masks(process.pid()) {
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGXCPU] {

@@ -1,5 +1,5 @@
-//! A real standby and a real primary with peers that send garbage, torn streams, huge lengths, and yesterday's session: they
-//! change nothing, and cost a bounded amount of memory.
+//! A real standby and a real primary with peers that send garbage, torn streams, huge lengths, and an old session: they
+//! change nothing, and use a bounded amount of memory.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -17,18 +17,18 @@ use kemari_tests::process::{Process, tied_to_us};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 
-/// Of `/proc/PID/status`, in KiB.
+/// A field of `/proc/PID/status`, in KiB.
 fn memory(process: &Process, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
     line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// What a primary said to its standby, from the first byte on.
+/// Everything that a primary has sent to its standby.
 #[derive(Clone, Default)]
 struct Recording(Arc<Mutex<Vec<u8>>>);
 
-/// Joins whoever connects with `to`, and keeps what is said to it.
+/// Connects each peer with `to`, and records what it sends.
 fn listen_in(to: SocketAddr) -> (SocketAddr, Recording) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (address, recording) = (listener.local_addr().unwrap(), Recording::default());
@@ -59,11 +59,11 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mut hear: impl FnMut(&[u8])) {
     }
 }
 
-/// Says something to whoever listens there, says no more, and hears it out.
+/// Sends bytes to the listener, ends writing, and reads all answers.
 fn say(to: SocketAddr, bytes: &[u8]) {
     let mut link = TcpStream::connect(to).unwrap();
     link.set_read_timeout(Some(PATIENCE)).unwrap();
-    // It may have closed before it has heard everything.
+    // The listener may have closed before it has read everything.
     let _ = link.write_all(bytes);
     let _ = link.shutdown(Shutdown::Write);
     let _ = link.read_to_end(&mut Vec::new());
@@ -139,7 +139,7 @@ impl Pair {
 #[test]
 fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
     let mut pair = Pair::start();
-    // The kernel is sent once: played again, a session with a kernel in it would be refused for that alone.
+    // The kernel is sent once: a replayed session with a kernel in it would be refused for that alone.
     pair.protect(pair.address);
     pair.give_up();
     let (proxy, recording) = listen_in(pair.address);
@@ -151,27 +151,27 @@ fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
     let socket = pair.standby_socket.clone();
     let address = pair.address;
 
-    // Yesterday's session, whole: it is of this machine and of this term, word for word.
+    // An old session as a whole: it is of this machine and of this term, byte for byte.
     say(address, &session);
     let heard = pair.standby.wait_line("End: it is of session", PATIENCE);
     assert!(heard.is_some(), "{}", pair.standby.lines().join("\n"));
     pair.wait_for(&socket, "waiting");
-    // Torn anywhere.
+    // Torn at any place.
     for share in 1..8 {
         say(address, &session[..session.len() * share / 8]);
     }
-    // With a length that nobody has memory for, in the header of the first frame and of a later one.
+    // With a length larger than any memory, in the header of the first frame and of a later one.
     for at in [8, 12] {
         let mut huge = session[..4096].to_vec();
         huge[at..at + 4].fill(0xff);
         say(address, &huge);
     }
-    // Not a word of the protocol.
+    // Bytes that are not of the protocol.
     let noise: Vec<u8> =
         (0..1_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     say(address, &noise);
     say(address, b"GET / HTTP/1.1\r\n\r\n");
-    // Many who say nothing.
+    // Many peers that send nothing.
     let silent: Vec<TcpStream> = (0..64).map_while(|_| TcpStream::connect(address).ok()).collect();
     pair.wait_for(&socket, "waiting");
     drop(silent);
@@ -179,17 +179,17 @@ fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
     let said = pair.standby.lines().join("\n");
     assert!(!said.contains("took over") && !said.contains("panicked"), "{said}");
     let after = memory(&pair.standby, "VmHWM");
-    // The guest has 64 MiB; a session that is under way may hold it once more, and it is gone with its link.
+    // The guest has 64 MiB; a session that is under way may hold it once more, and releases it with its link.
     assert!(after < before + (80 << 10), "{before} KiB became {after} KiB\n{said}");
     assert_eq!(pair.standby.exited(), None);
-    // And it serves whom it should.
+    // It still serves its own primary.
     pair.protect(address);
 }
 
 #[test]
 fn a_primary_that_is_lied_to_goes_on_and_releases_what_it_may() {
     let mut pair = Pair::start();
-    // What a standby says in a session of its own.
+    // What a standby sends in a session of its own.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (liar, to) = (listener.local_addr().unwrap(), pair.address);
     let answers = Recording::default();
@@ -200,7 +200,7 @@ fn a_primary_that_is_lied_to_goes_on_and_releases_what_it_may() {
         let forth = (near.try_clone().unwrap(), far.try_clone().unwrap());
         thread::spawn(move || pump(forth.0, forth.1, |_| {}));
         pump(far, near, |bytes| kept.0.lock().unwrap().extend(bytes));
-        // From now on: whoever connects hears what was said then, or worse.
+        // From now on each peer gets what was sent then, or worse.
         let said = kept.0.lock().unwrap().clone();
         for lie in [said.clone(), said[..said.len() / 2].to_vec(), vec![0xff; 1 << 20]] {
             let (mut link, _) = listener.accept().unwrap();

@@ -1,4 +1,5 @@
-//! `run-pair --interactive`, with a real pair: what no key has asked for is told, and an end in good order is one.
+//! `run-pair --interactive` with a real pair: events that no key has caused are reported, and an orderly end is no
+//! error.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -18,7 +19,7 @@ use kemari_tests::switch::Switch;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// All that is on the screen: one person plays at a time.
+/// Everything on the screen: one test plays at a time.
 static SCREEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static PLAYING: Mutex<()> = Mutex::new(());
 
@@ -67,7 +68,7 @@ fn config() -> PairConfig {
     }
 }
 
-/// A person at the keys of a pair whose files are in `dir`, and how it ends.
+/// Plays the person at the keys of a pair whose files are in `dir`; returns the keys and the end.
 fn play(dir: &Path) -> (Sender<Vec<u8>>, JoinHandle<Result<(), String>>) {
     SCREEN.lock().unwrap().clear();
     File::create(dir.join("disk.img")).unwrap().set_len(DISK_BYTES).unwrap();
@@ -90,7 +91,7 @@ fn play(dir: &Path) -> (Sender<Vec<u8>>, JoinHandle<Result<(), String>>) {
     (typed, playing)
 }
 
-/// Waits until the standby of that name in `dir` could go on with the guest.
+/// Waits until the standby of that name in `dir` could take over.
 fn is_ready(dir: &Path, standby: &str) {
     let socket = dir.join(format!("{standby}.ctl"));
     let begun = Instant::now();
@@ -122,7 +123,7 @@ fn a_takeover_that_no_key_asked_for_is_followed() {
     assert_eq!(playing.join().unwrap(), Ok(()), "{}", screen());
 }
 
-/// The process of that role whose files are in `dir`.
+/// The process of this role whose files are in `dir`.
 fn process_of(dir: &Path, role: &str) -> Pid {
     let ours = |pid: &i32| {
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -136,7 +137,7 @@ fn process_of(dir: &Path, role: &str) -> Pid {
     Pid::from_raw(found.last().unwrap()).unwrap()
 }
 
-/// Fails where the keys wait for a side that does not answer.
+/// Fails if the keys wait for a side that does not answer.
 #[test]
 fn the_keys_work_while_a_side_is_stopped() {
     const ASKED_EVERY: Duration = Duration::from_secs(1);
@@ -147,7 +148,7 @@ fn the_keys_work_while_a_side_is_stopped() {
     kill_process(process_of(dir.path(), "standby"), Signal::STOP).unwrap();
     let shown = || screen().matches("host a: ").count();
     let begun = Instant::now();
-    // Both sides are asked meanwhile, several times.
+    // Both sides are asked several times meanwhile.
     while begun.elapsed() < 3 * ASKED_EVERY {
         let before = shown();
         typed.send(b"\x1di".to_vec()).unwrap();

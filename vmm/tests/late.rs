@@ -1,5 +1,6 @@
-//! P2, with real processes: a primary is stopped (SIGSTOP) while it empties what has waited for a slow receiver, another wins
-//! its term, and it goes on. It may send the one frame whose permission it had, and no more: docs/arbiter.md, README ("late").
+//! P2, with real processes. A primary is stopped (SIGSTOP) while it drains output that a slow receiver has held up, another
+//! machine wins its term, and the primary continues. It may send the one frame that was permitted, and no more:
+//! docs/arbiter.md, README ("late").
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -22,7 +23,7 @@ use rustix::process::Signal;
 const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const OWN: Host = Host { mac: [0x52, 0x55, 0, 0, 0, 1], ip: Ipv4Addr::new(10, 0, 2, 1) };
 const OWN_PORT: u16 = 40_000;
-/// So many that the answers are more than a socket takes, several times over, although the guest does not answer all.
+/// The answers to this many requests fill a socket several times, although the guest does not answer all.
 const ASKED: u64 = 60_000;
 /// The longest frame that the guest sends here, with its length in front.
 const FRAME: usize = 4 + 1514;
@@ -62,7 +63,7 @@ fn find_guest(peer: &mut UnixStream) -> Host {
     })
 }
 
-/// Bytes that wait in this end to be read, and, of those sent, in the other end.
+/// Bytes that wait to be read at this end, and sent bytes that wait at the other end.
 fn ready_bytes(peer: &UnixStream) -> usize {
     count(peer, libc::FIONREAD)
 }
@@ -86,13 +87,13 @@ fn is_stopped(pid: u32) -> bool {
         .all(|stat| std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") T ")))
 }
 
-/// Reads a part of what waits, at most, and gives how much.
+/// Reads at most `most` of the waiting bytes; returns how many.
 fn read_some(peer: &mut UnixStream, most: usize) -> usize {
     let mut bytes = vec![0; most];
     peer.read(&mut bytes).unwrap_or(0)
 }
 
-/// Makes room, waits for the first of what waited to come, and stops the process.
+/// Makes room, waits until the first waiting frame comes, and stops the process.
 fn stop_while_it_sends(primary: &mut Process, peer: &mut UnixStream, in_socket: usize) {
     let few = in_socket / 8;
     while ready_bytes(peer) > few {
@@ -129,7 +130,7 @@ fn p2_a_stopped_and_replaced_primary_sends_one_frame_late() {
     let mut primary = Process::start("primary", command, &dir.path().join("log")).unwrap();
     let (mut peer, _) = listener.accept().unwrap();
     let guest = find_guest(&mut peer);
-    // Thousands of answers, which nobody takes.
+    // Thousands of answers that are not read.
     let mut message = [0; MAX_REQUEST_LEN];
     for seq in 1..=ASKED {
         let len = Request { client: 1, seq, op: Op::Ping }.encode(&mut message).unwrap();
@@ -140,17 +141,17 @@ fn p2_a_stopped_and_replaced_primary_sends_one_frame_late() {
     }
     let in_socket = ready_bytes(&peer);
     peer.set_nonblocking(true).unwrap();
-    // It is stopped in the middle of sending, several times, and goes on: whatever it is at then.
+    // It is stopped in the middle of sending several times, and continues from any point.
     for _ in 1..STOPS {
         stop_while_it_sends(&mut primary, &mut peer, in_socket);
         primary.signal(Signal::CONT);
     }
     stop_while_it_sends(&mut primary, &mut peer, in_socket);
     let before = ready_bytes(&peer);
-    // Whoever wins the next term is the only one from then on.
+    // The winner of the next term is the only active machine from then on.
     let other = FileArbiter::open(&terms, "late", "other".to_owned()).unwrap();
     assert_eq!(other.claim(Term(2), "test").unwrap(), Verdict::Granted);
-    // There is room for all that waits.
+    // Now there is room for everything that waits.
     let mut seen = 0;
     while ready_bytes(&peer) > 0 {
         seen += read_some(&mut peer, 1 << 20);

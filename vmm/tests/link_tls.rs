@@ -1,4 +1,5 @@
-//! The encrypted link: who is let in, who is not, and what keys may change while it lives.
+//! The encrypted link: which peers are accepted, which are not, and which keys may change during a
+//! session.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -62,7 +63,7 @@ fn listen(security: &LinkSecurity) -> (LinkListener, LinkAddr) {
     }
 }
 
-/// Both ends' views of one attempt.
+/// Both ends' results of one attempt.
 fn meet(
     listener: &LinkListener,
     addr: &LinkAddr,
@@ -130,7 +131,7 @@ fn a_certificate_of_another_authority_is_refused_by_both_sides() {
     assert!(error.contains("certificate") && error.contains("--tls"), "{error}");
     there.unwrap_err();
 
-    // One who believes our authority, but is not known to it.
+    // A peer that trusts our authority but has no certificate of it.
     fs::copy(hosts.path("standby").join("ca.pem"), hosts.path("stranger").join("ca.pem")).unwrap();
     let (here, there) = meet(&listener, &addr, &tls(&hosts.path("stranger"), None));
     there.unwrap_err();
@@ -148,7 +149,7 @@ fn a_standby_that_is_somebody_else_is_refused() {
     let (here, _) = meet(&listener, &addr, &tls(&hosts.path("primary"), None));
     let error = here.unwrap_err().to_string();
     assert!(error.contains("127.0.0.1"), "{error}");
-    // But it may be called by another name than its address.
+    // But its certificate may have another name than its address.
     let (here, there) = meet(&listener, &addr, &tls(&hosts.path("primary"), Some("another.test")));
     here.unwrap();
     there.unwrap();
@@ -180,7 +181,7 @@ fn plain_bytes_and_silence_are_refused() {
     thread::scope(|scope| {
         let there = scope.spawn(|| listener.accept().unwrap().admit());
         let mut silent = TcpStream::connect(to).unwrap();
-        // Its deadline ends it, and it is told so by the end of the connection.
+        // Its deadline ends the connection, which the peer sees.
         assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
         let error = there.join().unwrap().unwrap_err().to_string();
         assert!(error.contains("no answer in time"), "{error}");
@@ -207,7 +208,7 @@ fn renewed_certificates_are_used_by_the_next_connection() {
     let (here, there) = meet(&listener, &addr, &security);
     let (mut here, mut there) = (here.unwrap(), there.unwrap());
 
-    // Everything is replaced under the feet of both: a new authority, new keys.
+    // Everything is replaced while both run: a new authority, new keys.
     let renewed = Authority::new("renewed").unwrap();
     for host in ["primary", "standby"] {
         issue(&renewed, &hosts.path(host), &["127.0.0.1"]);
@@ -215,7 +216,7 @@ fn renewed_certificates_are_used_by_the_next_connection() {
     let (again, admitted) = meet(&listener, &addr, &security);
     again.unwrap();
     admitted.unwrap();
-    // The connection that was there lives on.
+    // The existing connection lives on.
     here.write_all(b"still here").unwrap();
     let mut got = [0; 10];
     there.read_exact(&mut got).unwrap();

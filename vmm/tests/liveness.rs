@@ -1,5 +1,4 @@
-//! Who gives signs of life, and who must not: a machine that works, whatever its threads wait for; and never one that is stuck
-//! (P7, P9).
+//! Signs of life: a working machine gives them even if some of its threads wait, and a stuck machine never gives them (P7, P9).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -23,7 +22,7 @@ use pair::{
 };
 
 const MEMORY: u64 = 16 << 20;
-/// How long the standbys bear silence: longer than a busy machine keeps a thread waiting.
+/// The standbys' heartbeat timeout: longer than a busy machine keeps a thread waiting.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the end of a machine waits at least for a fence that does not answer.
 const DRAINED: Duration = Duration::from_secs(5);
@@ -37,12 +36,12 @@ struct Bench {
     fence: Arc<Mute>,
 }
 
-/// A protected pair with an arbiter, whose guest says something all the time.
+/// A protected pair with an arbiter, whose guest prints all the time.
 fn protected(back: Duration, change: impl FnOnce(&mut EngineOptions)) -> Bench {
     protected_by(TIMEOUT, back, change)
 }
 
-/// The same with a standby that bears silence for `timeout`.
+/// As [`protected`], with a standby whose heartbeat timeout is `timeout`.
 fn protected_by(
     timeout: Duration,
     back: Duration,
@@ -68,7 +67,7 @@ fn state(engine: &Engine) -> String {
     engine.status()["state"].as_str().unwrap().to_owned()
 }
 
-/// Holds the engine's core where an acknowledgement has come, when it is told to.
+/// On demand, holds the engine's core when an acknowledgement arrives.
 #[derive(Default)]
 struct Held {
     wanted: AtomicBool,
@@ -105,8 +104,8 @@ impl Held {
     }
 }
 
-/// P7. What was released waits for an arbiter that is out of reach, and an acknowledgement comes meanwhile. Fails where the
-/// standby is told last: then it hears of the end after that wait.
+/// P7. Released effects wait for an arbiter that is out of reach, and an acknowledgement arrives meanwhile. Fails if the standby
+/// is told of the end only after that wait.
 #[test]
 fn a_machine_that_was_stopped_stays_stopped() {
     let bench = protected_by(PATIENCE, Duration::from_millis(20), |_| {});
@@ -130,13 +129,13 @@ fn a_machine_that_was_stopped_stays_stopped() {
     drop(bench.dir);
 }
 
-/// P7: the standby hears of this machine, whatever the engine's threads wait for, as long as the machine is not stuck.
+/// P7: the standby hears from this machine even if some of the engine's threads wait, as long as the machine is not stuck.
 #[test]
 fn signs_of_life_wait_for_nobody() {
     let held = Arc::new(Held::default());
     let bench = protected(Duration::ZERO, |options| options.steps = held.steps());
     held.hold();
-    // At one sign in 75 ms, longer than the standby bears silence.
+    // At one sign in 75 ms: longer than the standby's timeout.
     let (before, signs) = (bench.cable.sent(), TIMEOUT.as_millis() as usize / 75 + 14);
     wait_for("signs of life", || {
         bench.cable.sent() >= before + signs || bench.standby.status()["state"] != "ready"
@@ -152,11 +151,11 @@ const STALL: Duration = Duration::from_millis(800);
 
 fn stalls(options: &mut EngineOptions) {
     options.stall_timeout = STALL;
-    // When this side asks the arbiter too.
+    // The time after which this side asks the arbiter too.
     options.primary.setup_timeout = Duration::from_secs(20);
 }
 
-/// What follows when the primary is stuck: it says so, its standby goes on, and it ends as fenced.
+/// What follows when the primary is stuck: it reports that, its standby takes over, and it ends as fenced.
 fn goes_on_over_there(bench: Bench) {
     let Bench { dir, cable: _cable, standby, machine, engine, fence: _fence } = bench;
     wait_for("the stall", || state(&engine) == "stalled");
@@ -173,20 +172,20 @@ fn term_is_won(dir: &Path) -> bool {
     arbiter(dir, "somebody").begin(false).is_err()
 }
 
-/// P7, P9. Fails where signs of life come from a machine whose device thread is stuck.
+/// P7, P9. Fails if a machine whose device thread is stuck gives signs of life.
 #[test]
 fn a_machine_whose_device_thread_is_stuck_fails_over() {
     let bench = protected(Duration::ZERO, stalls);
     let (let_go, stuck) = channel::<()>();
     bench.machine.device_loop().post(move |_| {
-        // Until the test has ended.
+        // Blocks until the test has ended.
         let _ = stuck.recv();
     });
     goes_on_over_there(bench);
     drop(let_go);
 }
 
-/// The same for whoever has the engine's lock: then the status tells, and the machine can be ended.
+/// The same for a thread that holds the engine's lock: the status still answers, and the machine can be ended.
 #[test]
 fn a_machine_whose_engine_is_stuck_fails_over() {
     let held = Arc::new(Held::default());
@@ -195,7 +194,7 @@ fn a_machine_whose_engine_is_stuck_fails_over() {
         options.steps = held.steps();
     });
     held.hold();
-    // Nor is an operator kept waiting, nor whoever asks after him.
+    // Neither an operator's request nor the status waits for it.
     let refused = bench.engine.run_alone().unwrap_err();
     assert!(refused.contains("the engine is stuck"), "{refused}");
     assert_eq!(bench.engine.state_now().unwrap_err(), refused);
@@ -203,8 +202,8 @@ fn a_machine_whose_engine_is_stuck_fails_over() {
     held.let_go();
 }
 
-/// P7: a machine that has failed is gone on from at once. What it has still to perform waits for an arbiter that is out of
-/// reach; the standby does not wait for that.
+/// P7: the standby takes over from a failed machine at once. What the failed machine still has to perform waits for an arbiter
+/// that is out of reach; the standby does not wait for that.
 #[test]
 fn a_machine_that_has_failed_is_gone_on_from_at_once() {
     let bench = protected(Duration::ZERO, |_| {});
@@ -220,8 +219,7 @@ fn a_machine_that_has_failed_is_gone_on_from_at_once() {
     assert_eq!(concluding.join().unwrap(), None);
 }
 
-/// A stall that passes before anybody has gone on with the guest leaves the machine as it was: here nobody can, since there
-/// is no standby.
+/// A stall that passes before another machine has taken over leaves the machine as it was; here there is no standby.
 #[test]
 fn a_stall_that_passes_is_forgotten() {
     let bench = protected(Duration::ZERO, stalls);
@@ -242,8 +240,8 @@ fn a_stall_that_passes_is_forgotten() {
     drop(standby);
 }
 
-/// P7, P9: neither a device nor the engine that is stuck keeps an operator from ending the machine, and its standby from hearing
-/// of it.
+/// P7, P9: neither a stuck device nor a stuck engine keeps an operator from ending the machine, or its standby from hearing of
+/// it.
 #[test]
 fn a_machine_that_is_stuck_can_be_stopped() {
     let bench = protected(Duration::ZERO, |_| {});

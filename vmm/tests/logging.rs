@@ -1,4 +1,4 @@
-//! P7, P9: the log of a real process: nobody waits for whoever reads it, and nobody who is outside decides how long it is.
+//! P7, P9: the log of a real process: no thread waits for its reader, and its length cannot be controlled from outside.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -16,7 +16,7 @@ use kemari_workload::Op;
 use micro::{Guest, KEMARI, PATIENCE};
 use rustix::process::Signal;
 
-/// A pipe that takes nothing more, and nobody reads.
+/// A full pipe without a reader.
 struct FullPipe {
     path: PathBuf,
     _both_ends: File,
@@ -66,7 +66,7 @@ fn p7_a_full_standard_error_keeps_no_machine_from_its_end() {
     }
 }
 
-/// The primary tells that it lost its standby, which holds its locks, and goes on.
+/// The primary reports the loss of its standby while it holds locks, and goes on.
 #[test]
 fn p7_a_primary_with_a_full_standard_error_goes_on_when_its_standby_dies() {
     let pipe = FullPipe::new();
@@ -102,7 +102,7 @@ fn p7_a_primary_with_a_full_standard_error_goes_on_when_its_standby_dies() {
     assert_eq!(guest.wait_exit().code(), Some(0));
 }
 
-/// P9: a guest that causes a line with every write causes one a second, which counts the others.
+/// P9: a guest that causes a line with every write causes one line a second, which counts the others.
 #[test]
 fn p9_a_guest_that_floods_causes_a_line_a_second() {
     const LINE: &str = "expected sleep type";

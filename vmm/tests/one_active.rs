@@ -1,4 +1,4 @@
-//! P2 at its edges: an arbiter that is not the one both sides think it is, or whose data went back, never makes two machines
+//! P2 at its edges: an arbiter that is another one than both sides think, or whose data went back, never leads to two machines
 //! that both act. Real processes, one image, one directory.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -40,17 +40,17 @@ impl Bench {
         format!("{flag}{before}{}", self.path(name).display())
     }
 
-    /// What each side is told of its own directory.
+    /// The flags that give each side its own directory.
     fn sides(&self, before: &str, after: &str) -> [String; 2] {
         ["here", "there"].map(|name| format!("{before}{}{after}", self.path(name).display()))
     }
 
-    /// A side called `name`, with more flags; what it says is in a file of its name.
+    /// Starts a side called `name`, with more flags; its output is in a file of that name.
     fn side(&self, name: &str, flags: &[&str]) -> Process {
         self.side_by(Command::new(KEMARI), name, flags)
     }
 
-    /// As [`side`](Self::side), by what ends in the binary's path.
+    /// As [`side`](Self::side), by a command that ends in the binary's path.
     fn side_by(&self, mut command: Command, name: &str, flags: &[&str]) -> Process {
         command.args(flags.iter().take(1)).args([
             "--rng",
@@ -82,7 +82,7 @@ impl Bench {
         control(Path::new(KEMARI), &socket, command).unwrap();
     }
 
-    /// Waits until a side says that it is in this state.
+    /// Waits until a side reports this state.
     #[track_caller]
     fn wait_state(&self, side: &Process, state: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -104,18 +104,18 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// How the one that may not run has ended, and what it said.
+/// How the side that may not run has ended, and its output.
 #[track_caller]
 fn refused(mut side: Process) -> (i32, String) {
     let status = side.wait_exit(PATIENCE);
-    // To the end of what it says.
+    // Read until the end of its output.
     assert_eq!(side.wait_line("\0", PATIENCE), None);
     let said = side.lines().join("\n");
     let status = status.unwrap_or_else(|| panic!("it runs: {said}"));
     (status.code().unwrap(), said)
 }
 
-/// P2: two directories are two arbiters, and each would let its side go on. The standby's has a term of the same number, of an
+/// P2: two directories are two arbiters, and each would let its side go on. The standby's has a term of the same number, from an
 /// earlier run that was killed.
 #[test]
 fn p2_a_standby_with_a_directory_of_its_own_is_refused() {
@@ -139,7 +139,7 @@ fn p2_a_standby_with_a_directory_of_its_own_is_refused() {
     assert!(line.contains("they are not the same one"), "{line}");
 }
 
-/// What keeps a copy of the arbiter's directory `from` in `to` up to date, and brings nothing back.
+/// Keeps a copy of the arbiter's directory `from` in `to` up to date, one way.
 struct Replica {
     over: Arc<AtomicBool>,
     copier: Option<JoinHandle<()>>,
@@ -168,7 +168,7 @@ impl Drop for Replica {
     }
 }
 
-/// What has changed, each file at once, as `rsync` does it. What is gone meanwhile is passed over.
+/// Copies each changed file at once, as `rsync` does. Skips files that are gone meanwhile.
 fn copy_whole_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -184,8 +184,8 @@ fn copy_whole_files(from: &Path, to: &Path) {
     }
 }
 
-/// A standby whose directory `there` shows all of the primary's, and takes words that the primary never sees. It has the mark,
-/// so only the first joinings may be refused for the want of it. The two places are named.
+/// A standby whose directory `there` shows everything of the primary's, and accepts writes that the primary never sees. It has
+/// the mark, so only its first attempts to join may be refused for a missing mark. The refusal names both places.
 #[track_caller]
 fn refused_for_its_replica(bench: &Bench, standby: &Process, places: &[String; 2]) {
     standby.wait_line("listening on", PATIENCE).unwrap();
@@ -209,7 +209,7 @@ fn refused_for_its_replica(bench: &Bench, standby: &Process, places: &[String; 2
     standby.wait_line("the standby has left the word", PATIENCE).unwrap();
 }
 
-/// P2: of a directory that is copied again and again the standby's side has the mark, and a term that is won in either is not
+/// P2: the standby uses a copy of the directory that is kept up to date. It has the mark, but a term that is won in either is not
 /// seen in the other: after a takeover both sides would be alone in one term.
 #[test]
 fn p2_a_standby_with_a_replica_that_is_kept_up_is_refused() {
@@ -224,7 +224,8 @@ fn p2_a_standby_with_a_replica_that_is_kept_up_is_refused() {
     refused_for_its_replica(&bench, &standby, &bench.sides("file:", ""));
 }
 
-/// What has a process see a file system that is laid over the directory `here` at `there`; none where that cannot be had.
+/// A command that makes a process see at `there` a file system layered over the directory `here`; `None` where that is not
+/// permitted.
 fn layered(bench: &Bench) -> Option<Command> {
     for name in ["upper", "work", "there"] {
         fs::create_dir(bench.path(name)).unwrap();
@@ -240,7 +241,7 @@ fn layered(bench: &Bench) -> Option<Command> {
     in_namespaces(&mount)
 }
 
-/// P2: the same by a file system that is laid over the primary's directory.
+/// P2: the same with a file system that is layered over the primary's directory.
 #[test]
 fn p2_a_standby_with_a_layer_over_the_directory_is_refused() {
     let bench = Bench::new();
@@ -254,7 +255,7 @@ fn p2_a_standby_with_a_layer_over_the_directory_is_refused() {
     refused_for_its_replica(&bench, &standby, &bench.sides("file:", ""));
 }
 
-/// What is beside a disk is in the directory `here` of the primary, and `there` of the standby.
+/// The files beside a disk are in the directory `here` of the primary, and `there` of the standby.
 struct Beside {
     arbiter: String,
     disks: [String; 2],
@@ -262,17 +263,17 @@ struct Beside {
 }
 
 impl Beside {
-    /// The image itself; both sides ask one arbiter, or none.
+    /// The image itself; both sides use one arbiter, or none.
     fn image(bench: &Bench, arbiter: String) -> Self {
         fs::create_dir(bench.path("here")).unwrap();
         fs::File::create(bench.path("here/disk.img")).unwrap().set_len(1 << 20).unwrap();
-        // Left by an earlier session: a layer goes on hiding a name that was not there when it was looked for first.
+        // From an earlier session: an overlay goes on hiding a name that did not exist at its first look.
         fs::write(bench.path("here/disk.img.kemari-mark"), [b'0'; 32]).unwrap();
         let places = bench.sides("", "/disk.img.kemari-counter-mark");
         Self { arbiter, disks: bench.sides("--disk=path=", "/disk.img"), places }
     }
 
-    /// The record of who may write to an image that both see.
+    /// The record of who may write to an image that both sides see.
     fn record(bench: &Bench, arbiter: String) -> Self {
         fs::create_dir(bench.path("here")).unwrap();
         let disk = bench.spelled("--disk=", "path=", "disk.img");
@@ -286,7 +287,7 @@ impl Beside {
         primary
     }
 
-    /// Started by `command`, which ends in the binary's path.
+    /// Starts the standby by `command`, which ends in the binary's path; it must be refused.
     fn standby_is_refused(&self, bench: &Bench, command: Command) {
         let listen = bench.spelled("--listen=", "unix:", "link");
         let flags = ["standby", &self.arbiter, &self.disks[1], &listen];
@@ -295,8 +296,8 @@ impl Beside {
     }
 }
 
-/// P2, P3: of an image, or of a record of who may write, that something keeps up to date the standby has all that the primary
-/// writes, and what it would write itself after a takeover is not in the primary's. Fails where the standby alone looks.
+/// P2, P3: the standby has a copy of an image, or of a record of who may write, that is kept up to date. It sees all that the
+/// primary writes, but what it would write after a takeover would not be in the primary's. Fails if only the standby checks.
 #[test]
 fn p3_a_standby_with_a_replica_of_a_disk_or_its_record_is_refused() {
     let arbiter = |bench: &Bench| bench.spelled("--arbiter=", "file:", "arbiter");
@@ -308,7 +309,7 @@ fn p3_a_standby_with_a_replica_of_a_disk_or_its_record_is_refused() {
         let _replica = Replica::of(bench.path("here"), bench.path("there"));
         beside.standby_is_refused(&bench, Command::new(KEMARI));
     }
-    // Without an arbiter it is the operator who would lose what was acknowledged.
+    // Without an arbiter, what was acknowledged would be lost to the operator.
     let bench = Bench::new();
     let beside = Beside::image(&bench, "--arbiter=none".to_owned());
     let _primary = beside.primary(&bench);
@@ -316,7 +317,7 @@ fn p3_a_standby_with_a_replica_of_a_disk_or_its_record_is_refused() {
     beside.standby_is_refused(&bench, Command::new(KEMARI));
 }
 
-/// P3: the same by a file system that is laid over the image's.
+/// P3: the same with a file system that is layered over the image's.
 #[test]
 fn p3_a_standby_with_a_layer_over_the_image_is_refused() {
     let bench = Bench::new();
@@ -328,7 +329,7 @@ fn p3_a_standby_with_a_layer_over_the_image_is_refused() {
 }
 
 /// P2: an orderly run, the directory copied, a second run, the copy restored, the other side started: the record of the second
-/// run's term is gone, and its number would be given again.
+/// run's term is gone, and its number would be granted again.
 #[test]
 fn p2_a_directory_that_went_back_makes_no_second_machine() {
     for fence in ["", ",fence=off"] {
@@ -348,7 +349,7 @@ fn p2_a_directory_that_went_back_makes_no_second_machine() {
         fs::remove_dir_all(&terms).unwrap();
         copy(&saved, &terms);
         let third = bench.run("third", &flags);
-        // The disk knows better than the arbiter: by its record, and by its lock.
+        // The disk's record and lock are newer than the arbiter's records.
         let (code, said) = refused(third);
         assert_eq!(code, 2, "{said}");
         let whom = if fence.is_empty() {
@@ -358,7 +359,7 @@ fn p2_a_directory_that_went_back_makes_no_second_machine() {
         };
         assert!(said.contains(&whom), "{said}");
         assert_eq!(bench.status("second").unwrap().state(), "alone");
-        // The failed start has taken nothing that the other has.
+        // The failed start has taken nothing that the other side has.
         assert!(!terms.join(format!("term-{:020}.json", 2)).exists(), "{said}");
     }
 }
@@ -371,14 +372,14 @@ fn only_child(dir: &Path) -> PathBuf {
     entries.remove(0)
 }
 
-/// P2: whoever is killed leaves the disk marked; an orderly end frees it.
+/// P2: a killed machine leaves the disk marked; an orderly end frees it.
 #[test]
 fn p2_a_plain_run_does_not_start_on_the_disk_of_a_machine_that_may_run_elsewhere() {
     let bench = Bench::new();
     let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
     let mut machine = bench.run("machine", &[&arbiter]);
     bench.wait_state(&machine, "alone");
-    // While it runs, and after it was killed: its standby may go on.
+    // While it runs, and after it was killed: its standby may take over.
     for alive in [true, false] {
         if !alive {
             machine.kill();
@@ -392,7 +393,7 @@ fn p2_a_plain_run_does_not_start_on_the_disk_of_a_machine_that_may_run_elsewhere
     }
     let mut seized = bench.run("seized", &["--seize"]);
     bench.wait_state(&seized, "alone");
-    // A pair does not start on the disk of a plain run either.
+    // A pair does not start on the disk of a running plain machine either.
     let (code, said) = refused(bench.run("again", &[&arbiter, "--seize"]));
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("another process uses it"), "{said}");
@@ -406,8 +407,8 @@ fn p2_a_plain_run_does_not_start_on_the_disk_of_a_machine_that_may_run_elsewhere
     bench.wait_state(&plain, "alone");
 }
 
-/// P2, P3. Fails where a disk or a network behind a device by name is left out of what guards those of `--disk` and `--net`: the
-/// record, the mark by which both sides know that it is one disk, the backends of a successor.
+/// P2, P3. Fails if a disk or a network of a device by name lacks the protection of `--disk` and `--net`: the record, the mark
+/// that shows both sides the same disk, the backends of a successor.
 #[test]
 fn p2_a_disk_of_a_device_by_name_is_guarded_as_any_other() {
     let bench = Bench::new();
@@ -438,8 +439,8 @@ fn p2_a_disk_of_a_device_by_name_is_guarded_as_any_other() {
     assert!(said.contains("second.img.kemari-fence"), "{said}");
 }
 
-/// P2: the other side's start fails for another reason: what it took is given back, and whoever is told of a holder is told of
-/// one that runs.
+/// P2: the other side's start fails for another reason. It releases what it has taken, and an error that names a holder names one
+/// that runs.
 #[test]
 fn a_start_that_fails_leaves_no_holder_behind() {
     let bench = Bench::new();
@@ -459,8 +460,8 @@ fn a_start_that_fails_leaves_no_holder_behind() {
     bench.wait_state(&machine, "alone");
 }
 
-/// P2, P7: the former side is stopped and keeps its locks; the standby takes over all the same, and the former one ends when
-/// it wakes up.
+/// P2, P7: the former side is stopped and keeps its locks. The standby takes over nevertheless, and the former side ends when it
+/// continues.
 #[test]
 fn p2_a_stopped_side_that_keeps_its_locks_holds_no_takeover_up() {
     let bench = Bench::new();
@@ -480,7 +481,7 @@ fn p2_a_stopped_side_that_keeps_its_locks_holds_no_takeover_up() {
     assert_eq!(status.code(), Some(3), "{}", primary.lines().join("\n"));
 }
 
-/// P2, without an arbiter: a standby keeps its disks from others, also while nobody runs the guest.
+/// P2, without an arbiter: a standby keeps its disks from other machines, even while no side runs the guest.
 #[test]
 fn p2_a_standby_that_waits_for_its_operator_keeps_others_from_its_disk() {
     let bench = Bench::new();
@@ -500,7 +501,7 @@ fn p2_a_standby_that_waits_for_its_operator_keeps_others_from_its_disk() {
     bench.wait_state(&standby, "alone");
 }
 
-/// A standby that cannot be reached has refused nothing, whatever its address is.
+/// A standby that cannot be reached has refused nothing, for any kind of address.
 #[test]
 fn who_requires_protection_waits_for_a_standby_that_is_not_there_yet() {
     let bench = Bench::new();
@@ -516,7 +517,7 @@ fn who_requires_protection_waits_for_a_standby_that_is_not_there_yet() {
     bench.wait_state(&primary, "protected");
 }
 
-/// P7: the operator's word does not make good what is missing.
+/// P7: an operator's decision does not replace a missing resource.
 #[test]
 fn p7_a_standby_that_lacks_its_disk_does_not_take_over_for_its_operator() {
     let bench = Bench::new();
@@ -524,7 +525,7 @@ fn p7_a_standby_that_lacks_its_disk_does_not_take_over_for_its_operator() {
     std::os::unix::fs::symlink(bench.path("disk.img"), &link).unwrap();
     let (disk, listen) =
         (bench.spelled("--disk=", "path=", "link.img"), bench.spelled("", "unix:", "link"));
-    // Who is killed is missed at once: that the machine is busy is to have neither side given up.
+    // A killed side is noticed at once; the timeout keeps a busy machine from suspecting either side.
     let patient = "--heartbeat-timeout=10000";
     let listening = format!("--listen={listen}");
     let standby = bench.side("standby", &["standby", &disk, &listening, patient]);
@@ -545,8 +546,8 @@ fn p7_a_standby_that_lacks_its_disk_does_not_take_over_for_its_operator() {
     bench.wait_state(&standby, "alone");
 }
 
-/// P2: a record that only one side reads stops nobody: after a takeover the former side would find it as it left it. The copy
-/// says the same machine, term and holder.
+/// P2: a record that only one side reads stops no machine: after a takeover the former side would find it unchanged. The copy
+/// names the same machine, term and holder.
 #[test]
 fn p2_a_standby_with_a_fence_record_of_its_own_is_refused() {
     let bench = Bench::new();
@@ -569,8 +570,8 @@ fn p2_a_standby_with_a_fence_record_of_its_own_is_refused() {
     assert!(said.contains("they are not the same file"), "{said}");
 }
 
-/// P2: whoever has the image open lives, whatever the operator believes of it: a seizure passes over what is written, and over
-/// no lock; also where the image has another name, with no record beside it.
+/// P2: a process that has the image open is alive, even if the operator believes otherwise: a seizure overrides records, but no
+/// lock, even if the image has another name without a record beside it.
 #[test]
 fn p2_a_seizure_passes_over_no_lock_of_a_process_that_lives() {
     let bench = Bench::new();
@@ -592,7 +593,7 @@ fn p2_a_seizure_passes_over_no_lock_of_a_process_that_lives() {
     let mut primary = bench.run("primary", &[&arbiter]);
     bench.wait_state(&primary, "alone");
     seizes(&primary);
-    // A successor has the locks that a stopped side has left it.
+    // A successor uses the locks that a stopped side has left to it.
     bench.control(&primary, &["protect", &listen]);
     bench.wait_state(&primary, "protected");
     primary.signal(Signal::STOP);
@@ -602,7 +603,7 @@ fn p2_a_seizure_passes_over_no_lock_of_a_process_that_lives() {
     seizes(&standby);
 }
 
-/// A loop device of a file, as long as there is one.
+/// A loop device of a file, for the lifetime of this value.
 struct Loop(String);
 
 impl Loop {
@@ -617,7 +618,7 @@ impl Loop {
         }
     }
 
-    /// And a second node of it. Nothing but the device is left to be locked, as where a device is of no file.
+    /// With a second node of the device. Only the device can be locked then, as for a device without a file.
     fn with_another_node(bench: &Bench) -> Option<(Self, PathBuf)> {
         let device = Self::of(&bench.path("disk.img"))?;
         fs::remove_file(bench.path("disk.img")).unwrap();
@@ -643,7 +644,7 @@ impl Drop for Loop {
     }
 }
 
-/// P2: the same bytes have many names on a host.
+/// P2: the same disk has many names on a host.
 #[test]
 fn p2_a_loop_device_is_kept_apart_from_its_file_and_from_others_of_it() {
     let bench = Bench::new();
@@ -663,7 +664,7 @@ fn p2_a_loop_device_is_kept_apart_from_its_file_and_from_others_of_it() {
     }
 }
 
-/// P2. Fails where the node that a device was opened by is what is locked: each node is a file of its own.
+/// P2. Fails if the node that a device was opened by is locked: each node is a file of its own.
 #[test]
 fn p2_two_nodes_of_one_device_are_one_disk() {
     let bench = Bench::new();
@@ -680,8 +681,8 @@ fn p2_two_nodes_of_one_device_are_one_disk() {
     }
 }
 
-/// P2. Fails where the node that both were given is not what one of them locks, as it has found the kernel's and the other, in a
-/// container of its own, has not.
+/// P2. Fails if the two sides lock different things: one has found the kernel's node, the other, in a container of its own, only
+/// the node that both were given.
 #[test]
 fn p2_one_node_is_one_disk_also_where_dev_is_not_the_hosts() {
     let bench = Bench::new();
@@ -711,7 +712,7 @@ fn p2_one_node_is_one_disk_also_where_dev_is_not_the_hosts() {
     }
 }
 
-/// P2: a file system that is mounted has its device as this test has it: for itself.
+/// P2: a mounted file system holds its device exclusively, as this test does.
 #[test]
 fn p2_a_device_that_the_host_uses_is_no_disk() {
     let bench = Bench::new();
@@ -733,7 +734,7 @@ fn p2_a_device_that_the_host_uses_is_no_disk() {
     standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
 }
 
-// ---- who ends in good order leaves nothing that looks held ----
+// ---- an orderly end leaves nothing that looks held ----
 
 /// A protected pair on one arbiter: the standby and the primary.
 fn protected_pair(bench: &Bench, arbiter: &str) -> (Process, Process) {
@@ -745,7 +746,7 @@ fn protected_pair(bench: &Bench, arbiter: &str) -> (Process, Process) {
     (standby, primary)
 }
 
-/// Ends as an operator asks for it; then neither the disk nor the name is anybody's.
+/// Ends it as an operator does; then neither the disk nor the name has a holder.
 #[track_caller]
 fn ends_and_leaves_all_free(bench: &Bench, mut side: Process, arbiter: &str) {
     side.signal(Signal::TERM);
@@ -759,14 +760,14 @@ fn ends_and_leaves_all_free(bench: &Bench, mut side: Process, arbiter: &str) {
     }
 }
 
-/// Fails where the end gives back the term that the machine had, and not the one that it is about to win.
+/// Fails if the end releases the term that the machine had, instead of the one that it is about to win.
 #[test]
 fn a_primary_that_ends_while_it_asks_gives_back_what_it_wins() {
     let bench = Bench::new();
     let arbiter = bench.spelled("--arbiter=", "file:", "a");
     let (mut standby, primary) = protected_pair(&bench, &arbiter);
     let records = fs::read_dir(bench.path("a")).unwrap().next().unwrap().unwrap().path();
-    // A slow directory: whoever wins the next term keeps still for two seconds.
+    // A slow directory: the winner of the next term keeps still for two seconds.
     fs::write(records.join(format!("pace-{:020}", 1)), "1000000").unwrap();
     standby.kill();
     let won = records.join(format!("term-{:020}.json", 2));
@@ -778,14 +779,14 @@ fn a_primary_that_ends_while_it_asks_gives_back_what_it_wins() {
     ends_and_leaves_all_free(&bench, primary, &arbiter);
 }
 
-/// Fails where a standby that is ended in the pause that a winner keeps says nothing of the right that it has won, and gives back.
+/// Fails if a standby that is ended while it keeps still as a winner does not report the right that it has won, and releases.
 #[test]
 fn a_standby_that_ends_as_a_winner_ends_by_the_signal() {
     let bench = Bench::new();
     let arbiter = bench.spelled("--arbiter=", "file:", "a");
     let (standby, mut primary) = protected_pair(&bench, &arbiter);
     let records = fs::read_dir(bench.path("a")).unwrap().next().unwrap().unwrap().path();
-    // A slow directory: whoever wins the next term keeps still for a second.
+    // A slow directory: the winner of the next term keeps still for a second.
     fs::write(records.join(format!("pace-{:020}", 1)), "500000").unwrap();
     primary.kill();
     let won = records.join(format!("term-{:020}.json", 2));
@@ -797,7 +798,7 @@ fn a_standby_that_ends_as_a_winner_ends_by_the_signal() {
     ends_and_leaves_all_free(&bench, standby, &arbiter);
 }
 
-/// P9. Fails where an arbiter that grants nothing fills the log: each question is as good as the last.
+/// P9. Fails if an arbiter that does not answer fills the log: each question is like the last one.
 #[test]
 fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
     let bench = Bench::new();
@@ -805,7 +806,7 @@ fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
     let (standby, mut primary) = protected_pair(&bench, &arbiter);
     fs::rename(bench.path("a"), bench.path("away")).unwrap();
     primary.kill();
-    // Lines come by another thread than the status.
+    // Another thread writes the lines than answers the status.
     let first = standby.wait_line("the arbiter cannot be asked", PATIENCE);
     assert!(first.is_some(), "{}", standby.lines().join("\n"));
     let unanswered = || {
@@ -824,7 +825,7 @@ fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
     assert_eq!(told.count(), 1, "{}", lines.join("\n"));
 }
 
-/// Fails where only a record of the own term is freed: a guest that has let nothing out since has not raised it.
+/// Fails if only a record of the own term is freed: a guest that has released nothing since has not raised it.
 #[test]
 fn a_machine_that_ends_soon_after_a_takeover_leaves_its_disk_free() {
     let bench = Bench::new();

@@ -1,4 +1,4 @@
-//! What an operator is told is what has happened, and nobody who is silent is in the way of an operator or a primary.
+//! An operator's answers say what has happened, and a silent client holds up neither an operator nor a primary.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -43,12 +43,12 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    /// A guest that is told what to do at the socket `primary`.
+    /// A guest whose control socket is `primary`.
     fn guest(&self) -> micro::Guest {
         self.guest_with("")
     }
 
-    /// As [`guest`](Self::guest), with a word more on its command line.
+    /// As [`guest`](Self::guest), with another word on its command line.
     fn guest_with(&self, word: &str) -> micro::Guest {
         let socket = self.path("primary").display().to_string();
         let flags = ["--control", &socket, "--arbiter", &self.arbiter];
@@ -57,7 +57,7 @@ impl Bench {
         guest
     }
 
-    /// A standby for the guest, which listens at `link`, and is told what to do at the socket `name`.
+    /// A standby for the guest, which listens at `link`; its control socket is `name`.
     fn standby(&self, name: &str, guest: &micro::Guest, link: &str) -> Process {
         let disk = guest.dir.path().join("disk.img");
         let mut command = tied_to_us(Path::new(KEMARI));
@@ -108,12 +108,12 @@ fn a_silent_client_delays_nobody() {
     let path = dir.path().join("socket");
     let handler = |command| match command {
         Wish::Status => Reply::done("idle"),
-        // More than a socket takes.
+        // More than a socket's buffer.
         _ => Reply::Now(Ok(json!({ "huge": "x".repeat(1 << 20) }))),
     };
     let _socket = ControlSocket::listen(&path, Arc::new(handler)).unwrap();
     let connect = || UnixStream::connect(&path).unwrap();
-    // More than may be there at once: some say nothing, some half a request, some do not take their answer.
+    // More than may be connected at once: some send nothing, some half a request, some do not read their answer.
     let clients: Vec<UnixStream> = std::iter::repeat_with(connect).take(150).collect();
     for (index, mut client) in clients.iter().enumerate() {
         let said: &[u8] = match index % 30 {
@@ -121,20 +121,20 @@ fn a_silent_client_delays_nobody() {
             1..15 => b"{\"comm",
             _ => b"",
         };
-        // It may have been given up already.
+        // The connection may be dropped already.
         let _ = client.write_all(said);
     }
     let begun = Instant::now();
     for _ in 0..3 {
         request(&path, &wish(Wish::Status)).unwrap();
     }
-    // Any one of them would have been waited for for five seconds.
+    // Waiting for any one of them would take five seconds.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     drop(clients);
 }
 
-/// Fails where the end of the process leaves alone who has been accepted and not been heard yet: of two who pull the plug at
-/// once, one would be told of a broken pipe.
+/// Fails if the end of the process drops clients that were accepted and not read yet: of two that power it off at once, one
+/// would get a broken pipe.
 #[test]
 fn whoever_came_before_the_end_is_answered() {
     let dir = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn whoever_came_before_the_end_is_answered() {
     });
 }
 
-/// Fails where silent clients may have all of a process's descriptors.
+/// Fails if silent clients may use all of a process's descriptors.
 #[test]
 fn silent_clients_leave_descriptors_to_others() {
     let bench = Bench::new();
@@ -175,14 +175,14 @@ fn silent_clients_leave_descriptors_to_others() {
     let silent: Vec<_> = (0..70).map_while(|_| UnixStream::connect(&socket).ok()).collect();
     let begun = Instant::now();
     let status = bench.tell("primary", &["status"]).unwrap();
-    // One that has to be given up first takes five seconds.
+    // A silent client that must first time out takes five seconds.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     let open = std::fs::read_dir(format!("/proc/{}/fd", status["pid"])).unwrap().count();
     assert!(open < 50, "{open} of 64 descriptors are in use");
     drop(silent);
 }
 
-/// Fails where the reason is told as a success that follows, and then once more.
+/// Fails if the reason is reported as a success that follows, and then a second time.
 #[test]
 fn a_seizure_that_is_refused_says_why_once() {
     let bench = Bench::without_arbiter();
@@ -228,7 +228,7 @@ fn what_takes_time_is_answered_at_its_end() {
         over.store(true, Ordering::SeqCst);
         assert_eq!(waits.join().unwrap().unwrap()["done"], true);
     });
-    // Who waits when the process ends is told so.
+    // A client that waits when the process ends gets an answer.
     over.store(false, Ordering::SeqCst);
     let mut waits = UnixStream::connect(&path).unwrap();
     waits.write_all(b"{\"command\":\"run-alone\"}\n").unwrap();
@@ -252,7 +252,7 @@ fn a_takeover_that_is_refused_is_not_done() {
     let protected = bench.tell("primary", &["protect", &bench.unix("link")]).unwrap();
     assert_eq!((&protected["done"], &protected["state"]), (&json!(true), &json!("protected")));
     assert_eq!(bench.state("primary"), "protected");
-    // Without an arbiter, a primary that is there is not to be got past.
+    // Without an arbiter, a standby does not take over from a primary that is connected.
     let refusal = bench.tell("standby", &["take-over"]).unwrap_err();
     assert!(refusal.contains("without an arbiter"), "{refusal}");
     assert_eq!(
@@ -261,7 +261,7 @@ fn a_takeover_that_is_refused_is_not_done() {
     );
     guest.ask(Op::Ping);
 
-    // When it is dead, it is: and the answer comes when the guest runs there.
+    // When the primary is dead, it does; the answer comes when the guest runs there.
     guest.process.kill().unwrap();
     bench.wait_for("standby", "waiting-for-operator");
     let taken = bench.tell("standby", &["take-over"]).unwrap();
@@ -293,14 +293,14 @@ fn protect_says_what_came_of_it_and_leaves_a_standby_that_hangs() {
     let nobody = bench.tell("primary", &["protect", &bench.unix("nowhere")]).unwrap_err();
     assert!(nobody.contains("not protected") && nobody.contains("nowhere"), "{nobody}");
 
-    // One that accepts connections, and says nothing.
+    // A standby that accepts connections and sends nothing.
     let hangs = UnixListener::bind(bench.path("hangs")).unwrap();
     let late =
         bench.tell("primary", &["--timeout", "1", "protect", &bench.unix("hangs")]).unwrap_err();
     assert!(late.contains("still under way") && late.contains("joining"), "{late}");
     let _standby = bench.standby("standby", &guest, &bench.unix("link"));
     std::thread::scope(|scope| {
-        // Whoever waits for the former wish is told.
+        // The client that waits for the former request gets an answer.
         let replaced = scope.spawn(|| bench.tell("primary", &["protect", &bench.unix("hangs")]));
         let (mut link, _) = hangs.accept().unwrap();
         let (mut second, _) = hangs.accept().unwrap();
@@ -312,7 +312,7 @@ fn protect_says_what_came_of_it_and_leaves_a_standby_that_hangs() {
         let replaced = replaced.join().unwrap().unwrap_err();
         assert!(replaced.contains("another `protect`"), "{replaced}");
     });
-    // P2: one that holds a checkpoint is not left just so.
+    // P2: a standby that holds a checkpoint is not dropped without a decision.
     let refusal = bench.tell("primary", &["protect", &bench.unix("hangs")]).unwrap_err();
     assert!(refusal.contains("run-alone"), "{refusal}");
     assert_eq!(bench.tell("primary", &["run-alone"]).unwrap()["state"], "alone");
@@ -327,7 +327,7 @@ fn strangers_do_not_hold_the_standbys_place() {
     let mut guest = bench.guest();
     let address = free_address().unwrap();
     let standby = bench.standby("standby", &guest, &address.to_string());
-    // As many as like to, again and again: silent ones, and some that say a little.
+    // Any number of connections, repeatedly: silent ones, and some that send a little.
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let knock = || {
@@ -353,7 +353,7 @@ fn strangers_do_not_hold_the_standbys_place() {
         assert_eq!(found, "ready");
     });
     guest.ask(Op::Append { payload: b"protected", flush: true });
-    // Lines about strangers are bounded in time.
+    // Lines about strangers are limited in time.
     let said = standby.lines();
     assert!(said.len() < 100, "{} lines:\n{}", said.len(), said.join("\n"));
 }
@@ -370,7 +370,7 @@ fn a_socket_that_was_left_behind_is_listened_on_again() {
     assert_eq!(bench.tell("primary", &["protect", &link]).unwrap()["state"], "protected");
 }
 
-/// P2: a guest that lets nothing out asks the fence for nothing; its machine finds out all the same.
+/// P2: a guest without output never asks the fence; its machine finds out nevertheless.
 #[test]
 fn a_replaced_machine_whose_guest_is_idle_ends_by_itself() {
     let bench = Bench::new();
@@ -384,7 +384,7 @@ fn a_replaced_machine_whose_guest_is_idle_ends_by_itself() {
     assert!(said.contains("fenced") && said.contains("another host"), "{said}");
 }
 
-/// Fails where the question that only makes words for a person takes the time that the command itself has.
+/// Fails if the question that only serves a message for people uses the command's own time.
 #[test]
 fn a_shutdown_is_sent_where_the_question_before_is_not_answered() {
     let dir = tempfile::tempdir().unwrap();
@@ -407,7 +407,7 @@ fn a_shutdown_is_sent_where_the_question_before_is_not_answered() {
     assert!(served.join().unwrap().contains("shutdown"));
 }
 
-/// Fails where a client waits longer than it says, or for ever: to be let in, or for each answer anew.
+/// Fails if a client waits longer than its time-out, or for ever: to connect, or for each answer anew.
 #[test]
 fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
     let bench = Bench::without_arbiter();
@@ -416,7 +416,7 @@ fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
     command.arg(bench.path("standby")).stdin(Stdio::null());
     let mut stopped = Process::start("standby", command, &bench.path("standby.log")).unwrap();
     stopped.wait_line("listening on", PATIENCE).unwrap();
-    // Whoever it has let in is served first.
+    // A client that it has accepted is served first.
     bench.tell("standby", &["status"]).unwrap();
     stopped.signal(Signal::STOP);
     let is_given_up = |name: &str, words: &[&str], expected: &str| {
@@ -426,7 +426,7 @@ fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
         let mut asker = Process::start("ctl", command, &bench.path("ctl.log")).unwrap();
         let ended = asker.wait_exit(PATIENCE).map(|ended| ended.code());
         asker.signal(Signal::KILL);
-        // Until all that it said is heard.
+        // Read until the end of its output.
         asker.wait_line("\0", PATIENCE);
         let said = asker.lines().join("\n");
         assert_eq!(ended, Some(Some(1)), "{words:?}: {said}");
@@ -437,14 +437,14 @@ fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
     is_given_up("standby", &["--timeout", "1", "shutdown"], "answered within 6 s");
     stopped.signal(Signal::CONT);
 
-    // Its queue is full once one has come: who comes next is not let in.
+    // Its queue is full after one client: the next one cannot connect.
     let full = UnixListener::bind(bench.path("full")).unwrap();
     rustix::net::listen(&full, 0).unwrap();
     let _first = UnixStream::connect(bench.path("full")).unwrap();
     is_given_up("full", &["--timeout", "0", "status"], "answered within 5 s");
 }
 
-/// The guest's operating system is told, and shuts itself down; one that does not listen is said not to.
+/// The guest's operating system is notified and shuts itself down; a guest that does not listen is reported.
 #[test]
 fn shutdown_presses_the_power_button() {
     let bench = Bench::new();
@@ -454,7 +454,7 @@ fn shutdown_presses_the_power_button() {
     assert!(deaf.contains("power-off"), "{deaf}");
     guest.ask(Op::Ping);
 
-    // Said at once, not when the patience is over.
+    // Reported at once, not after the time-out.
     let waits = |word: &str, bench: &Bench| {
         let mut command = Command::new(KEMARI);
         command.arg("ctl").arg("--control").arg(bench.path("primary")).arg("shutdown");
@@ -472,7 +472,7 @@ fn shutdown_presses_the_power_button() {
     assert!(shutdown.wait_exit(PATIENCE).unwrap().success());
 
     let bench = Bench::new();
-    // This one looks at its button after an interrupt only.
+    // This guest reads its button only after an interrupt.
     let mut guest = bench.guest_with("button=power-off");
     let off = bench.tell("primary", &["shutdown"]).unwrap();
     assert_eq!((&off["done"], &off["state"]), (&json!(true), &json!("powered-off")));

@@ -1,5 +1,5 @@
-//! What a standby could not go on with it refuses when a primary joins, not when it is dead: another disk, one that it may
-//! not write, a console that cannot be opened, another kernel.
+//! A standby refuses what it could not continue when a primary joins, not when the primary is dead: another disk, a disk that it
+//! may not write, a console that cannot be opened, another kernel.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -12,7 +12,7 @@ use kemari_tests::process::{Process, in_namespaces};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 
-/// A guest that looks for standbys at `unix:DIR/link` when it is told to.
+/// A guest that connects to standbys at `unix:DIR/link` on demand.
 struct Bench {
     dir: tempfile::TempDir,
     guest: micro::Guest,
@@ -33,7 +33,7 @@ impl Bench {
         self.dir.path().join(name).display().to_string()
     }
 
-    /// The flags of a standby that fits, but for its disk and its console.
+    /// The flags of a matching standby, except for its disk and its console.
     fn standby(&self, disk: &Path, serial: &str) -> Vec<String> {
         let disk = format!("--disk=path={},serial=micro", disk.display());
         let net = format!("--net=stream={}", self.path("nobody"));
@@ -46,13 +46,13 @@ impl Bench {
             .to_vec()
     }
 
-    /// Has the guest protected by what `command` runs: the primary says why not, and the guest goes on.
+    /// Protects the guest with the standby that `command` runs: the primary must report the refusal, and the guest goes on.
     #[track_caller]
     fn refused(&mut self, command: Command, expected: &[&str]) {
         self.refused_after(command, || {}, expected);
     }
 
-    /// As [`refused`](Self::refused); `change` is made between the standby's start and its primary's coming.
+    /// As [`refused`](Self::refused); `change` is made between the standby's start and the primary's connection.
     #[track_caller]
     fn refused_after(&mut self, mut command: Command, change: impl FnOnce(), expected: &[&str]) {
         command.stdin(Stdio::null());
@@ -76,7 +76,7 @@ impl Bench {
     }
 }
 
-/// A start that has to be protected ends when it is not: at once when it is refused, else in time.
+/// A start that must be protected ends if it is not: at once when it is refused, otherwise after the time-out.
 #[test]
 fn a_start_that_has_to_be_protected() {
     let dir = tempfile::tempdir().unwrap();
@@ -112,7 +112,7 @@ fn a_copy_of_the_disk() {
     bench.refused(command, &["disk in slot 16: primary shared, mark ", &copys, "not a copy"]);
 }
 
-/// P4, P9. Fails where the standby finds in its first checkpoint, or its takeover, that it may map no more.
+/// P4, P9. Fails if a standby finds only at its first checkpoint, or at its takeover, that it may map no more memory.
 #[test]
 fn a_standby_that_may_not_map_what_it_needs() {
     let mut bench = Bench::new();
@@ -125,7 +125,7 @@ fn a_standby_that_may_not_map_what_it_needs() {
     };
     bench.refused(with("131072"), &["RLIMIT_DATA", "2 times 64 MiB", "ulimit -d"]);
 
-    // Whoever does as is said is not told otherwise then.
+    // Following the advice must not lead to another refusal.
     let said = bench.guest.process.lines().join("\n");
     let advice = said.split_once("`ulimit -d ").unwrap().1;
     let advised = advice.split_once('`').unwrap().0;
@@ -138,7 +138,8 @@ fn a_standby_that_may_not_map_what_it_needs() {
     assert!(!said.contains("RLIMIT"), "{advised}: {said}");
 }
 
-/// P2, P3: after a takeover a write that was told complete could be lost, or a record that the primary reads is raised by nobody.
+/// P2, P3: after a takeover a write that was reported complete could be lost, or a record that the primary reads would never be
+/// raised.
 #[test]
 fn a_disk_that_is_guarded_otherwise() {
     for guard in ["cache=writeback", "fence=off"] {

@@ -1,5 +1,5 @@
-//! P3: a machine that was started without protection, and is protected later: its writes go through from then on, also by the
-//! rights that its threads have left.
+//! P3: a machine is started without protection and protected later: from then on its writes are synchronous, within the
+//! rights that its threads have kept.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;

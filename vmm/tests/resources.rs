@@ -1,5 +1,5 @@
-//! A standby that says `ready` could go on with the guest: what it needs is proven at start and again while the guest is
-//! protected. What goes away is said on both sides, and neither says `protected` then.
+//! A standby that says `ready` could take over: what it needs is checked at start, and repeatedly while the guest is protected.
+//! Both sides report what goes away, and neither says `protected` then.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -15,7 +15,7 @@ use micro::{KEMARI, PATIENCE};
 use rustix::process::{Resource, Rlimit, Signal};
 use serde_json::Value;
 
-/// Gives this thread, and whatever it starts, a network of its own.
+/// Gives this thread, and all that it starts, a network of its own.
 fn own_network() -> bool {
     // SAFETY: a system call that changes the network namespace of this thread only.
     let permitted = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
@@ -42,7 +42,7 @@ fn taps_with_a_route() {
 
 struct Bench {
     dir: tempfile::TempDir,
-    /// What the guest has, behind `{side}` of which each side has its own.
+    /// The guest's devices; `{side}` stands for each side's own resource.
     devices: Vec<&'static str>,
 }
 
@@ -116,7 +116,7 @@ impl Bench {
         }
     }
 
-    /// How many terms have been won.
+    /// Number of terms that were won.
     fn terms(&self) -> usize {
         let mut machines = std::fs::read_dir(self.path("arbiter")).unwrap();
         let dir = std::fs::read_dir(machines.next().unwrap().unwrap().path()).unwrap();
@@ -124,7 +124,7 @@ impl Bench {
         names.filter(|name| name.starts_with("term-")).count()
     }
 
-    /// Both sides say that the guest is not protected, and why.
+    /// Both sides must report that the guest is not protected, and why.
     #[track_caller]
     fn degraded(&self, reason: &str) {
         for side in ["a", "b"] {
@@ -155,7 +155,7 @@ fn refused(output: &Output, parts: &[&str]) {
     }
 }
 
-/// The kernel would make a tap that was typed wrong, attached to nothing.
+/// The kernel would create a tap with a mistyped name, attached to nothing.
 #[test]
 fn an_interface_that_is_not_there_is_a_mistake_on_either_side() {
     if !own_network() {
@@ -184,7 +184,7 @@ fn an_interface_that_is_not_there_is_a_mistake_on_either_side() {
     let made = Command::new("ip").args(["link", "show", "tpa0"]).output().unwrap();
     assert!(!made.status.success(), "nobody has made it");
 
-    // Unless it was asked for.
+    // Unless creating it was requested.
     let bench = Bench::new(&["--net=tap=made{side},create=on"]);
     let _primary = bench.primary();
     ip("link show madea");
@@ -203,7 +203,7 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
     ip("link set tapa up");
     let bench = Bench::new(&["--net=tap=tap{side}"]);
     let _primary = bench.primary();
-    // It was down at start: known before a primary comes, and said to it.
+    // It was down at the start: known before a primary comes, and reported to it.
     let standby = bench.standby(kemari());
     let refusal = bench.protect().unwrap_err();
     assert!(refusal.contains("tapb") && refusal.contains("down"), "{refusal}");
@@ -212,12 +212,12 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
 
     ip("link set tapb up");
     standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
-    // What the guest's peers send would be dropped here after a takeover.
+    // After a takeover, packets of the guest's peers would be dropped here.
     ip("link set tapb mtu 1400");
     let refusal = bench.protect().unwrap_err();
     let parts = ["MTU of network 1", "primary has 1500", "standby has 1400"];
     assert!(parts.iter().all(|part| refusal.contains(part)), "{refusal}");
-    // A larger one drops nothing.
+    // A larger MTU drops nothing.
     ip("link set tapb mtu 9000");
     assert_eq!(bench.protect().unwrap()["state"], "protected");
     bench.protected();
@@ -231,14 +231,14 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
     bench.protected();
     ip("link set tapb nomaster");
     bench.degraded("tap=tapb: it is attached to nothing");
-    // An address to route by will do.
+    // An address to route by is enough.
     ip("addr add 10.77.0.1/24 dev tapb");
     bench.protected();
     ip("link del tapb");
     bench.degraded("tap=tapb: no such interface");
 }
 
-/// A standby whose disk is away does not take the right from its primary, says so, and takes over when it is back.
+/// A standby whose disk is away does not take the right from its primary, reports that, and takes over when the disk is back.
 #[test]
 fn a_disk_that_goes_away_holds_a_takeover_back() {
     let bench = Bench::new(&["--disk=path={dir}/{side}.img"]);
@@ -250,7 +250,7 @@ fn a_disk_that_goes_away_holds_a_takeover_back() {
     let _standby = bench.standby(kemari());
     bench.protect().unwrap();
     bench.protected();
-    // The standby's way to it, not the primary's.
+    // The standby's path to it, not the primary's.
     let (link, away) = (bench.path("b.img"), bench.path("away"));
     std::fs::rename(&link, &away).unwrap();
     bench.degraded("b.img: it cannot be opened");
@@ -266,8 +266,8 @@ fn a_disk_that_goes_away_holds_a_takeover_back() {
     bench.wait("b", |status| status["role"] == "primary" && status["state"] == "alone");
 }
 
-/// P7, P9. The guest cannot go on yet: no term is won, and whoever ends this side then ends it in good order. Fails where a
-/// signal is lost meanwhile.
+/// P7, P9. The guest cannot continue yet: no term is claimed, and a signal ends this side in good order. Fails if a signal is
+/// lost meanwhile.
 #[test]
 fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
     for end in ["TERM", "power-off"] {
@@ -276,7 +276,7 @@ fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
         let mut standby = bench.standby(kemari());
         bench.protect().unwrap();
         bench.protected();
-        // Another process has its place on the network by now.
+        // Another process uses its network socket by now.
         let _taken = std::os::unix::net::UnixDatagram::bind(bench.path("b.net")).unwrap();
         primary.kill().unwrap();
         bench.wait("b", |status| {
@@ -294,13 +294,13 @@ fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
         }
         assert_eq!(standby.wait_exit(PATIENCE).unwrap().code(), Some(0));
         assert_eq!(bench.terms(), 1);
-        // Nobody was asked, so nobody is waited for.
+        // No question was asked, so none is waited for.
         let said = standby.lines().join("\n");
         assert!(!said.contains("the arbiter has not answered"), "{said}");
     }
 }
 
-/// P9: a takeover would stop before its term. Fails where a name that datagrams come to is looked at when it is used.
+/// P9: a takeover would stop before its term. Fails if the name of a datagram socket is checked only when it is used.
 #[test]
 fn a_name_for_datagrams_that_somebody_else_has_is_said() {
     let bench = Bench::new(&["--net=dgram={dir}/{side}.net:{dir}/peer"]);
@@ -319,7 +319,7 @@ fn a_name_for_datagrams_that_somebody_else_has_is_said() {
     bench.protected();
 }
 
-/// Fails where only `--disk` and `--net` are looked at.
+/// Fails if only `--disk` and `--net` are checked.
 #[test]
 fn what_is_behind_a_device_by_name_is_looked_at_too() {
     if !own_network() {
@@ -354,7 +354,7 @@ fn what_is_behind_a_device_by_name_is_looked_at_too() {
     bench.protected();
 }
 
-/// P9: before a guest is protected. Fails where only the networks of `--net` are opened then.
+/// P9: before a guest is protected. Fails if only the networks of `--net` are opened then.
 #[test]
 fn p9_a_tap_of_a_named_device_that_cannot_be_opened_is_said_when_a_session_begins() {
     if !own_network() {
@@ -376,7 +376,7 @@ fn p9_a_tap_of_a_named_device_that_cannot_be_opened_is_said_when_a_session_begin
     bench.protected();
 }
 
-/// Fails where a standby goes on with the disks locked of a machine that it has refused.
+/// Fails if a standby keeps the disk locks of a machine that it has refused.
 #[test]
 fn a_primary_that_was_refused_starts_again_corrected() {
     let bench = Bench::new(&["--disk=path={dir}/disk.img"]);
@@ -398,8 +398,8 @@ fn a_primary_that_was_refused_starts_again_corrected() {
     assert_eq!(bench.protect().unwrap()["state"], "protected");
 }
 
-/// P2: what is written for a standby is written when there is one. Fails where a record of who may write is written anew at each
-/// attempt to reach one, for as long as nobody is there.
+/// P2: what is written for a standby is written when there is one. Fails if the record of who may write is written again at each
+/// attempt to connect, while no standby is there.
 #[test]
 fn p2_the_records_of_the_disks_are_renewed_for_a_standby_that_was_reached() {
     let bench = Bench::new(&["--disk=path={dir}/disk.img"]);
@@ -427,7 +427,7 @@ fn an_arbiter_that_does_not_answer_is_said() {
     std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
     bench.protected();
 
-    // It answers, and would not let this side go on: its data went back to before this machine began.
+    // The arbiter answers, and would not let this side go on: its data went back to before this machine began.
     let term = bench.path(&format!("arbiter/default/term-{:020}.json", 1));
     std::fs::rename(&term, bench.path("away")).unwrap();
     bench.degraded("the arbiter cannot be asked");
@@ -435,7 +435,7 @@ fn an_arbiter_that_does_not_answer_is_said() {
     bench.protected();
 }
 
-/// Whatever limit a standby begins with: it protects nobody, or it can take over.
+/// With any limit that a standby starts with, it protects no guest, or it can take over.
 #[test]
 fn a_standby_has_the_descriptors_for_a_takeover() {
     let bench = Bench::new(&["--disk=path={dir}/disk.img"]);
@@ -449,7 +449,7 @@ fn a_standby_has_the_descriptors_for_a_takeover() {
         &["free descriptors", "ulimit -Hn", "LimitNOFILE="],
     );
     let mut primary = bench.primary();
-    // The lowest that it takes, and the lowest that suffices for the guest as well.
+    // The lowest limit that it accepts, and the lowest that is enough for the guest as well.
     let mut limit = 60;
     let mut standby = loop {
         limit += 4;
@@ -478,7 +478,7 @@ fn a_standby_has_the_descriptors_for_a_takeover() {
     assert_eq!(standby.exited(), None);
 }
 
-/// Has a process find no more than so many descriptors free; none: as many as before.
+/// Leaves a process this many free descriptors; `None`: as many as before.
 fn leave_descriptors(process: &Process, free: Option<u64>) {
     let pid = rustix::process::Pid::from_raw(process.pid().try_into().unwrap());
     let dir = format!("/proc/{}/fd", process.pid());
@@ -496,7 +496,7 @@ fn leave_descriptors(process: &Process, free: Option<u64>) {
     rustix::process::prlimit(pid, Resource::Nofile, limit).unwrap();
 }
 
-/// P7: the term is won, and what is behind the devices cannot be attached at once: fails where the guest is given up then.
+/// P7: the term is won, and the backends cannot be attached at once. Fails if the guest is given up then.
 #[test]
 fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     let bench = Bench::new(&[
@@ -510,7 +510,7 @@ fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     let standby = bench.standby(kemari());
     bench.protect().unwrap();
     bench.protected();
-    // It makes ready, and cannot ask yet.
+    // It prepares, and cannot ask yet.
     std::fs::rename(bench.path("arbiter"), bench.path("away")).unwrap();
     primary.kill().unwrap();
     bench.wait("b", |status| {
@@ -527,13 +527,13 @@ fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     assert_eq!(bench.terms(), 2);
 }
 
-/// P9: what a takeover would only find out when the term is won. The standby's own ways to it are broken, not the primary's.
+/// P9: what a takeover would find only after the term is won. The standby's own paths are broken, not the primary's.
 #[test]
 fn p9_what_a_takeover_would_open_is_looked_at() {
     let bench = Bench::new(&[
         "--disk=path={dir}/disk.img,fence={dir}/{side}.fence",
         "--virtio-console=file={dir}/{side}.d/console",
-        // Neither side is stopped or killed here: that the machine is busy is to have none replaced.
+        // Neither side is stopped or killed here: a busy machine must not lead to a takeover.
         "--heartbeat-timeout=10000",
     ]);
     for side in ["a", "b"] {
@@ -588,14 +588,14 @@ fn p9_what_a_takeover_would_open_is_looked_at() {
     }
 }
 
-/// P2, P9: a side that could not go on takes no term from its primary. Fails where the tap is opened after the term was won.
+/// P2, P9: a side that could not continue takes no term from its primary. Fails if the tap is opened after the term was won.
 #[test]
 fn p9_a_takeover_that_could_not_go_on_takes_no_term() {
     if !own_network() {
         return;
     }
     taps_with_a_route();
-    // That the machine is busy is to have nobody replaced.
+    // A busy machine must not lead to a takeover.
     let bench = Bench::new(&["--net=tap=tap{side}", "--heartbeat-timeout=10000"]);
     let mut primary = bench.primary();
     let _standby = bench.standby(kemari());

@@ -1,4 +1,4 @@
-//! What is acknowledged can be restored here (P4): each state, not only a session's first.
+//! Every acknowledged state can be restored here (P4), not only a session's first.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -24,8 +24,8 @@ const MEMORY: u64 = 16 << 20;
 const CS_L: usize = 19;
 const EFER: usize = 264;
 
-/// CS of a 64-bit segment outside of long mode. A guest comes to it by clearing EFER.LME at the right moment on some
-/// processors; KVM_SET_SREGS takes it from nobody.
+/// CS of a 64-bit segment outside of long mode. On some processors a guest gets there by clearing EFER.LME at the right
+/// moment; KVM_SET_SREGS always refuses it.
 fn long_segment_outside_of_long_mode(state: &mut MachineState) {
     let mut fields = serde_json::to_value(&*state).unwrap();
     let sregs = fields["vcpus"][0]["sregs"].as_array_mut().unwrap();
@@ -34,8 +34,8 @@ fn long_segment_outside_of_long_mode(state: &mut MachineState) {
     *state = serde_json::from_value(fields).unwrap();
 }
 
-/// P4. A later state that KVM refuses is not acknowledged, so that there is no takeover that dies of it: the last one that was
-/// is good. Fails where only the first state of a session is tried.
+/// P4. A later state that KVM refuses is not acknowledged, so no takeover fails because of it: the last acknowledged one is
+/// good. Fails if only the first state of a session is tried.
 #[test]
 fn p4_a_later_state_that_kvm_refuses_is_not_acknowledged() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What `kemari run` says when something is wrong: one line that says what to do, exit code 2, and nothing left behind.
+//! What `kemari run` prints when something is wrong: one line that says what to do, exit code 2, and nothing left behind.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -19,7 +19,7 @@ fn kemari(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end, which has to be an error of the operator's.
+/// Runs it to its end, which must be an operator's error.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
@@ -53,7 +53,7 @@ fn run_kernel(kernel: &Path, flags: &[&str]) -> Command {
     command
 }
 
-/// Runs `command` in mount and user namespaces of its own after a line of shell. Skips where they are not permitted.
+/// Runs `command` in its own mount and user namespaces after a line of shell. Skips where they are not permitted.
 fn in_namespace(shell: &str, flags: &[&str]) -> Option<Command> {
     let mut command = in_namespaces(shell)?;
     command.arg(KEMARI);
@@ -126,7 +126,7 @@ fn a_disk_that_is_read_only() {
     fs::set_permissions(&disk, fs::Permissions::from_mode(0o444)).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let flag = format!("path={}", disk.display());
-    // Root may write in spite of the mode: a read-only mount stops it.
+    // Root may write despite the mode: use a read-only mount.
     let shell =
         format!("mount --bind {0} {0} && mount -o remount,bind,ro {0}", dir.path().display());
     let Some(mut command) = in_namespace(&shell, &["--disk", &flag]) else { return };
@@ -151,7 +151,7 @@ fn a_tap_that_cannot_be_had() {
         &mut run(&["--net", "tap=kemari-none0"]),
         &["no such interface", "create=on"],
     );
-    // Without the privilege nobody makes one; root may, so that it gives the privilege up first.
+    // Making a device needs a privilege; drop it, because root has it.
     let mut command = Command::new("setpriv");
     if rustix::process::geteuid().is_root() {
         command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"]);
@@ -181,11 +181,11 @@ fn more_memory_than_the_host_has() {
     refused_in_a_line(&mut command, &["16384 GiB", "available", "lower --memory"]);
 }
 
-/// P9. Fails where a limit is found by an allocation that fails, which ends the process.
+/// P9. Fails if a limit is found by an allocation that fails, which ends the process.
 #[test]
 fn less_memory_than_the_machine_needs_may_be_mapped() {
     for (limit, name) in [("-v", "RLIMIT_AS"), ("-d", "RLIMIT_DATA")] {
-        // The guest's memory, and not what there is besides.
+        // Enough for the guest's memory, but not for everything else.
         let shell = format!("ulimit {limit} 307200 && exec \"$@\"");
         let mut command = Command::new("sh");
         command.args(["-c", &shell, "sh", KEMARI, "run", "--serial", "none", "--memory", "300"]);
@@ -195,7 +195,7 @@ fn less_memory_than_the_machine_needs_may_be_mapped() {
     }
 }
 
-/// Fails where whoever follows the advice is given other advice, or warned.
+/// Fails if following the advice leads to other advice, or to a warning.
 #[test]
 fn the_limit_that_is_advised_is_enough() {
     let dir = tempfile::tempdir().unwrap();
@@ -224,7 +224,7 @@ fn the_limit_that_is_advised_is_enough() {
     }
 }
 
-/// P7. Fails where a machine that runs well is refused for what only its protection may need.
+/// P7. Fails if a machine that runs well is refused because of what only its protection may need.
 #[test]
 fn a_limit_that_is_enough_for_the_machine_alone_is_a_warning() {
     let dir = tempfile::tempdir().unwrap();
@@ -305,11 +305,11 @@ fn a_command_line_that_is_too_long() {
     refused_in_a_line(&mut run(&["--cmdline", &long]), &["4096 bytes", "--cmdline"]);
 }
 
-/// Whatever limit of descriptors it begins with: it says which limit that is and what is needed, before or while it runs.
+/// With any limit of descriptors, it names the limit and what is needed, before or while it runs.
 #[test]
 fn too_few_descriptors_are_said_with_the_limit_and_what_is_needed() {
     let dir = tempfile::tempdir().unwrap();
-    // Below, the program itself is not loaded.
+    // Below this, the program itself is not loaded.
     let (mut limit, mut is_refused) = (12, false);
     loop {
         let mut command = tied_to_us(Path::new("sh"));
@@ -318,7 +318,7 @@ fn too_few_descriptors_are_said_with_the_limit_and_what_is_needed() {
         command.stdin(Stdio::null());
         let mut process = Process::start("kemari", command, &dir.path().join("log")).unwrap();
         let runs = process.wait_line("may not come to be protected", PATIENCE);
-        // The loader's own: what whoever runs the tests has left open counts as well.
+        // The loader's own message: descriptors that the test runner has left open count as well.
         if runs.is_none()
             && process.wait_exit(PATIENCE).is_some_and(|ended| ended.code() == Some(127))
         {

@@ -10,7 +10,7 @@ use kemari_workload::{Op, Record, log_capacity, log_sector, payload_hash, record
 use micro::Guest;
 use rustix::process::Signal;
 
-/// Everything the guest acknowledged is on the disk, in order, with the right hash chain.
+/// Everything that the guest acknowledged is on the disk, in order, with the right hash chain.
 fn check_disk(guest: &Guest, expected: &[(u64, u64)]) {
     let disk = std::fs::read(guest.dir.path().join("disk.img")).unwrap();
     let capacity = log_capacity(disk.len() as u64 / 512);
@@ -118,7 +118,7 @@ fn the_sockets_of_a_network_go_away_with_the_machine() {
 #[test]
 fn a_signal_ends_the_machine_in_good_order() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
-        // A shell without job control, or `nohup`, has what it starts ignore some of them, and kemari respects that.
+        // A shell without job control, or `nohup`, makes its children ignore some of them, and kemari respects that.
         let mut command = std::process::Command::new("env");
         command.args(["--default-signal=INT,HUP", micro::KEMARI]);
         let mut guest = Guest::boot_through(command, "", 1, &[]);
@@ -145,7 +145,7 @@ fn a_console_that_nobody_reads_holds_up_neither_guest_nor_end() {
         rustix::fs::Mode::empty(),
     )
     .unwrap();
-    // A page: the smallest there is.
+    // A page: the smallest size of a pipe.
     // SAFETY: a system call on our own descriptor, without pointers.
     assert!(unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) } >= 0);
     for number in 0..600 {

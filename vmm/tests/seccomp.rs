@@ -1,7 +1,7 @@
-//! P5 at run time: device code that was made to run hostile code is stopped by the kernel, with a line
-//! that says who tried what; what it is there for still works.
+//! P5 at run time: the kernel stops device code that was made to run hostile code, with a line that says which thread
+//! tried which call; its normal work goes on.
 //!
-//! Each case is a process of its own, whose device thread is the product's own.
+//! Each case is a process of its own, whose device thread is the product's.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -25,12 +25,12 @@ use kemari_vmm::cli::console_terminal;
 use kemari_vmm::config::{ConsoleConfig, MachineConfig};
 use kemari_vmm::machine::{AttachOptions, Machine};
 
-/// The directory of the case, its attack, its role and its mode: how the child learns what to do.
+/// The directory of the case, its attack, its role and its mode: tells the child what to do.
 const CASE: &str = "KEMARI_SECCOMP_CASE";
 const SLOT: u16 = 99;
 const BEFORE: &str = "not for guests";
 
-/// What device code may try, and the system call that it comes down to.
+/// What device code may try, and the system call behind it.
 const ATTACKS: [(&str, &str); 15] = [
     ("write", "write"),
     ("write as if to a counter", "write"),
@@ -92,7 +92,7 @@ impl Hostile {
                 "io_uring" => libc::syscall(libc::SYS_io_uring_setup, 1, &raw const piece),
                 "end somebody else" => libc::syscall(libc::SYS_kill, 1, 0),
                 THREAD => {
-                    // It survives where a thread was had.
+                    // It survives if a thread could be started.
                     std::thread::spawn(|| ()).join().map_or(-1, |()| 0)
                 }
                 "start a program" => libc::syscall(libc::SYS_execve, c"/bin/true".as_ptr(), 0, 0),
@@ -120,7 +120,7 @@ impl Device for Hostile {
             "nothing" => {}
             "log" => log::info!("a line of a device"),
             "much memory" => {
-                // Below the size for which the allocator asks the kernel each time, and given back all at once.
+                // Below the size for which the allocator asks the kernel each time, and freed all at once.
                 let blocks: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 100 << 10]).collect();
                 drop(std::hint::black_box(blocks));
             }
@@ -148,7 +148,7 @@ impl Drop for Hostile {
 }
 
 thread_local! {
-    /// Whether the end of a device is its attack.
+    /// Whether the drop of a device is its attack.
     static DROPS_HOSTILE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
@@ -198,7 +198,7 @@ fn child() {
     let machine = if role == "new device" { built(dir) } else { machine(dir) };
     let hostile = Hostile { attack, file: file.as_raw_fd(), socket: socket.as_raw_fd() };
     if role == "new device" {
-        // As the machine has its devices made.
+        // As when the machine makes its devices.
         machine.device_loop().call(move |_| hostile.attack()).unwrap();
         machine.stop();
         eprintln!("it survived");
@@ -231,7 +231,7 @@ fn child() {
     std::process::exit(0);
 }
 
-/// What a performing thread may find in a directory of the arbiter's.
+/// What a thread that performs effects may find in a directory of the arbiter's.
 const FOUND: [(&str, Permission); 5] = [
     ("its own term is the last", Permission::Granted),
     ("a claim of its own is under way", Permission::Granted),
@@ -240,7 +240,7 @@ const FOUND: [(&str, Permission); 5] = [
     ("the directory is gone", Permission::Unknown),
 ];
 
-/// The right to perform, in each of the cases of [`FOUND`].
+/// Asks for the right to perform, in each of the cases of [`FOUND`].
 fn ask_all_fences(dir: &Path) {
     let fences = FOUND.map(|(case, expected)| {
         let base = dir.join(case);
@@ -266,7 +266,7 @@ fn find(records: &Path, case: &str) {
         file.write_all(b"succeeded\n").unwrap();
     };
     match case {
-        // The claim's own record is there, and the earlier one is told of it; that it has won it is still to learn.
+        // The claim's own record exists, and the earlier one is marked; whether it was won is not known yet.
         "a claim of its own is under way" => {
             let record = std::fs::read_to_string(of(1)).unwrap();
             std::fs::write(of(2), record.replace("\"term\": 1", "\"term\": 2")).unwrap();
@@ -351,7 +351,7 @@ fn p5_a_device_that_starts_a_thread_ends_the_process() {
     run("new device", "off", THREAD).assert_survived();
 }
 
-/// A machine's end is on a thread that may do more.
+/// A machine's end runs on a thread with more rights.
 #[test]
 fn p5_the_end_of_a_device_runs_none_of_its_code() {
     let case = run("end of a device", "on", "write");
@@ -366,13 +366,14 @@ fn p5_a_vcpu_thread_is_stopped_when_it_reaches_out() {
     }
 }
 
-/// Fails where the role lacks a call that only some answer needs: a machine that goes on alone then ends in its own claim.
+/// Fails if the role lacks a call that only some answer needs: a machine that goes on alone then ends during its own
+/// claim.
 #[test]
 fn p2_a_performing_thread_may_read_every_answer_of_the_arbiters_files() {
     run("lane", "on", "nothing").assert_survived();
 }
 
-/// The attacks are real: without the filters they get through.
+/// The attacks are real: without the filters they succeed.
 #[test]
 fn without_the_filters_the_attacks_succeed() {
     for mode in ["off", "log"] {
@@ -384,7 +385,7 @@ fn without_the_filters_the_attacks_succeed() {
     }
 }
 
-/// What a device is there for works, and its log lines are written by another thread.
+/// A device's normal work succeeds, and another thread writes its log lines.
 #[test]
 fn the_gate_and_the_log_are_open() {
     for role in ["device", "vcpu"] {

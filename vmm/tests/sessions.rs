@@ -1,4 +1,4 @@
-//! What a session that has ended can still do to the next one: nothing (P4, P8).
+//! An ended session cannot affect the next one (P4, P8).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -24,7 +24,7 @@ use vm_memory::{Bytes, GuestAddress};
 const MEMORY: u64 = 16 << 20;
 const PAGE: u64 = 4096;
 
-/// Who has come where, and who may go on.
+/// Which thread has reached which step, and which may continue.
 #[derive(Default)]
 struct Stage {
     state: Mutex<State>,
@@ -41,7 +41,7 @@ struct State {
 }
 
 impl Stage {
-    /// Holds the first session where it has started the log, and the one after it where it has sent all of memory once.
+    /// Holds the first session after it has started the log, and the one after it when it has sent all of memory once.
     fn reached(&self, link: LinkId, step: Step) {
         let mut state = self.state.lock().unwrap();
         match step {
@@ -84,8 +84,9 @@ impl Stage {
     }
 }
 
-/// P4, P8. The link is cut when the first session's sender has started the log and not yet looked; while the next session
-/// copies memory, the old thread goes on. Fails where the old thread may look: what it is told of, the next session is not.
+/// P4, P8. The link is cut when the first session's sender has started the log and not yet read it; while the next session
+/// copies memory, the old thread continues. Fails if the old thread may read the log: pages that it takes are missing in the
+/// next session.
 #[test]
 fn an_ended_session_takes_no_dirty_pages_of_the_next() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,7 +120,7 @@ fn an_ended_session_takes_no_dirty_pages_of_the_next() {
     pair::wait_for("a comparison", || engine.status()["verify"]["checked"].as_u64() > Some(0));
     let mismatches = engine.status()["verify"]["mismatches"].as_u64();
 
-    // The pages of both sides, one by one: the guest writes nothing.
+    // Compare the pages of both sides one by one: the guest writes nothing.
     cable.cut();
     pair::wait_for("the loss of the link", || standby.status()["state"] == "waiting-for-operator");
     standby.inputs.send(Input::Event(StandbyEvent::OperatorTakeOver)).unwrap();
@@ -138,8 +139,8 @@ fn an_ended_session_takes_no_dirty_pages_of_the_next() {
     assert_eq!(mismatches, Some(0), "what --verify has found");
 }
 
-/// P5. A session may be ready before the device thread has let the guest run, and has given up its rights, as the vCPUs' threads
-/// do then. Fails where the sealer, which lets vCPUs run again, does not wait for that.
+/// P5. A session may be ready before the device thread has let the guest run; only then the device thread and the vCPUs' threads
+/// give up their rights. Fails if the sealer, which resumes vCPUs, does not wait for that.
 #[test]
 fn p5_nothing_is_sealed_before_the_guest_has_run() {
     let dir = tempfile::tempdir().unwrap();
@@ -162,7 +163,7 @@ fn p5_nothing_is_sealed_before_the_guest_has_run() {
     standby.stops();
 }
 
-/// P1, P9. Fails where the sealer needs a descriptor that is taken only when effects are being let out already.
+/// P1, P9. Fails if the sealer needs a descriptor that is allocated only when effects are being released already.
 #[test]
 fn what_seals_is_there_before_anything_is_let_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -178,7 +179,7 @@ fn what_seals_is_there_before_anything_is_let_out() {
     made.join().unwrap().unwrap();
 }
 
-/// Has this thread make no timer, as where no descriptor is left.
+/// Makes timers unavailable to this thread, as when no descriptor is left.
 fn without_timers() {
     let none_left = SeccompAction::Errno(libc::EMFILE.cast_unsigned());
     let filter = SeccompFilter::new(

@@ -1,5 +1,5 @@
-//! A machine that may have few threads or descriptors: whatever the limit is, it runs and lets out what its guest does, or is
-//! refused with the limit's name, and its own name is free for the next start.
+//! A machine with few threads or descriptors. With any limit, it runs and releases what its guest does, or is refused with
+//! the limit's name, and its own name is free for the next start.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -14,7 +14,7 @@ use kemari_tests::process::{Process, tied_to_us};
 use micro::{KEMARI, PATIENCE};
 use rustix::process::{Signal, geteuid};
 
-/// No limit that is higher keeps this machine from running.
+/// A higher limit does not keep this machine from running.
 const MOST: u32 = 120;
 
 struct Bench(tempfile::TempDir);
@@ -34,7 +34,7 @@ impl Bench {
         self.path(name).display().to_string()
     }
 
-    /// A machine with some of everything, whose serial line goes to `serial`.
+    /// A machine with several kinds of devices, whose serial line goes to `serial`.
     fn run(&self, kernel: &Path, serial: &str) -> Vec<String> {
         let mut words: Vec<String> =
             ["run", "--name", "vm", "--memory", "64", "--rng"].map(str::to_owned).into();
@@ -52,7 +52,7 @@ impl Bench {
     }
 }
 
-/// Waits until what it does is seen from outside (true), or until it has ended.
+/// Waits until its effects are seen from outside (true), or until it has ended.
 fn runs(process: &mut Process, is_seen: impl Fn(&Process) -> bool) -> bool {
     let begun = Instant::now();
     loop {
@@ -72,7 +72,7 @@ fn runs(process: &mut Process, is_seen: impl Fn(&Process) -> bool) -> bool {
 #[track_caller]
 fn is_refused_well(process: &mut Process, limit: u32, advice: &str) {
     let ended = process.wait_exit(PATIENCE).unwrap();
-    // Until all that it said is heard.
+    // Read until the end of its output.
     process.wait_line("\0", PATIENCE);
     let said = process.lines().join("\n");
     assert!(matches!(ended.code(), Some(1 | 2)), "with {limit}: {ended}: {said}");
@@ -92,7 +92,7 @@ fn ends_well(process: &mut Process) {
     assert!(!said.contains("--seize"), "{said}");
 }
 
-/// P7. Fails where a machine runs that lacks a descriptor to ask its arbiter with: what its guest does is held for ever.
+/// P7. Fails if a machine runs that lacks a descriptor to ask its arbiter: its guest's effects would be held for ever.
 #[test]
 fn with_few_descriptors_a_machine_is_refused_or_lets_out_what_its_guest_does() {
     let bench = Bench::new();
@@ -119,7 +119,7 @@ fn with_few_descriptors_a_machine_is_refused_or_lets_out_what_its_guest_does() {
     assert!(was_refused > 0, "no limit was too low");
 }
 
-/// `kemari` as a user who may have so many processes and threads: the limit is not for root (setrlimit(2)).
+/// Runs `kemari` as a user with a limit of processes and threads: the limit does not apply to root (setrlimit(2)).
 struct Somebody {
     user: u32,
     kemari: PathBuf,
@@ -132,7 +132,7 @@ impl Somebody {
             kemari_tests::not_tested("not root: nobody else's processes can be started");
             return None;
         }
-        // Nobody else has processes as this user.
+        // No other processes run as this user.
         let user = 100_000 + std::process::id();
         let (kemari, kernel) = (bench.path("kemari"), bench.path("kernel"));
         fs::copy(KEMARI, &kemari).unwrap();
@@ -144,7 +144,7 @@ impl Somebody {
     }
 
     fn command(&self, threads: u32) -> Command {
-        // Others may not open the host's own, perhaps.
+        // Other users may not be permitted to open the host's own.
         let shell = "mount -t tmpfs none /dev; mknod -m 666 /dev/kvm c 10 232; mknod -m 666 /dev/null c 1 3; \
                      mknod -m 666 /dev/urandom c 1 9; exec \"$@\"";
         let mut command = tied_to_us(Path::new("unshare"));
@@ -155,8 +155,8 @@ impl Somebody {
     }
 }
 
-/// P9. Fails where a start that lacks a thread is ended by its own seccomp filter, keeps its name, or does not say what is
-/// lacking.
+/// P9. Fails if a start that lacks a thread is ended by its own seccomp filter, keeps its name, or does not say what is
+/// missing.
 #[test]
 fn with_few_threads_a_machine_or_a_standby_is_refused_or_runs() {
     let bench = Bench::new();
@@ -187,7 +187,7 @@ fn with_few_threads_a_machine_or_a_standby_is_refused_or_runs() {
         let is_seen =
             |process: &Process| process.lines().iter().any(|line| line.contains("listening on"));
         if runs(&mut process, is_seen) {
-            // Its last threads come after that line.
+            // Its last threads start after that line.
             process.signal(Signal::TERM);
             if process.wait_exit(PATIENCE).unwrap().success() {
                 break;

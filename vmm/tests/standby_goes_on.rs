@@ -1,5 +1,5 @@
-//! A standby is there for its operator and for the next session, whatever does not answer it: an arbiter, or what a machine that
-//! it gives up had open (P7, P9). And what an operator said of one session is done to no other (P2).
+//! A standby serves its operator and the next session, even if an arbiter, or the backends of a machine that it drops, do not
+//! answer (P7, P9). And an operator's request for one session is not applied to another (P2).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -29,7 +29,7 @@ use pair::{
 
 const MEMORY: u64 = 16 << 20;
 
-/// Part of a machine: it is not taken apart before the test lets it.
+/// A part of a machine whose drop blocks until the test allows it.
 struct Clinging(Arc<Mutex<Receiver<()>>>);
 
 impl Drop for Clinging {
@@ -45,7 +45,7 @@ impl Fence for Clinging {
     }
 }
 
-/// Makes machines that cling.
+/// Makes machines whose drop blocks.
 struct Clings(Arc<Mutex<Receiver<()>>>);
 
 impl Clings {
@@ -93,7 +93,7 @@ impl Pair {
         start_engine(&machine, authority, arbiter, term, engine_options(&self.cable.path))
     }
 
-    /// The link is cut, and the operator has the primary go on and join the standby once more.
+    /// Cuts the link; the operator lets the primary go on and join the standby again.
     fn next_session(&self, engine: &Arc<Engine>, standby: &Standby) -> SessionId {
         let said = self.lose(engine, standby);
         engine.run_alone().unwrap();
@@ -102,7 +102,7 @@ impl Pair {
         said
     }
 
-    /// The link of a pair without an arbiter is cut.
+    /// Cuts the link of a pair without an arbiter.
     fn lose(&self, engine: &Engine, standby: &Standby) -> SessionId {
         wait_phase(engine, Phase::Protected);
         self.cable.cut();
@@ -118,7 +118,7 @@ fn take_over(standby: &Standby, said: SessionId) -> Receiver<Result<(), String>>
     answer
 }
 
-/// P7. What was seen once: a standby that had been denied the term stayed `doubting`, as it waited for its machine's end.
+/// P7. Seen once: a standby that had been denied the term stayed `doubting`, because it waited for its machine's teardown.
 #[test]
 fn p7_a_standby_does_not_wait_for_the_machine_that_it_gives_up() {
     let pair = Pair::new();
@@ -132,7 +132,7 @@ fn p7_a_standby_does_not_wait_for_the_machine_that_it_gives_up() {
     wait_decided(&engine);
     answer.send(()).unwrap();
     wait_for("the end of the session", || standby.status()["state"] == "waiting");
-    // One machine at most is left like this (P9).
+    // At most one machine is left like this (P9).
     let refused = || engine.reason().is_some_and(|reason| reason.contains("to be taken apart"));
     wait_for("the refusal", refused);
     drop(let_go);
@@ -140,7 +140,7 @@ fn p7_a_standby_does_not_wait_for_the_machine_that_it_gives_up() {
     standby.stops();
 }
 
-/// P7. Fails where whoever ends a standby waits for its machine's end.
+/// P7. Fails if stopping a standby waits for its machine's teardown.
 #[test]
 fn p7_a_standby_ends_before_its_machine() {
     let pair = Pair::new();
@@ -152,8 +152,8 @@ fn p7_a_standby_ends_before_its_machine() {
     drop(let_go);
 }
 
-/// The same with nothing in the way, again and again: fails where a machine that is prepared for a takeover hangs when it is given
-/// up, or keeps what the next one needs.
+/// The same without obstacles, repeatedly: fails if a machine that is prepared for a takeover hangs when it is dropped, or keeps
+/// what the next one needs.
 #[test]
 fn a_standby_that_is_denied_the_term_is_there_again() {
     const ROUNDS: u64 = 20;
@@ -175,7 +175,7 @@ fn a_standby_that_is_denied_the_term_is_there_again() {
     standby.stops();
 }
 
-/// P9. Fails where the standby's own thread waits for an arbiter that does not take its word for the session.
+/// P9. Fails if the standby's own thread waits for an arbiter that does not take its mark for the session.
 #[test]
 fn p9_an_arbiter_that_takes_no_word_for_the_session_is_a_refusal() {
     let pair = Pair::new();
@@ -193,7 +193,8 @@ fn p9_an_arbiter_that_takes_no_word_for_the_session_is_a_refusal() {
     standby.stops();
 }
 
-/// P2, P9. Fails where a primary that is refused is the one whose term this side would succeed: its own arbiter knows nothing of it.
+/// P2, P9. Fails if this side would succeed the term of a primary that it has refused: its own arbiter knows nothing of that
+/// primary.
 #[test]
 fn p2_a_primary_that_is_refused_is_not_followed() {
     let pair = Pair::new();
@@ -207,7 +208,7 @@ fn p2_a_primary_that_is_refused_is_not_followed() {
     standby.stops();
 }
 
-/// P9. Fails where a claim that hangs is not told of, keeps the standby from its operator, or the primary from its guest.
+/// P9. Fails if a claim that hangs is not reported, or keeps the standby from its operator, or the primary from its guest.
 #[test]
 fn p9_a_claim_that_hangs_is_told_of() {
     let pair = Pair::new();
@@ -234,7 +235,7 @@ fn p9_a_claim_that_hangs_is_told_of() {
     drop(answer);
 }
 
-/// P2. Fails where a wish that waited for its turn is carried out in another session.
+/// P2. Fails if a request that has waited is carried out in another session.
 #[test]
 fn p2_a_wish_for_a_takeover_ends_with_its_session() {
     let pair = Pair::new();
@@ -249,7 +250,7 @@ fn p2_a_wish_for_a_takeover_ends_with_its_session() {
     assert!(matches!(standby.end(), End::TakeOver(_)));
 }
 
-/// P7. Fails where the primary's output has to wait for an arbiter of which the standby could know that it cannot be asked.
+/// P7. Fails if the primary's output waits for an arbiter of which the standby could know that it cannot be asked.
 #[test]
 fn p7_a_move_is_refused_while_the_arbiter_cannot_be_asked() {
     let pair = Pair::new();

@@ -1,4 +1,5 @@
-//! Whoever connects to a standby and says Hello costs it a bounded amount of memory, also while it is busy (P9).
+//! A peer that connects to a standby and says Hello costs it a bounded amount of memory, even while it is busy
+//! (P9).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -21,11 +22,11 @@ use pair::{
 };
 
 const MEMORY: u64 = 16 << 20;
-/// As many as may wait, as have a place in the queue, and the one whose Hello is looked at.
+/// As many as may wait, as fit in the queue, and the one whose Hello is being checked.
 const KEPT: usize = 64 + 16 + 1;
 const STRANGERS: usize = 200;
 
-/// A Hello, from the first byte to the last.
+/// A Hello as bytes.
 fn hello(dir: &Path) -> Vec<u8> {
     let path = dir.join("ear");
     let listener = UnixListener::bind(&path).unwrap();
@@ -48,7 +49,7 @@ fn is_closed(mut link: &UnixStream) -> bool {
     }
 }
 
-/// Fails where those who have said Hello wait uncounted.
+/// Fails if peers that have said Hello wait without a bound.
 #[test]
 fn p9_who_waits_for_a_busy_standby_is_counted() {
     let dir = tempfile::tempdir().unwrap();
@@ -60,14 +61,14 @@ fn p9_who_waits_for_a_busy_standby_is_counted() {
     let before = move || {
         if first.swap(false, Ordering::SeqCst) {
             busy.send(()).unwrap();
-            // Until the test has let go of it.
+            // Blocks until the test releases it.
             let _ = held.recv();
         }
     };
     let standby = Standby::start_held(&link, PATIENCE, None, None, before);
     let say_hello = || {
         let mut stranger = UnixStream::connect(&link).unwrap();
-        // It may be closed already.
+        // The connection may be closed already.
         let _ = stranger.write_all(&hello);
         stranger.set_nonblocking(true).unwrap();
         stranger
@@ -78,7 +79,7 @@ fn p9_who_waits_for_a_busy_standby_is_counted() {
     wait_for("the others to be turned away", || {
         strangers.iter().filter(|stranger| is_closed(stranger)).count() >= STRANGERS - KEPT
     });
-    // One that has left its place may take a moment to end.
+    // A thread that has left its place may take a moment to end.
     wait_for("threads to end", || threads("stranger") <= 64);
 
     drop(let_go);

@@ -1,5 +1,5 @@
-//! Single system calls of a pair that fail or hang, before a takeover, in it and right after it: the real binary, whose calls
-//! are answered by the test.
+//! Single system calls of a pair fail or hang, before a takeover, in it and right after it: the real binary, whose calls the test
+//! answers.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -20,9 +20,9 @@ use serde_json::Value;
 
 /// KVM_RUN.
 const RUN: u64 = 0xae80;
-/// Only failures take that long, however busy this host is.
+/// Only failures take that long, even on a busy host.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Nobody is suspected because this host is busy.
+/// No side is suspected because this host is busy.
 const PATIENT: [&str; 2] = ["--heartbeat-timeout", "10000"];
 
 struct Bench {
@@ -41,7 +41,7 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    /// A guest that serves, on a process that `change` has changed.
+    /// A guest that serves requests; `change` changes its process.
     fn guest(&self, change: impl FnOnce(&mut Command)) -> Guest {
         let socket = self.path("a").display().to_string();
         let mut flags = vec!["--control", &socket, "--arbiter", &self.arbiter];
@@ -108,7 +108,7 @@ impl Faults {
     }
 }
 
-/// What `start` starts makes `calls` by `rule`.
+/// Starts a process by `start` whose `calls` are answered by `rule`.
 fn faulty<P>(
     calls: &[libc::c_long],
     rule: impl FnMut(&Call) -> Answer + Send + 'static,
@@ -134,7 +134,7 @@ fn faulty<P>(
     (process, Faults { armed, injector })
 }
 
-/// The device thread comes back from none of its calls.
+/// All calls of the device thread hang.
 fn devices_hang(call: &Call) -> Answer {
     match is_by(call, "devices") {
         true => Answer::Hang,
@@ -146,7 +146,7 @@ fn is_by(call: &Call, thread: &str) -> bool {
     call.thread_name().starts_with(thread)
 }
 
-/// P9. Fails where a standby says that it could go on with the guest, whose KVM will not run it: it may need a thread of this user's.
+/// P9. Fails if a standby says that it could take over although KVM will not run its guest: KVM may need a thread of this user's.
 #[test]
 fn p9_a_standby_whose_kvm_runs_nothing_is_refused() {
     let bench = Bench::new();
@@ -162,8 +162,8 @@ fn p9_a_standby_whose_kvm_runs_nothing_is_refused() {
     assert!(refused.contains("KVM cannot run the guest"), "{refused}");
 }
 
-/// P7. Fails where a look at the fence that hangs holds the guest up for as long as it does: nothing that this side has begun can
-/// arrive late, so that the standby may go on.
+/// P7. Fails if a look at the fence that hangs holds the guest up for as long: no call of this side can take effect later, so the
+/// standby may take over.
 #[test]
 fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
     let bench = Bench::new();
@@ -181,7 +181,7 @@ fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
     assert_eq!(ended.code(), Some(3), "P2: {:?}", guest.process.lines());
 }
 
-/// P9. Fails where a side that could not go on says `ready`, and the other one `protected`.
+/// P9. Fails if a side that could not take over says `ready`, and the other one `protected`.
 #[test]
 fn p9_a_standby_whose_device_thread_hangs_is_not_ready() {
     let bench = Bench::new();
@@ -203,7 +203,7 @@ fn p9_a_standby_whose_device_thread_hangs_is_not_ready() {
     bench.wait("b", |status| status["state"] == "ready");
 }
 
-/// P9. Fails where a takeover whose term is won waits for ever, and nobody is told what for.
+/// P9. Fails if a takeover whose term is won waits for ever, and its cause is not reported.
 #[test]
 fn p9_what_a_takeover_hangs_in_is_told() {
     let bench = Bench::new();
@@ -222,13 +222,13 @@ fn p9_what_a_takeover_hangs_in_is_told() {
     bench.wait("b", |status| status["state"] == "alone");
 }
 
-/// P9. Fails where the watchdog waits for a first sign of life of devices that have hung since the guest runs here.
+/// P9. Fails if the watchdog waits for a first sign of progress from devices that have hung since the guest runs here.
 #[test]
 fn p9_a_machine_that_hangs_right_after_a_takeover_is_stalled() {
     let bench = Bench::new();
     let mut guest = bench.guest(|_| {});
     let mut is_started = false;
-    // A vCPU gives up what it does not need right before it first runs the guest.
+    // A vCPU gives up the rights it does not need right before it first runs the guest.
     let rule = move |call: &Call| {
         is_started |= call.number == libc::SYS_seccomp && is_by(call, "vcpu");
         match is_started && is_by(call, "devices") {
@@ -248,8 +248,8 @@ fn p9_a_machine_that_hangs_right_after_a_takeover_is_stalled() {
     bench.wait("b", |status| status["state"] == "alone");
 }
 
-/// P7. Whichever thread of a takeover cannot be had at first, the guest goes on. Fails where one that is lacking for a moment ends
-/// the only side that has the guest.
+/// P7. If any thread of a takeover cannot be started at first, the guest goes on. Fails if a thread that is missing for a moment
+/// ends the only side that has the guest.
 #[test]
 fn p7_a_takeover_that_lacks_a_thread_for_a_moment_goes_on() {
     /// More than it starts.

@@ -1,5 +1,5 @@
-//! A real terminal, real sessions and process groups: a process in the background touches no terminal, a takeover needs
-//! none (P7), and however a process ends, the terminal is as it was.
+//! A real terminal with real sessions and process groups. A process in the background does not touch the terminal, a
+//! takeover needs none (P7), and after any end of a process the terminal is as before.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -22,7 +22,7 @@ use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
 
-/// A terminal, and the program at its other end, which reads all that is shown.
+/// A terminal, and the program at its other end, which reads everything shown.
 struct Terminal {
     master: File,
     slave: OwnedFd,
@@ -72,7 +72,7 @@ impl Terminal {
         (&self.master).write_all(keys).unwrap();
     }
 
-    /// Has `command` lead a session of its own on this terminal. Its standard error is heard elsewhere.
+    /// Makes `command` lead a session of its own on this terminal. Its standard error goes elsewhere.
     fn leads(&self, command: &mut Command) {
         let copy = || Stdio::from(self.slave.try_clone().unwrap());
         command.stdin(copy()).stdout(copy());
@@ -80,11 +80,12 @@ impl Terminal {
         // between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                // Whoever started the tests may ignore them (`nohup`), and kemari keeps to that.
+                // The test runner may ignore them (`nohup`), and kemari would then ignore them, too.
                 for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
                     libc::signal(signal, libc::SIG_DFL);
                 }
-                // `Process` has made it the leader of a group, which cannot begin a session: it has to leave that first.
+                // `Process` has made it the leader of a group, which cannot begin a session: it must leave the group
+                // first.
                 libc::setpgid(0, libc::getpgid(libc::getppid()));
                 if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
                     return Err(std::io::Error::last_os_error());
@@ -121,7 +122,7 @@ impl Bench {
         Self { terminal, guest, dir }
     }
 
-    /// How it ends, which must leave the terminal as it was.
+    /// How it ends, which must leave the terminal as before.
     #[track_caller]
     fn ends(mut self, code: i32) -> Vec<String> {
         let ended = self.guest.wait_exit();
@@ -181,7 +182,7 @@ fn it_is_fenced() {
     command.arg("--arbiter").arg(format!("file:{}", bench.dir.path().join("arbiter").display()));
     let log = bench.dir.path().join("log");
     let _other = Process::start("other", command, &log).unwrap();
-    // The next effect finds out.
+    // The next effect finds it.
     let begun = Instant::now();
     while bench.guest.process.exited().is_none() && begun.elapsed() < PATIENCE {
         bench.guest.try_ask(Op::Ping, Duration::from_millis(100));
@@ -189,7 +190,7 @@ fn it_is_fenced() {
     bench.ends(3);
 }
 
-/// A violation of the filters, or what looks like one: SIGSYS from outside takes the same way.
+/// A violation of the filters, or what looks like one: a SIGSYS from outside takes the same path.
 #[test]
 fn a_filter_ends_it() {
     let mut bench = Bench::new(&[]);
@@ -197,7 +198,7 @@ fn a_filter_ends_it() {
     bench.ends(159);
 }
 
-/// A start that fails when the terminal may be raw already.
+/// A start that fails after the terminal may have become raw.
 #[test]
 fn the_start_fails() {
     let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
@@ -209,7 +210,7 @@ fn the_start_fails() {
     assert!(!terminal.is_raw());
 }
 
-/// Who sees log lines among the guest's is told how to part them; who has parted them is not.
+/// If log lines and the guest's output share the terminal, a hint says how to separate them; otherwise not.
 #[test]
 fn a_log_that_shares_the_guests_terminal_says_how_to_part_them() {
     const HINT: &str = "`2>>FILE`";
@@ -232,7 +233,7 @@ fn a_log_that_shares_the_guests_terminal_says_how_to_part_them() {
             wait_for("the hint", lines, || lines().contains(HINT));
         }
         terminal.type_in(b"\x01x");
-        // No longer than one waits for anything: a key that is lost ends nothing.
+        // No longer than any other wait: a key that is lost ends nothing.
         let ended = RefCell::new(None);
         wait_for("the end", lines, || {
             *ended.borrow_mut() = guest.borrow_mut().try_wait().unwrap();
@@ -246,7 +247,7 @@ fn a_log_that_shares_the_guests_terminal_says_how_to_part_them() {
     assert!(std::fs::read_to_string(&log).unwrap().contains("ended by signal"));
 }
 
-/// A person reads a field a line, and a program one line, as it always has.
+/// A person gets one line per field, a program one line, as before.
 #[test]
 fn an_answer_has_a_line_for_each_field_on_a_terminal_only() {
     let dir = tempfile::tempdir().unwrap();
@@ -317,7 +318,7 @@ impl Background {
     }
 }
 
-/// P7: the term is won and the guest goes on, whoever has the terminal.
+/// P7: the term is won and the guest goes on, whichever process has the terminal.
 #[test]
 fn p7_a_standby_in_the_background_takes_over() {
     let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
@@ -344,12 +345,12 @@ fn p7_a_standby_in_the_background_takes_over() {
         panic!("state {}: {}", standby.state(), standby.log());
     });
     assert!(!terminal.is_raw(), "it is the shell's");
-    // Keys are the shell's as well: this one has it bring its job to the foreground.
+    // The shell receives keys as well: this one makes it bring its job to the foreground.
     terminal.type_in(b"\n");
     wait_for("raw", || standby.log(), || terminal.is_raw());
     assert_ne!(standby.state(), 'T');
     assert!(status(&standby.control).is_ok());
-    // And now they are the guest's; but for these, which ask for the end.
+    // Now the keys are the guest's, except for these, which ask for the end.
     let begun = Instant::now();
     while standby.shell.wait_line("ended: ", Duration::from_millis(500)).is_none() {
         assert!(begun.elapsed() < PATIENCE, "{}", standby.log());
@@ -359,7 +360,7 @@ fn p7_a_standby_in_the_background_takes_over() {
     assert!(!terminal.is_raw());
 }
 
-/// Somebody types into a terminal that is the shell's: the guest's process neither stops nor spins.
+/// A person types into a terminal that is the shell's: the guest's process neither stops nor spins.
 #[test]
 fn a_guest_in_the_background_leaves_the_keys_to_the_shell() {
     let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());

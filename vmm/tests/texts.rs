@@ -59,7 +59,7 @@ fn files(under: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What users read: sources, for their messages and their help, and documents.
+/// The texts that users read: sources, for their messages and their help, and documents.
 fn texts(places: &[(&str, &str)]) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     for (place, ending) in places {
@@ -96,7 +96,7 @@ fn flags(command: &Command) -> BTreeSet<String> {
     all
 }
 
-/// A word without what a sentence puts around it.
+/// A word without the punctuation around it.
 fn bare(word: &str) -> &str {
     let word = word.split(['=', '\\', '[', '(']).next().unwrap_or_default();
     word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '-').trim_end_matches('-')
@@ -111,7 +111,7 @@ fn command_lines(text: &str) -> Vec<String> {
     all.filter(|line| line.starts_with("kemari ")).collect()
 }
 
-/// What is wrong with a command line, as far as names go.
+/// What is wrong with the names in a command line.
 fn wrong(line: &str, cli: &Command) -> Option<String> {
     let mut command = cli;
     let mut words = line.split_whitespace().skip(1).peekable();
@@ -150,7 +150,7 @@ fn every_command_line_in_a_text_can_be_given() {
     let (mut seen, mut mistakes) = (0, Vec::new());
     for (path, text) in everything() {
         for line in command_lines(&text) {
-            // A sentence that begins with the program's name is none.
+            // A sentence that begins with the program's name is no command line.
             let first = line.split_whitespace().nth(1).unwrap_or_default();
             if first.starts_with('-') || names(&cli).contains(bare(first)) || line.len() < 30 {
                 seen += 1;
@@ -163,7 +163,7 @@ fn every_command_line_in_a_text_can_be_given() {
     assert!(mistakes.is_empty(), "\n{}", mistakes.join("\n"));
 }
 
-/// A test that finds nothing has to be able to.
+/// The check itself must be able to fail.
 #[test]
 fn mistakes_are_found() {
     let cli = Cli::command();
@@ -181,7 +181,7 @@ fn mistakes_are_found() {
     assert_eq!(wrong(right, &cli), None);
 }
 
-/// What the protocol's machines tell an operator to do, he can do.
+/// An operator can do what the protocol's state machines tell them to do.
 #[test]
 fn every_command_that_the_core_names_exists() {
     let cli = Cli::command();
@@ -191,7 +191,7 @@ fn every_command_that_the_core_names_exists() {
         if path.ends_with("tests.rs") {
             continue;
         }
-        // Messages are string literals; a command in one stands in backquotes.
+        // Messages are string literals; a command in a message is in backquotes.
         for literal in text.split('"').skip(1).step_by(2) {
             for word in literal.split('`').skip(1).step_by(2) {
                 let plain = word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
@@ -211,12 +211,12 @@ fn every_command_that_the_core_names_exists() {
     }
 }
 
-/// Fails where `cargo xtask run-pair -- FLAGS` refuses a flag that both sides have, or builds for one that they refuse.
+/// Fails if `cargo xtask run-pair -- FLAGS` refuses a flag that both sides have, or accepts one that they refuse.
 #[test]
 fn the_flags_that_run_pair_hands_on_are_those_of_both_sides() {
     let cli = Cli::command();
     let [run, standby] = ["run", "standby"].map(|name| cli.find_subcommand(name).unwrap());
-    // A standby has one only to be told that it cannot have it, and this program has no device of these.
+    // A standby has these flags only to refuse them, and this program has no such devices.
     let of_none = ["memory", "vfio", "vdpa", "pmem", "ioeventfd", "irqfd"];
     let both: BTreeSet<&str> = run
         .get_arguments()

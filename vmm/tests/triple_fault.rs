@@ -1,5 +1,5 @@
-//! A guest that says something and then dies of a triple fault, over and over: what it says ends an epoch just while its vCPU
-//! cannot go on, and a takeover has to go on all the same.
+//! A guest that prints and then dies of a triple fault, over and over: its output ends an epoch just while its vCPU cannot go
+//! on, and a takeover must continue nevertheless.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -49,7 +49,7 @@ fn len(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// P4, P7: no checkpoint is of a vCPU that cannot go on, and the machine that takes over resets as often as the first one.
+/// P4, P7: no checkpoint has a vCPU that cannot go on, and the machine that takes over resets as often as the first one.
 #[test]
 fn p4_a_takeover_between_a_triple_fault_and_its_reset_goes_on() {
     for round in 0..5 {
@@ -84,8 +84,8 @@ fn p4_a_takeover_between_a_triple_fault_and_its_reset_goes_on() {
     }
 }
 
-/// P4: no checkpoint is taken of a vCPU that cannot go on (its state is refused, which would end the session), and none of that
-/// keeps the guest from being protected while it resets itself.
+/// P4: no checkpoint is taken of a vCPU that cannot go on (its state would be refused, which would end the session), and this
+/// does not keep the guest from being protected while it resets itself.
 #[test]
 fn p4_no_checkpoint_is_taken_of_a_vcpu_that_cannot_go_on() {
     const CHECKPOINTS: usize = 200;

@@ -1,5 +1,5 @@
-//! What a driver must not do, seen through the registers of virtio-mmio (virtio 1.2, 2.1, 2.2, 2.7, 3.1 and 4.2): it is
-//! refused at the moment that it is done, never replaced by something else, and guest memory stays as it was.
+//! What a driver must not do, tested through the registers of virtio-mmio (virtio 1.2, 2.1, 2.2, 2.7, 3.1 and 4.2): it
+//! is refused at once, never replaced by something else, and guest memory does not change.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -38,10 +38,10 @@ const AVAIL: u64 = 0x90;
 const USED: u64 = 0xa0;
 
 const MEMORY: u64 = 4 << 20;
-/// Where a good driver has its queue.
+/// The queue of a correct driver.
 const QUEUE: u64 = 0x10_0000;
 const BUFFER: u64 = 0x20_0000;
-/// What guest memory is full of, so that whatever is written shows.
+/// Fills guest memory, so that every write shows.
 const POISON: u8 = 0xa5;
 
 struct Bench {
@@ -95,7 +95,7 @@ impl Bench {
         }
     }
 
-    /// The addresses that are not poison any more.
+    /// The addresses that were written.
     fn touched(&self) -> Vec<u64> {
         let (mut page, poison) = (vec![0; 1 << 20], vec![POISON; 1 << 20]);
         let mut found = Vec::new();
@@ -150,7 +150,7 @@ fn negotiate(device: &VirtioMmio, features: u64) {
     write(device, STATUS, NEGOTIATED);
 }
 
-/// How a queue is set up.
+/// The parameters of a queue.
 #[derive(Clone, Copy)]
 struct SetUp {
     size: u32,
@@ -172,12 +172,12 @@ impl SetUp {
     }
 }
 
-/// The status goes up by the steps of 3.1.1 and by no others (2.1.1, 2.1.2).
+/// The status advances by the steps of 3.1.1 and by no others (2.1.1, 2.1.2).
 #[test]
 fn the_status_follows_its_steps() {
     let bench = Bench::new();
     for device in bench.devices() {
-        // What is written after another, and what the status is then.
+        // The values written one after the other, and the status after them.
         for (writes, expected) in [
             (&[ACKNOWLEDGE][..], ACKNOWLEDGE),
             (&[DRIVER], 0),
@@ -187,15 +187,15 @@ fn the_status_follows_its_steps() {
             (&[DRIVER_OK], 0),
             (&[ACKNOWLEDGE | DRIVER, ACKNOWLEDGE | DRIVER | DRIVER_OK], ACKNOWLEDGE | DRIVER),
             (&[ACKNOWLEDGE | DRIVER_OK | FEATURES_OK], ACKNOWLEDGE),
-            // In one write, for drivers that do not look in between.
+            // In one write, for drivers that do not read the status in between.
             (&[NEGOTIATED], NEGOTIATED),
             (&[UP], UP),
-            // Bits do not go away one by one.
+            // Bits cannot be cleared one by one.
             (&[UP, ACKNOWLEDGE], UP),
             // Bits that only the device sets, and bits that do not exist.
             (&[ACKNOWLEDGE | NEEDS_RESET], ACKNOWLEDGE),
             (&[ACKNOWLEDGE | 16 | 32 | 1 << 8 | 1 << 31], ACKNOWLEDGE),
-            // A driver that has given up does not go on before it resets the device.
+            // A driver that has given up does not get further before it resets the device.
             (&[ACKNOWLEDGE | DRIVER | FAILED], ACKNOWLEDGE | DRIVER | FAILED),
             (&[ACKNOWLEDGE | DRIVER | FAILED, UP | FAILED], ACKNOWLEDGE | DRIVER | FAILED),
             (&[NEGOTIATED, NEGOTIATED | FAILED, UP | FAILED], NEGOTIATED | FAILED),
@@ -213,7 +213,8 @@ fn the_status_follows_its_steps() {
     }
 }
 
-/// 2.2.2: features that were not offered, or that need others which were not accepted (5.1.3.1), are no valid set.
+/// 2.2.2: features that were not offered, or that require others which were not accepted (5.1.3.1), are not a valid
+/// set.
 #[test]
 fn features_are_accepted_as_valid_sets_only() {
     let bench = Bench::new();
@@ -236,13 +237,13 @@ fn features_are_accepted_as_valid_sets_only() {
     assert_eq!(status(net), ACKNOWLEDGE | DRIVER, "several queues without the control queue");
     negotiate(net, VERSION_1 | mq | ctrl);
     assert_eq!(status(net), NEGOTIATED);
-    // Settled features stay.
+    // Accepted features cannot be changed.
     set_features(net, VERSION_1);
     write(net, STATUS, UP);
     assert_eq!(status(net), UP);
 }
 
-/// 2.7, 4.2.2.2: a queue is what the driver has said or is none; the driver learns of it at once.
+/// 2.7, 4.2.2.2: a queue is as the driver has set it or is refused; the driver learns of it at once.
 #[test]
 fn an_impossible_queue_is_refused_when_it_is_set_up() {
     let bench = Bench::new();
@@ -274,7 +275,7 @@ fn an_impossible_queue_is_refused_when_it_is_set_up() {
             set_up.write_to(device, 0);
             assert_eq!(read(device, QUEUE_READY), 0, "{name}: enabled");
             assert_ne!(status(device) & NEEDS_RESET, 0, "{name}: the driver is not told");
-            // One that goes on all the same gets nowhere: not even with a good queue.
+            // A driver that continues nevertheless gets no further, not even with a good queue.
             GOOD.write_to(device, 0);
             write(device, STATUS, UP);
             assert_eq!(status(device), NEGOTIATED | NEEDS_RESET, "{name}");
@@ -291,7 +292,7 @@ fn an_impossible_queue_is_refused_when_it_is_set_up() {
     }
 }
 
-/// A queue that is in use cannot be changed; one that there is not cannot be enabled.
+/// A queue in use cannot be changed; a queue that does not exist cannot be enabled.
 #[test]
 fn a_queue_in_use_is_not_changed() {
     let bench = Bench::new();
@@ -327,7 +328,7 @@ fn used(bench: &Bench) -> (u16, u32) {
     (index, len)
 }
 
-/// 2.7.5.3.1: indirect tables are for drivers that have accepted them.
+/// 2.7.5.3.1: indirect tables are only for drivers that have accepted them.
 #[test]
 fn an_indirect_table_is_not_read_unless_it_was_negotiated() {
     const NEXT: u16 = 1;

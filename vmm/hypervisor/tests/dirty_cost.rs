@@ -1,7 +1,7 @@
-//! What it costs to find the dirty pages, by size of memory and by number of pages: measurements for people, to be asked
-//! for by name (`cargo test --release -p kemari-vmm --test dirty_cost -- --ignored --nocapture --test-threads 1`).
+//! The cost of finding the dirty pages, by size of memory and by number of pages: measurements for people, run by name
+//! (`cargo test --release -p kemari-vmm --test dirty_cost -- --ignored --nocapture --test-threads 1`).
 //!
-//! Nothing here judges a time. What is checked is that each way finds the pages that the guest wrote.
+//! No time is judged here. Each way is checked to find the pages that the guest wrote.
 #![allow(clippy::unwrap_used, missing_docs)] // the macros that name requests write no docs
 
 mod common;
@@ -32,7 +32,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const SIZES: [u64; 4] = [256 * MIB, GIB, 4 * GIB, 16 * GIB];
 const COUNTS: [u64; 5] = [0, 16, 128, 1024, 8192];
-/// Pages are dirtied from here on; below lie the code and the page tables.
+/// First address of the dirtied pages; the code and the page tables are below.
 const FIRST: u64 = 4 * MIB;
 
 const KVMIO: u32 = 0xae;
@@ -47,7 +47,7 @@ const WRITE_PAGES: &[u8] = &[
 
 /// Code and page tables: the first 20 GiB one to one, for ring 3.
 fn guest_memory(size: u64, huge_pages: bool) -> GuestMemory {
-    // Present, writable, user, accessed and dirty: so that the processor has no reason to write to the tables.
+    // Present, writable, user, accessed and dirty, so that the processor need not write to the tables.
     const FLAGS: u64 = 0x67;
     const LARGE: u64 = 1 << 7;
     const PML4: u64 = 0x2000;
@@ -67,7 +67,7 @@ fn guest_memory(size: u64, huge_pages: bool) -> GuestMemory {
     memory
 }
 
-/// What the guest is to write: rows of equally spaced pages, none across the hole below 4 GiB.
+/// What the guest writes: rows of equally spaced pages, none across the hole below 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pattern {
     Together,
@@ -117,7 +117,7 @@ fn rows(pattern: Pattern, size: u64, count: u64) -> Vec<Row> {
     rows.into_iter().filter(|row| row.count > 0).collect()
 }
 
-/// Every pattern that this machine has room for: with huge pages each page that is touched far from others takes 2 MiB.
+/// Every pattern that fits this machine: with huge pages each page that is touched far from others takes 2 MiB.
 fn cases(size: u64, huge_pages: bool) -> impl Iterator<Item = (Pattern, u64)> {
     let all = COUNTS.into_iter().flat_map(|count| {
         [(Pattern::Together, count), (Pattern::Spread, count)]
@@ -184,7 +184,7 @@ fn a_look() {
                 let frames = tracker.collect().unwrap();
                 times.0.push(begun.elapsed());
                 if look == 0 {
-                    // The first time maps pages, which KVM may call dirty for being read.
+                    // The first run maps pages, which KVM may report as dirty when they are read.
                     times.0.clear();
                 } else {
                     assert_eq!(frames, expected);
@@ -195,7 +195,7 @@ fn a_look() {
     }
 }
 
-/// This process's own writes: the bitmap of vm-memory against ours.
+/// This process's own writes: vm-memory's bitmap against ours.
 #[test]
 #[ignore = "a measurement"]
 fn own_bitmap() {
@@ -228,7 +228,7 @@ fn own_bitmap() {
     }
 }
 
-/// A VM of one vCPU on this thread, with nothing between KVM and the clock.
+/// A VM with one vCPU on this thread, without layers between KVM and the clock.
 struct Raw {
     vm: VmFd,
     vcpu: VcpuFd,
@@ -330,7 +330,7 @@ impl Raw {
         Raw { vm, vcpu, slots, ring, _memory: memory }
     }
 
-    /// Has the guest write, and leaves it with nothing pending.
+    /// Makes the guest write, and leaves no access pending.
     fn write(&mut self, row: Row) {
         enter(&self.vcpu, row.regs());
         match self.vcpu.run().unwrap() {
@@ -399,7 +399,7 @@ impl Raw {
     }
 }
 
-/// KVM's two ways of telling, each part by itself.
+/// KVM's two interfaces, with each part timed alone.
 #[test]
 #[ignore = "a measurement"]
 fn bitmap_against_ring() {

@@ -24,8 +24,8 @@ const WRITE_FOREVER: &[u8] = &[
     0xff, 0xc9, 0x75, 0xf2, 0xeb, 0xea,
 ];
 
-/// Runs the guest once, so that its code is mapped: KVM may map a page writable, and so call it dirty, when the guest
-/// first reads it.
+/// Runs the guest once, so that its code is mapped: KVM may map a page writable, and so report it as dirty, when the
+/// guest first reads it.
 fn warm_up(set: &VcpuSet, events: &Receiver<Event>, tracker: &mut DirtyTracker) {
     set.with_vcpu(0, |fd| enter(fd, write_pages(0x70_0000, 1, PAGE))).unwrap();
     assert_eq!(run(set, events), Event::Done(0));
@@ -72,7 +72,7 @@ fn p8_writes_of_this_process_are_found_and_merged_with_the_guests() {
 
     warm_up(&set, &events, &mut tracker);
 
-    // One page by both, one by each; a write across a page border dirties both pages.
+    // One page written by both, one by each; a write across a page border dirties both pages.
     let border = GuestAddress(0x30_0000 - 4);
     vm.memory().write_obj(1u64, border).unwrap();
     vm.memory().write_obj(1u8, GuestAddress((64 << 20) - 1)).unwrap();
@@ -84,7 +84,7 @@ fn p8_writes_of_this_process_are_found_and_merged_with_the_guests() {
     assert_eq!(tracker.collect().unwrap(), [0x2ff, 0x300], "found again when written again");
 }
 
-/// The log is cleared span by span where pages lie far apart: each of them is watched again.
+/// The log is cleared span by span where pages are far apart: each page is watched again.
 #[test]
 fn p8_pages_far_apart_are_found_again_when_written_again() {
     let kvm = open();
@@ -129,7 +129,7 @@ fn p8_a_look_that_fails_loses_nothing() {
 #[test]
 fn pages_marked_by_hand_come_back_once() {
     let kvm = open();
-    // 2 MiB and 3 pages: the last word of the bitmap is not full.
+    // 2 MiB and 3 pages: the last word of the bitmap is only partly used.
     let vm = vm(&kvm, memory((2 << 20) + 3 * PAGE), WRITE_PAGES, 1);
     vm.start_dirty_log().unwrap();
     let mut tracker = vm.dirty_tracker();
@@ -158,7 +158,7 @@ fn memory_above_four_gib_has_its_own_page_numbers() {
     assert_eq!(tracker.collect().unwrap(), [9, 0x10_0005, 0x10_0006]);
 }
 
-/// Pre-copy: a copy that is fed by collected pages while the guest writes is exact after one look at the paused guest.
+/// Pre-copy: a copy that receives the collected pages while the guest writes is exact after one look at the paused guest.
 #[test]
 fn p8_a_live_copy_converges() {
     const START: u64 = 0x40_0000;
@@ -198,13 +198,13 @@ fn p8_a_live_copy_converges() {
     vm.memory().read_slice(&mut real, GuestAddress(0)).unwrap();
     assert!(copy == real, "the copy differs from guest memory");
 
-    // Without the log the guest's writes are no longer seen.
+    // Without the log the guest's writes are not seen any more.
     vm.stop_dirty_log().unwrap();
     assert!(tracker.collect().is_err(), "KVM has no log now");
 }
 
-/// Pages that are written all the time are not watched, and are told all the same: a copy that is fed by the looks at the
-/// paused guest is exact after each of them.
+/// Pages that are written all the time are not watched, and are reported nevertheless: a copy that receives the pages of
+/// each look at the paused guest is exact after each of them.
 #[test]
 fn p8_pages_that_are_not_watched_are_told() {
     const PAGES: u64 = 300;
@@ -217,13 +217,13 @@ fn p8_pages_that_are_not_watched_are_told() {
     let mut tracker = vm.dirty_tracker();
     let (mut copy, mut real) = (vec![0u8; 16 << 20], vec![0u8; 16 << 20]);
     let mut frames = Vec::new();
-    // The guest moves on to other pages, which overlap with those before, and back.
+    // The guest moves on to other pages, which overlap with the former ones, and back.
     for start in [0x40_0000, 0x48_0000, 0x40_0000] {
         let regs = kvm_regs { rsi: start, r8: PAGES, rdx: PAGE, ..Default::default() };
         set.with_vcpu(0, |fd| enter(fd, regs)).unwrap();
         let last = GuestAddress(start + (PAGES - 1) * PAGE);
         for _ in 0..EPOCHS {
-            // So that it has written all of them.
+            // Twice, so that it has written all of them.
             for _ in 0..2 {
                 let before: u64 = vm.memory().read_obj(last).unwrap();
                 set.resume();
@@ -243,12 +243,12 @@ fn p8_pages_that_are_not_watched_are_told() {
         let expected: Vec<u64> = (0..PAGES).map(|page| start / PAGE + page).collect();
         assert_eq!(frames, expected, "those written of late alone");
     }
-    // Whoever wants all of them watched has that with one look.
+    // `collect` makes KVM watch all pages again with one look.
     assert_eq!(tracker.collect().unwrap().len() as u64, PAGES);
     assert_eq!(tracker.collect().unwrap(), &[] as &[u64]);
 }
 
-/// Not a check: what a look costs.
+/// Not a check: measures the cost of a look.
 #[test]
 fn cost_of_a_look() {
     let kvm = open();

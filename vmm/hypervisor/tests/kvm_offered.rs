@@ -1,5 +1,5 @@
-//! Whatever the guest's CPUID offers is saved, or is not offered: the list of registers is derived from CPUID here, after the
-//! processors' manuals, and each of them has to come through a save and a restore.
+//! Everything that the guest's CPUID offers is saved, or is not offered. This test derives the list of registers from CPUID
+//! again, by the processors' manuals; each of them must survive a save and a restore.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
@@ -25,8 +25,8 @@ use Reg::{Eax, Ebx, Ecx, Edx};
 /// A leaf, a sub-leaf, a register, a bit.
 type Bit = (u32, u32, Reg, u32);
 
-/// Feature bits and the registers that a guest with it may use. Intel's SDM, volume 4, and
-/// AMD's APM, volume 2, appendix A.
+/// Feature bits and the registers that a guest with the feature may use. Intel's SDM, volume 4, and AMD's APM, volume 2,
+/// appendix A.
 const IMPLIED: &[(&str, Bit, &[u32])] = &[
     ("TSC", (1, 0, Edx, 4), &[0x10]),
     ("SEP", (1, 0, Edx, 11), &[0x174, 0x175, 0x176]),
@@ -83,7 +83,7 @@ const IMPLIED: &[(&str, Bit, &[u32])] = &[
     ("KVM async page faults by interrupt", (0x4000_0001, 0, Eax, 14), &[0x4b56_4d06]),
 ];
 
-/// Features whose state nobody can read or write, or is not in the vCPU at all: never offered.
+/// Features whose state cannot be read or written, or is not in the vCPU at all: never offered.
 const NEVER: &[(&str, Bit)] = &[
     ("VMX", (1, 0, Ecx, 5)),
     ("SMX", (1, 0, Ecx, 6)),
@@ -136,7 +136,7 @@ fn set(fd: &VcpuFd, index: u32, data: u64) -> bool {
     matches!(fd.set_msrs(&Msrs::from_entries(&[entry]).unwrap()), Ok(1))
 }
 
-/// All registers that this vCPU's CPUID says there are, with the feature that says so.
+/// All registers that this vCPU's CPUID implies, each with the feature that implies it.
 fn implied(fd: &VcpuFd) -> BTreeMap<u32, String> {
     let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).unwrap();
     let mut found = BTreeMap::new();
@@ -185,7 +185,7 @@ fn side(kvm: &Kvm) -> Side {
     Side { vm, fd, plan }
 }
 
-/// Gives a register another value, if it takes one: which it has then.
+/// Changes a register's value if it accepts another one; returns the value that it has then.
 fn change(fd: &VcpuFd, index: u32) -> u64 {
     let before = get(fd, index).unwrap();
     let candidates = [
@@ -210,7 +210,7 @@ fn change(fd: &VcpuFd, index: u32) -> u64 {
     get(fd, index).unwrap()
 }
 
-/// P4: what the guest can see and change is in the state that goes to the other side.
+/// P4: what the guest can see and change is in the state that is sent to the other side.
 #[test]
 fn p4_every_register_that_cpuid_offers_is_saved() {
     let kvm = open();
@@ -224,7 +224,7 @@ fn p4_every_register_that_cpuid_offers_is_saved() {
         .collect();
     assert!(missing.is_empty(), "{} offered and not saved: {}", missing.len(), missing.join(", "));
 
-    // TSC: moves on by itself. KVM's own: a value is an address that KVM writes to.
+    // The TSC advances by itself. In KVM's own registers a value is an address that KVM writes to.
     let own = |msr: &u32| *msr == 0x10 || *msr >> 8 == 0x004b_564d;
     let changed: BTreeMap<u32, u64> =
         implied.keys().filter(|msr| !own(msr)).map(|msr| (*msr, change(&from.fd, *msr))).collect();
@@ -254,12 +254,12 @@ fn what_cannot_be_saved_is_not_offered() {
     let offered: Vec<_> =
         NEVER.iter().filter(|(_, bit)| offers(&cpuid, *bit)).map(|(name, _)| name).collect();
     assert!(offered.is_empty(), "{offered:?}");
-    // The vector state of all components fits the area that is saved.
+    // The vector state of all components fits the saved area.
     let needed = word(&cpuid, (0xd, 0, Ecx)) as usize;
     assert!(needed <= side.plan.xsave_size(), "{needed} of {}", side.plan.xsave_size());
 }
 
-/// What the guest sees is what the handshake compares: the counters of leaf 0xa as well.
+/// The handshake compares what the guest sees, including the counters of leaf 0xa.
 #[test]
 fn every_leaf_that_the_guest_sees_is_compared() {
     let kvm = open();

@@ -1,4 +1,4 @@
-//! Saving a machine and going on in another one, on real KVM: nothing is lost, repeated or changed on the way.
+//! Saves a machine and continues it in another one, on real KVM: nothing is lost, repeated or changed on the way.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -57,13 +57,13 @@ impl<'a> Machine<'a> {
         Machine { kvm, vm, set, plan, handler, events }
     }
 
-    /// What the counters of `cpus` vCPUs hold in guest memory.
+    /// The counters of `cpus` vCPUs in guest memory.
     fn cells(&self, cpus: u64) -> Vec<u64> {
         let read = |i| self.vm.memory().read_obj(GuestAddress(0x10_0000 + i * 64)).unwrap();
         (0..cpus).map(read).collect()
     }
 
-    /// Replaces the paused machine by a new one with the same memory and the state that went through the encoding.
+    /// Replaces the paused machine by a new one with the same memory, and the state that went through the encoding.
     fn hop(&mut self) -> Hop {
         let start = Instant::now();
         let vcpus = self.set.save(&self.plan).unwrap();
@@ -83,7 +83,7 @@ impl<'a> Machine<'a> {
         Hop { save, restore, size: bytes.len() }
     }
 
-    /// What was written can be read back, bit for bit; the clock went on, not back.
+    /// The written state can be read back, bit for bit; the clock has advanced.
     fn check_restored(&self, vcpus: &[VcpuState], state: &VmState) {
         let again = self.set.save(&self.plan).unwrap();
         for (before, after) in vcpus.iter().zip(&again) {
@@ -99,7 +99,8 @@ impl<'a> Machine<'a> {
         assert!(now.clock_ns() - state.clock_ns() < 10_000_000_000, "the clock leapt");
     }
 
-    /// Hops 25 times, each after the guest was seen getting on, then lets it finish; every vCPU must say that it is done.
+    /// Hops 25 times, each after the guest has made progress, then lets it finish; every vCPU must report that it is
+    /// done.
     fn hop_and_finish(&mut self, target: u64, progress: impl Fn(&Self) -> Vec<u64>) -> Vec<Hop> {
         let mut hops = Vec::new();
         for _ in 0..25 {
@@ -154,7 +155,7 @@ fn a_computation_survives_hops_between_machines() {
     }
 }
 
-/// A read of a device whose answer KVM has not yet given to the guest when the pause comes is neither lost nor repeated.
+/// A device read whose answer KVM has not yet given to the guest at the pause is neither lost nor repeated.
 #[test]
 fn pending_io_is_finished_before_a_save() {
     let kvm = open();
@@ -178,7 +179,7 @@ fn pause_is_complete_and_measured() {
             let cells = machine.cells(cpus);
             machine.set.resume();
             assert!(matches!(machine.set.with_vcpu(0, |_| ()), Err(VcpuError::Running)));
-            // All vCPUs are seen running in the guest before the clock starts.
+            // All vCPUs have run in the guest before the clock starts.
             while machine.cells(cpus).iter().zip(&cells).any(|(now, before)| now == before) {
                 std::hint::spin_loop();
             }
@@ -211,7 +212,7 @@ fn a_dead_vcpu_is_reported_and_does_not_block_a_pause() {
     for _ in 0..2 {
         let event = machine.events.recv_timeout(common::DEADLINE).unwrap();
         let Event::Fatal(FatalExit::TripleFault { rip }) = event else { panic!("{event:?}") };
-        // AMD's processors leave no state of a triple fault, and KVM puts the vCPU where a reset does.
+        // AMD's processors leave no state after a triple fault, and KVM puts the vCPU into its reset state.
         assert!(rip == common::CODE || rip == 0xfff0, "{rip:#x}");
     }
     machine.set.pause();

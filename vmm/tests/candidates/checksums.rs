@@ -1,14 +1,14 @@
-//! Checksums of pages: what the link uses (XXH3-64 of a whole frame) against other ways to the same or as strong a sum.
+//! Checksums of pages: the link's (XXH3-64 of a whole frame) against other ways to compute the same sum or one as strong.
 //!
-//! `xxhash-rust` chooses its instructions when it is compiled: build with `RUSTFLAGS="-C target-cpu=native"` as well, and
-//! compare the tables. `twox-hash` and the CRC crates choose when they run.
+//! `xxhash-rust` selects its instructions at compile time: also build with `RUSTFLAGS="-C target-cpu=native"`, and
+//! compare the tables. `twox-hash` and the CRC crates select at run time.
 
 use std::hint::black_box;
 
 use crate::PAGE;
 use crate::rounds::{Times, head, in_turn, way};
 
-/// A way to the sum of some bytes.
+/// Computes the sum of some bytes.
 type Sum = fn(&[u8]) -> u64;
 
 const SUMS: [(&str, u32, Sum); 9] = [
@@ -27,13 +27,13 @@ const SUMS: [(&str, u32, Sum); 9] = [
     ("memcpy", 0, copy),
 ];
 
-/// The limit: every byte is looked at.
+/// The limit: reads every byte.
 fn read(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(8).map(|w| u64::from_ne_bytes(w.try_into().unwrap()));
     words.fold(0, u64::wrapping_add)
 }
 
-/// The other limit: what the engine does to each page anyway.
+/// The other limit: the copy that the engine makes of each page anyway.
 fn copy(bytes: &[u8]) -> u64 {
     thread_local!(static TO: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
     TO.with_borrow_mut(|to| {
@@ -43,7 +43,7 @@ fn copy(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Of `bytes` in pieces of this length, per page.
+/// Sums `bytes` in pieces of this length; the time per page.
 fn table(title: &str, bytes: &[u8], piece: usize, rounds: usize) {
     let mut ways: Vec<_> = SUMS
         .iter()
@@ -64,7 +64,7 @@ fn table(title: &str, bytes: &[u8], piece: usize, rounds: usize) {
     }
 }
 
-/// A checksum is one only if any changed bit changes it.
+/// A checksum must change with any changed bit.
 fn check(bytes: &[u8]) {
     let page = &bytes[..PAGE];
     let mut other = page.to_vec();

@@ -1,5 +1,5 @@
-//! The pause with a copy of all dirty pages in it, against a pause that write-protects them and a copy behind the back of
-//! a thread that writes.
+//! A pause that copies all dirty pages, against a pause that write-protects them and leaves the copy to a thread that
+//! runs beside the writers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::dirty_area::{DirtyArea, Protect};
 use crate::rounds::{Times, head, in_turn, time};
 
 pub(crate) const MEMORY: usize = 256 << 20;
-/// Dirty pages lie from here on: below are the guest's code and page tables.
+/// First address of the dirty pages: the guest's code and page tables are below.
 pub(crate) const FIRST: usize = 4 << 20;
 pub(crate) const COUNTS: [usize; 4] = [16, 128, 1024, 8192];
 pub(crate) const HOWS: [Protect; 2] = [Protect::Each, Protect::Span];
@@ -31,7 +31,7 @@ pub(crate) fn rounds(count: usize) -> usize {
     if count > 1000 { 41 } else { 201 }
 }
 
-/// All of guest memory, touched: where it is.
+/// Touches all of guest memory; returns its address.
 pub(crate) fn touch(memory: &GuestMemory) -> usize {
     let region = memory.iter().next().unwrap();
     assert_eq!(region.len() as usize, MEMORY);
@@ -41,7 +41,7 @@ pub(crate) fn touch(memory: &GuestMemory) -> usize {
     base as usize
 }
 
-/// None, and loud, where the kernel will not do it.
+/// `None`, with a message, where the kernel does not support it.
 pub(crate) fn area(base: usize, dirty: &[usize]) -> Option<DirtyArea> {
     match DirtyArea::new(base, MEMORY, dirty) {
         Ok(area) => Some(area),
@@ -139,8 +139,8 @@ fn cow_thread() {
     }
 }
 
-/// A thread that writes to all the dirty pages, in any order, as soon as the pause is over: the times of its writes to
-/// pages that were free again and of those that waited, and which part of all those were.
+/// Runs a thread that writes to all the dirty pages, in random order, as soon as the pause is over. Returns the times of
+/// its writes to pages that were free again and of those that waited, and the share of the latter.
 fn writes(area: &mut DirtyArea, base: usize, pages: &[usize]) -> (Times, Times, f64) {
     let (mut free, mut waited) = (Times::default(), Times::default());
     let mut order: Vec<usize> = (0..pages.len()).collect();

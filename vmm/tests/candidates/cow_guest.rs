@@ -1,4 +1,4 @@
-//! Copy-on-write by userfaultfd under a guest of KVM, which pays for it: its memory is unmapped from it page by page, and
+//! Copy-on-write by userfaultfd under a KVM guest, and its cost for the guest: its memory is unmapped page by page, and
 //! each access comes back as an exit.
 
 use std::time::Instant;
@@ -87,7 +87,7 @@ fn cow_guest() {
             for (times, time) in results[at].iter_mut().zip([pause, all, guest]) {
                 times.0.push(time);
             }
-            // What the guest wrote meanwhile is not this round's.
+            // Pages written meanwhile do not count in this round.
             assert_eq!(look(), frames);
         }
         for (way, (times, waits)) in

@@ -1,26 +1,26 @@
-//! Memory with some dirty pages in it, and the two ways to keep what they were: copied during the pause, or protected
-//! during the pause and copied behind the writer's back.
+//! Memory with some dirty pages, and two ways to keep their content: copied during the pause, or protected during the
+//! pause and copied while the guest runs.
 
 use std::io;
 
 use crate::PAGE;
 use crate::uffd::Uffd;
 
-/// How pages are protected, and made writable again.
+/// How pages are protected and made writable again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protect {
-    /// Each by itself, and writable as soon as it is copied.
+    /// Each page by itself, writable as soon as it is copied.
     Each,
-    /// All from the first dirty page to the last at once, and writable when all is copied, or somebody waits.
+    /// All from the first dirty page to the last at once, writable when all is copied or a thread waits.
     Span,
 }
 
 /// Memory and its dirty pages.
 pub(crate) struct DirtyArea {
     base: usize,
-    /// Where they are, ascending.
+    /// The dirty pages, ascending.
     dirty: Vec<usize>,
-    /// The place in `dirty`, by number of page.
+    /// The index in `dirty`, by page number.
     places: Vec<u32>,
     copied: Vec<bool>,
     pub(crate) staged: Vec<u8>,
@@ -51,7 +51,7 @@ impl DirtyArea {
         self.copied[place] = true;
     }
 
-    /// What the engine does in the pause.
+    /// What the engine does in the pause: copies the pages.
     pub(crate) fn stage(&mut self) {
         (0..self.dirty.len()).for_each(|place| self.copy(place));
     }
@@ -61,7 +61,7 @@ impl DirtyArea {
         (first, last + PAGE - first)
     }
 
-    /// What it would do in the pause instead.
+    /// What it would do in the pause instead: protects the pages.
     pub(crate) fn protect(&mut self, how: Protect) {
         self.copied.fill(false);
         match how {
@@ -73,7 +73,7 @@ impl DirtyArea {
         }
     }
 
-    /// And what is left to do after it. Gives the places of the dirty pages that somebody waited for.
+    /// The work that is left after the pause. Returns the indices of the dirty pages that a thread waited for.
     pub(crate) fn copy_behind(&mut self, how: Protect) -> Vec<usize> {
         let mut waited = Vec::new();
         for place in 0..self.dirty.len() {

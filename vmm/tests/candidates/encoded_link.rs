@@ -1,4 +1,4 @@
-//! A checkpoint's pages from one side to the other over loopback, by encoding: made, sent, acknowledged, taken.
+//! Moves a checkpoint's pages over loopback, by encoding: encoded, sent, acknowledged, decoded.
 
 use ft_core::pages::Page;
 
@@ -40,7 +40,7 @@ impl<'a> Sides<'a> {
         self.peer.expect(self.sent.bytes.len(), false);
         self.peer.send(&self.sent.bytes);
         self.peer.acknowledged();
-        // The other side does it before it acknowledges: the sum is the same.
+        // The other side decodes before it acknowledges: the sum is the same.
         self.encoding.decode_all(&self.sent, &mut self.there);
     }
 }

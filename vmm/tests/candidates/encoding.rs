@@ -1,5 +1,5 @@
-//! Ways to send less of a page: what they cost at both ends, what they leave to send, and at which speed of the link
-//! that is worth it.
+//! Ways to send less of a page: their cost at both ends, the bytes left to send, and the link speed at which they
+//! are worth it.
 
 use ft_core::pages::{Page, is_zero};
 
@@ -9,14 +9,14 @@ use crate::rounds::{head, in_turn, way};
 
 const PAGES: usize = 1024;
 
-/// Pages of this test's own executable: code and data as machines have them.
+/// Pages of this test's own executable: real code and data.
 pub(crate) fn base() -> Vec<Page> {
     let file = std::fs::read("/proc/self/exe").unwrap();
     let full = file.as_chunks::<PAGE>().0.iter().filter(|page| !is_zero(page));
     full.copied().take(PAGES).collect()
 }
 
-/// What a guest may do to a page.
+/// Changes a page as a guest may do.
 pub(crate) fn change(page: &mut Page, how: &str, random: &mut fastrand::Rng) {
     match how {
         "8 bytes" => random.fill(&mut page[random.clone().usize(..PAGE / 8) * 8..][..8]),
@@ -30,7 +30,7 @@ pub(crate) fn change(page: &mut Page, how: &str, random: &mut fastrand::Rng) {
     }
 }
 
-/// What one page costs: nanoseconds at the sender, at the receiver, bytes between them.
+/// The cost of one page: nanoseconds at the sender and at the receiver, and bytes between them.
 struct Cost {
     encode: f64,
     decode: f64,
@@ -38,12 +38,12 @@ struct Cost {
 }
 
 impl Cost {
-    /// Nanoseconds until the other side has the page, over a link of so many Mbit/s.
+    /// Nanoseconds until the other side has the page, over a link of `mbits` Mbit/s.
     fn over(&self, mbits: f64) -> f64 {
         self.encode + self.decode + self.bytes * 8000.0 / mbits
     }
 
-    /// The speed of the link, in Mbit/s, below which this is faster than `other`.
+    /// The link speed in Mbit/s below which this is faster than `other`.
     fn better_below(&self, other: &Cost) -> String {
         let more_work = self.encode + self.decode - other.encode - other.decode;
         let fewer_bytes = other.bytes - self.bytes;
@@ -90,7 +90,8 @@ fn costs(old: &[Page], now: &[Page]) -> Vec<Cost> {
     .collect()
 }
 
-/// Which encoding gets a page there first, and its time to today's; today's own where that gains less than 5 %.
+/// The encoding that delivers a page first, and its time relative to today's; today's own if the gain is less than 5
+/// %.
 fn fastest_at(speed: f64, costs: &[Cost]) -> String {
     let today = costs[1].over(speed);
     let parts = ENCODINGS.iter().zip(costs).map(|(e, cost)| (e.name, cost.over(speed) / today));

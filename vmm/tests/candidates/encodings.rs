@@ -1,4 +1,4 @@
-//! Ways to write a page down for the other side, by what it is and by what the other side has.
+//! Encodings of a page, by its content and by what the other side has.
 
 use std::hint::black_box;
 
@@ -6,14 +6,14 @@ use ft_core::pages::{Page, is_zero};
 
 use crate::PAGE;
 
-/// As the product has it: a block that saves less is sent raw.
+/// As in the product: a block that saves less is sent raw.
 const WORTHWHILE: usize = PAGE * 7 / 8;
-/// One bit of a `u64` for each of them, in a page.
+/// A page's part for each bit of a `u64`.
 pub(crate) const LINE: usize = PAGE / 64;
 
-/// Appends one encoded page: what it is now, and what the other side has.
+/// Appends one encoded page, from its content now and what the other side has.
 type Encode = fn(&Page, &Page, &mut Vec<u8>);
-/// Makes the old page the new one from what was sent, with its first byte taken off.
+/// Makes the old page the new one from the bytes that were sent, without their first byte.
 type Decode = fn(&[u8], &mut Page);
 
 const RAW: u8 = 0;
@@ -22,7 +22,8 @@ const SMALL: u8 = 2;
 
 pub(crate) struct Encoding {
     pub(crate) name: &'static str,
-    /// Whether the sender must keep what it sent last: a copy more for each page, and as much memory as the guest has.
+    /// Whether the sender must keep the pages that it has sent: one more copy of each page, and as much memory as the
+    /// guest has.
     keeps: bool,
     encode: Encode,
     decode: Decode,
@@ -117,7 +118,7 @@ fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Encoded pages, and where each ends.
+/// Encoded pages, and the end of each.
 #[derive(Default)]
 pub(crate) struct Sent {
     pub(crate) bytes: Vec<u8>,

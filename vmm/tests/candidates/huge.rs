@@ -1,4 +1,4 @@
-//! The copy of the dirty pages in the pause, out of memory in small pages and in transparent huge pages.
+//! Copying the dirty pages in the pause, from memory in small pages and in transparent huge pages.
 
 use kemari_hypervisor::memory::{self, GuestMemory, MemoryOptions};
 use vm_memory::GuestMemoryBackend;
@@ -7,7 +7,7 @@ use crate::PAGE;
 use crate::cow::{COUNTS, MEMORY, dirty};
 use crate::rounds::{head, in_turn, way};
 
-/// Guest memory, all touched, each page with its number in it.
+/// Guest memory, all touched; each page holds its number.
 fn filled(huge_pages: bool) -> GuestMemory {
     let memory = memory::create(MemoryOptions { size: MEMORY as u64, huge_pages }).unwrap();
     let base = memory.iter().next().unwrap().get_mmap().as_ptr();
@@ -26,7 +26,7 @@ fn copy(memory: &GuestMemory, pages: &[usize], to: &mut [u8]) {
     }
 }
 
-/// KiB of huge pages that this process has.
+/// KiB of huge pages in this process.
 fn huge_kib() -> u64 {
     let all = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = all.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();

@@ -1,8 +1,8 @@
-//! Techniques that the engine might use, each against the one that it uses: measurements for people, to be asked for by
-//! name (`cargo test --release -p kemari-vmm --test candidates -- --ignored --nocapture --test-threads 1 NAME`).
+//! Candidate techniques for the engine, each against the one it uses: measurements for people, run by name (`cargo test
+//! --release -p kemari-vmm --test candidates -- --ignored --nocapture --test-threads 1 NAME`).
 //!
-//! Nothing here judges a time. What is checked is that each technique gives the right bytes. The figures, and what was
-//! made of them, are in `docs/candidates.md`.
+//! No time is judged here. Each technique is checked to give the right bytes. The figures, and the decisions, are in
+//! `docs/candidates.md`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod checksums;

@@ -1,4 +1,5 @@
-//! The other side of a loopback connection: takes what it is told to expect, and acknowledges it, on demand with a sum.
+//! The other side of a loopback connection: receives what it is told to expect, and acknowledges it, on demand with a
+//! sum.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -17,7 +18,7 @@ pub(crate) struct Peer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the other side is to do.
+/// What the other side must do.
 #[derive(Default)]
 struct Orders {
     expected: AtomicUsize,
@@ -25,7 +26,7 @@ struct Orders {
 }
 
 impl Peer {
-    /// One that takes at most so many bytes before it acknowledges, on a processor of its own if it is given one.
+    /// A peer that receives at most `most` bytes before it acknowledges, on processor `cpu` if one is given.
     pub(crate) fn new(most: usize, cpu: Option<usize>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -42,7 +43,7 @@ impl Peer {
         Self { stream, orders, thread: Some(thread) }
     }
 
-    /// Says how many bytes come next, and whether the acknowledgement is to be their sum.
+    /// Announces how many bytes come next, and whether the acknowledgement must be their sum.
     pub(crate) fn expect(&self, len: usize, sum: bool) {
         self.orders.sum.store(sum, Ordering::Release);
         self.orders.expected.store(len, Ordering::Release);
@@ -52,7 +53,7 @@ impl Peer {
         (&self.stream).write_all(bytes).unwrap();
     }
 
-    /// Waits until all that is expected has come.
+    /// Waits until everything expected has arrived.
     pub(crate) fn acknowledged(&self) -> u64 {
         let mut sum = [0; 8];
         (&self.stream).read_exact(&mut sum).unwrap();

@@ -1,10 +1,10 @@
-//! Times of several ways to do one thing, taken in turn, so that what else the machine does meets all of them alike.
+//! Times several ways to do one thing in turn, so that other load on the machine affects all of them alike.
 
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// One way, by its name: it returns the time of the part that counts.
+/// One way with its name: it returns the time of the part that counts.
 pub(crate) type Way<'a> = (&'a str, Box<dyn FnMut() -> Duration + 'a>);
 
 /// The time of `work`.
@@ -14,13 +14,13 @@ pub(crate) fn time<R>(work: impl FnOnce() -> R) -> Duration {
     start.elapsed()
 }
 
-/// A way whose every part counts.
+/// A way that counts as a whole.
 pub(crate) fn way<'a, R>(name: &'a str, mut work: impl FnMut() -> R + 'a) -> Way<'a> {
     (name, Box::new(move || time(&mut work)))
 }
 
-/// Runs every way once to warm up and then `rounds` times, in turn, each round beginning with another; gives their
-/// times in the order of `ways`.
+/// Runs every way once to warm up and then `rounds` times, in turn, starting each round with another one; returns
+/// their times in the order of `ways`.
 pub(crate) fn in_turn(rounds: usize, ways: &mut [Way<'_>]) -> Vec<Times> {
     let count = ways.len();
     let mut times = vec![Times::default(); count];
@@ -35,19 +35,19 @@ pub(crate) fn in_turn(rounds: usize, ways: &mut [Way<'_>]) -> Vec<Times> {
     times
 }
 
-/// How long each time took.
+/// The times of one way.
 #[derive(Clone, Default)]
 pub(crate) struct Times(pub(crate) Vec<Duration>);
 
 impl Times {
-    /// The time below which this part of them lies, in nanoseconds.
+    /// The quantile `part` of the times, in nanoseconds.
     pub(crate) fn at(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         sorted[((sorted.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e9
     }
 
-    /// In nanoseconds.
+    /// The median in nanoseconds.
     pub(crate) fn median(&self) -> f64 {
         self.at(0.5)
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Times {
     }
 }
 
-/// Calls again what a signal has interrupted, as one that stops and continues the process does.
+/// Repeats a call that a signal has interrupted, for instance when the process is stopped and continued.
 pub(crate) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> R {
     loop {
         match call() {
@@ -86,7 +86,7 @@ pub(crate) fn stay_on(cpu: usize) {
     assert_eq!(ret, 0, "this needs processors 0 and 1: {}", std::io::Error::last_os_error());
 }
 
-/// Does it on processor 0, as one host of two, whose other has processor 1.
+/// Does the work on processor 0, as one host of two; the other one has processor 1.
 pub(crate) fn on_one_side<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     let pinned = || {
         stay_on(0);

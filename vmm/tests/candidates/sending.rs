@@ -1,4 +1,4 @@
-//! How pages that lie apart get into a socket: put together in a buffer first, gathered by the kernel, or not copied.
+//! Ways to send pages that are not adjacent: assembled in a buffer first, gathered by the kernel, or not copied.
 
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -17,7 +17,7 @@ const ZEROCOPY_COPIED: u8 = 1;
 
 const COUNTS: [usize; 3] = [32, 144, 1024];
 
-/// Pages of a guest that is paused: they do not change meanwhile, or the checkpoint would be torn.
+/// Pages of a paused guest: they do not change meanwhile, or the checkpoint would be torn.
 struct Pages<'a>(Vec<&'a [u8]>);
 
 impl Pages<'_> {
@@ -25,7 +25,7 @@ impl Pages<'_> {
         self.0.len() * PAGE
     }
 
-    /// As the sender does today: put together, written a frame at a time.
+    /// As the sender does today: assembled, and written a frame at a time.
     fn assembled(&self, peer: &Peer, buffer: &mut Vec<u8>, at_a_time: usize) {
         for pages in self.0.chunks(at_a_time) {
             buffer.clear();
@@ -45,8 +45,8 @@ impl Pages<'_> {
         }
     }
 
-    /// Gathered, and the kernel is asked to send from where they are (MSG_ZEROCOPY). Gives what it says of each call:
-    /// whether it copied all the same.
+    /// Gathered, and the kernel is asked to send without a copy (MSG_ZEROCOPY). Returns for each call whether the kernel
+    /// has copied nevertheless.
     fn uncopied(&self, peer: &Peer, at_a_time: usize) -> Vec<bool> {
         let mut calls = 0;
         for pages in self.0.chunks(at_a_time) {
@@ -77,7 +77,7 @@ fn send_uncopied(peer: &Peer, slices: &[IoSlice<'_>]) -> usize {
     usize::try_from(sent).unwrap_or_else(|_| panic!("{}", io::Error::last_os_error()))
 }
 
-/// Waits for notices that the kernel needs the pages no longer, and adds an entry for each call that they are about.
+/// Waits for the kernel's notices that it does not need the pages any more; adds an entry for each call in them.
 fn notices(peer: &Peer, copied: &mut Vec<bool>) {
     let mut poll = libc::pollfd { fd: peer.stream.as_raw_fd(), events: 0, revents: 0 };
     uninterrupted(|| {

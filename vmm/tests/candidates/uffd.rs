@@ -1,5 +1,5 @@
-//! userfaultfd's write protection (Linux, `ioctl_userfaultfd(2)`): who writes to a protected page waits until another
-//! thread has made it writable.
+//! userfaultfd's write protection (Linux, `ioctl_userfaultfd(2)`): a thread that writes to a protected page waits
+//! until another thread has made the page writable.
 #![allow(missing_docs)] // the macros that name requests write no docs
 
 use std::fs::File;
@@ -49,7 +49,7 @@ const EVENT_PAGEFAULT: u8 = 0x12;
 pub(crate) struct Uffd(File);
 
 impl Uffd {
-    /// For `len` bytes at `start`, all mapped and touched.
+    /// Registers `len` bytes at `start`, all mapped and touched.
     pub(crate) fn over(start: usize, len: usize) -> io::Result<Self> {
         let explain = |what: &'static str| {
             move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"))
@@ -77,7 +77,7 @@ impl Uffd {
         Ok(uffd)
     }
 
-    /// Protects pages, or makes them writable again and wakes who waits for that.
+    /// Protects pages, or makes them writable again and wakes the threads that wait.
     pub(crate) fn set(&self, start: usize, len: usize, protect: bool) {
         let mode = if protect { PROTECT } else { 0 };
         let mut request = WriteProtect { start: start as u64, len: len as u64, mode };
@@ -85,7 +85,7 @@ impl Uffd {
         check(unsafe { ioctl_with_mut_ref(&self.0, UFFDIO_WRITEPROTECT(), &mut request) }).unwrap();
     }
 
-    /// The page that somebody waits to write to.
+    /// The page that a thread waits to write to.
     pub(crate) fn waiting(&self) -> Option<usize> {
         let mut message = [0; 32];
         match (&self.0).read(&mut message) {

@@ -1,4 +1,4 @@
-//! io_uring for a disk image, against a system call for each write, which is what a lane of the disk does.
+//! io_uring for a disk image, against one system call per write, as in a disk's lane.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,12 +16,12 @@ const FILE_PAGES: usize = 64 << 8;
 const WRITES: usize = 256;
 const DEPTHS: [usize; 3] = [1, 8, 32];
 
-/// A page where O_DIRECT takes it.
+/// A page, aligned for O_DIRECT.
 #[derive(Clone)]
 #[repr(align(4096))]
 struct Block([u8; PAGE]);
 
-/// Writes that a guest might ask for: all to different places.
+/// Writes as a guest might make them, all to different places.
 struct Batch {
     at: Vec<usize>,
     blocks: Vec<Block>,
@@ -97,7 +97,7 @@ fn open(path: &Path, direct: bool) -> io::Result<File> {
 #[test]
 #[ignore = "a measurement"]
 fn uring_disk() {
-    // Beside the build, where there is a real disk: temporary directories may be memory.
+    // Beside the build, on a real disk: temporary directories may be memory.
     let image = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let zeros = vec![0; 1 << 20];
     (0..FILE_PAGES * PAGE / zeros.len())
@@ -125,7 +125,7 @@ fn row(file: &File, direct: bool, sync: bool) {
         let batch = Batch::new(random);
         let taken = time(|| write(&batch));
         batch.check(file);
-        // What one way leaves to write back is not the next one's.
+        // Write back, so that the next way does not pay for this one.
         file.sync_data().unwrap();
         taken
     };

@@ -15,7 +15,7 @@ fn by_calls(mut stream: &TcpStream, request: &[u8], answer: &mut [u8]) {
     stream.read_exact(answer).unwrap();
 }
 
-/// One entry after the other, or both at once, the answer's linked behind the request's.
+/// One entry after the other, or both at once with the answer's linked to the request's.
 fn by_ring(
     ring: &mut IoUring,
     stream: &TcpStream,
@@ -44,7 +44,7 @@ fn end(ring: &mut IoUring, len: usize) {
     assert_eq!(ring.completion().next().unwrap().result(), len as i32);
 }
 
-/// Gives back what it gets, `len` bytes at a time.
+/// Returns what it receives, `len` bytes at a time.
 fn echo(mut stream: &TcpStream, len: usize) {
     let mut buffer = vec![0; len];
     while stream.read_exact(&mut buffer).is_ok() {

@@ -1,5 +1,5 @@
-//! How soon a thread goes on after another has told it to: blocked in `epoll_wait` on an event, or spinning for a while
-//! first.
+//! The delay until a thread continues after another has notified it: blocked in `epoll_wait` on an event, or spinning
+//! for a while first.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,23 +11,23 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::rounds::{Times, head, stay_on, uninterrupted};
 
 const ROUNDS: usize = 1000;
-/// Between one word and the next: as two effects of a guest might be apart.
+/// Time between two notifications, as between two effects of a guest.
 const APART: [Duration; 3] =
     [Duration::from_micros(20), Duration::from_micros(100), Duration::from_millis(1)];
 
 const WINDOWS: [Duration; 3] =
     [Duration::ZERO, Duration::from_micros(50), Duration::from_millis(10)];
 
-/// What the waiting thread is told by.
+/// Notifies the waiting thread.
 struct Bell {
     event: EventFd,
     rung: AtomicU64,
-    /// Whether the other sleeps, or is about to: then a word in memory is not enough.
+    /// Whether the other thread sleeps or is about to: then a write to memory is not enough.
     sleeps: AtomicBool,
 }
 
 impl Bell {
-    /// Rings for the `n`th time; the event costs a system call, which one that spins can do without.
+    /// Rings for the `n`th time; the event costs a system call, which a spinning thread does not need.
     fn ring(&self, n: u64) {
         self.rung.store(n, Ordering::SeqCst);
         if self.sleeps.load(Ordering::SeqCst) {
@@ -35,7 +35,7 @@ impl Bell {
         }
     }
 
-    /// Waits for the `n`th time; spins for `window` first. Gives whether that was enough.
+    /// Waits for the `n`th ring; spins for `window` first. Returns whether spinning was enough.
     fn wait(&self, epoll: &Epoll, n: u64, window: Duration) -> bool {
         let until = Instant::now() + window;
         while self.rung.load(Ordering::SeqCst) < n && Instant::now() < until {
@@ -45,7 +45,7 @@ impl Bell {
         self.sleeps.store(true, Ordering::SeqCst);
         while self.rung.load(Ordering::SeqCst) < n {
             uninterrupted(|| epoll.wait(-1, &mut [EpollEvent::default()]));
-            // An error says that there is nothing to take: it was rung without the event.
+            // An error means that there is nothing to read: it was rung without the event.
             let _ = self.event.read();
         }
         self.sleeps.store(false, Ordering::SeqCst);
@@ -53,7 +53,7 @@ impl Bell {
     }
 }
 
-/// The time from before the bell is rung until the other thread is awake, and which part of the waits needed no sleep.
+/// The times from before the ring until the other thread is awake, and the share of waits without sleep.
 fn latency(apart: Duration, window: Duration, own_cpus: bool) -> (Times, Times, f64) {
     let event = EventFd::new(EFD_NONBLOCK).unwrap();
     let bell = Bell { event, rung: AtomicU64::new(0), sleeps: AtomicBool::new(false) };

@@ -1,4 +1,5 @@
-//! Makers of kernel images: an ELF of any segments and notes, a bzImage of any header, and how to damage them.
+//! Builders of kernel images: ELF with any segments and notes, bzImage with any header, and ways to damage
+//! them.
 
 #![allow(dead_code, unreachable_pub, reason = "a test's tool: each test file uses its part")]
 
@@ -24,7 +25,7 @@ impl Segment {
         Self { addr, bytes: vec![0x90; len as usize], memory: len }
     }
 
-    /// `len` bytes at `addr` of which the file has none.
+    /// `len` bytes of memory at `addr` that are not in the file.
     pub fn zeros(addr: u64, len: u64) -> Self {
         Self { addr, bytes: Vec::new(), memory: len }
     }
@@ -35,13 +36,13 @@ impl Segment {
 pub struct Elf {
     /// The entry point of the 64-bit protocol.
     pub entry: u64,
-    /// What is loaded.
+    /// The loaded segments.
     pub segments: Vec<Segment>,
     /// One PT_NOTE segment each, with its alignment.
     pub notes: Vec<(Vec<u8>, u64)>,
 }
 
-/// A note as it stands in a file.
+/// A note in its file format.
 pub fn note(name: &[u8], kind: u32, description: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for word in [name.len() as u32, description.len() as u32, kind] {
@@ -54,7 +55,7 @@ pub fn note(name: &[u8], kind: u32, description: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The note that says where PVH enters.
+/// The note with the PVH entry.
 pub fn pvh_note(entry: u32) -> Vec<u8> {
     note(b"Xen\0", 18, &entry.to_le_bytes())
 }
@@ -65,17 +66,17 @@ pub fn property_note() -> Vec<u8> {
 }
 
 impl Elf {
-    /// One page of code at 2 MiB, entered by PVH at its start.
+    /// One page of code at 2 MiB, with its start as the PVH entry.
     pub fn pvh() -> Self {
         Self { notes: vec![(pvh_note(0x20_0000), 4)], ..Self::linux64() }
     }
 
-    /// The same without the note.
+    /// As [`pvh`](Self::pvh), without the note.
     pub fn linux64() -> Self {
         Self { entry: 0x20_0000, segments: vec![Segment::code(0x20_0000, 4096)], notes: vec![] }
     }
 
-    /// The same with another segment.
+    /// Adds another segment.
     pub fn with(mut self, segment: Segment) -> Self {
         self.segments.push(segment);
         self
@@ -113,13 +114,13 @@ impl Elf {
 pub struct BzImage {
     /// The protected-mode part.
     pub payload: Vec<u8>,
-    /// What the header says of its length, in units of 16 bytes.
+    /// The length that the header gives, in units of 16 bytes.
     pub syssize: u32,
-    /// Where it is loaded.
+    /// Its load address.
     pub code32_start: u32,
-    /// Where it unpacks itself.
+    /// The address that it unpacks itself to.
     pub pref_address: u64,
-    /// How much memory it needs there.
+    /// The memory that it needs there, in bytes.
     pub init_size: u32,
     /// `xloadflags`.
     pub xloadflags: u16,
@@ -127,12 +128,12 @@ pub struct BzImage {
     pub initrd_addr_max: u32,
     /// Boot protocol version.
     pub version: u16,
-    /// Where in the protected-mode part the compressed kernel is, and its length.
+    /// Offset and length of the compressed kernel in the protected-mode part.
     pub compressed: (u32, u32),
 }
 
 impl BzImage {
-    /// Good: 64 KiB that unpack to 16 MiB and need 1 MiB there.
+    /// A valid image: 64 KiB that unpack to 16 MiB and need 1 MiB there.
     pub fn new() -> Self {
         Self {
             payload: vec![0x90; 64 << 10],

@@ -1,4 +1,4 @@
-//! The micro-guest, run by the real binary on the real `/dev/kvm`, and a host on its network that asks it things.
+//! The micro-guest, run by the real binary on the real `/dev/kvm`, and a host on its network that sends requests to it.
 
 #![allow(
     dead_code,
@@ -23,11 +23,11 @@ pub const KEMARI: &str = env!("CARGO_BIN_EXE_kemari");
 const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const OWN: Host = Host { mac: [0x52, 0x55, 0, 0, 0, 1], ip: Ipv4Addr::new(10, 0, 2, 1) };
 const OWN_PORT: u16 = 40_000;
-/// How long a guest may take to boot or to answer. Only failures take that long.
+/// Upper bound for a guest's boot or answer. Only failures take that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const RESEND: Duration = Duration::from_millis(200);
 
-/// Builds the micro-guest, once, outside of its source directory.
+/// Builds the micro-guest once, outside its source directory.
 pub fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -77,12 +77,13 @@ impl Guest {
         Self::boot_as(cpus, flags, |_| {})
     }
 
-    /// As [`boot_with`](Self::boot_with), of a process that `change` has changed.
+    /// As [`boot_with`](Self::boot_with); `change` changes the command of the process.
     pub fn boot_as(cpus: u32, flags: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         Self::boot_changed(Command::new(KEMARI), "", cpus, flags, change)
     }
 
-    /// As [`boot_with`](Self::boot_with), by a command that ends with the binary under test; `options` are the guest's.
+    /// As [`boot_with`](Self::boot_with), by a command that ends with the binary under test; `options` go to the
+    /// guest's command line.
     pub fn boot_through(command: Command, options: &str, cpus: u32, flags: &[&str]) -> Self {
         Self::boot_changed(command, options, cpus, flags, |_| {})
     }
@@ -132,7 +133,7 @@ impl Guest {
         Self { dir, process, switch, cable, peer: None, seq: 0 }
     }
 
-    /// What the guest wrote on its serial line.
+    /// The guest's output on its serial line.
     pub fn serial(&self) -> String {
         self.text("serial")
     }
@@ -143,7 +144,7 @@ impl Guest {
             .into_owned()
     }
 
-    /// Asks until the guest answers.
+    /// Repeats a request until the guest answers.
     pub fn ask(&mut self, op: Op<'_>) -> Reply {
         self.try_ask(op, PATIENCE).unwrap_or_else(|| {
             panic!(
@@ -154,7 +155,7 @@ impl Guest {
         })
     }
 
-    /// Asks, repeating the request, for at most `patience`.
+    /// Sends a request, repeated for at most `patience`.
     pub fn try_ask(&mut self, op: Op<'_>, patience: Duration) -> Option<Reply> {
         self.seq += 1;
         let mut message = [0; MAX_REQUEST_LEN];
@@ -175,7 +176,7 @@ impl Guest {
         None
     }
 
-    /// Sends a request that is not answered.
+    /// Sends a request that has no answer.
     pub fn tell(&mut self, op: Op<'_>) {
         self.seq += 1;
         let mut message = [0; MAX_REQUEST_LEN];

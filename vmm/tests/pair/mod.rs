@@ -1,5 +1,5 @@
-//! A pair in this process: real machines on the real `/dev/kvm`, a real engine and a real standby, joined by a Unix socket
-//! that a test can cut, and whose threads it can hold.
+//! A pair in this process: real machines on the real `/dev/kvm`, a real engine and a real standby. They are joined by a Unix
+//! socket that a test can cut, and a test can hold their threads.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::io::{Read, Write};
@@ -35,12 +35,12 @@ use kvm_bindings::kvm_regs;
 
 use crate::common;
 
-/// How long anything may take. Only failures take that long.
+/// Upper bound for any wait. Only failures take that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// `jmp $`: the guest writes nothing.
 pub const IDLE: &[u8] = &[0xeb, 0xfe];
-/// `mov dx, 0x3f8; mov al, '.'; 1: mov ecx, 1000000; 2: dec ecx; jnz 2b; out dx, al; jmp 1b`: a byte on the serial line every
-/// half of a millisecond or so, for ever.
+/// `mov dx, 0x3f8; mov al, '.'; 1: mov ecx, 1000000; 2: dec ecx; jnz 2b; out dx, al; jmp 1b`: a byte on the serial line about
+/// every half millisecond, for ever.
 pub const CHATTY: &[u8] = &[
     0x66, 0xba, 0xf8, 0x03, 0xb0, 0x2e, 0xb9, 0x40, 0x42, 0x0f, 0x00, 0xff, 0xc9, 0x75, 0xfc, 0xee,
     0xeb, 0xf4,
@@ -52,14 +52,14 @@ pub fn config(memory: u64, cpus: u32) -> MachineConfig {
     MachineConfig::bare("pair", memory, cpus)
 }
 
-/// One disk in `dir`, which both sides may have.
+/// One disk in `dir`, which both sides may use.
 pub fn disks(dir: &Path) -> Vec<DiskConfig> {
     let disk = dir.join("disk.img");
     std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
     vec![format!("path={},readonly=on,fence=off", disk.display()).parse().unwrap()]
 }
 
-/// Options for tests: a machine that is busy is no failure, a link that was cut is tried again at once.
+/// Options for tests: a busy machine is no failure, and a link that was cut is tried again at once.
 pub fn engine_options(standby: &Path) -> EngineOptions {
     EngineOptions {
         name: "pair".into(),
@@ -120,7 +120,7 @@ impl Standby {
         Self::start_with(listen, timeout, arbiter, None)
     }
 
-    /// One with a kernel of its own.
+    /// A standby with a kernel of its own.
     pub fn start_with(
         listen: &Path,
         timeout: Duration,
@@ -130,7 +130,7 @@ impl Standby {
         Self::start_held(listen, timeout, arbiter, boot, || {})
     }
 
-    /// One whose thread does `before` when a primary has said Hello.
+    /// A standby whose thread does `before` when a primary has said Hello.
     pub fn start_held(
         listen: &Path,
         timeout: Duration,
@@ -145,7 +145,7 @@ impl Standby {
         Self::start_driver(listen, timeout, arbiter, boot, Box::new(factory), Arc::default())
     }
 
-    /// One with machines of the test's own.
+    /// A standby with machines of the test's own.
     pub fn start_factory(
         listen: &Path,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -154,7 +154,7 @@ impl Standby {
         Self::start_driver(listen, PATIENCE, arbiter, None, factory, Arc::default())
     }
 
-    /// One whose machines have disks, and a fence that need not be the arbiter's.
+    /// A standby whose machines have disks, and a fence that need not be the arbiter's.
     pub fn start_with_disks(
         listen: &Path,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -200,14 +200,14 @@ impl Standby {
         self.thread.is_finished()
     }
 
-    /// Has it end, which it does in good order.
+    /// Stops it; it must end in good order.
     #[track_caller]
     pub fn stops(self) {
         self.stop.stop();
         self.has_stopped();
     }
 
-    /// It ends in good order.
+    /// It must end in good order.
     #[track_caller]
     pub fn has_stopped(self) {
         let end = self.end();
@@ -264,7 +264,7 @@ pub fn start_engine(
     engine
 }
 
-/// The engine's share of the device thread; then the guest runs.
+/// Installs the engine's sealer on the device thread; then the guest runs.
 pub fn start_sealing(machine: &Arc<Machine>, engine: &Arc<Engine>) {
     let sealer = Sealer::new(engine.clone()).unwrap();
     machine
@@ -276,10 +276,10 @@ pub fn start_sealing(machine: &Arc<Machine>, engine: &Arc<Engine>) {
     machine.start().unwrap();
 }
 
-/// How many threads of this process are called so.
+/// The number of threads of this process with this name.
 pub fn threads(name: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    // One that has ended since has no name any more.
+    // A thread that has ended since has no name any more.
     let name_of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
     tasks.filter_map(|task| name_of(task.unwrap())).filter(|found| found.trim() == name).count()
 }
@@ -303,7 +303,7 @@ pub fn wait_phase(engine: &Engine, phase: Phase) {
     }
 }
 
-/// Waits until a side that has lost its standby knows whether the next term is its own.
+/// Waits until a side that has lost its standby knows whether it has the next term.
 #[track_caller]
 pub fn wait_decided(engine: &Engine) {
     wait_for("the primary's term", || {
@@ -311,7 +311,7 @@ pub fn wait_decided(engine: &Engine) {
     });
 }
 
-/// A fence that the test can keep from answering: an arbiter that is out of reach.
+/// A fence that the test can keep from answering, as an arbiter that is out of reach.
 pub struct Mute {
     pub fence: Arc<dyn Fence>,
     pub silent: AtomicBool,
@@ -336,7 +336,7 @@ impl Fence for Mute {
     }
 }
 
-/// A fence that keeps whoever makes ready for a takeover from going on until the test lets it: storage that is slow.
+/// A fence that blocks the preparation of a takeover until the test releases it, as slow storage.
 pub struct Held {
     fence: Arc<dyn Fence>,
     is_opening: Sender<()>,
@@ -359,7 +359,7 @@ impl Fence for Held {
     fn term(&self) -> Option<u64> {
         if std::thread::current().name() == Some("prepare") {
             let _ = self.is_opening.send(());
-            // Until the test has let go of it.
+            // Blocks until the test releases it.
             let _ = self.go_on.lock().unwrap().recv();
         }
         self.fence.term()
@@ -370,26 +370,26 @@ impl Fence for Held {
     }
 }
 
-/// An arbiter of one of the two sides, which know each other by `name`.
+/// The arbiter of one of the two sides; `name` identifies the side.
 pub fn arbiter(dir: &Path, name: &str) -> Arc<dyn Arbiter> {
     let dir = dir.join("arbiter");
     std::fs::create_dir_all(&dir).unwrap();
     Arc::new(FileArbiter::open(&dir, "pair", name.to_owned()).unwrap())
 }
 
-/// An arbiter that answers claims, marks sessions, and is looked at, when the test says so.
+/// An arbiter that answers claims, marks sessions and shows marks when the test allows it.
 pub struct Slow {
     arbiter: Arc<dyn Arbiter>,
     asked: Sender<Term>,
     answers: Mutex<Receiver<()>>,
     pub is_slow_to_mark: AtomicBool,
-    /// How often it was to mark a session and is, or was, slow at it.
+    /// How often it was asked to mark a session while it is, or was, slow at that.
     pub slow_marks: AtomicUsize,
     pub is_slow_to_look: AtomicBool,
     pub is_slow_to_counter_mark: AtomicBool,
-    /// It cannot be asked.
+    /// Whether it cannot be asked.
     pub is_away: AtomicBool,
-    /// So often a look still finds what was there before.
+    /// Number of further looks that still find old content.
     pub stale_looks: AtomicUsize,
 }
 
@@ -485,17 +485,17 @@ impl Arbiter for Slow {
     }
 }
 
-/// Whoever connects to `path` is connected to `target`, until the test cuts it.
+/// Connects each peer at `path` to `target`, until the test cuts it.
 pub struct Cable {
     pub path: PathBuf,
-    /// What went to the target.
+    /// Bytes sent to the target.
     pub bytes: Arc<AtomicU64>,
     ends: Arc<Mutex<Vec<UnixStream>>>,
-    /// Pieces that went to the target.
+    /// Pieces sent to the target.
     forth: Arc<AtomicUsize>,
 }
 
-/// What is done for each piece, of so many bytes.
+/// Called for each piece, with its length in bytes.
 type Each = Box<dyn Fn(usize) + Send>;
 
 impl Cable {
@@ -503,7 +503,7 @@ impl Cable {
         Self::slow(path, target, Duration::ZERO)
     }
 
-    /// What comes back takes so long.
+    /// Delays each answer by `back`.
     pub fn slow(path: PathBuf, target: PathBuf, back: Duration) -> Self {
         let listener = UnixListener::bind(&path).unwrap();
         let ends = Arc::new(Mutex::new(Vec::new()));
@@ -532,12 +532,12 @@ impl Cable {
         Self { path, bytes, ends, forth }
     }
 
-    /// How many pieces the target has been sent.
+    /// Number of pieces sent to the target.
     pub fn sent(&self) -> usize {
         self.forth.load(Ordering::SeqCst)
     }
 
-    /// Ends the connections that there are; the next ones are made as before.
+    /// Ends the current connections; new ones work as before.
     pub fn cut(&self) {
         for end in self.ends.lock().unwrap().drain(..) {
             let _ = end.shutdown(Shutdown::Both);
