@@ -10,9 +10,10 @@ use kemari_tests::certs;
 /// What to write.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Where: each host gets a directory of its own in it, to be copied to that host for `--tls`.
+    /// Output directory: each host gets a directory of its own in it, to be copied to that host for
+    /// `--tls`.
     dir: PathBuf,
-    /// A host, by all the names and addresses it is called by: `NAME[,NAME]...`. Once for each host.
+    /// A host, by all its names and addresses: `NAME[,NAME]...`. Give once for each host.
     #[arg(long = "host", value_name = "NAMES", required = true)]
     hosts: Vec<Names>,
 }
@@ -31,7 +32,7 @@ impl FromStr for Names {
     }
 }
 
-/// Writes them, and says how they are used.
+/// Writes the credentials, and prints how to use them.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let hosts: Vec<Vec<String>> = arguments.hosts.iter().map(|names| names.0.clone()).collect();
     for dir in certs::write_set(&arguments.dir, &hosts)? {

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     flags: Vec<String>,
 }
 
-/// Runs it; `true` when no promise was broken, and no row of the table is empty without a reason.
+/// Runs the tool; `true` if no promise was broken, and no row of the table is empty without a reason.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     run_with(arguments.flags.iter().map(String::as_str))
 }

@@ -31,13 +31,14 @@ enum Command {
     RunPair(run_pair::Arguments),
     /// Run pair after pair, break them by real faults at random moments, and judge what an outside client saw.
     Torture(torture::Arguments),
-    /// Simulate the protocol core, or with --drivers the product's threads; judge that by bugs and mutants. `cargo xtask sim --help` tells more.
+    /// Simulate the protocol core, or with --drivers the product's threads, and test the simulation by bugs and mutants. See
+    /// `cargo xtask sim --help`.
     Sim(sim::Arguments),
-    /// Make a fault in each system call of each thread of a pair, and tell what came of it; `cargo xtask faults --help` tells more.
+    /// Make a fault in each system call of each thread of a pair, and report the results. See `cargo xtask faults --help`.
     Faults(faults::Arguments),
     /// Measure a pair side by side with the limits of the machine.
     Bench(bench::Arguments),
-    /// Throw bytes that nobody should send at everything that takes some.
+    /// Give hostile bytes to every parser and state machine that reads foreign data.
     Fuzz(fuzz::Arguments),
     /// Write a new device: its code, its tests, its entry in the catalogue.
     NewDevice(new_device::Arguments),

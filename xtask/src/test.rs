@@ -14,7 +14,7 @@ pub(crate) struct Arguments {
     /// Only the steps whose name contains this.
     #[arg(value_name = "NAME")]
     only: Option<String>,
-    /// Leave the stock Debian guest out; said loudly at the end.
+    /// Leave the stock Debian guest out; a warning is printed at the end.
     #[arg(long)]
     skip_linux: bool,
 }

@@ -205,14 +205,14 @@ impl Asker {
     }
 }
 
-/// How long clients go on asking.
+/// How long the clients go on.
 #[derive(Debug, Clone, Copy)]
 pub enum Length {
-    /// So many requests in all.
+    /// Until this many requests in all.
     Answers(u64),
-    /// So long.
+    /// For this time.
     Time(Duration),
-    /// So long, and at least so many requests.
+    /// For this time, and at least until this many requests.
     Both(Duration, u64),
 }
 

@@ -141,7 +141,7 @@ impl Pair<'_> {
         Ok(Some(self.moved(takeover)))
     }
 
-    /// A reset loses what the guest kept in memory only, and its outstanding requests, whichever side dies in the meantime. What
+    /// A reset loses what the guest kept in memory only, and its outstanding requests, even if a side dies in the meantime. What
     /// it had answered before is on its disk, and the guest of before the reset does not come back (P1, P3).
     pub(super) fn reset(&mut self) -> Result<Outcome> {
         let patience = self.watch.patience();

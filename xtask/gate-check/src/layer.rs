@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Layer {
     /// The crates as rustc compiles them.
     Types,
-    /// What they depend on, against the allow-list in gate.toml.
+    /// The dependencies, against the allow-list in gate.toml.
     Graph,
     /// Compiled for a target that has no operating system.
     Bare,
     /// Compiled for Linux without std.
     LinuxCore,
-    /// What the compiler lets through, in the source.
+    /// The source: what the compiler accepts and the gate forbids.
     Source,
     /// The same after macro expansion.
     Expanded,
@@ -28,9 +28,9 @@ pub(crate) enum Layer {
     Symbols,
     /// Clippy's disallowed methods, types and macros.
     Clippy,
-    /// What the far side calls, by its compiled code.
+    /// The calls of the far side, in its compiled code.
     Calls,
-    /// Who implements a device.
+    /// The places where devices are implemented.
     Devices,
 }
 

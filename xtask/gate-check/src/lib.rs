@@ -61,16 +61,16 @@ pub struct Arguments {
     /// A further allow-list, in the format of gate.toml.
     #[arg(long, value_name = "FILE")]
     allow: Option<PathBuf>,
-    /// Apply every known attack to a scratch copy instead, and see that each is caught by the layers that claim it.
+    /// Apply every known attack to a scratch copy instead, and check that the layers that claim it catch it.
     #[arg(long, conflicts_with_all = ["layer", "package", "manifest_path", "allow", "json", "sarif", "github"])]
     self_test: bool,
-    /// Have an independent tool, cargo-acl, look at the crates behind the gate instead, and see that it would find some attacks.
+    /// Check the crates behind the gate with an independent tool, cargo-acl, instead, and check that it detects some attacks.
     #[arg(long, conflicts_with_all = ["layer", "without", "package", "manifest_path", "allow", "self_test", "json", "sarif", "github"])]
     witness: bool,
     /// With --self-test: only attacks whose name contains this; may be given more than once.
     #[arg(long, value_name = "NAME", requires = "self_test")]
     attack: Vec<String>,
-    /// With --self-test: have all layers look at each attack, and not just those that claim it.
+    /// With --self-test: run all layers on each attack, not only those that claim it.
     #[arg(long, requires = "self_test")]
     every_layer: bool,
     /// Write everything that was found to the standard output, as JSON.

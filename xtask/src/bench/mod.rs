@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 /// What to measure.
 #[derive(Debug, Args)]
 struct Measure {
-    /// Less of everything: under two minutes. Without QEMU, unless --only names `peers`.
+    /// Measure less of everything: under two minutes. Without QEMU, unless --only names `peers`.
     #[arg(long)]
     quick: bool,
     /// Write the report to this file as well.
@@ -51,9 +51,9 @@ struct Measure {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Put two reports side by side, and fail when the second is worse by more than the noise.
+    /// Compare two reports, and fail if the second is worse by more than the noise.
     Compare(compare::Arguments),
-    /// Print a report that was written before.
+    /// Print an existing report.
     Show(Show),
 }
 

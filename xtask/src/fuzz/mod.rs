@@ -29,13 +29,13 @@ pub(crate) struct Arguments {
     /// Minutes for each target.
     #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(MINUTES, "minutes"))]
     minutes: u64,
-    /// What the changes are drawn from; 0: the clock.
+    /// Seed of the random changes; 0: taken from the clock.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = numbers::<u32>(0..=u64::from(u32::MAX), "a seed"))]
     seed: u32,
-    /// Say what targets there are.
+    /// List the targets.
     #[arg(long)]
     list: bool,
-    /// Run one target on this file only, as after a finding.
+    /// Run one target on this file only, for instance after a finding.
     #[arg(long, value_name = "FILE", requires = "target")]
     replay: Option<PathBuf>,
 }

@@ -63,7 +63,7 @@ pub(crate) struct Arguments {
     /// How it is driven.
     #[arg(long, value_enum)]
     kind: Kind,
-    /// Write nothing, say what would be written.
+    /// Print what would be written, and write nothing.
     #[arg(long)]
     dry_run: bool,
     /// The workspace to write to [default: the one that this was built from].

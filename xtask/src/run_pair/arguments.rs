@@ -65,16 +65,16 @@ pub(crate) struct Arguments {
     /// The guest's network card.
     #[arg(long, value_enum, default_value = "virtio")]
     pub(crate) net_model: NetModel,
-    /// How to break the pair; several, or `all`, take turns. `cargo xtask torture --list` tells of each.
+    /// How to break the pair; several kinds, or `all`, take turns. `cargo xtask torture --list` describes each.
     #[arg(long, value_delimiter = ',', default_value = "primary", value_name = "KIND|all")]
     pub(crate) kill: Vec<String>,
-    /// How often.
+    /// Number of rounds.
     #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=100_000, "rounds"))]
     pub(crate) rounds: u32,
-    /// What the moments of the kills are drawn from; the same seed, the same moments.
+    /// Seed of the moments of the kills; the same seed gives the same moments.
     #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub(crate) seed: u64,
-    /// Milliseconds of load before each kill, to which a random time is added.
+    /// Milliseconds of load before each kill; a random time is added.
     #[arg(long, value_name = "MS", default_value_t = 0, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=3_600_000, "milliseconds"))]
     pub(crate) load: u64,
     /// vCPUs of the guest.
@@ -83,10 +83,10 @@ pub(crate) struct Arguments {
     /// Memory of the guest in MiB [default: 64; Linux: 128].
     #[arg(long, value_name = "MIB", allow_negative_numbers = true, value_parser = numbers::<u64>(2..=16_777_216, "MiB, without a unit"))]
     pub(crate) memory: Option<u64>,
-    /// Clients that ask at the same time.
+    /// Number of clients that send requests at the same time.
     #[arg(long, default_value_t = 4, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=1000, "clients"))]
     pub(crate) writers: u32,
-    /// Pages that the micro-guest dirties in a second, besides its work.
+    /// Pages that the micro-guest dirties per second in addition to its work.
     #[arg(long, value_name = "PAGES_PER_S", default_value_t = 2000, allow_negative_numbers = true, value_parser = numbers::<u32>(0..=10_000_000, "pages a second"))]
     pub(crate) dirty: u32,
     /// Compare memory and state of both sides at every checkpoint.
@@ -98,13 +98,13 @@ pub(crate) struct Arguments {
     /// Write the report to this file as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// How many times longer to wait for everything than on an ordinary machine.
+    /// Factor for all waits, for a machine slower than an ordinary one.
     #[arg(long, value_name = "FACTOR", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=1000, "how many times longer"))]
     pub(crate) slow: u32,
     /// Encrypt and authenticate the replication link, with credentials made for this run.
     #[arg(long)]
     pub(crate) tls: bool,
-    /// Have both sides record what becomes of every effect, and prove P1 and P2 from the records at the end.
+    /// Have both sides record every effect, and prove P1 and P2 from the records at the end.
     #[arg(long)]
     pub(crate) audit: bool,
     /// Put a device of `kemari run --device` into the machine, drive it, and judge what it prints (micro-guest only).
@@ -119,16 +119,16 @@ pub(crate) struct Arguments {
     /// Who decides which side goes on alone.
     #[arg(long, value_enum, default_value = "file")]
     pub(crate) arbiter: ArbiterChoice,
-    /// Begin alone: the standby is joined when the guest has served for a while.
+    /// Begin alone: the standby joins after the guest has served for a while.
     #[arg(long)]
     pub(crate) late: bool,
-    /// Keep the logs and the disk of a good run too.
+    /// Keep the logs and the disk even if the run was good.
     #[arg(long)]
     pub(crate) keep: bool,
     /// Run the Linux guest in the nested lab even where /dev/kvm could run it directly.
     #[arg(long)]
     pub(crate) lab: bool,
-    /// A directory that has all programs and images already: how the nested lab is told.
+    /// A directory that already has all programs and images; set inside the nested lab.
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) prebuilt: Option<PathBuf>,
     /// Further flags for `kemari run` and `kemari standby`.

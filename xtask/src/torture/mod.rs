@@ -26,31 +26,31 @@ const ETCD: &[(&str, &str)] = &[("/usr/bin/etcd", "etcd-server")];
 /// How long, and which faults.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Stop after so many minutes, at the end of a pair [default: 2, unless --failovers is given].
+    /// Stop after this many minutes, at the end of a pair [default: 2, unless --failovers is given].
     #[arg(long, allow_negative_numbers = true, value_parser = numbers::<u64>(MINUTES, "minutes"))]
     minutes: Option<u64>,
-    /// Stop after so many failovers, at the end of a pair.
+    /// Stop after this many failovers, at the end of a pair.
     #[arg(long, allow_negative_numbers = true, value_parser = numbers::<usize>(1..=1_000_000, "failovers"))]
     failovers: Option<usize>,
-    /// What pairs, faults and moments are drawn from.
+    /// Seed of the pairs, faults and moments.
     #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     seed: u64,
     /// Only these kinds of fault; see --list.
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     fault: Vec<String>,
-    /// Faults in the life of one pair, at most.
+    /// Maximum number of faults in one pair.
     #[arg(long, value_name = "COUNT", default_value_t = 25, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=100_000, "faults"))]
     rounds: u32,
     /// Encrypt and authenticate every replication link [default: every other one].
     #[arg(long, conflicts_with = "plain")]
     tls: bool,
-    /// Encrypt none.
+    /// Encrypt no replication link.
     #[arg(long)]
     plain: bool,
     /// Run this program, instead of building it.
     #[arg(long, value_name = "FILE", hide = true)]
     kemari: Option<PathBuf>,
-    /// Say what kinds of fault there are.
+    /// List the kinds of fault.
     #[arg(long)]
     list: bool,
     /// Write the summary to this file as well.

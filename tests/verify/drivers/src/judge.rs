@@ -194,7 +194,7 @@ pub(crate) fn total() -> u64 {
     JUDGE.with(|judge| judge.total())
 }
 
-/// How often the guest has started, or gone on on another host.
+/// Number of times that the guest has started, or was taken over.
 pub(crate) fn lives() -> usize {
     JUDGE.with(|judge| judge.lives.len())
 }

@@ -119,7 +119,7 @@ struct World {
     faults: Vec<Fault>,
     /// The killed hosts among the two.
     killed: Vec<Host>,
-    /// How often the guest had started or gone on when these two became a pair.
+    /// Number of starts and takeovers of the guest before these two became a pair.
     lives: usize,
 }
 

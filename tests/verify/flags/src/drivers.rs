@@ -7,48 +7,48 @@ use crate::{JOBS, SEEDS, WORLDS, numbers};
 /// What a world is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Story {
-    /// Whatever comes.
+    /// Random faults.
     Any,
     /// Each side asks an arbiter of its own.
     TwoArbiters,
     /// The guest powers itself off.
     PowersOff,
-    /// A thread of a session is held up until the next one is there.
+    /// A thread of a session is delayed until the next session has begun.
     OldSession,
     /// A machine with output to write is stopped, replaced, and goes on.
     Replaced,
     /// The primary's arbiter answers slowly, and its link is cut.
     SlowFence,
-    /// The primary is told to end.
+    /// The primary is ordered to end.
     Ends,
-    /// Nobody reads the guest's console.
+    /// The guest's console is not read.
     Unread,
     /// The guest is taken over, protected again, and taken over once more.
     Twice,
     /// Nothing fails.
     Calm,
-    /// The operator changes his mind about where the standby is.
+    /// The operator changes the standby's address.
     OtherStandby,
     /// A thread of the primary hangs.
     Hangs,
-    /// The standby is told to end.
+    /// The standby is ordered to end.
     Leaves,
-    /// The guest resets itself, again and again.
+    /// The guest resets itself repeatedly.
     Resets,
-    /// The primary is told to end, and told so again.
+    /// The primary gets a second order to end.
     SecondSignal,
     /// The primary dies as its first checkpoints are acknowledged.
     FirstCheckpoint,
 }
 
-/// Run the real threads of a pair in turn, as a seed says, and judge what leaves them.
+/// Run the real threads of a pair in an order that a seed decides, and judge what leaves them.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask sim --drivers", bin_name = "cargo xtask sim --drivers")]
 pub struct Arguments {
-    /// How many worlds, each in a process of its own.
+    /// Number of worlds, each in a process of its own.
     #[arg(long, default_value_t = 200, allow_negative_numbers = true, value_parser = numbers::<u64>(WORLDS, "worlds"))]
     pub seeds: u64,
-    /// Run this one only, and print what happens in it.
+    /// Run only this seed, and print what happens.
     #[arg(long, conflicts_with = "seeds", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub seed: Option<u64>,
     /// The first seed.
@@ -57,22 +57,24 @@ pub struct Arguments {
     /// Stop at the first world that breaks a promise.
     #[arg(long)]
     pub until_broken: bool,
-    /// Only worlds that are about this; without it they are about all in turn.
+    /// Run only worlds with this story; by default the stories take turns.
     #[arg(long)]
     pub story: Option<Story>,
-    /// Fail as well where something that can happen in a world happens in none: a reset, a takeover, a slow fence.
+    /// Fail as well if a kind of event that can happen in a world happens in none: a reset, a takeover, a slow
+    /// fence.
     #[arg(long, conflicts_with_all = ["seed", "until_broken", "story"])]
     pub every_kind: bool,
-    /// Worlds at once.
+    /// Number of worlds that run at the same time.
     #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::<u64>(JOBS, "worlds at once"))]
     pub jobs: u64,
-    /// Put each defect of tests/verify/drivers/defects.toml back into a copy of the tree, and see that it is found.
+    /// Put each defect of tests/verify/drivers/defects.toml back into a copy of the tree, and check that it is
+    /// found.
     #[arg(long, conflicts_with_all = ["seed", "seeds", "until_broken", "story", "every_kind"])]
     pub defects: bool,
     /// Only the defects whose name contains this.
     #[arg(long, requires = "defects")]
     pub only: Option<String>,
-    /// How often each defect is looked for, with other seeds.
+    /// Number of searches for each defect, with different seeds.
     #[arg(long, default_value_t = 3, requires = "defects", allow_negative_numbers = true, value_parser = numbers::<u64>(1..=1000, "rounds"))]
     pub rounds: u64,
     /// The world of a process that was started for it.

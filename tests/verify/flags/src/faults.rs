@@ -6,16 +6,16 @@ use clap::{Parser, ValueEnum};
 
 use crate::{JOBS, SEEDS, numbers};
 
-/// What is made of a system call.
+/// A fault of a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub enum Fault {
     /// It fails.
     Error,
-    /// It transfers half of what it was to.
+    /// It transfers half of the requested bytes.
     Short,
     /// It takes long.
     Delay,
-    /// It does not come back.
+    /// It does not return.
     Hang,
 }
 
@@ -51,7 +51,7 @@ pub const ROLES: [&str; 12] = [
     "audit",
 ];
 
-/// Make a fault in each system call of each thread of a real pair, and tell what came of it.
+/// Make a fault in each system call of each thread of a real pair, and report the results.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask faults", bin_name = "cargo xtask faults")]
 pub struct Arguments {
@@ -64,35 +64,35 @@ pub struct Arguments {
     /// Only this fault.
     #[arg(long)]
     pub fault: Option<Fault>,
-    /// Only the faults that this file names, a line each, as a run prints them. Nothing is observed first, and one that is
-    /// not reached is a failure.
+    /// Only the faults that this file names, one per line, in the format that a run prints. Nothing is observed first, and
+    /// a fault that is not reached is a failure.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "once", "table", "observe"])]
     pub cells: Option<PathBuf>,
-    /// So many of them only, drawn by `--seed`.
+    /// Only this many of them, drawn by `--seed`.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "faults"))]
     pub sample: Option<usize>,
-    /// Each call of each role once for each fault, in whichever thread, and not in all that make it.
+    /// Each call of each role once for each fault, in any thread that makes it, not in each.
     #[arg(long)]
     pub once: bool,
-    /// Which sample, and which of several like calls is hit.
+    /// Seed of the sample, and of the choice between similar calls.
     #[arg(long, value_name = "S", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub seed: u64,
-    /// Pairs at once.
+    /// Number of pairs that run at the same time.
     #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::<usize>(JOBS, "pairs at once"))]
     pub jobs: usize,
-    /// Keep what came of each fault here, a line each; faults that are in it are not made again.
+    /// Append the result of each fault to this file, one per line; faults in it are not made again.
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
-    /// Write the table here, as Markdown.
+    /// Write the table to this file, as Markdown.
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
-    /// Say which calls are made in the life of a pair, and make no fault.
+    /// List the calls that are made in the life of a pair, and make no fault.
     #[arg(long)]
     pub observe: bool,
-    /// The `kemari` that is run.
+    /// The `kemari` to run.
     #[arg(long, overrides_with = "kemari", hide = true, value_name = "FILE")]
     pub kemari: Option<PathBuf>,
-    /// The micro-guest that it runs.
+    /// The micro-guest to run.
     #[arg(long, overrides_with = "guest", hide = true, value_name = "FILE")]
     pub guest: Option<PathBuf>,
 }

@@ -8,16 +8,16 @@ use crate::numbers;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask sim --model", bin_name = "cargo xtask sim --model")]
 pub struct Arguments {
-    /// Machines.
+    /// Number of machines.
     #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<usize>(2..=8, "machines"))]
     pub machines: usize,
-    /// Terms that are won, at most.
+    /// Maximum number of terms that are won.
     #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<u8>(2..=20, "terms"))]
     pub terms: u8,
-    /// Epochs, at most.
+    /// Maximum number of epochs.
     #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<usize>(1..=20, "epochs"))]
     pub epochs: usize,
-    /// Connections, at most.
+    /// Maximum number of connections.
     #[arg(long, default_value_t = 3, allow_negative_numbers = true, value_parser = numbers::<u8>(1..=20, "connections"))]
     pub links: u8,
 }

@@ -13,35 +13,35 @@ Each of these runs something else, and has flags of its own; add --help:
 
 docs/simulation.md tells of all of them.";
 
-/// Run the protocol core in a simulated world that fails, and watch it from outside.
+/// Run the protocol core in a simulated world with faults, and observe it from outside.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", after_help = OTHERS)]
 pub struct Arguments {
-    /// How many worlds.
+    /// Number of worlds.
     #[arg(long, default_value_t = 10_000, allow_negative_numbers = true, value_parser = numbers::<u64>(WORLDS, "worlds"))]
     pub seeds: u64,
-    /// Run this one only, and print what happens in it.
+    /// Run only this seed, and print what happens.
     #[arg(long, conflicts_with_all = ["seeds", "minutes"], allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub seed: Option<u64>,
-    /// Run for so many minutes, whatever the number of worlds.
+    /// Run for this many minutes, whatever the number of worlds.
     #[arg(long, conflicts_with = "seeds", allow_negative_numbers = true, value_parser = numbers::<u64>(MINUTES, "minutes"))]
     pub minutes: Option<u64>,
-    /// The first seed; without it a fresh one, which is printed.
+    /// The first seed; by default a random one, which is printed.
     #[arg(long, conflicts_with = "seed", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub first: Option<u64>,
-    /// Stop at the first that breaks a promise.
+    /// Stop at the first world that breaks a promise.
     #[arg(long)]
     pub until_broken: bool,
-    /// Put in one deliberate bug after the other, and see that each is found.
+    /// Put in one deliberate bug after the other, and check that each is found.
     #[arg(long, conflicts_with_all = ["seed", "seeds", "minutes", "until_broken"])]
     pub bugs: bool,
     /// Only the deliberate bugs whose name contains this.
     #[arg(long, requires = "bugs")]
     pub only: Option<String>,
-    /// How often each deliberate bug is looked for, with other seeds.
+    /// Number of searches for each deliberate bug, with different seeds.
     #[arg(long, default_value_t = 5, requires = "bugs", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=1000, "rounds"))]
     pub rounds: usize,
-    /// Worlds at once [default: one per core].
+    /// Number of worlds that run at the same time [default: one per core].
     #[arg(long, allow_negative_numbers = true, value_parser = numbers::<usize>(JOBS, "worlds at once"))]
     pub jobs: Option<usize>,
 }

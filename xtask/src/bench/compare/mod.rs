@@ -21,11 +21,11 @@ use super::report::text::clean;
 /// Which reports.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The report to compare with, of `cargo xtask bench --json`.
+    /// The report to compare with, from `cargo xtask bench --json`.
     pub(super) a: PathBuf,
     /// The report that may be better or worse.
     pub(super) b: PathBuf,
-    /// What may be noise, in per cent; of a figure that is itself in per cent, half a point may be noise as well.
+    /// Noise, in per cent; for a figure that is itself in per cent, half a point counts as noise as well.
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0, allow_negative_numbers = true, value_parser = per_cent)]
     pub(super) tolerance: f64,
 }
