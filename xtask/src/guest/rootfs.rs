@@ -20,10 +20,10 @@ const REDIS: &str = include_str!("../../../tests/guests/linux/redis.conf");
 /// What the guest has beyond Debian's minimal base.
 const PACKAGES: &str =
     "redis-server,iproute2,iputils-ping,busybox-static,e2fsprogs,login,util-linux,procps";
-/// Left out, because a guest that lives for a minute needs no documentation.
+/// Left out: nobody reads them in a guest that lives for a minute.
 const LEFT_OUT: &[&str] =
     &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"];
-/// Size of the file system. The file is sparse: only used blocks take space.
+/// Size of the file system. The file is sparse: it takes what is used.
 const SIZE: &str = "400M";
 
 /// Makes the root file system, or takes it from the cache.
@@ -66,7 +66,7 @@ fn bootstrap(p: &Preparation<'_>, tree: &Path) -> Result<()> {
     run(&mut command)
 }
 
-/// Configures the guest: our init, no root password on the console, Redis as the service.
+/// Makes it a guest: our init, no root password on the console, Redis as the service.
 fn configure(tree: &Path) -> Result<()> {
     let put = |path: &str, mode: u32, text: &str| -> Result<()> {
         let path = tree.join(path);
@@ -94,7 +94,7 @@ fn configure(tree: &Path) -> Result<()> {
         0o644,
         "Debian \\r (\\l): the guest of a Kemari test; log in as root, no password\n",
     )?;
-    // Only the console logs in without a password: the image has no remote shell.
+    // Only the console logs in here: there is no remote shell in the image.
     run(Command::new("chroot").arg(tree).args(["passwd", "--quiet", "-d", "root"]))?;
     for leftover in ["var/lib/apt/lists", "var/cache/apt"] {
         let path = tree.join(leftover);
@@ -106,8 +106,7 @@ fn configure(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An ext4 image of a directory, without a loop device. Identifiers are fixed, so equal trees give equal
-/// images.
+/// An ext4 image of a directory, without a loop device; fixed identifiers, so equal trees give like images.
 fn make_image(tree: &Path, image: &Path) -> Result<()> {
     run(Command::new("mke2fs")
         .args(["-q", "-t", "ext4", "-L", "kemari-root", "-m", "0"])
