@@ -239,8 +239,8 @@ pub trait Arbiter: Send + Sync {
     /// The claimant: a text that no other process ever has.
     fn holder(&self) -> &str;
 
-    /// Claims `term`: granted to the first claimant, and to the same holder again. P2: only if the term before is this process's,
-    /// or the one's whom this process [follows](Self::follow).
+    /// Claims `term`: granted to the first claimant, and to the same holder again. P2: only if the previous term is held by this
+    /// process, or by the holder that it [follows](Self::follow).
     ///
     /// # Errors
     /// When the arbiter cannot be asked, or is not the same one as before: nothing was won.

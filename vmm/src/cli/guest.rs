@@ -204,7 +204,7 @@ fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     }
 }
 
-/// Prints one line on how the machine has ended; returns its exit code.
+/// Logs one line on how the machine has ended; returns its exit code.
 pub(super) fn report(ended: &Ended) -> u8 {
     match ended {
         Ended::PoweredOff => log::info!("powered off"),

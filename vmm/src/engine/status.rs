@@ -27,7 +27,7 @@ pub struct EngineStats {
     pub(super) collect: Distribution,
     pub(super) copy: Distribution,
     pub(super) resume: Distribution,
-    /// From the sight of output to the pause.
+    /// From the first look that found held output to the pause.
     pub(super) wait: Distribution,
     /// From the guest's resume to the checkpoint's arrival at the sender.
     pub(super) encode: Distribution,

@@ -2,12 +2,12 @@
 //!
 //! | file | is |
 //! | --- | --- |
-//! | `term-N.json` | who has won term N: written once; [`SUCCEEDED`] is appended when a later term has been won |
+//! | `term-N.json` | the winner of term N: written once; [`SUCCEEDED`] is appended when a later term has been won |
 //! | `ended-N` | the machine has ended in term N, in good order |
-//! | `pace-N` | in microseconds: the oldest answer that the holder of term N may act on, where that is more than usual |
+//! | `pace-N` | in microseconds: the oldest answer that the holder of term N may act on, if that is more than usual |
 //! | `id` | the directory's identity, made with it |
-//! | `mark` | what the primary has left for the session that it begins |
-//! | `counter-mark` | what the standby has left for the session that it joins |
+//! | `mark` | the primary's mark for the session that it begins |
+//! | `counter-mark` | the standby's mark for the session that it joins |
 
 use std::io;
 use std::path::Path;

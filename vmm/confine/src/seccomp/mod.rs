@@ -34,7 +34,7 @@ pub enum Mode {
     /// End the process.
     #[default]
     On,
-    /// Allow it, and let the kernel log it (`dmesg`, `journalctl -k`).
+    /// Allow it and let the kernel log it (`dmesg`, `journalctl -k`).
     Log,
     /// Install no filters.
     Off,

@@ -64,10 +64,10 @@ impl RunArgs {
         machine
     }
 
-    /// Checks, before anything is opened, that every device can be gated.
+    /// Checks, before anything is opened, that every device and guest memory can be gated.
     ///
     /// # Errors
-    /// The first device that cannot, with what to use instead.
+    /// The first one that cannot, with what to use instead.
     pub fn check_gated(&self) -> Result<(), Refusal> {
         let fault_tolerance =
             self.pair.replication.standby.is_some() || self.pair.arbiter.spec != ArbiterSpec::None;

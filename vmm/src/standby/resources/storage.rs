@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// How much of a device is read: no fewer bytes than a sector of most, and so aligned (open(2), `O_DIRECT`).
+/// Bytes that are read of a device, and their alignment (open(2), `O_DIRECT`): at least a sector of most devices.
 const BLOCK: usize = 4096;
 
 #[repr(align(4096))]
