@@ -523,9 +523,9 @@ impl StandbyDriver {
         }
     }
 
-    /// Opens in another thread what the takeover needs, before the request takes effect. Without an arbiter no other step would
-    /// find an error. With one the primary's output is held from the request on, because nothing is acknowledged any more, and
-    /// must not wait for the opening.
+    /// Opens in another thread what the takeover needs, before the request takes effect. Without an arbiter the operator's word
+    /// alone decides the takeover, so errors must be found before. With one the primary's output is held from the request on,
+    /// because nothing is acknowledged any more, and must not wait for the opening.
     fn prepare_for_operator(&mut self, answer: Answer) {
         let Some(hosted) = &self.hosted else { return };
         let (machine, said) = (hosted.machine.clone(), hosted.session);
