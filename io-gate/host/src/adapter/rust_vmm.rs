@@ -11,7 +11,7 @@
 //! use vm_device::MutDevicePio;
 //! use vm_device::bus::{PioAddress, PioAddressOffset};
 //!
-//! A device of another author: port 0 takes letters for a printer, port 1 counts them.
+//! // A device of another author: port 0 takes letters for a printer, port 1 counts them.
 //! struct Printer<W> { paper: W, count: u8 }
 //! # impl<W: Write> MutDevicePio for Printer<W> {
 //! #     fn pio_read(&mut self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) { data[0] = self.count }
@@ -21,7 +21,7 @@
 //! #     }
 //! # }
 //!
-//! What the adapter needs to know about it.
+//! /// What the adapter needs to know of it.
 //! struct KeepPrinter;
 //! impl Keep for KeepPrinter {
 //!     type Device = Printer<io_gate_host::adapter::StagingWriter>;
