@@ -67,7 +67,13 @@ impl SmallDisk {
     /// # Errors
     /// When the filler cannot be removed.
     pub fn empty(&self) -> Result<()> {
-        fs::remove_file(self.filler()).context("cannot empty the disk's file system")
+        let path = self.filler();
+        // A child that another thread has just forked holds the filler open until it calls exec. The space of an open file
+        // is freed by truncating it, not by unlinking it.
+        let truncated = File::create(&path);
+        truncated
+            .and_then(|_| fs::remove_file(&path))
+            .context("cannot empty the disk's file system")
     }
 }
 
@@ -100,7 +106,10 @@ mod tests {
         disk.fill().unwrap();
         let other = fs::write(dir.path().join("disk/other"), [7; 8192]);
         assert_eq!(other.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        // As a child between fork and exec does.
+        let held = File::open(disk.filler()).unwrap();
         disk.empty().unwrap();
         fs::write(dir.path().join("disk/other"), [7; 8192]).unwrap();
+        drop(held);
     }
 }

@@ -52,6 +52,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = gate::run_as_compiler() {
+        return status;
+    }
     let result = match Command::parse() {
         Command::RunPair(arguments) => run_pair::run(&arguments),
         Command::Torture(arguments) => torture::run(&arguments),

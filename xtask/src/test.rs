@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test there is, from unit tests to pairs of real processes and a stock Debian guest.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -31,7 +31,7 @@ struct Step {
 const STEPS: &[Step] = &[
     Step { name: "unit, property and process tests", run: workspace, linux: false },
     Step { name: "gate: the gate is the only way out of a device", run: gate, linux: false },
-    Step { name: "gate: every known attack is caught", run: attacks, linux: false },
+    Step { name: "gate: a sample of the known attacks is caught", run: attacks, linux: false },
     Step { name: "gate: an independent witness agrees", run: witness, linux: false },
     Step { name: "model: commit and takeover, exhaustively", run: model, linux: false },
     Step { name: "simulation: a fixed set of seeds", run: sim_fixed, linux: false },
@@ -156,8 +156,10 @@ fn gate() -> Result<bool> {
     gate::tree_passes()
 }
 
+/// Another sample each day; `cargo xtask gate --self-test` applies all attacks.
 fn attacks() -> Result<bool> {
-    gate::self_test_passes()
+    let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs() / (24 * 60 * 60);
+    gate::sample_passes(50, days)
 }
 
 fn witness() -> Result<bool> {

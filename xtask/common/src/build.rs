@@ -75,26 +75,28 @@ pub fn kemari() -> Result<PathBuf> {
     Ok(target_dir().join("release/kemari"))
 }
 
-/// Builds `kemari` and this program statically linked, for the nested lab. Returns their directory.
+/// Builds `kemari` statically linked, for the nested lab. Returns its path.
 ///
 /// # Errors
 /// The build fails.
-pub fn static_programs() -> Result<PathBuf> {
+pub fn static_kemari() -> Result<PathBuf> {
+    static_program("kemari-vmm", "kemari")
+}
+
+/// Builds this program statically linked, for the nested lab. Returns its path.
+///
+/// # Errors
+/// The build fails.
+pub fn static_xtask() -> Result<PathBuf> {
+    static_program("xtask", "xtask")
+}
+
+fn static_program(package: &str, program: &str) -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let mut build = cargo();
-    build.args(["build", "--release", "--target", TARGET]);
-    build.args([
-        "--package",
-        "kemari-vmm",
-        "--package",
-        "xtask",
-        "--bin",
-        "kemari",
-        "--bin",
-        "xtask",
-    ]);
+    build.args(["build", "--release", "--target", TARGET, "--package", package, "--bin", program]);
     run(build.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(target_dir().join(TARGET).join("release"))
+    Ok(target_dir().join(TARGET).join("release").join(program))
 }
 
 /// Checks that a program which is to be run instead of a built one exists.

@@ -70,6 +70,12 @@ pub struct Arguments {
     /// With --self-test: only attacks whose name contains this; may be given more than once.
     #[arg(long, value_name = "NAME", requires = "self_test")]
     attack: Vec<String>,
+    /// With --self-test: only this many attacks, drawn by the seed; among them one for each layer that no other layer catches.
+    #[arg(long, value_name = "COUNT", requires = "self_test", conflicts_with = "attack")]
+    sample: Option<usize>,
+    /// With --sample: the seed.
+    #[arg(long, value_name = "NUMBER", requires = "sample", default_value_t = 1)]
+    seed: u64,
     /// With --self-test: run all layers on each attack, not only those that claim it.
     #[arg(long, requires = "self_test")]
     every_layer: bool,
@@ -82,6 +88,12 @@ pub struct Arguments {
     /// Write what was found as annotations of GitHub's checks as well.
     #[arg(long)]
     github: bool,
+}
+
+/// Runs the compiler, if cargo has started this program in its place: a program that runs layers calls this first in `main`.
+/// `None` if it was started in another way.
+pub fn run_as_compiler() -> Option<ExitCode> {
+    calls::run_as_compiler()
 }
 
 /// Exit code 0 when nothing was found, 1 when something was, 2 when a layer could not run.
@@ -124,12 +136,12 @@ pub fn program_at(root: &Path) -> Result<PathBuf> {
     calls::runnable(&Subject::tree(root, None, vec!["--locked".to_owned()])?)
 }
 
-/// Runs every known attack; `true` when each was caught by the layers that claim it.
+/// Runs this many of the known attacks, drawn by the seed; `true` when each was caught by the layers that claim it.
 ///
 /// # Errors
 /// The scratch copy cannot be made, or an attack does not fit it.
-pub fn self_test_passes() -> Result<bool> {
-    self_test::run(&self_test::Run::default())
+pub fn sample_passes(count: usize, seed: u64) -> Result<bool> {
+    self_test::run(&self_test::Run { sample: Some((count, seed)), ..Default::default() })
 }
 
 /// Runs an independent tool; `true` when it finds nothing in the tree, and finds the attacks that it can detect.
@@ -162,6 +174,7 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
             only: &arguments.attack,
             without: &arguments.without,
             every_layer: arguments.every_layer,
+            sample: arguments.sample.map(|count| (count, arguments.seed)),
         })?;
         return Ok(if passed { Verdict::Passed } else { Verdict::Failed });
     }

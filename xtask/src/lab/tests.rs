@@ -147,10 +147,9 @@ fn log_in(kernel: KernelChoice, model: &str, driver: &str) {
                        --cmdline 'console=ttyS0 quiet panic=-1 kemari.ip=10.77.0.2/24'; \
                    echo \"MONITOR ENDED $?\"; e2fsck -fn root.ext4"
     );
-    let programs = crate::build::static_programs().unwrap();
-    let mut spec = LabSpec::new("login", &command)
-        .linux_guest(&guest, &["root.ext4"])
-        .file(programs.join("kemari"), "kemari");
+    let kemari = crate::build::static_kemari().unwrap();
+    let mut spec =
+        LabSpec::new("login", &command).linux_guest(&guest, &["root.ext4"]).file(kemari, "kemari");
     spec.stall = Duration::from_secs(180);
     let status = retry(&spec, &mut show, |_| {
         let mut lab = Lab::boot_once(&images, &spec, &mut show)?;

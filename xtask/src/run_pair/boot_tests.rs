@@ -12,11 +12,11 @@ fn a_stock_kernel_survives_the_death_of_its_host_while_it_boots() {
     let preparation = Preparation::begin(&say).unwrap();
     let guest = preparation.linux_guest(KernelChoice::Cloud).unwrap();
     let images = LabImages::prepare(&preparation, &guest).unwrap();
-    let programs = build::static_programs().unwrap();
+    let kemari = build::static_kemari().unwrap();
     let script = build::repository().join("tests/guests/linux/failover-while-booting");
     let spec = LabSpec::new("boot", "sh ./failover-while-booting 1:1 2:4 1:6")
         .linux_guest(&guest, &["root.ext4"])
-        .file(programs.join("kemari"), "kemari")
+        .file(kemari, "kemari")
         .file(script, "failover-while-booting");
     let mut passed = 0;
     let mut show = |line: &str| {

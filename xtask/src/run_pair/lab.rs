@@ -39,12 +39,13 @@ pub(super) fn run(
             "{flag}: expected a /dev/kvm that runs stock kernels: the nested lab does not have it; leave it out"
         );
     }
-    let programs =
-        terminal.aside("building static programs for the lab", build::static_programs)?;
+    let what = "building static programs for the lab";
+    let kemari = terminal.aside(what, build::static_kemari)?;
+    let xtask = terminal.aside(what, build::static_xtask)?;
     let mut spec = LabSpec::new("pair", &command(arguments))
         .linux_guest(guest, &[ROOT])
-        .file(programs.join("kemari"), "kemari")
-        .file(programs.join("xtask"), "xtask");
+        .file(kemari, "kemari")
+        .file(xtask, "xtask");
     spec.timeout = TIMEOUT;
     spec.stall = STALL;
     spec.interrupted = stop;
