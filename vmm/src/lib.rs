@@ -1,17 +1,16 @@
 //! A KVM virtual machine monitor whose guests survive the death of their host.
 
-pub mod boot;
 pub mod cli;
-pub mod config;
 pub mod control;
 pub mod engine;
+mod hello;
 pub mod link;
-pub mod machine;
+mod marks;
 pub mod probe;
 mod repeats;
+pub mod signals;
 pub mod standby;
 pub mod stats;
-pub mod ungated;
 
 const _: () = assert!(
     !ft_core::bugs::COMPILED_IN,

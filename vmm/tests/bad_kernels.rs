@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use images::{BzImage, Elf, Segment, note, property_note, pvh_note};
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::{GuestMemory, MemoryOptions, create};
-use kemari_vmm::boot::{BootConfig, Entry, load};
+use kemari_machine::boot::{BootConfig, Entry, load};
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -47,7 +47,7 @@ fn boot(
     memory: &GuestMemory,
     kernel: &Path,
     initrd: Option<&Path>,
-) -> Result<Entry, kemari_vmm::boot::BootError> {
+) -> Result<Entry, kemari_machine::boot::BootError> {
     let config =
         BootConfig { kernel, initrd, cmdline: "console=ttyS0", cpus: 1, windows: &[], pci: false };
     load(memory, &config)

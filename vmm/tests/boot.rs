@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::{GuestMemory, MemoryOptions, create};
-use kemari_vmm::boot::{BootConfig, BootError, Entry, load};
+use kemari_machine::boot::{BootConfig, BootError, Entry, load};
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
 

@@ -15,10 +15,10 @@ use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
 use io_gate::host::new_gate;
 use io_gate_host::Unfenced;
-use kemari_vmm::boot::Boot;
-use kemari_vmm::config::{BootSource, MachineConfig};
+use kemari_machine::boot::Boot;
+use kemari_machine::config::{BootSource, MachineConfig};
+use kemari_machine::{AttachOptions, Machine};
 use kemari_vmm::engine::{Engine, Makings};
-use kemari_vmm::machine::{AttachOptions, Machine};
 use kemari_vmm::standby::{End, Inheritance, Input};
 use pair::{
     Cable, PATIENCE, Standby, config, engine_options, start_engine, start_sealing, wait_for,

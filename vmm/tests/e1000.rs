@@ -10,10 +10,10 @@ use ft_core::wire::Kind;
 use io_gate::host::{CommitAuthority, MAX_MEMORY, MAX_RECORDED, Term, new_gate};
 use io_gate_host::{Fence, Permission, Unfenced};
 use kemari_hypervisor::kvm::{ClockPolicy, VmState};
+use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
+use kemari_machine::{AttachOptions, DeviceRecord, DeviceState, Machine};
 use kemari_tests::switch::{Cable, Switch};
-use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_vmm::engine::MachineState;
-use kemari_vmm::machine::{AttachOptions, DeviceRecord, DeviceState, Machine};
 use vm_device::bus::{MmioAddress, PioAddress};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_memory::{Bytes, GuestAddress};
@@ -356,7 +356,7 @@ fn a_driver_sends_and_receives_and_goes_on_in_another_machine() {
     assert_eq!((sealed.staged, sealed.in_flight.len()), (1, 1));
 
     let mut two = Bench::new(dir.path(), switch.socket(1), "e1000");
-    assert_eq!(one.machine.layout(), two.machine.layout());
+    assert_eq!(one.machine.description(), two.machine.description());
     chips.restore(two.machine.vm(), ClockPolicy::Continue).unwrap();
     two.machine.restore_devices(&saved).wait().unwrap().unwrap();
     assert_eq!(two.machine.save_devices().unwrap(), saved);
@@ -406,8 +406,8 @@ fn another_model_is_refused_by_both_names() {
     let one = Bench::new(dir.path(), &socket, "e1000");
     let other = Bench::new(dir.path(), &socket, "virtio");
     assert!(other.machine.devices().pci().is_none());
-    let (ours, theirs) = (one.machine.layout(), other.machine.layout());
-    let of = |devices: &[ft_core::handshake::DeviceLayout]| {
+    let (ours, theirs) = (one.machine.description(), other.machine.description());
+    let of = |devices: &[kemari_machine::DeviceDescription]| {
         let net = devices.iter().find(|device| device.slot == 16).unwrap();
         (net.kind.clone(), net.detail.clone())
     };

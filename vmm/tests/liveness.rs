@@ -12,8 +12,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use ft_core::primary::Phase;
+use kemari_machine::{Ended, Machine};
 use kemari_vmm::engine::{Engine, EngineOptions, Step, Steps};
-use kemari_vmm::machine::{Ended, Machine};
 use kemari_vmm::standby::End;
 use kvm_bindings::kvm_regs;
 use pair::{

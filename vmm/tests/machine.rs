@@ -14,8 +14,8 @@ use io_gate::host::new_gate;
 use io_gate_host::Unfenced;
 use io_gate_host::backend::Backend;
 use io_gate_host::backend::console::Console;
-use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
-use kemari_vmm::machine::{
+use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
+use kemari_machine::{
     AttachOptions, DeviceRecord, DeviceState, Ended, Machine, MachineError, VirtioMmio,
 };
 use vm_device::DeviceMmio;
@@ -205,7 +205,7 @@ fn saved_state_is_taken_on_by_another_machine_like_it_and_refused_by_others() {
     let saved = machine.save_devices().unwrap();
 
     let other = build(config(other_dir.path()));
-    assert_eq!(machine.layout(), other.layout());
+    assert_eq!(machine.description(), other.description());
     assert_eq!(machine.facts(), other.facts());
     other.restore_devices(&saved).wait().unwrap().unwrap();
     assert_eq!(other.save_devices().unwrap(), saved);
@@ -233,9 +233,9 @@ fn saved_state_is_taken_on_by_another_machine_like_it_and_refused_by_others() {
 #[test]
 fn layouts_tell_machines_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let one = build(config(dir.path())).layout();
+    let one = build(config(dir.path())).description();
     let more = MachineConfig { memory: 32 << 20, rng: false, ..config(dir.path()) };
-    let two = build(more).layout();
+    let two = build(more).description();
     assert_ne!(one.memory, two.memory);
     assert_ne!(one.devices.len(), two.devices.len());
     assert!(one.devices.iter().any(|device| device.detail == "mac 52:54:00:12:34:56"), "{one:?}");

@@ -21,9 +21,9 @@ use io_gate_host::{Backend, Permission, Unfenced, VirtioSlot};
 use kemari_arbiter::{Arbiter, FileArbiter};
 use kemari_confine::logging;
 use kemari_confine::seccomp::{self, EXIT_CODE, Mode, Role};
+use kemari_machine::config::{ConsoleConfig, MachineConfig};
+use kemari_machine::{AttachOptions, Machine};
 use kemari_vmm::cli::console_terminal;
-use kemari_vmm::config::{ConsoleConfig, MachineConfig};
-use kemari_vmm::machine::{AttachOptions, Machine};
 
 /// The directory of the case, its attack, its role and its mode: tells the child what to do.
 const CASE: &str = "KEMARI_SECCOMP_CASE";

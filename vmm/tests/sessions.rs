@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
 use ft_core::{LinkId, Term};
+use kemari_machine::{AttachOptions, LoopContext};
 use kemari_vmm::engine::{Engine, Makings, Sealer, Step, Steps};
-use kemari_vmm::machine::{AttachOptions, LoopContext};
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{

@@ -14,7 +14,7 @@ use ft_core::primary::Phase;
 use ft_core::standby::{Event, Lack};
 use io_gate_host::Unfenced;
 use kemari_arbiter::Arbiter;
-use kemari_vmm::config::{DiskConfig, MachineConfig};
+use kemari_machine::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::Engine;
 use kemari_vmm::standby::resources::Reserve;
 use kemari_vmm::standby::{End, Input};

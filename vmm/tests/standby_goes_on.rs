@@ -17,9 +17,9 @@ use ft_core::standby::Event;
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Permission};
 use kemari_arbiter::Arbiter;
-use kemari_vmm::config::{DiskConfig, MachineConfig};
+use kemari_machine::Machine;
+use kemari_machine::config::{DiskConfig, MachineConfig};
 use kemari_vmm::engine::Engine;
-use kemari_vmm::machine::Machine;
 use kemari_vmm::standby::{End, HostError, Input, MachineFactory, SessionId};
 use kvm_bindings::kvm_regs;
 use pair::{

@@ -194,14 +194,14 @@ fn every_attack_is_in_the_table() {
 
 #[test]
 fn everything_ungated_is_named() {
-    let source = read("vmm/src/ungated.rs");
+    let source = read("vmm/machine/src/ungated.rs");
     let chapter = read("docs/not-claimed.md");
     let names: Vec<&str> = source
         .split("=> (\n")
         .skip(1)
         .filter_map(|row| row.trim_start().strip_prefix('"')?.split('"').next())
         .collect();
-    assert!(!names.is_empty(), "vmm/src/ungated.rs: expected rows that begin with a name");
+    assert!(!names.is_empty(), "vmm/machine/src/ungated.rs: expected rows that begin with a name");
     for name in names {
         assert!(
             chapter.contains(&format!("\n| {name} | ")),

@@ -21,6 +21,18 @@ const FLOORS: &[(&str, &str, &[&str])] = &[
     ("vmm/support", "kemari-support", &["io-gate-host"]),
     ("vmm/confine", "kemari-confine", &[]),
     ("vmm/hypervisor", "kemari-hypervisor", &["io-gate-memory"]),
+    (
+        "vmm/machine",
+        "kemari-machine",
+        &[
+            "io-gate",
+            "io-gate-host",
+            "kemari-confine",
+            "kemari-devices",
+            "kemari-hypervisor",
+            "kemari-support",
+        ],
+    ),
     ("vmm/audit", "kemari-audit", &["io-gate", "io-gate-host", "kemari-confine", "kemari-support"]),
     (
         "vmm/arbiter",
@@ -39,6 +51,7 @@ const FLOORS: &[(&str, &str, &[&str])] = &[
             "kemari-confine",
             "kemari-devices",
             "kemari-hypervisor",
+            "kemari-machine",
             "kemari-support",
         ],
     ),

@@ -13,8 +13,8 @@ use super::shortage;
 use super::stages::Stages;
 use super::standby::{Shown, shown};
 use crate::engine::Makings;
-use crate::machine::{AttachOptions, Ended, Machine};
 use crate::standby::Preparing;
+use kemari_machine::{AttachOptions, Ended, Machine};
 
 /// Time between two attempts.
 const RETRY: Duration = Duration::from_secs(1);

@@ -1,6 +1,8 @@
 //! Runs a guest in this process, from its first or taken-over instruction to its end; shared by `kemari run` and a standby
 //! that has taken over.
 
+use crate::hello;
+use crate::signals;
 use std::io::IsTerminal;
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,11 +21,11 @@ use serde_json::json;
 
 use super::args::{OperationArgs, ReplicationArgs, SecurityArgs};
 use super::{CliError, EXIT_FAILED, last};
-use crate::config::MachineConfig;
 use crate::control::{Command, ControlPlace, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Sealer, Steps};
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
-use crate::machine::{Ended, Machine, signals};
+use kemari_machine::config::MachineConfig;
+use kemari_machine::{Ended, Machine};
 
 /// The check before each effect.
 pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {
@@ -146,7 +148,7 @@ impl<'a> Claim<'a> {
     ) -> Result<Self, CliError> {
         let term = match arbiter {
             Some(arbiter) => {
-                let disk = machine.disk_claim()?;
+                let disk = hello::disk_claim(machine)?;
                 // Find a disk that is in use before the term is taken from the process that uses it.
                 machine.reserve_disks(seize)?;
                 let term = arbiter.begin_on(disk.as_ref(), seize);

@@ -29,7 +29,7 @@ pub use args::{
     StandbyArgs, Subcommand,
 };
 
-use crate::machine::MachineError;
+use kemari_machine::MachineError;
 
 /// A mistake in the command line or in a file that it names.
 const EXIT_USAGE: u8 = 2;

@@ -19,7 +19,7 @@ use kemari_confine::seccomp;
 
 use super::last;
 use crate::engine::Engine;
-use crate::machine::serving::{Served, served};
+use kemari_machine::serving::{Served, served};
 
 /// A device has panicked.
 const EXIT_DEVICE: u8 = 6;

@@ -15,9 +15,9 @@ use kemari_arbiter::ArbiterSpec;
 
 use super::CliError;
 use super::args::PairArgs;
-use crate::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend};
 use crate::link::{Credentials, LinkAddr};
-use crate::machine::storage;
+use crate::marks;
+use kemari_machine::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend};
 
 /// The purpose of a file, as far as it decides which other purposes the file may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl Paths {
             }
             FenceRecord::Off => {}
         }
-        for (what, file) in storage::mark_files(disk) {
+        for (what, file) in marks::mark_files(disk) {
             self.record(format!("the {what} of {flag}"), &file);
         }
     }

@@ -10,8 +10,8 @@ use super::guest::{self, Claim, observer};
 use super::pid_file::PidFile;
 use super::{CliError, RunArgs, arbiter, audit, panic, start};
 use crate::engine::{Engine, Makings};
-use crate::machine::{AttachOptions, Machine};
 use crate::standby::resources::{DescriptorError, Reserve, check_room};
+use kemari_machine::{AttachOptions, Machine};
 
 /// Runs a machine to its end; returns the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {

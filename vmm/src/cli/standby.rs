@@ -19,16 +19,16 @@ use super::guest::{self, Claim, Ending};
 use super::pid_file::PidFile;
 use super::stages::Stages;
 use super::{CliError, StandbyArgs, arbiter, audit, last, panic, start};
-use crate::boot::{Boot, BootError};
-use crate::config::MachineConfig;
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 use crate::engine::{Engine, EngineOptions, Takeover};
-use crate::machine::{Ended, Machine, MachineError};
 use crate::standby::resources::{Reserve, Resources};
 use crate::standby::{
     Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, StandbyConfig,
     StandbyDriver, StandbyStatus,
 };
+use kemari_machine::boot::{Boot, BootError};
+use kemari_machine::config::MachineConfig;
+use kemari_machine::{Ended, Machine, MachineError};
 
 /// Holds a primary's checkpoints until it is stopped, or runs its guest to the end.
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
@@ -218,7 +218,7 @@ fn open_boot(args: &StandbyArgs) -> Result<Option<Arc<Boot>>, CliError> {
     let Some(kernel) = &args.boot.kernel else { return Ok(None) };
     let open = || {
         let boot = Boot::open(kernel, args.boot.initrd.as_deref(), &args.boot.cmdline)?;
-        boot.describe()?;
+        boot.ids()?;
         Ok(Arc::new(boot))
     };
     open().map(Some).map_err(|error: BootError| MachineError::from(error).into())

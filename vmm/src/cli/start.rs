@@ -15,11 +15,11 @@ use kemari_support::given_file::open_at_once;
 use super::CliError;
 use super::args::{OperationArgs, PairArgs, ReplicationArgs, RunArgs, StandbyArgs};
 use super::paths::Paths;
-use crate::boot::Boot;
-use crate::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use crate::link::{LinkAddr, LinkSecurity};
-use crate::machine::{MachineError, interface};
 use crate::probe::{HostKvm, probe};
+use kemari_machine::boot::Boot;
+use kemari_machine::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
+use kemari_machine::{MachineError, interface};
 
 /// Checks the flags of `kemari run`.
 pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {

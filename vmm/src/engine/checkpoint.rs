@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::machine::{Answer, DeviceRecord, DevicesRestoreError, Machine, MachineError};
+use kemari_machine::{Answer, DeviceRecord, DevicesRestoreError, Machine, MachineError};
 
 /// A blob of machine state does not fit this machine.
 #[derive(Debug, thiserror::Error)]

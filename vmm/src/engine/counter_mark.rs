@@ -14,8 +14,8 @@ use kemari_arbiter::Arbiter;
 use kemari_support::aside::{self, NoAnswer};
 
 use super::Engine;
-use crate::config::MachineConfig;
-use crate::machine::storage::read_counter_marks;
+use crate::marks::read_counter_marks;
+use kemari_machine::config::MachineConfig;
 
 /// The client of a network file system may show old content for a while.
 const PATIENCE: Duration = Duration::from_secs(3);

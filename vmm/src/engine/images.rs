@@ -2,6 +2,7 @@
 //!
 //! They are sent before guest memory, and so before a checkpoint exists that would have to wait for them.
 
+use crate::hello;
 use std::io;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use ft_core::wire::{Data, Kind, Message};
 use super::Engine;
 use super::outbox::Outbox;
 use super::sender::Output;
-use crate::boot::{Boot, BootError, Image};
+use kemari_machine::boot::{Boot, BootError, Image};
 
 /// Bytes between two looks at other items to send: a heartbeat waits for no more than these.
 const CHUNK: u64 = 512 << 10;
@@ -26,7 +27,7 @@ pub(super) struct SessionBoot {
 impl SessionBoot {
     /// Reads the files if they have not been read yet; may take seconds.
     pub(super) fn look(boot: Arc<Boot>) -> Result<Self, BootError> {
-        let source = boot.describe()?;
+        let source = hello::boot_source(&boot)?;
         Ok(Self { boot, source })
     }
 

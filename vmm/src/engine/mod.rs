@@ -50,7 +50,7 @@ use io_gate::host::CommitAuthority;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::link::{LinkAddr, LinkSecurity};
-use crate::machine::{Ended, Machine};
+use kemari_machine::{Ended, Machine};
 
 use claims::Last;
 

@@ -7,8 +7,8 @@ use ft_core::primary::{Event, Phase, Report};
 
 use super::{Engine, STATUS_PATIENCE};
 use crate::link::LinkAddr;
-use crate::machine::Ended;
-use crate::ungated::Ungated;
+use kemari_machine::Ended;
+use kemari_machine::ungated::Ungated;
 
 /// The answer to an operator while the engine's lock is held: the thread that answers serves others too and waits for no
 /// lock.

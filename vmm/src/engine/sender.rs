@@ -14,8 +14,8 @@ use ft_core::{Epoch, LinkId, Term};
 use super::live::SPARE_BYTES;
 use super::outbox::{MAX_FRAMES, Next, Outbox};
 use super::{Engine, Step};
-use crate::boot::Image;
 use crate::link::Link;
+use kemari_machine::boot::Image;
 
 /// Something to send.
 pub(super) enum Item {

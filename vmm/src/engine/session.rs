@@ -1,5 +1,6 @@
 //! One connection with a standby: its reader, its sender, and how they end.
 
+use crate::hello;
 use std::io::{BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,9 +22,8 @@ use super::outbox::{Control, Outbox};
 use super::sender::{Item, send};
 use super::{Core, Engine, STATUS_PATIENCE};
 use crate::link::{Buffers, Link};
-use crate::machine::Machine;
-use crate::machine::interface;
-use crate::machine::storage::mark_disks;
+use crate::marks::mark_disks;
+use kemari_machine::Machine;
 
 /// How long to wait for a standby to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -211,7 +211,7 @@ impl Engine {
         let holder = self.arbiter.as_ref();
         let holder =
             holder.map_or_else(|| holder_name("primary"), |arbiter| arbiter.holder().to_owned());
-        let networks = interface::facts(self.machine.config());
+        let networks = hello::networks(self.machine.config());
         Ok(Place { disks, arbiter, holder, networks })
     }
 
@@ -348,7 +348,7 @@ pub(crate) fn describe(
         standby_session: 0,
         holder: String::new(),
         arbiter: arbiter.unwrap_or_else(ArbiterView::none),
-        layout: machine.layout(),
+        layout: hello::layout(machine),
         disks,
         boot: None,
         images: Vec::new(),

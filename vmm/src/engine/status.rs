@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::operator::STUCK;
 use super::{Engine, STATUS_PATIENCE};
-use crate::machine::Ended;
 use crate::repeats::Repeats;
 use crate::stats::{Distribution, Summary};
+use kemari_machine::Ended;
 
 /// The state of a machine that makes no progress.
 const STALLED: &str = "stalled";

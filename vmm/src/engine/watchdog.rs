@@ -23,7 +23,7 @@ use io_gate_host::Permission;
 use kemari_confine::seccomp::{self, Role};
 
 use super::Engine;
-use crate::machine::Ended;
+use kemari_machine::Ended;
 
 /// Looks per time-out. Looks are counted, not measured in time: a process that was stopped for a while has not made progress
 /// either.

@@ -17,9 +17,9 @@ use std::time::Duration;
 use io_gate_host::own_files::{self, OwnName, PlaceError};
 use kemari_support::values;
 
-use crate::config::socket_path;
 pub(crate) use buffers::Buffers;
 pub use credentials::{Credentials, CredentialsError};
+use kemari_machine::config::socket_path;
 use stream::Stream;
 pub(crate) use stream::do_not_pace;
 use tls::{HandshakeError, Session};

@@ -4,6 +4,7 @@
 //! Storage, networks and the arbiter may not answer. They are read in other threads, with a time limit, and a primary that
 //! would wait longer is refused: the standby's own thread must stay free for commands (P9).
 
+use crate::hello;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,10 @@ use kemari_support::random::random_number;
 
 use super::resources::Reserve;
 use super::{Hosted, MachineFactory, StandbyDriver};
-use crate::boot::BootError;
 use crate::engine::describe;
-use crate::machine::Machine;
-use crate::machine::interface;
-use crate::machine::storage::answer_marks;
+use crate::marks::answer_marks;
+use kemari_machine::Machine;
+use kemari_machine::boot::BootError;
 
 /// A resource that has not answered within this time counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -108,7 +108,7 @@ impl StandbyDriver {
             Reserve::of_trial(layout.cpus).hold().map_err(|error| error.to_string())?;
             let disks = answer_marks(machine.config(), has_arbiter, &theirs);
             let disks = disks.map_err(|error| error.to_string())?;
-            let networks = interface::answer(machine.config(), &facts);
+            let networks = hello::answer_networks(machine.config(), &facts);
             Ok(Found { machine, authority, disks, networks })
         })
     }
@@ -124,7 +124,7 @@ impl StandbyDriver {
     fn describe_boot(&mut self, hello: &Hello, ours: &mut Hello) -> Result<(), BootError> {
         match &self.config.boot {
             Some(own) => {
-                let own = own.describe()?;
+                let own = hello::boot_source(own)?;
                 ours.images = own.images().collect();
                 ours.boot = Some(own);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ft_core::handshake::MachineLayout;
 use io_gate::host::CommitAuthority;
 
-use crate::machine::Machine;
+use kemari_machine::Machine;
 
 /// Why this side cannot make a machine like the primary's.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;

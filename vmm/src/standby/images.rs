@@ -5,6 +5,7 @@
 //!
 //! P9: only one guest's files are kept; the handshake has bounded their size by the size of guest memory.
 
+use crate::hello;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use ft_core::handshake::{BootSource, Hello, ImageId, images_to_send};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::boot::{Boot, Image, ImageHash};
+use kemari_machine::boot::{Boot, ContentHash, Image};
 
 /// See the module.
 #[derive(Default)]
@@ -27,7 +28,7 @@ pub(super) struct Images {
 struct Coming {
     what: &'static str,
     id: ImageId,
-    into: Option<(File, ImageHash)>,
+    into: Option<(File, ContentHash)>,
 }
 
 impl Images {
@@ -80,7 +81,7 @@ impl Images {
                     return self.problem = Some(format!("no memory for the {what}: {error}"));
                 }
             };
-            let found = hash.finish();
+            let found = hello::image_id(hash.finish());
             if found != id {
                 self.problem = Some(format!(
                     "{what}: expected {id}, found {found}: it was written to while it was sent; it is sent again"
@@ -125,7 +126,7 @@ impl Coming {
     }
 }
 
-fn memory() -> std::io::Result<(File, ImageHash)> {
+fn memory() -> std::io::Result<(File, ContentHash)> {
     let file = memfd_create("kemari-image", MemfdFlags::CLOEXEC)?;
-    Ok((File::from(file), ImageHash::default()))
+    Ok((File::from(file), ContentHash::default()))
 }

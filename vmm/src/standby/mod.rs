@@ -41,11 +41,11 @@ use kemari_hypervisor::kvm::trial::{Trial, TrialError};
 use kemari_support::aside::Aside;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::boot::Boot;
-use crate::config::MachineConfig;
 use crate::engine::{MachineState, ReadEnd, StateBlobError, Watched, hash_memory, read_frames};
 use crate::link::{Buffers, Link, LinkListener};
-use crate::machine::{LoopError, Machine, disks};
+use kemari_machine::boot::Boot;
+use kemari_machine::config::MachineConfig;
+use kemari_machine::{LoopError, Machine, disks};
 
 use describe::Describing;
 use former::Former;
@@ -1027,7 +1027,8 @@ impl StandbyDriver {
 /// wait for it (P9).
 fn give_disks_back(machine: MachineConfig, term: Term, holder: &str) {
     let holder = holder.to_owned();
-    let work = move || disks::give_back(&machine, term, &holder).map_err(|error| error.to_string());
+    let work =
+        move || disks::give_back(&machine, term.0, &holder).map_err(|error| error.to_string());
     let what = ("disks", "the records of the disks");
     if let Err(error) = Aside::default().run(what, LAST_ANSWER, work) {
         log::warn!(

@@ -7,8 +7,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::machine::Machine;
 use kemari_arbiter::Arbiter;
+use kemari_machine::Machine;
 use kemari_support::aside::Aside;
 
 /// A resource that has not answered within this time counts as missing.

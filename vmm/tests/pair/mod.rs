@@ -21,11 +21,11 @@ use ft_core::{Backoff, Term};
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::{Fence, Permission, Unfenced};
 use kemari_arbiter::{Arbiter, ArbiterError, FileArbiter, Verdict};
-use kemari_vmm::boot::Boot;
-use kemari_vmm::config::{DiskConfig, MachineConfig};
+use kemari_machine::boot::Boot;
+use kemari_machine::config::{DiskConfig, MachineConfig};
+use kemari_machine::{AttachOptions, Machine};
 use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
-use kemari_vmm::machine::{AttachOptions, Machine};
 use kemari_vmm::standby::resources::{Reserve, Resources};
 use kemari_vmm::standby::{
     End, HostError, Input, MachineFactory, SessionId, StandbyConfig, StandbyDriver, StandbyStatus,

@@ -18,7 +18,7 @@ use name::Name;
 pub(crate) use proof::prove;
 
 const LIBRARY: &str = "devices/src/lib.rs";
-const CATALOGUE: &str = "vmm/src/machine/catalog.rs";
+const CATALOGUE: &str = "vmm/machine/src/catalog.rs";
 /// New entries of the catalogue go above this line.
 const MARK: &str = "    // New devices go above this line.";
 const GUIDE: &str = "docs/write-a-device.md";

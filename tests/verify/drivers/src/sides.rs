@@ -12,11 +12,12 @@ use ft_core::standby::StandbyOptions;
 use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::GuestMemory;
 use kemari_arbiter::{Arbiter, FileArbiter};
-use kemari_vmm::boot::Boot;
-use kemari_vmm::config::{BootSource, ConsoleConfig, MachineConfig};
+use kemari_machine::boot::Boot;
+use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
+use kemari_machine::{AttachOptions, Ended, Machine};
 use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Step, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
-use kemari_vmm::machine::{AttachOptions, Ended, Machine, signals};
+use kemari_vmm::signals;
 use kemari_vmm::standby::resources::{Reserve, Resources};
 use kemari_vmm::standby::{
     End, HostError, Inheritance, MachineFactory, StandbyConfig, StandbyDriver, StopHandle,
@@ -180,7 +181,7 @@ pub(crate) fn run_primary(places: &Places, side: &Shared) {
 
 fn start(machine: &Arc<Machine>, engine: &Arc<Engine>) {
     let sealer = Sealer::new(engine.clone()).expect("a sealer");
-    let add = move |context: &mut kemari_vmm::machine::LoopContext<'_>| {
+    let add = move |context: &mut kemari_machine::LoopContext<'_>| {
         context.add(Box::new(sealer));
     };
     machine.device_loop().call(add).expect("a device thread");

@@ -9,7 +9,7 @@ use io_gate::host::{
     lend_chain, new_gate,
 };
 use io_gate::{Device, Outcome, Port, RegisterDevice, SavedState};
-use kemari_vmm::machine::catalog::{CATALOG, Kind};
+use kemari_machine::catalog::{CATALOG, Kind};
 
 use crate::{Target, over};
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{
+use kemari_machine::config::{
     BootSource, ConsoleConfig, DeviceConfig, DiskConfig, MachineConfig, NetConfig,
 };
-use crate::ungated::{Asked, Found, Refusal, Ungated};
+use kemari_machine::ungated::{Asked, Found, Refusal, Ungated};
 
 /// The kernel. A standby receives the primary's; a copy of its own saves the transfer and has to be the same.
 #[derive(Debug, Args)]

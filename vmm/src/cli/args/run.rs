@@ -6,8 +6,8 @@ use kemari_support::values::{Unit, numbers};
 
 use super::PairArgs;
 use super::machine::{BootArgs, GuestDevices, machine, refuse};
-use crate::config::{MachineConfig, MemoryConfig, parse_name};
-use crate::ungated::{Found, Refusal, Ungated};
+use kemari_machine::config::{MachineConfig, MemoryConfig, parse_name};
+use kemari_machine::ungated::{Found, Refusal, Ungated};
 
 const EXAMPLES: &str = "\
 Examples:

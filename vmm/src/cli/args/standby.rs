@@ -4,9 +4,9 @@ use clap::Args;
 
 use super::PairArgs;
 use super::machine::{BootArgs, GuestDevices, machine, refuse};
-use crate::config::{MachineConfig, MemoryConfig, parse_name};
 use crate::link::LinkAddr;
-use crate::ungated::{Found, Ungated};
+use kemari_machine::config::{MachineConfig, MemoryConfig, parse_name};
+use kemari_machine::ungated::{Found, Ungated};
 
 const EXAMPLES: &str = "\
 Example:

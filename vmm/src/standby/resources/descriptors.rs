@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::MachineConfig;
 use crate::control::most_clients;
+use kemari_machine::config::MachineConfig;
 
 /// Descriptors that a takeover opens for any machine: the arbiter's files, the engine's counters, timers and threads, a link,
 /// the images that a reset boots; and those that operators may hold at the same time.

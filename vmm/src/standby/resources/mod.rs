@@ -28,9 +28,9 @@ use kemari_confine::seccomp::{self, Role};
 use kemari_confine::threads;
 use kemari_support::given_file::open_at_once;
 
-use crate::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use crate::link::Credentials;
-use crate::machine::{LoopHandle, interface};
+use kemari_machine::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
+use kemari_machine::{LoopHandle, interface};
 
 pub use descriptors::{DescriptorError, Reserve, check_room, raise_limit};
 pub use records::Expected;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use io_gate_host::own_files::{PlaceError, check_place, check_socket};
 
-use crate::machine::interface::{self, Interface};
 use crate::standby::ready::Prepared;
+use kemari_machine::interface::{self, Interface};
 
 /// Longer than opening and closing a tap takes.
 const OWN_LOOK: Duration = Duration::from_millis(100);
@@ -84,9 +84,9 @@ mod tests {
     use io_gate_host::Unfenced;
 
     use super::super::Resources;
-    use crate::config::MachineConfig;
-    use crate::machine::Machine;
     use crate::standby::ready::Preparing;
+    use kemari_machine::Machine;
+    use kemari_machine::config::MachineConfig;
 
     /// Makes a network namespace for this thread, with a tap in it that has an address to route by.
     fn own_tap(name: &str) -> bool {

@@ -12,8 +12,8 @@ use io_gate_host::backend::disk_fence::{Claim, DiskFence};
 use rustix::fs::{Access, access};
 
 use super::FileOf;
-use crate::config::DiskConfig;
-use crate::machine::disks::fence_record;
+use kemari_machine::config::DiskConfig;
+use kemari_machine::disks::fence_record;
 
 /// The expected holder of the records: a primary, by its term and its name; `None` without a session.
 #[derive(Debug, Default)]

@@ -1,0 +1,334 @@
+//! The device thread: one event loop that serves the guest's requests and brings it input.
+//!
+//! Everything that must not happen in the middle of a request also runs here: checkpoints, resets and restores.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use event_manager::{
+    EventManager, EventOps, EventSet, Events as Ready, MutEventSubscriber, SubscriberId,
+    SubscriberOps,
+};
+use kemari_confine::logging::STATE;
+use kemari_confine::threads;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::Machine;
+use crate::device_set::DeviceSet;
+
+/// An event source of the loop.
+pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
+type Command = Box<dyn FnOnce(&mut LoopContext<'_>) + Send>;
+
+/// The loop as a command sees it, on the device thread between two events.
+pub struct LoopContext<'l> {
+    manager: &'l mut EventManager<Subscriber>,
+}
+
+impl LoopContext<'_> {
+    /// Adds an event source.
+    pub fn add(&mut self, subscriber: Subscriber) -> SubscriberId {
+        self.manager.add_subscriber(subscriber)
+    }
+
+    /// Removes an event source.
+    pub fn remove(&mut self, id: SubscriberId) -> Option<Subscriber> {
+        self.manager.remove_subscriber(id).ok()
+    }
+}
+
+/// Sends commands to the device thread from any other thread.
+#[derive(Clone)]
+pub struct LoopHandle(Arc<Shared>);
+
+struct Shared {
+    /// `None` when the thread has ended: a later command is dropped, and its caller gets [`LoopError::Ended`].
+    commands: Mutex<Option<VecDeque<Command>>>,
+    event: EventFd,
+    stopping: AtomicBool,
+}
+
+/// Why the device thread has not run a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoopError {
+    /// The thread has ended.
+    #[error("the device thread has ended")]
+    Ended,
+    /// The thread is stuck in a device or in the kernel.
+    #[error("the device thread has given no answer for {0:?}")]
+    Silent(Duration),
+}
+
+/// The result of a command on the device thread, when it has run.
+pub struct Answer<R>(Receiver<R>);
+
+/// After this long a wait is logged: the thread is stuck in a device or in the kernel.
+const LONG: Duration = Duration::from_secs(5);
+/// Number of parts of a wait. If the whole process was stopped, one part ends late, and that time does not count as the
+/// device thread's silence.
+const PARTS: u32 = 20;
+
+impl LoopHandle {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(Shared {
+            commands: Mutex::new(Some(VecDeque::new())),
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            stopping: AtomicBool::new(false),
+        })))
+    }
+
+    /// Queues `command` to run on the device thread, in order, between two events; does not wait for it.
+    pub fn post(&self, command: impl FnOnce(&mut LoopContext<'_>) + Send + 'static) {
+        if let Some(commands) = &mut *self.commands() {
+            commands.push_back(Box::new(command));
+        }
+        self.wake();
+    }
+
+    /// As [`post`](Self::post), and returns a handle to the command's result.
+    pub fn ask<R: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
+    ) -> Answer<R> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.post(move |context| {
+            // Fails when the caller has gone: then the result is not needed.
+            let _ = sender.send(command(context));
+        });
+        Answer(receiver)
+    }
+
+    /// Runs `command` on the device thread and waits for its result without a limit. Do not call it on the device thread,
+    /// nor on a thread that serves a peer or an operator (P9).
+    ///
+    /// # Errors
+    /// When the thread has ended, or ends before it reaches the command.
+    pub fn call<R: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
+    ) -> Result<R, LoopError> {
+        self.ask(command).wait()
+    }
+
+    pub(crate) fn wake_fd(&self) -> RawFd {
+        self.0.event.as_raw_fd()
+    }
+
+    fn wake(&self) {
+        // Fails only when the counter is at its limit: then it is readable already.
+        let _ = self.0.event.write(1);
+    }
+
+    fn commands(&self) -> MutexGuard<'_, Option<VecDeque<Command>>> {
+        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<Command> {
+        self.commands().as_mut()?.pop_front()
+    }
+}
+
+impl<R> Answer<R> {
+    /// Waits for the result, at most `patience`.
+    ///
+    /// # Errors
+    /// When the thread has ended, or has not run the command in time.
+    pub fn within(&self, patience: Duration) -> Result<R, LoopError> {
+        for _ in 0..PARTS {
+            match self.0.recv_timeout(patience / PARTS) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(LoopError::Ended),
+            }
+        }
+        Err(LoopError::Silent(patience))
+    }
+
+    /// Waits for the result without a limit, and logs a long wait.
+    ///
+    /// # Errors
+    /// When the thread has ended, or ends before it reaches the command.
+    pub fn wait(&self) -> Result<R, LoopError> {
+        match self.within(LONG) {
+            Err(silent @ LoopError::Silent(_)) => {
+                log::warn!(target: STATE, "{silent}: what it is to do is waited for");
+                self.0.recv().map_err(|_| LoopError::Ended)
+            }
+            answered => answered,
+        }
+    }
+}
+
+/// What the thread leaves behind: it may not close descriptors, so the thread that joins it does.
+type Leftovers = (EventManager<Subscriber>, Option<VecDeque<Command>>);
+
+/// The device thread; ended by [`stop`](Self::stop).
+pub(crate) struct DeviceThread {
+    handle: LoopHandle,
+    thread: Mutex<Option<JoinHandle<Leftovers>>>,
+}
+
+impl DeviceThread {
+    /// Starts the thread. It watches only the commands of `handle` at first, and calls `confine` before anything else to
+    /// give up its rights.
+    pub(crate) fn start(
+        handle: LoopHandle,
+        confine: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let mut manager =
+            EventManager::<Subscriber>::new().map_err(|e| io::Error::other(e.to_string()))?;
+        manager.add_subscriber(Box::new(Wake(handle.clone())));
+        let own = handle.clone();
+        let thread = threads::start("devices", move || {
+            confine();
+            run(manager, &own)
+        })?;
+        Ok(Self { handle, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(crate) fn handle(&self) -> &LoopHandle {
+        &self.handle
+    }
+
+    /// Ends the thread after its current event and drops waiting commands. When called on the device thread itself, the
+    /// thread ends when it returns to the loop.
+    pub(crate) fn stop(&self) {
+        self.handle.0.stopping.store(true, Ordering::Release);
+        self.handle.wake();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match thread {
+            // The thread cannot join itself nor close what it leaves: that ends with the process.
+            Some(thread) if thread.thread().id() == std::thread::current().id() => {
+                std::mem::forget(thread);
+            }
+            Some(thread) => match thread.join() {
+                Ok(leftovers) => drop(leftovers),
+                Err(_) => log::error!("the device thread ended in a panic"),
+            },
+            None => {}
+        }
+    }
+}
+
+impl Drop for DeviceThread {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) -> Leftovers {
+    while !handle.0.stopping.load(Ordering::Acquire) {
+        if let Err(error) = manager.run() {
+            log::error!("the device thread cannot wait for events: {error}");
+            break;
+        }
+        while let Some(command) = handle.next() {
+            command(&mut LoopContext { manager: &mut manager });
+        }
+    }
+    // Dropping the commands tells their callers that there is no answer. Another thread drops them, because a command may
+    // hold the machine, whose end calls this code again.
+    let left = handle.commands().take();
+    (manager, left)
+}
+
+/// Watches a descriptor, or logs why it cannot: the machine then receives no events from it.
+fn watch(ops: &mut EventOps<'_>, events: Ready) {
+    if let Err(error) = ops.add(events) {
+        log::error!("the device thread cannot watch descriptor {}: {error}", events.fd());
+    }
+}
+
+/// Wakes the loop, which then runs its commands.
+struct Wake(LoopHandle);
+
+impl MutEventSubscriber for Wake {
+    fn process(&mut self, _events: Ready, _ops: &mut EventOps<'_>) {
+        // Fails only when nothing was signalled.
+        let _ = self.0.0.event.read();
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        watch(ops, Ready::new(&self.0.0.event, EventSet::IN));
+    }
+}
+
+/// The guest's notifications, finished requests, and input. Watched only once the guest runs: before that, on a standby,
+/// only checkpoints may change guest memory.
+pub(crate) struct DeviceEvents {
+    devices: Arc<DeviceSet>,
+}
+
+impl DeviceEvents {
+    pub(crate) fn new(devices: Arc<DeviceSet>) -> Self {
+        Self { devices }
+    }
+}
+
+const COMPLETIONS: u32 = u32::MAX;
+const INPUTS: u32 = u32::MAX - 1;
+
+impl MutEventSubscriber for DeviceEvents {
+    fn process(&mut self, events: Ready, _ops: &mut EventOps<'_>) {
+        match events.data() {
+            COMPLETIONS => self.devices.take_completions(),
+            INPUTS => self.devices.take_inputs(),
+            kick => self.devices.kick((kick >> 16) as usize, kick as u16),
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let gate = self.devices.gate();
+        watch(ops, Ready::with_data(gate.completions_event(), COMPLETIONS, EventSet::IN));
+        watch(ops, Ready::with_data_raw(gate.inputs_fd(), INPUTS, EventSet::IN));
+        for (index, device) in (0_u32..).zip(self.devices.virtio()) {
+            for (queue, kick) in (0_u32..).zip(device.kicks()) {
+                watch(ops, Ready::with_data(kick, index << 16 | queue, EventSet::IN));
+            }
+        }
+    }
+}
+
+/// Power events that the gate has released, vCPUs that have ended, and the loss of the right to perform.
+pub(crate) struct PowerEvents {
+    devices: Arc<DeviceSet>,
+    /// A weak reference: the machine owns the thread and must be able to end.
+    machine: Weak<Machine>,
+}
+
+impl PowerEvents {
+    pub(crate) fn new(machine: &Arc<Machine>) -> Self {
+        Self { devices: machine.devices().clone(), machine: Arc::downgrade(machine) }
+    }
+}
+
+impl MutEventSubscriber for PowerEvents {
+    fn process(&mut self, _events: Ready, ops: &mut EventOps<'_>) {
+        let Some(machine) = self.machine.upgrade() else { return };
+        if self.devices.gate().is_fenced_off() {
+            // The event stays signalled: handle it once.
+            let _ = ops.remove(Ready::empty(self.devices.gate().fenced_event()));
+            machine.on_fenced_off();
+        }
+        // Take one at a time: a reset drops the others that wait.
+        while let Some(event) = self.devices.gate().next_power_event() {
+            machine.on_power(event);
+        }
+        for event in machine.events().take() {
+            machine.on_event(event);
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let gate = self.devices.gate();
+        watch(ops, Ready::new(gate.power_event(), EventSet::IN));
+        watch(ops, Ready::new(gate.fenced_event(), EventSet::IN));
+        watch(ops, Ready::new(self.devices.events().event(), EventSet::IN));
+    }
+}

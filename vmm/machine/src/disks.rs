@@ -1,0 +1,261 @@
+//! The machine's disks: how each is opened, which other process may have it open, and the record of who may write to it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
+use io_gate_host::backend::disk_fence::{Claim, DiskFence};
+use io_gate_host::backend::disk_lock::Use;
+
+use crate::config::{DiskConfig, FenceRecord, MachineConfig};
+use crate::device_error::DeviceSetupError;
+
+/// How long a process that ends may take to release its locks, and the time between two attempts.
+const ENDING: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Which machine a disk is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opens {
+    /// A machine that does not share the disk.
+    Alone,
+    /// The side of a pair that runs the guest from its start.
+    Active,
+    /// The side of a pair that takes over: the other side may be stopped and still have the disk open.
+    Successor,
+    /// A standby that checks whether it could open the disk.
+    Standby,
+}
+
+impl Opens {
+    fn shared(self) -> bool {
+        self != Self::Alone
+    }
+}
+
+/// Opens a disk. `machine` is the name for its fence record, where terms decide who may write.
+pub(crate) fn open(
+    config: &DiskConfig,
+    opens: Opens,
+    machine: Option<&str>,
+) -> Result<Disk, DeviceSetupError> {
+    let disk = reserve_for(config, opens, machine.is_some())?;
+    with_record(disk, config, opens, machine)
+}
+
+/// As [`open`], for a disk that is already open.
+pub(crate) fn reopen(
+    disk: Disk,
+    config: &DiskConfig,
+    opens: Opens,
+    machine: Option<&str>,
+) -> Result<Disk, DeviceSetupError> {
+    share(&disk, config, opens, machine.is_some())?;
+    with_record(disk, config, opens, machine)
+}
+
+fn with_record(
+    disk: Disk,
+    config: &DiskConfig,
+    opens: Opens,
+    machine: Option<&str>,
+) -> Result<Disk, DeviceSetupError> {
+    let Some(record) = fence_record(config) else { return Ok(disk) };
+    match (machine, opens) {
+        (Some(machine), Opens::Standby) => {
+            check_machine(config, &record, machine)?;
+            Ok(disk)
+        }
+        (Some(machine), _) => Ok(disk.fenced_by(DiskFence::open(&record, machine)?)),
+        (None, _) => match DiskFence::look(&record)?.filter(|claim| !claim.free) {
+            None => Ok(disk),
+            Some(claim) => Err(held(config, record, claim)),
+        },
+    }
+}
+
+/// Opens and locks a disk of a machine that has an arbiter and is about to start. Does not read its record.
+///
+/// P2: the holder of a lock is a live process that may be about to write, perhaps under another name of the image and with
+/// another record beside it. So a seizure overrides records, but never a lock. A pair's lock admits any other pair's lock: this
+/// machine therefore locks the image alone first, and as one of a pair afterwards.
+pub(crate) fn reserve(config: &DiskConfig, seize: bool) -> Result<Disk, DeviceSetupError> {
+    let disk = open_file(config, Opens::Active)?;
+    let until = Instant::now() + ENDING;
+    let alone = loop {
+        match disk.lock(Use::Alone) {
+            Err(DiskError::Locked { .. }) if Instant::now() < until => std::thread::sleep(AGAIN),
+            result => break result,
+        }
+    };
+    match alone {
+        // `share` reports an error of locking.
+        Ok(()) | Err(DiskError::Lock { .. }) => share(&disk, config, Opens::Active, true)?,
+        Err(error) if seize => return Err(error.into()),
+        Err(error) => return Err(locked(config, error)),
+    }
+    Ok(disk)
+}
+
+fn reserve_for(
+    config: &DiskConfig,
+    opens: Opens,
+    has_terms: bool,
+) -> Result<Disk, DeviceSetupError> {
+    let disk = open_file(config, opens)?;
+    if opens != Opens::Alone {
+        share(&disk, config, opens, has_terms)?;
+    }
+    Ok(disk)
+}
+
+fn open_file(config: &DiskConfig, opens: Opens) -> Result<Disk, DeviceSetupError> {
+    let refused = [libc::EACCES, libc::EPERM, libc::EROFS];
+    let options = DiskOptions {
+        read_only: config.read_only,
+        lock: opens == Opens::Alone,
+        write_through: config.cache.write_through(opens.shared()),
+        direct: config.direct,
+    };
+    Disk::open(&config.path, options).map_err(|error| match error {
+        error @ DiskError::Locked { .. } => locked(config, error),
+        DiskError::Open { path, error }
+            if !config.read_only
+                && error.raw_os_error().is_some_and(|code| refused.contains(&code)) =>
+        {
+            DeviceSetupError::DiskReadOnly { path, error }
+        }
+        error => error.into(),
+    })
+}
+
+/// Locks an open disk as `opens` demands.
+fn share(
+    disk: &Disk,
+    config: &DiskConfig,
+    opens: Opens,
+    has_terms: bool,
+) -> Result<(), DeviceSetupError> {
+    let side = match opens {
+        Opens::Alone => {
+            return disk.lock(Use::Alone).map_err(|error| locked(config, error));
+        }
+        Opens::Active => Side::Active,
+        Opens::Successor => Side::Successor,
+        Opens::Standby => Side::Standby,
+    };
+    disk.share(side, has_terms).map_err(|error| locked(config, error))?;
+    // Drop cached pages before the first read.
+    disk.forget_cached();
+    Ok(())
+}
+
+/// Names the holder of a locked disk, if its record does.
+fn locked(config: &DiskConfig, error: DiskError) -> DeviceSetupError {
+    let claim = fence_record(config).and_then(|record| {
+        let claim = DiskFence::look(&record).ok()??;
+        Some((record, claim)).filter(|(_, claim)| !claim.free)
+    });
+    match (error, claim) {
+        (DiskError::Locked { .. }, Some((record, claim))) => held(config, record, claim),
+        (error, _) => error.into(),
+    }
+}
+
+fn check_machine(
+    config: &DiskConfig,
+    record: &std::path::Path,
+    machine: &str,
+) -> Result<(), DeviceSetupError> {
+    match DiskFence::look(record)? {
+        Some(claim) if claim.machine != machine && !claim.free => {
+            Err(held(config, record.to_owned(), claim))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn held(config: &DiskConfig, record: PathBuf, claim: Claim) -> DeviceSetupError {
+    DiskError::Held { path: config.path.clone(), record, claim: Box::new(claim) }.into()
+}
+
+/// The newest claim in the records beside the disks, for a machine that is about to start as `machine`; `None` if no record
+/// names a holder.
+///
+/// # Errors
+/// When a record cannot be read, or another machine holds a disk.
+pub(crate) fn newest_claim(
+    config: &MachineConfig,
+) -> Result<Option<(Claim, PathBuf)>, DeviceSetupError> {
+    let mut newest: Option<(Claim, PathBuf)> = None;
+    for (_, disk) in config.disks() {
+        let Some(record) = fence_record(disk) else { continue };
+        let Some(claim) = DiskFence::look(&record)? else { continue };
+        if claim.machine != config.name {
+            if !claim.free {
+                return Err(held(disk, record, claim));
+            }
+        } else if newest.as_ref().is_none_or(|(found, _)| claim.term > found.term) {
+            newest = Some((claim, record));
+        }
+    }
+    Ok(newest)
+}
+
+/// Takes the disks over from their recorded holder, which the operator says is dead.
+///
+/// P2: freeing a record takes the right to write from its holder. A holder that has the disk open is alive, and keeps it.
+///
+/// # Errors
+/// When another process has a disk open, or a record cannot be written.
+pub(crate) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
+    let alone = |(_, disk): (u16, &DiskConfig)| {
+        let open = open_file(disk, Opens::Active)?;
+        match open.lock(Use::Alone) {
+            // An error of locking is reported when the disk is attached.
+            Ok(()) | Err(DiskError::Lock { .. }) => Ok(open),
+            Err(error) => Err(DeviceSetupError::from(error)),
+        }
+    };
+    let _alone: Vec<Disk> = config.disks().map(alone).collect::<Result<_, _>>()?;
+    for (_, disk) in config.disks() {
+        if let Some(record) = fence_record(disk)
+            && let Some(claim) = DiskFence::look(&record)?.filter(|claim| !claim.free)
+        {
+            DiskFence::open(&record, &claim.machine)?.free(claim.term, &claim.holder)?;
+            log::warn!("seized disk {}: {claim}", disk.path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Frees the disks of a machine that has won `term` and never ran in it: their records may still name the side before.
+///
+/// # Errors
+/// The first record that cannot be written; all others are freed.
+pub fn give_back(config: &MachineConfig, term: u64, holder: &str) -> Result<(), DiskError> {
+    let give_back = |record: PathBuf| {
+        // A disk without a record has no holder.
+        match DiskFence::look(&record)? {
+            Some(_) => DiskFence::open(&record, &config.name)?.free(term, holder),
+            None => Ok(()),
+        }
+    };
+    let records = config.disks().filter_map(|(_, disk)| fence_record(disk));
+    // An error in one record does not keep the others from being freed.
+    records.map(give_back).fold(Ok(()), Result::and)
+}
+
+/// The path of the record of who may write to a disk. A block device has none beside it: `/dev` differs on every host.
+#[must_use]
+pub fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
+    match &disk.fence {
+        _ if disk.read_only => None,
+        FenceRecord::Off => None,
+        FenceRecord::At(path) => Some(path.clone()),
+        FenceRecord::Beside => {
+            let is_file = std::fs::metadata(&disk.path).is_ok_and(|metadata| metadata.is_file());
+            is_file.then(|| DiskFence::beside(&disk.path))
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Builds a machine from its configuration, and attaches its backends.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use io_gate::host::Ledger;
+use io_gate_host::backend::disk::DiskError;
+use io_gate_host::backend::disk_fence::Claim;
+use io_gate_host::backend::memory::{MemoryFileError, memory_file};
+use io_gate_host::{Fence, GateHost, Observer};
+use kemari_confine::seccomp::{self, Role};
+use kemari_hypervisor::kvm::state::SavePlan;
+use kemari_hypervisor::kvm::{
+    self, CompatInfo, OpenError, StateError, VcpuError, VcpuSet, Vm, VmError, VmOptions, VmState,
+};
+use kemari_hypervisor::memory::{self, MemoryError, MemoryOptions};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Machine, PowerOn};
+use crate::boot::BootError;
+use crate::bus::Bus;
+use crate::config::{ConfigError, MachineConfig};
+use crate::device_error::{DeviceSetupError, ShareDiskError};
+use crate::device_set::{AttachOptions, DeviceSet, DevicesRestoreError};
+use crate::device_thread::{DeviceThread, LoopError, LoopHandle, PowerEvents};
+use crate::disks;
+use crate::events::Events;
+
+/// Why a machine could not be built, booted or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The configuration is not valid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// KVM cannot be used.
+    #[error(transparent)]
+    Kvm(#[from] OpenError),
+    /// KVM refuses this machine.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// Guest memory cannot be allocated.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The file for guest memory cannot be used.
+    #[error(transparent)]
+    MemoryFile(#[from] MemoryFileError),
+    /// A device or its backend cannot be set up.
+    #[error(transparent)]
+    Devices(#[from] DeviceSetupError),
+    /// The state of the devices was refused.
+    #[error(transparent)]
+    RestoreDevices(#[from] DevicesRestoreError),
+    /// The vCPUs cannot be set up.
+    #[error(transparent)]
+    Vcpus(#[from] VcpuError),
+    /// KVM's part of the state cannot be read or restored.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The guest cannot be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// No kernel is given.
+    #[error(
+        "there is no kernel to boot: give --kernel FILE (a standby needs none: its primary sends what the guest boots)"
+    )]
+    NoKernel,
+    /// A device has a request under way that does not end.
+    #[error(
+        "slot {slot}: what is behind the device has not finished a request that reads the guest's memory: look for a disk that does not answer"
+    )]
+    Busy {
+        /// The device's slot.
+        slot: u16,
+    },
+    /// Guest memory could not be cleared for a reset.
+    #[error("guest memory cannot be written: {0}")]
+    Access(#[from] vm_memory::GuestMemoryError),
+    /// The device thread is gone, or stuck.
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    /// The process is out of a system resource.
+    #[error("cannot set up the machine: {0}")]
+    System(#[from] io::Error),
+}
+
+impl MachineError {
+    /// Whether the operator has to change the command line or a file that it names (exit code 2). `false`: something failed.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Config(_)
+            | Self::Kvm(_)
+            | Self::Memory(_)
+            | Self::MemoryFile(_)
+            | Self::Boot(_)
+            | Self::NoKernel => true,
+            Self::Vm(error) => matches!(error, VmError::Cpus { .. }),
+            Self::Devices(error) => {
+                !matches!(error, DeviceSetupError::System(_) | DeviceSetupError::Overlap(_))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Machine {
+    /// Builds a machine over a gate's ledger. Its devices have no backends, nothing is loaded, and its vCPUs are parked. Of
+    /// the outside it reads only the sizes of the disks.
+    ///
+    /// # Errors
+    /// See [`MachineError`]; a machine that cannot be built leaves nothing behind.
+    pub fn build(
+        config: MachineConfig,
+        ledger: Ledger,
+        fence: Arc<dyn Fence>,
+    ) -> Result<Arc<Self>, MachineError> {
+        Self::build_audited(config, ledger, fence, None)
+    }
+
+    /// As [`build`](Self::build); `observer` sees the result of every effect.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_audited(
+        config: MachineConfig,
+        ledger: Ledger,
+        fence: Arc<dyn Fence>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Arc<Self>, MachineError> {
+        config.check()?;
+        let kvm = kvm::open()?;
+        // Huge pages cause fewer faults in the guest and make copies at checkpoints cheaper.
+        let options = MemoryOptions { size: config.memory, huge_pages: true };
+        let ram = match &config.memory_file {
+            None => memory::create(options)?,
+            Some(path) => memory::create_in_file(options, |bytes| {
+                memory_file(path, bytes).map_err(MachineError::from)
+            })?,
+        };
+        // The PIT is needed: stock kernels calibrate their clocks with it.
+        let vm = Arc::new(Vm::new(&kvm, ram.clone(), VmOptions { cpus: config.cpus, pit: true })?);
+        vm.mask_legacy_interrupts()?;
+        let ram = Arc::new(ram);
+        let lane_start = Arc::new(|| seccomp::enter(Role::Lane, &[]));
+        let gate = GateHost::with_observer(ledger, ram.clone(), fence, lane_start, observer)?;
+        let events = Arc::new(Events::new()?);
+        let engine_event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let device_loop = LoopHandle::new()?;
+        let mut wakes = gate.wakes();
+        wakes.extend([events.event().as_raw_fd(), device_loop.wake_fd(), engine_event.as_raw_fd()]);
+        // P5: confine the thread before there is a device, so that no device code runs without this filter.
+        let confined = wakes.clone();
+        let device_thread =
+            DeviceThread::start(device_loop, move || seccomp::enter(Role::Device, &confined))?;
+        let devices = Arc::new(DeviceSet::new(
+            &config,
+            &vm,
+            gate.clone(),
+            events.clone(),
+            device_thread.handle(),
+        )?);
+        let fds = vm.create_vcpus()?;
+        let first = fds.first().ok_or(VcpuError::NoSuchVcpu { vcpu: 0, count: 0 })?;
+        let plan = Arc::new(SavePlan::new(&kvm, &vm, first)?);
+        let facts = CompatInfo::new(&kvm, &vm, first, &plan);
+        let bus = Arc::new(Bus::new(devices.io_manager()?, events.clone(), gate.clone()));
+        let vcpus = VcpuSet::spawn(fds, bus)?;
+        let power_on = PowerOn { vcpus: vcpus.save(&plan)?, vm: VmState::save(&vm)? };
+        let machine = Arc::new(Self {
+            config,
+            memory: ram,
+            gate,
+            devices,
+            events,
+            plan,
+            facts,
+            power_on,
+            device_thread,
+            started: AtomicBool::new(false),
+            runs: AtomicBool::new(false),
+            button_pressed: Arc::default(),
+            work: AtomicU64::new(0),
+            fence_hook: OnceLock::new(),
+            wakes,
+            engine_event,
+            boot: Mutex::new(None),
+            vcpus,
+            vm,
+        });
+        let power_events = PowerEvents::new(&machine);
+        machine.device_loop().post(move |context| {
+            context.add(Box::new(power_events));
+        });
+        Ok(machine)
+    }
+
+    /// Checks whether [`attach_backends`](Self::attach_backends) would find what it needs. A standby calls it long before it
+    /// takes over.
+    ///
+    /// # Errors
+    /// When a backend cannot be opened.
+    pub fn check_backends(&self) -> Result<(), MachineError> {
+        Ok(self.devices.check_backends(&self.config)?)
+    }
+
+    /// Opens the backends of a machine that is taken over and keeps them open, so that their errors are found before a term is
+    /// claimed (P9). Attaches nothing and releases nothing.
+    ///
+    /// # Errors
+    /// When a backend cannot be opened.
+    pub fn prepare_takeover(&self) -> Result<(), MachineError> {
+        Ok(self.devices.prepare(&self.config, AttachOptions::TAKEOVER)?)
+    }
+
+    /// Whether the backends are open.
+    #[must_use]
+    pub fn is_prepared(&self) -> bool {
+        self.devices.is_prepared()
+    }
+
+    /// Attaches the backends that were [prepared](Self::prepare_takeover), or opens them now: all or none. A standby calls it
+    /// when it takes over.
+    ///
+    /// # Errors
+    /// When a backend cannot be opened.
+    pub fn attach_backends(&self, options: AttachOptions) -> Result<(), MachineError> {
+        Ok(self.devices.attach(&self.config, options)?)
+    }
+
+    /// Makes the disks fit for sharing with a standby when protection begins, also for a machine that was started without it
+    /// (P3). Waits for the disks' lanes.
+    ///
+    /// # Errors
+    /// When a disk cannot be shared with a standby.
+    pub fn share_disks(&self) -> Result<(), ShareDiskError> {
+        self.devices.share_disks(&self.config)
+    }
+
+    /// Writes into the records beside the disks again that this machine holds them: a standby compares what it finds (P2).
+    ///
+    /// # Errors
+    /// When a record cannot be written, or names another holder.
+    pub fn renew_fence_records(&self) -> Result<(), DiskError> {
+        self.gate.renew_records()
+    }
+
+    /// Opens and locks the disks of a machine that is about to start and has an arbiter: a start that finds a disk in use has
+    /// taken nothing yet. With `seize`, the error does not advise to seize.
+    ///
+    /// # Errors
+    /// When a disk cannot be opened, or another process has it locked.
+    pub fn reserve_disks(&self, seize: bool) -> Result<(), MachineError> {
+        Ok(self.devices.reserve_disks(&self.config, seize)?)
+    }
+
+    /// The newest claim in the records beside the disks, and the record that it is in.
+    ///
+    /// # Errors
+    /// When a record cannot be read, or another machine holds a disk.
+    pub fn disk_claim(&self) -> Result<Option<(Claim, PathBuf)>, MachineError> {
+        Ok(disks::newest_claim(&self.config)?)
+    }
+
+    /// Takes the disks over from their recorded holder, which the operator says is dead.
+    ///
+    /// # Errors
+    /// When a record cannot be written.
+    pub fn seize_disks(&self) -> Result<(), MachineError> {
+        Ok(disks::seize(&self.config)?)
+    }
+}

@@ -1,0 +1,249 @@
+//! The machine itself: what it consists of, its description, and its devices' part of a checkpoint. How it is built is in
+//! [`build`], how it starts, resets and ends in [`lifecycle`].
+
+mod build;
+mod lifecycle;
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use io_gate::Identity;
+use io_gate_host::GateHost;
+use kemari_hypervisor::kvm::state::SavePlan;
+use kemari_hypervisor::kvm::{CompatInfo, VcpuSet, VcpuState, Vm, VmState};
+use kemari_hypervisor::layout;
+use kemari_hypervisor::memory::GuestMemory;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::Boot;
+use crate::config::MachineConfig;
+use crate::config::slots::PCI_SLOT;
+use crate::description::{DeviceDescription, MachineDescription};
+use crate::device_set::{DeviceRecord, DeviceSet, DevicesRestoreError};
+use crate::device_thread::{Answer, DeviceThread, LoopHandle};
+use crate::events::Events;
+
+pub use build::MachineError;
+
+/// A machine, shared by the threads around it. A method that must be called on the device thread says so.
+pub struct Machine {
+    config: MachineConfig,
+    memory: Arc<GuestMemory>,
+    gate: Arc<GateHost>,
+    devices: Arc<DeviceSet>,
+    events: Arc<Events>,
+    plan: Arc<SavePlan>,
+    facts: CompatInfo,
+    power_on: PowerOn,
+    device_thread: DeviceThread,
+    started: AtomicBool,
+    runs: AtomicBool,
+    /// The power button was pressed and the device thread has not handled it yet.
+    button_pressed: Arc<AtomicBool>,
+    /// Counts the device thread's progress in work that takes long.
+    work: AtomicU64,
+    fence_hook: OnceLock<FenceHook>,
+    /// The event counters by which its threads wake each other.
+    wakes: Vec<RawFd>,
+    /// The engine's event: an epoch is to end.
+    engine_event: EventFd,
+    /// The boot files, opened before the device thread gives up the right to open them. The lock is held to read and to set the
+    /// field only, never while a file is read.
+    boot: Mutex<Option<Arc<Boot>>>,
+    // These end their threads, so they are dropped before the machine that the threads use.
+    vcpus: VcpuSet,
+    vm: Arc<Vm>,
+}
+
+type FenceHook = Box<dyn Fn() + Send + Sync>;
+
+/// The power-on state of KVM's part of the machine, which a reset restores.
+struct PowerOn {
+    vcpus: Vec<VcpuState>,
+    vm: VmState,
+}
+
+impl Machine {
+    /// The machine's configuration.
+    #[must_use]
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Arc<GateHost> {
+        &self.gate
+    }
+
+    /// The vCPUs.
+    #[must_use]
+    pub fn vcpus(&self) -> &VcpuSet {
+        &self.vcpus
+    }
+
+    /// KVM's virtual machine.
+    #[must_use]
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// Which parts of a vCPU's state are saved on this host.
+    #[must_use]
+    pub fn plan(&self) -> &Arc<SavePlan> {
+        &self.plan
+    }
+
+    /// The devices.
+    #[must_use]
+    pub fn devices(&self) -> &Arc<DeviceSet> {
+        &self.devices
+    }
+
+    /// The events of the machine as a whole.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The event counters by which the machine's threads wake each other. Threads that run device code may write to nothing else.
+    #[must_use]
+    pub fn wakes(&self) -> Vec<RawFd> {
+        self.wakes.clone()
+    }
+
+    /// The counter by which the engine makes the device thread end an epoch. It belongs to the machine because it is made before
+    /// the device thread gives up its rights.
+    #[must_use]
+    pub fn engine_event(&self) -> &EventFd {
+        &self.engine_event
+    }
+
+    /// Called by the device thread in the middle of long work, to show that it is not stuck.
+    pub fn note_work(&self) {
+        self.work.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of calls of [`note_work`](Self::note_work).
+    #[must_use]
+    pub fn work_done(&self) -> u64 {
+        self.work.load(Ordering::Relaxed)
+    }
+
+    /// The handle for commands to the device thread.
+    #[must_use]
+    pub fn device_loop(&self) -> &LoopHandle {
+        self.device_thread.handle()
+    }
+
+    /// What a guest sees of the machine: another machine that takes its state on must be described alike.
+    #[must_use]
+    pub fn description(&self) -> MachineDescription {
+        let memory = self.memory.iter();
+        let virtio = self.devices.virtio().iter().map(|device| {
+            let slot = device.slot();
+            describe(slot, device.identity(), device.features(), self.devices.detail(slot))
+        });
+        let registers = self.devices.registers().iter().map(|device| {
+            let slot = device.slot();
+            describe(slot, device.identity(), 0, self.devices.detail(slot))
+        });
+        let pci = self.devices.pci().map(|pci| pci.describe(PCI_SLOT));
+        MachineDescription {
+            memory: memory.map(|region| (region.start_addr().raw_value(), region.len())).collect(),
+            cpus: self.vcpus.len() as u32,
+            page_size: layout::PAGE_SIZE as u32,
+            devices: virtio.chain(registers).chain(pci).collect(),
+        }
+    }
+
+    /// Facts about the host that a guest depends on, each with a name for people.
+    #[must_use]
+    pub fn facts(&self) -> Vec<(String, String)> {
+        let info = &self.facts;
+        let mut facts = vec![
+            ("processor vendor".to_owned(), info.vendor.clone()),
+            ("processor signature".to_owned(), format!("{:#010x}", info.signature)),
+            ("size of the XSAVE area".to_owned(), info.xsave_size.to_string()),
+            ("KVM capabilities".to_owned(), info.capabilities.join(" ")),
+            (
+                "saved MSRs".to_owned(),
+                format!("{} with digest {:016x}", info.msr_count, info.msr_digest),
+            ),
+            ("MTRRs and machine check banks".to_owned(), info.constants_summary()),
+            ("8254 timer".to_owned(), self.vm.options().pit.to_string()),
+            ("TSC".to_owned(), tsc_fact(info)),
+        ];
+        facts.extend(info.features.iter().map(|word| {
+            let name = format!(
+                "CPUID leaf {:#x}.{} register {}",
+                word.function, word.index, word.register
+            );
+            (name, format!("{:#010x}", word.value))
+        }));
+        facts
+    }
+
+    /// The host as a guest sees it, for a finer comparison than [`facts`](Self::facts).
+    #[must_use]
+    pub fn compat(&self) -> &CompatInfo {
+        &self.facts
+    }
+
+    /// Saves the state of all devices. Called on the device thread with the vCPUs paused.
+    ///
+    /// # Errors
+    /// None today: saving cannot fail. Kept fallible because the callers treat it as a step of a checkpoint that can fail.
+    pub fn save_devices(&self) -> Result<Vec<DeviceRecord>, MachineError> {
+        Ok(self.devices.save())
+    }
+
+    /// Restores the state of all devices of a machine that has not started or whose vCPUs are paused. P5: runs on the device
+    /// thread, because device code runs only on threads without rights to the outside.
+    ///
+    /// The answer is an error if the state is of other devices or another release, or is not possible.
+    pub fn restore_devices(
+        &self,
+        records: &[DeviceRecord],
+    ) -> Answer<Result<(), DevicesRestoreError>> {
+        let (devices, records) = (self.devices.clone(), records.to_vec());
+        self.device_loop().ask(move |_| devices.restore(&records))
+    }
+
+    /// Returns what the devices save after they have taken this state on; see [`restore_devices`](Self::restore_devices).
+    pub fn restored_devices(
+        &self,
+        records: &[DeviceRecord],
+    ) -> Answer<Result<Vec<DeviceRecord>, DevicesRestoreError>> {
+        let (devices, records) = (self.devices.clone(), records.to_vec());
+        self.device_loop().ask(move |_| devices.restore(&records).map(|()| devices.save()))
+    }
+}
+
+fn describe(slot: u16, identity: Identity, features: u64, detail: &str) -> DeviceDescription {
+    DeviceDescription {
+        slot,
+        kind: identity.kind.to_owned(),
+        state_version: identity.state_version.into(),
+        features,
+        detail: detail.to_owned(),
+    }
+}
+
+/// TSC frequencies that KVM can scale need not be compared; others are compared to 5 MHz, because every boot measures anew.
+fn tsc_fact(info: &CompatInfo) -> String {
+    const STEP_KHZ: u32 = 5000;
+    match info.tsc_khz {
+        Some(_) if info.tsc_control => "any frequency, by scaling".to_owned(),
+        Some(khz) => format!("about {} MHz", (khz + STEP_KHZ / 2) / STEP_KHZ * STEP_KHZ / 1000),
+        None => "of unknown frequency".to_owned(),
+    }
+}
