@@ -1,4 +1,5 @@
-//! The device thread: one event loop that serves the guest's requests and brings it input.
+//! The device thread: one event loop that serves the guest's requests and brings it input. What it watches is in
+//! `machine/subscribers.rs`.
 //!
 //! Everything that must not happen in the middle of a request also runs here: checkpoints, resets and restores.
 
@@ -7,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,9 +19,6 @@ use event_manager::{
 use kemari_confine::logging::STATE;
 use kemari_confine::threads;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-
-use crate::Machine;
-use crate::device_set::DeviceSet;
 
 /// An event source of the loop.
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
@@ -239,7 +237,7 @@ fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) -> Leftovers 
 }
 
 /// Watches a descriptor, or logs why it cannot: the machine then receives no events from it.
-fn watch(ops: &mut EventOps<'_>, events: Ready) {
+pub(crate) fn watch(ops: &mut EventOps<'_>, events: Ready) {
     if let Err(error) = ops.add(events) {
         log::error!("the device thread cannot watch descriptor {}: {error}", events.fd());
     }
@@ -256,79 +254,5 @@ impl MutEventSubscriber for Wake {
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         watch(ops, Ready::new(&self.0.0.event, EventSet::IN));
-    }
-}
-
-/// The guest's notifications, finished requests, and input. Watched only once the guest runs: before that, on a standby,
-/// only checkpoints may change guest memory.
-pub(crate) struct DeviceEvents {
-    devices: Arc<DeviceSet>,
-}
-
-impl DeviceEvents {
-    pub(crate) fn new(devices: Arc<DeviceSet>) -> Self {
-        Self { devices }
-    }
-}
-
-const COMPLETIONS: u32 = u32::MAX;
-const INPUTS: u32 = u32::MAX - 1;
-
-impl MutEventSubscriber for DeviceEvents {
-    fn process(&mut self, events: Ready, _ops: &mut EventOps<'_>) {
-        match events.data() {
-            COMPLETIONS => self.devices.take_completions(),
-            INPUTS => self.devices.take_inputs(),
-            kick => self.devices.kick((kick >> 16) as usize, kick as u16),
-        }
-    }
-
-    fn init(&mut self, ops: &mut EventOps<'_>) {
-        let gate = self.devices.gate();
-        watch(ops, Ready::with_data(gate.completions_event(), COMPLETIONS, EventSet::IN));
-        watch(ops, Ready::with_data_raw(gate.inputs_fd(), INPUTS, EventSet::IN));
-        for (index, device) in (0_u32..).zip(self.devices.virtio()) {
-            for (queue, kick) in (0_u32..).zip(device.kicks()) {
-                watch(ops, Ready::with_data(kick, index << 16 | queue, EventSet::IN));
-            }
-        }
-    }
-}
-
-/// Power events that the gate has released, vCPUs that have ended, and the loss of the right to perform.
-pub(crate) struct PowerEvents {
-    devices: Arc<DeviceSet>,
-    /// A weak reference: the machine owns the thread and must be able to end.
-    machine: Weak<Machine>,
-}
-
-impl PowerEvents {
-    pub(crate) fn new(machine: &Arc<Machine>) -> Self {
-        Self { devices: machine.devices().clone(), machine: Arc::downgrade(machine) }
-    }
-}
-
-impl MutEventSubscriber for PowerEvents {
-    fn process(&mut self, _events: Ready, ops: &mut EventOps<'_>) {
-        let Some(machine) = self.machine.upgrade() else { return };
-        if self.devices.gate().is_fenced_off() {
-            // The event stays signalled: handle it once.
-            let _ = ops.remove(Ready::empty(self.devices.gate().fenced_event()));
-            machine.on_fenced_off();
-        }
-        // Take one at a time: a reset drops the others that wait.
-        while let Some(event) = self.devices.gate().next_power_event() {
-            machine.on_power(event);
-        }
-        for event in machine.events().take() {
-            machine.on_event(event);
-        }
-    }
-
-    fn init(&mut self, ops: &mut EventOps<'_>) {
-        let gate = self.devices.gate();
-        watch(ops, Ready::new(gate.power_event(), EventSet::IN));
-        watch(ops, Ready::new(gate.fenced_event(), EventSet::IN));
-        watch(ops, Ready::new(self.devices.events().event(), EventSet::IN));
     }
 }

@@ -19,13 +19,14 @@ use kemari_hypervisor::kvm::{
 use kemari_hypervisor::memory::{self, MemoryError, MemoryOptions};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::subscribers::PowerEvents;
 use super::{Machine, PowerOn};
 use crate::boot::BootError;
 use crate::bus::Bus;
 use crate::config::{ConfigError, MachineConfig};
 use crate::device_error::{DeviceSetupError, ShareDiskError};
 use crate::device_set::{AttachOptions, DeviceSet, DevicesRestoreError};
-use crate::device_thread::{DeviceThread, LoopError, LoopHandle, PowerEvents};
+use crate::device_thread::{DeviceThread, LoopError, LoopHandle};
 use crate::disks;
 use crate::events::Events;
 

@@ -12,9 +12,9 @@ use kemari_hypervisor::layout::PAGE_SIZE;
 use kvm_bindings::KVM_SYSTEM_EVENT_RESET;
 use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
+use super::subscribers::DeviceEvents;
 use super::{Machine, MachineError};
 use crate::boot::{self, Boot, BootError, BootMachine};
-use crate::device_thread::DeviceEvents;
 use crate::events::{Ended, MachineEvent};
 
 /// Progress is reported to the watchdog after each batch of this many cleared bytes.

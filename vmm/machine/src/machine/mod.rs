@@ -3,6 +3,7 @@
 
 mod build;
 mod lifecycle;
+mod subscribers;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
