@@ -1,6 +1,8 @@
 //! A stock kernel that loses its host while it boots, over tap interfaces; in the nested lab.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use crate::build;
 use crate::guest::{KernelChoice, Preparation};
 use crate::lab::{self, LabImages, LabSpec};
@@ -14,10 +16,13 @@ fn a_stock_kernel_survives_the_death_of_its_host_while_it_boots() {
     let images = LabImages::prepare(&preparation, &guest).unwrap();
     let kemari = build::static_kemari().unwrap();
     let script = build::repository().join("tests/guests/linux/failover-while-booting");
-    let spec = LabSpec::new("boot", "sh ./failover-while-booting 1:1 2:4 1:6")
+    let mut spec = LabSpec::new("boot", "sh ./failover-while-booting 1:1 2:4 1:6")
         .linux_guest(&guest, &["root.ext4"])
         .file(kemari, "kemari")
         .file(script, "failover-while-booting");
+    // On a loaded machine a stage of a round takes minutes.
+    spec.stall = Duration::from_secs(240);
+    spec.timeout = Duration::from_secs(1200);
     let mut passed = 0;
     let mut show = |line: &str| {
         println!("{line}");
