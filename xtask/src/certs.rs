@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use clap::Args;
-use kemari_tests::certs;
+use kemari_testbed::certs;
 
 /// What to write.
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
-use kemari_tests::bench::data::Report;
+use kemari_testbed::bench::data::Report;
 
 use crate::given_file;
 use crate::run_pair::Terminal;

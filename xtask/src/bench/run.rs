@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
-use kemari_tests::bench::data::{FORMAT, Report, Skipped};
-use kemari_tests::bench::{Bench, check_parts};
+use kemari_testbed::bench::data::{FORMAT, Report, Skipped};
+use kemari_testbed::bench::{Bench, check_parts};
 
 use super::{Measure, peer};
 use crate::run_pair::Terminal;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_testbed::process::{Process, tied_to_us};
 
 /// Its name.
 pub(super) const NAME: &str = "fragile";

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use kemari_flags::{SEEDS, numbers};
-use kemari_tests::etcd;
-use kemari_tests::micro::{self, Load};
-use kemari_tests::pair::config::{self, ArbiterKind, GuestConfig, Kill, PairConfig};
+use kemari_testbed::etcd;
+use kemari_testbed::micro::{self, Load};
+use kemari_testbed::pair::config::{self, ArbiterKind, GuestConfig, Kill, PairConfig};
 
 /// The guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

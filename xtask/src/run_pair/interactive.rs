@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Context, Result};
-use kemari_tests::micro;
-use kemari_tests::pair::config::PairConfig;
-use kemari_tests::pair::{Surroundings, interactive};
-use kemari_tests::switch::Switch;
+use kemari_testbed::micro;
+use kemari_testbed::pair::config::PairConfig;
+use kemari_testbed::pair::{Surroundings, interactive};
+use kemari_testbed::switch::Switch;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::progress::Terminal;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kemari_tests::pair::{Progress, config};
+use kemari_testbed::pair::{Progress, config};
 
 use super::Arguments;
 use super::arguments::ArbiterChoice;

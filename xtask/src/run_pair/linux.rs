@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use kemari_tests::linux;
-use kemari_tests::pair::config::PairConfig;
-use kemari_tests::pair::report::{RunReport, TABLE_HEAD};
-use kemari_tests::pair::{self, Progress, Surroundings};
-use kemari_tests::switch::Switch;
+use kemari_testbed::linux;
+use kemari_testbed::pair::config::PairConfig;
+use kemari_testbed::pair::report::{RunReport, TABLE_HEAD};
+use kemari_testbed::pair::{self, Progress, Surroundings};
+use kemari_testbed::switch::Switch;
 
 use super::Arguments;
 use super::progress::Terminal;

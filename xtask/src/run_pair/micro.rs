@@ -4,12 +4,12 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use kemari_tests::micro::{self, MicroObserver};
-use kemari_tests::pair::config::{Kill, PairConfig};
-use kemari_tests::pair::report::{RunReport, TABLE_HEAD};
-use kemari_tests::pair::{self, Progress, Surroundings};
-use kemari_tests::small_disk::SmallDisk;
-use kemari_tests::switch::Switch;
+use kemari_testbed::micro::{self, MicroObserver};
+use kemari_testbed::pair::config::{Kill, PairConfig};
+use kemari_testbed::pair::report::{RunReport, TABLE_HEAD};
+use kemari_testbed::pair::{self, Progress, Surroundings};
+use kemari_testbed::small_disk::SmallDisk;
+use kemari_testbed::switch::Switch;
 
 use super::Arguments;
 use super::progress::Terminal;

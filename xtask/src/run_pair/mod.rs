@@ -16,9 +16,9 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use kemari_tests::pair::Progress;
-use kemari_tests::pair::config::PairConfig;
-use kemari_tests::pair::report::RunReport;
+use kemari_testbed::pair::Progress;
+use kemari_testbed::pair::config::PairConfig;
+use kemari_testbed::pair::report::RunReport;
 
 use crate::guest::{KernelChoice, LinuxGuest, Preparation};
 use crate::lab::LabImages;

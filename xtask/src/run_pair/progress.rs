@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use kemari_tests::pair::Progress;
+use kemari_testbed::pair::Progress;
 
 /// Prefix of a step where there is no terminal.
 pub(super) const STEP: &str = "... ";

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser};
 use kemari_flags::{MINUTES, SEEDS, numbers};
-use kemari_tests::pair::config::{Kill, check_root};
-use kemari_tests::pair::report::RunReport;
+use kemari_testbed::pair::config::{Kill, check_root};
+use kemari_testbed::pair::report::RunReport;
 use rustix::process::geteuid;
 
 use crate::{build, run_pair, stop};
@@ -190,7 +190,7 @@ fn first_violation(report: &RunReport) -> Option<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use kemari_tests::findings::{Finding, Kind};
+    use kemari_testbed::findings::{Finding, Kind};
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! What each pair is and how it is broken, from the seed and the pair's number alone.
 
-use kemari_tests::pair::config::Kill;
+use kemari_testbed::pair::config::Kill;
 
 /// Spreads the seeds, so that neighbouring pairs have unrelated seeds.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;

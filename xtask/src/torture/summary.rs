@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use kemari_tests::pair::config::Kill;
-use kemari_tests::pair::report::RunReport;
+use kemari_testbed::pair::config::Kill;
+use kemari_testbed::pair::report::RunReport;
 use serde::Serialize;
 
 /// One kind of fault.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kemari_flags::faults::Fault;
-use kemari_tests::pair::observer::Observer;
+use kemari_testbed::pair::observer::Observer;
 use serde::{Deserialize, Serialize};
 
 use crate::life::{self, Cell, END, Made, Phase, Sides};

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kemari_inject::{Answer, Call, Injector, intercept};
-use kemari_tests::micro::{DISK_BYTES, Load, MicroObserver, command_line};
-use kemari_tests::pair::observer::Observer;
-use kemari_tests::process::{Process, tied_to_us};
-use kemari_tests::switch::Switch;
+use kemari_testbed::micro::{DISK_BYTES, Load, MicroObserver, command_line};
+use kemari_testbed::pair::observer::Observer;
+use kemari_testbed::process::{Process, tied_to_us};
+use kemari_testbed::switch::Switch;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Judges whether a figure got better or worse.
 
-use kemari_tests::bench::data::{Row, Target, Unit};
+use kemari_testbed::bench::data::{Row, Target, Unit};
 
 /// The noise of a figure that is itself in per cent, in percentage points: 0.2 % and 0.4 % of a core count as equal.
 const POINTS: f64 = 0.5;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use kemari_tests::bench::data::{Report, Row};
+use kemari_testbed::bench::data::{Report, Row};
 
 use self::change::{Change, Direction, judge};
 use super::report::number::{Scale, ratio};

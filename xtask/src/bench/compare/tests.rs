@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use kemari_tests::bench::data::{FORMAT, Group, Target, Unit};
+use kemari_testbed::bench::data::{FORMAT, Group, Target, Unit};
 
 use super::*;
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use kemari_tests::packet::{Host, Incoming};
-use kemari_tests::switch::{Cable, Switch};
+use kemari_testbed::packet::{Host, Incoming};
+use kemari_testbed::switch::{Cable, Switch};
 use kemari_workload::{GUEST_PORT, MAX_REQUEST_LEN, Op, Reply, Request, Status};
 
 use super::figures::Samples;

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use kemari_tests::bench::data::{Axis, Curve, Group, Line, Row, Unit};
-use kemari_tests::switch::Switch;
+use kemari_testbed::bench::data::{Axis, Curve, Group, Line, Row, Unit};
+use kemari_testbed::switch::Switch;
 use kemari_workload::Op;
 use serde_json::{Value, json};
 

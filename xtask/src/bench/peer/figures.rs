@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kemari_tests::bench::data::{Row, Spread, Unit};
+use kemari_testbed::bench::data::{Row, Spread, Unit};
 
 /// Values of one measure.
 #[derive(Debug, Clone, Default)]

@@ -5,10 +5,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kemari_tests::micro::{self, Load};
-use kemari_tests::pair::status::Status;
-use kemari_tests::process::{Process, tied_to_us};
-use kemari_tests::switch::Switch;
+use kemari_testbed::micro::{self, Load};
+use kemari_testbed::pair::status::Status;
+use kemari_testbed::process::{Process, tied_to_us};
+use kemari_testbed::switch::Switch;
 
 use super::machine::{MAC, Model, said};
 

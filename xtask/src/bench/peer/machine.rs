@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_testbed::process::{Process, tied_to_us};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::asker::GUEST;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use kemari_tests::bench::data::{Axis, Curve, Group, Line, Row, Unit};
-use kemari_tests::switch::Switch;
+use kemari_testbed::bench::data::{Axis, Curve, Group, Line, Row, Unit};
+use kemari_testbed::switch::Switch;
 use kemari_workload::Op;
 use serde_json::{Value, json};
 

@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kemari_tests::bench::data::{Group, Skipped};
+use kemari_testbed::bench::data::{Group, Skipped};
 
 use crate::guest::{Preparation, output};
 use crate::{lab, stop};

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kemari_tests::bench::data::{Group, Row, Spread, Unit};
-use kemari_tests::pair::status::Status;
-use kemari_tests::switch::Switch;
+use kemari_testbed::bench::data::{Group, Row, Spread, Unit};
+use kemari_testbed::pair::status::Status;
+use kemari_testbed::switch::Switch;
 use serde_json::Value;
 
 use super::asker::Asker;

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kemari_tests::bench::data::{Group, Row, Unit};
-use kemari_tests::micro;
-use kemari_tests::process::Process;
-use kemari_tests::switch::Switch;
+use kemari_testbed::bench::data::{Group, Row, Unit};
+use kemari_testbed::micro;
+use kemari_testbed::process::Process;
+use kemari_testbed::switch::Switch;
 use kemari_workload::Op;
 
 use super::asker::{Asker, Exchange};

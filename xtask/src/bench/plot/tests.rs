@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use kemari_tests::bench::data::{Axis, FORMAT, Group};
+use kemari_testbed::bench::data::{Axis, FORMAT, Group};
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! Puts the report into a document: Markdown between two marks.
 
 use anyhow::{Result, bail, ensure};
-use kemari_tests::bench::data::{Group, Report};
+use kemari_testbed::bench::data::{Group, Report};
 
 use super::{Targets, head, table, text};
 use crate::bench::plot;

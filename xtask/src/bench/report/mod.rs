@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use kemari_tests::bench::data::{FORMAT, Group, Report, Row, Target};
+use kemari_testbed::bench::data::{FORMAT, Group, Report, Row, Target};
 
 pub(super) use self::document::{markdown, replace_section};
 use self::number::{Scale, ratio};
@@ -98,7 +98,7 @@ fn table(group: &Group) -> Table<11> {
 
 fn cells(row: &Row) -> [Cell; 11] {
     let scale = Scale::of(row.unit, row.value);
-    let spread = |of: fn(&kemari_tests::bench::data::Spread) -> f64| {
+    let spread = |of: fn(&kemari_testbed::bench::data::Spread) -> f64| {
         row.spread.as_ref().map(|spread| scale.number(of(spread))).unwrap_or_default()
     };
     [

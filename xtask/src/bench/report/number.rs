@@ -1,6 +1,6 @@
 //! Numbers for people: three significant digits, and a unit that fits.
 
-use kemari_tests::bench::data::Unit;
+use kemari_testbed::bench::data::Unit;
 
 /// Above this, the next larger unit is easier to read.
 const LARGE: f64 = 10_000.0;

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use kemari_tests::bench::data::{
+use kemari_testbed::bench::data::{
     Axis, Curve, FORMAT, Group, Line, Report, Row, Skipped, Spread, Target, Unit,
 };
 

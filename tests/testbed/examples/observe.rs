@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kemari_tests::client::{Client, ClientConfig};
-use kemari_tests::disk::DiskLog;
-use kemari_tests::packet::Host;
-use kemari_tests::switch::Switch;
+use kemari_testbed::client::{Client, ClientConfig};
+use kemari_testbed::disk::DiskLog;
+use kemari_testbed::packet::Host;
+use kemari_testbed::switch::Switch;
 use kemari_workload::Op;
 
 const PATIENCE: Duration = Duration::from_secs(8);

@@ -219,7 +219,7 @@ mod tests {
     /// Fails if a command line is refused or built by another limit than the guest's.
     #[test]
     fn the_guest_has_as_many_vcpus_as_is_said() {
-        let guest = include_str!("../guests/micro/src/smp.rs");
+        let guest = include_str!("../../guests/micro/src/smp.rs");
         let line = format!("pub const MAX_CPUS: usize = {};", super::MAX_CPUS);
         assert!(guest.contains(&line), "no `{line}`");
     }
