@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kemari_tests::bed::Relay;
+use kemari_tests::network::Relay;
 use kemari_tests::pair::status::{Status, control};
 use kemari_tests::ports::free_address;
 use kemari_tests::process::{Process, in_namespaces};

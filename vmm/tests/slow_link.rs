@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kemari_tests::bed::{Bed, Host};
+use kemari_tests::network::{Host, TestNetwork};
 use kemari_tests::pair::status::Status;
 use kemari_tests::process::Process;
 use kemari_workload::Op;
@@ -23,22 +23,22 @@ const BYTES_PER_SECOND: u64 = 224 << 10;
 
 #[test]
 fn an_epoch_may_take_longer_than_patience_lasts() {
-    let bed = Bed::loopback("it is to be slow".to_owned()).unwrap();
+    let network = TestNetwork::loopback("it is to be slow".to_owned()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let arbiter = format!("file:{}", path("arbiter"));
     let control = path("control");
     let common = [&HEARTBEAT[..], &["--arbiter", &arbiter, "--insecure-plain-tcp"]].concat();
 
-    let dial = bed.dial_address(Host::B);
+    let dial = network.dial_address(Host::B);
     let flags = ["--control", control.as_str(), "--max-in-flight", "1"];
     let mut guest = micro::Guest::boot_with(1, &[&common[..], &flags].concat());
     guest.ask(Op::Ping);
 
-    let mut command = bed.command(Host::B, Path::new(KEMARI));
+    let mut command = network.command(Host::B, Path::new(KEMARI));
     let disk = guest.dir.path().join("disk.img");
     command
-        .args(["standby", "--listen", &bed.listen_address(Host::B), "--rng"])
+        .args(["standby", "--listen", &network.listen_address(Host::B), "--rng"])
         .args(["--disk", &format!("path={},serial=micro", disk.display())])
         .args(["--net", &format!("stream={}", path("nobody"))])
         .args(["--serial", "none", "--virtio-console", "none"])
@@ -50,7 +50,7 @@ fn an_epoch_may_take_longer_than_patience_lasts() {
     kemari_tests::pair::status::control(Path::new(KEMARI), socket, &["protect", &dial]).unwrap();
     guest.process.wait_line("protected: the standby holds", PATIENCE).unwrap();
 
-    bed.throttle_replication(Some(BYTES_PER_SECOND)).unwrap();
+    network.throttle_replication(Some(BYTES_PER_SECOND)).unwrap();
     guest.ask(Op::SetDirty { pages_per_second: 10_000, region_pages: DIRTY_PAGES });
     for _ in 0..2 {
         guest.ask(Op::Append { payload: b"over a slow link", flush: true });
@@ -65,7 +65,7 @@ fn an_epoch_may_take_longer_than_patience_lasts() {
     assert!(u128::from(commit) > 2 * patience, "{commit} us; {:?}", status.json());
 
     // A silent peer is found nevertheless.
-    bed.cut_replication(&[Host::A, Host::B]).unwrap();
+    network.cut_replication(&[Host::A, Host::B]).unwrap();
     guest.process.wait_line("unprotected", PATIENCE).unwrap();
     drop(standby);
 }

@@ -9,8 +9,6 @@ mod faults;
 #[cfg(test)]
 mod floors;
 mod fuzz;
-mod guest;
-mod lab;
 mod new_device;
 mod run_pair;
 mod sim;
@@ -21,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kemari_gate_check as gate;
+use kemari_testbed::guest;
 use xtask_common::{build, given_file, report_file, stop};
 
 /// The project's own commands.

@@ -213,12 +213,10 @@ fn fixed_faults() -> Result<bool> {
 }
 
 fn lab() -> Result<bool> {
-    build::run(build::cargo().args(["test", "--quiet", "--locked", "--package", "xtask"]).args([
-        "--",
-        "--ignored",
-        "--test-threads",
-        "1",
-    ]))?;
+    let tests =
+        ["test", "--quiet", "--locked", "--package", "kemari-testbed", "--package", "xtask"];
+    let ignored = ["--", "--ignored", "--test-threads", "1"];
+    build::run(build::cargo().args(tests).args(ignored))?;
     let guest = guest::Preparation::begin(&|line| println!("{line}"))?
         .linux_guest(guest::KernelChoice::Cloud)?;
     let test = ["test", "--quiet", "--locked", "--package", "kemari-vmm", "--test", "boot"];

@@ -1,11 +1,11 @@
-//! Outside observers and the harness that runs, breaks and judges a pair.
+//! The testbed: what runs a pair of hosts with a guest, breaks it, watches it from outside and judges it.
 //!
-//! Nothing here links the product: it runs as processes, is controlled by its command line, watched through its
-//! status, and judged by its outputs: frames on a [`switch`], answers to a [`client`], bytes on a [`disk`].
+//! It may not depend on a crate of the product, and contains no command line: the product runs as processes, is controlled by
+//! its command line, watched through its status, and judged by its outputs: frames on a [`switch`], answers to a [`client`],
+//! bytes on a [`disk`]. `xtask` and the tests of all crates depend on it.
 
 #![deny(unsafe_code)]
 
-pub mod bed;
 pub mod bench;
 pub mod capture;
 pub mod certs;
@@ -14,18 +14,25 @@ pub mod disk;
 pub mod etcd;
 pub mod exercise;
 pub mod findings;
+pub mod guest;
 pub mod judge;
+pub mod kvm;
+pub mod lab;
 pub mod linearizability;
 pub mod linux;
 pub mod micro;
+pub mod network;
 mod not_tested;
 pub mod packet;
 pub mod pair;
 pub mod ports;
 pub mod process;
 pub mod redis;
+pub mod run_pair;
 pub mod small_disk;
 pub mod switch;
+pub mod terminal;
+pub mod torture;
 mod unread;
 
 pub use not_tested::{MUST_RUN, not_tested};

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use kemari_testbed::bench::data::Report;
+use kemari_testbed::terminal::Terminal;
 
 use crate::given_file;
-use crate::run_pair::Terminal;
 
 /// What to do: to measure, unless something else is asked for.
 #[derive(Debug, Args)]

@@ -8,9 +8,10 @@ use std::time::Instant;
 use anyhow::Result;
 use kemari_testbed::bench::data::{FORMAT, Report, Skipped};
 use kemari_testbed::bench::{Bench, check_parts};
+use kemari_testbed::kvm;
+use kemari_testbed::terminal::Terminal;
 
 use super::{Measure, peer};
-use crate::run_pair::Terminal;
 use crate::{build, stop};
 
 /// The part that is measured by this program: only this program can install what it needs.
@@ -23,7 +24,7 @@ pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
         wanted.only.iter().cloned().partition(|part| part == PEERS);
     check_parts(&own)?;
     wanted.kemari.as_deref().map_or(Ok(()), build::check_program)?;
-    crate::run_pair::check_kvm()?;
+    kvm::check()?;
     let built = terminal.aside("building kemari and the micro-guest", || -> Result<_> {
         let kemari = wanted.kemari.clone().map_or_else(build::kemari, Ok)?;
         Ok((kemari, build::micro_guest()?))
@@ -100,7 +101,7 @@ fn machine(kemari: &Path) -> BTreeMap<String, String> {
         ("cores", Some(cores.to_string())),
         ("memory", field(&read("/proc/meminfo"), "MemTotal")),
         ("kernel", Some(read("/proc/sys/kernel/osrelease").trim().to_owned())),
-        ("kvm", crate::guest::probe_host(kemari).ok().map(|probe| probe.reason)),
+        ("kvm", kvm::probe_host(kemari).ok().map(|probe| probe.reason)),
     ];
     facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()
 }

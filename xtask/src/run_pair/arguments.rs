@@ -10,6 +10,7 @@ use kemari_flags::{SEEDS, numbers};
 use kemari_testbed::etcd;
 use kemari_testbed::micro::{self, Load};
 use kemari_testbed::pair::config::{self, ArbiterKind, GuestConfig, Kill, PairConfig};
+use kemari_testbed::run_pair::{LinuxFiles, OPERATIONS_AFTER};
 
 /// The guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -238,8 +239,14 @@ impl Arguments {
         self.config(kemari, guest, 100)
     }
 
+    /// A run of the stock Debian guest.
+    pub(crate) fn linux_config(&self, files: &LinuxFiles) -> Result<PairConfig> {
+        let guest = files.guest(self.memory, self.cpus);
+        self.config(files.kemari.clone(), guest, OPERATIONS_AFTER)
+    }
+
     /// A run of any guest.
-    pub(crate) fn config(
+    fn config(
         &self,
         kemari: PathBuf,
         guest: GuestConfig,

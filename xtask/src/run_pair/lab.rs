@@ -1,19 +1,19 @@
 //! A run with the stock Debian guest in the nested lab: this same program runs there, with its files beside it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use kemari_testbed::guest::LinuxGuest;
+use kemari_testbed::lab::{self, LabImages, LabSpec};
 use kemari_testbed::pair::{Progress, config};
+use kemari_testbed::run_pair::{ROOT, Run};
+use kemari_testbed::terminal::STEP;
 
 use super::Arguments;
 use super::arguments::ArbiterChoice;
-use super::progress::{STEP, Terminal};
-use crate::guest::LinuxGuest;
-use crate::lab::{self, LabImages, LabSpec};
-use crate::{build, stop};
+use crate::build;
 
-/// The name of the guest's root file system in the lab.
-pub(super) const ROOT: &str = "root.ext4";
 const REPORT: &str = "report.json";
 /// The lab is an emulator: all waits are this many times longer.
 const SLOW: u32 = 10;
@@ -26,8 +26,7 @@ pub(super) fn run(
     arguments: &Arguments,
     images: &LabImages,
     guest: &LinuxGuest,
-    terminal: &Terminal,
-    stop: stop::Flag,
+    of: &Run<'_>,
 ) -> Result<bool> {
     let ignored = [
         (arguments.tls, "--tls"),
@@ -39,6 +38,7 @@ pub(super) fn run(
             "{flag}: expected a /dev/kvm that runs stock kernels: the nested lab does not have it; leave it out"
         );
     }
+    let terminal = of.terminal;
     let what = "building static programs for the lab";
     let kemari = terminal.aside(what, build::static_kemari)?;
     let xtask = terminal.aside(what, build::static_xtask)?;
@@ -48,7 +48,7 @@ pub(super) fn run(
         .file(xtask, "xtask");
     spec.timeout = TIMEOUT;
     spec.stall = STALL;
-    spec.interrupted = stop;
+    spec.interrupted = Arc::clone(&of.stop);
     terminal.step("the lab boots");
     let mut started = false;
     let mut show = |line: &str| {

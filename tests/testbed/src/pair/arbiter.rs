@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::config::{ArbiterKind, PairConfig};
-use crate::bed::{Bed, Host, Relay};
 use crate::etcd::Etcd;
+use crate::network::{Host, Relay, TestNetwork};
 
 /// The lease duration at etcd on an ordinary machine.
 const LEASE: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ pub(super) enum Arbiter {
 
 impl Arbiter {
     /// Makes or starts it, with its files in `dir`.
-    pub(super) fn start(config: &PairConfig, bed: &Bed, dir: &Path) -> Result<Self> {
+    pub(super) fn start(config: &PairConfig, network: &TestNetwork, dir: &Path) -> Result<Self> {
         match config.arbiter {
             ArbiterKind::File => {
                 let terms = dir.join("arbiter");
@@ -56,7 +56,7 @@ impl Arbiter {
                 Ok(Self::File(terms))
             }
             ArbiterKind::Etcd => {
-                let prefix = bed.arbiter_prefix();
+                let prefix = network.arbiter_prefix();
                 ensure!(
                     prefix.is_empty() || !config.tls,
                     "--arbiter etcd: its server speaks plain here, which --tls allows on --loopback only"
@@ -73,13 +73,15 @@ impl Arbiter {
     }
 
     /// The flags that name it to `kemari` on `host`.
-    pub(super) fn flags(&self, bed: &Bed, host: Host) -> Vec<String> {
+    pub(super) fn flags(&self, network: &TestNetwork, host: Host) -> Vec<String> {
         match self {
             Self::File(dir) => vec![format!("--arbiter=file:{}", link_of(dir, host).display())],
             Self::Etcd { server, lease, relays } => {
                 let at = match relays {
                     Some(relays) => relays[host.index()].address().to_string(),
-                    None => format!("{}:{}", bed.arbiter_address(host), server.address().port()),
+                    None => {
+                        format!("{}:{}", network.arbiter_address(host), server.address().port())
+                    }
                 };
                 vec![
                     format!("--arbiter=etcd:{at}"),
@@ -90,7 +92,7 @@ impl Arbiter {
     }
 
     /// Makes it fail.
-    pub(super) fn fail(&mut self, bed: &Bed, outage: Outage) -> Result<()> {
+    pub(super) fn fail(&mut self, network: &TestNetwork, outage: Outage) -> Result<()> {
         match (self, outage) {
             (Self::File(dir), Outage::Gone) => move_directory(dir, &away(dir)),
             (Self::File(dir), Outage::Silent) => {
@@ -118,12 +120,12 @@ impl Arbiter {
                 relays[host.index()].set_cut(true);
                 Ok(())
             }
-            (Self::Etcd { relays: None, .. }, Outage::CutFrom(host)) => bed.cut_arbiter(host),
+            (Self::Etcd { relays: None, .. }, Outage::CutFrom(host)) => network.cut_arbiter(host),
         }
     }
 
     /// Restores it, with everything that it knew.
-    pub(super) fn recover(&mut self, bed: &Bed, outage: Outage) -> Result<()> {
+    pub(super) fn recover(&mut self, network: &TestNetwork, outage: Outage) -> Result<()> {
         match (self, outage) {
             (Self::File(dir), Outage::Gone) => move_directory(&away(dir), dir),
             (Self::File(dir), Outage::Silent) => {
@@ -148,7 +150,7 @@ impl Arbiter {
                 relays[host.index()].set_cut(false);
                 Ok(())
             }
-            (Self::Etcd { relays: None, .. }, Outage::CutFrom(host)) => bed.heal_arbiter(host),
+            (Self::Etcd { relays: None, .. }, Outage::CutFrom(host)) => network.heal_arbiter(host),
         }
     }
 }
@@ -221,7 +223,7 @@ mod tests {
         fs::write(terms.join("term"), "1").unwrap();
         link(&terms, Host::A).unwrap();
         link(&terms, Host::B).unwrap();
-        let bed = Bed::loopback("a test".to_owned()).unwrap();
+        let network = TestNetwork::loopback("a test".to_owned()).unwrap();
         let mut arbiter = Arbiter::File(terms.clone());
         let (gone, errs) = (Some(ErrorKind::NotFound), Some(ErrorKind::NotADirectory));
         for (outage, expected) in [
@@ -230,18 +232,18 @@ mod tests {
             (Outage::CutFrom(Host::A), [gone, None]),
             (Outage::CutFrom(Host::B), [None, gone]),
         ] {
-            arbiter.fail(&bed, outage).unwrap();
+            arbiter.fail(&network, outage).unwrap();
             assert_eq!(seen(&terms), expected, "{outage:?}");
-            arbiter.recover(&bed, outage).unwrap();
+            arbiter.recover(&network, outage).unwrap();
             for host in [Host::A, Host::B] {
                 assert_eq!(fs::read(link_of(&terms, host).join("term")).unwrap(), b"1");
             }
         }
-        arbiter.fail(&bed, Outage::Copied(Host::A)).unwrap();
+        arbiter.fail(&network, Outage::Copied(Host::A)).unwrap();
         let read = |host| fs::read(link_of(&terms, host).join("term")).unwrap();
         fs::write(link_of(&terms, Host::A).join("term"), "2").unwrap();
         assert_eq!([read(Host::A), read(Host::B)], [b"2", b"1"]);
-        arbiter.recover(&bed, Outage::Copied(Host::A)).unwrap();
+        arbiter.recover(&network, Outage::Copied(Host::A)).unwrap();
         assert_eq!([read(Host::A), read(Host::B)], [b"1", b"1"]);
         assert!(!copy_of(&terms, Host::A).exists());
     }

@@ -9,8 +9,8 @@ use super::Pair;
 use super::arbiter::Outage;
 use super::round::{ASKING, Load, OUTAGE, Outcome, UNASKED, UNDER_WAY};
 use super::slow::What;
-use crate::bed::Host;
 use crate::findings::{Finding, Kind};
+use crate::network::Host;
 
 /// A side dies this many microseconds after the guest was ordered to power off.
 const OFF: std::ops::Range<u64> = 0..20_000;
@@ -178,13 +178,13 @@ impl Pair<'_> {
         let (recovers, of_standby) = (self.random.u32(..RECOVERS) == 0, self.random.bool());
         self.until_it_dies_protected(|pair| {
             let host = if of_standby { pair.passive.host } else { pair.active.host };
-            pair.launcher.bed().delete_tap(host)?;
+            pair.launcher.network().delete_tap(host)?;
             let outcome = match (of_standby, recovers) {
                 (true, _) => pair.standby_without_a_tap(host),
                 (false, true) => pair.primary_without_a_tap(host),
                 (false, false) => pair.dies_without_a_tap(),
             };
-            pair.launcher.bed().make_tap(host)?;
+            pair.launcher.network().make_tap(host)?;
             outcome
         })
     }
@@ -193,7 +193,7 @@ impl Pair<'_> {
     fn primary_without_a_tap(&mut self, host: Host) -> Result<Option<Outcome>> {
         let time = self.scaled_random(SLOW_FOR);
         self.live_through(time)?;
-        self.launcher.bed().make_tap(host)?;
+        self.launcher.network().make_tap(host)?;
         self.wait_answers(1, "the guest answers over a tap that was made again")?;
         Ok(Some(Outcome::default()))
     }
@@ -210,12 +210,12 @@ impl Pair<'_> {
     /// A standby that could not go on with the guest takes no term, and reports it (P2, P9).
     fn standby_without_a_tap(&mut self, host: Host) -> Result<Option<Outcome>> {
         if !self.says_that_it_is_degraded()? {
-            self.launcher.bed().make_tap(host)?;
+            self.launcher.network().make_tap(host)?;
             return Ok(None);
         }
         self.wait_answers(ANSWERS, "the guest answers while its standby has no tap")?;
         if !self.active.status()?.is_degraded() {
-            self.launcher.bed().make_tap(host)?;
+            self.launcher.network().make_tap(host)?;
             return Ok(None);
         }
         self.active.process.kill();
@@ -225,7 +225,7 @@ impl Pair<'_> {
         })?;
         self.watch.pass(self.surroundings.config.scaled(OUTAGE), &mut [&mut self.passive])?;
         let early = self.passive.status()?.runs_guest();
-        self.launcher.bed().make_tap(host)?;
+        self.launcher.network().make_tap(host)?;
         let takeover = self.wait_takeover()?;
         let mut outcome = self.moved(takeover);
         if early {
@@ -268,7 +268,7 @@ impl Pair<'_> {
         let host = if self.random.bool() { Host::A } else { Host::B };
         let outage = Outage::Copied(host);
         self.launcher.fail_arbiter(outage)?;
-        self.launcher.bed().cut_replication(&[Host::A, Host::B])?;
+        self.launcher.network().cut_replication(&[Host::A, Host::B])?;
         let decided = self.wait_decision(term)?;
         // A wrong takeover by the other side would show in this time.
         self.watch.pass(self.surroundings.config.scaled(UNDER_WAY), &mut [])?;
@@ -280,7 +280,7 @@ impl Pair<'_> {
                 Outcome { refused: true, findings, ..Outcome::default() }
             }
         };
-        self.launcher.bed().heal_replication()?;
+        self.launcher.network().heal_replication()?;
         Ok(outcome)
     }
 }

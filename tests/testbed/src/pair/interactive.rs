@@ -13,7 +13,7 @@ use super::members::{Launcher, Member};
 use super::status::Status;
 use super::watch::Watch;
 use super::{PATIENCE, Surroundings};
-use crate::bed::{Bed, Host};
+use crate::network::{Host, TestNetwork};
 
 /// Ctrl-], the prefix of a command key; pressed twice, it goes to the guest.
 const PREFIX: u8 = 0x1d;
@@ -39,9 +39,13 @@ pub fn run(
     show: fn(&[u8]),
 ) -> Result<()> {
     let config = surroundings.config;
-    let bed = if config.loopback { Bed::loopback("not wanted".to_owned())? } else { Bed::new()? };
+    let network = if config.loopback {
+        TestNetwork::loopback("not wanted".to_owned())?
+    } else {
+        TestNetwork::new()?
+    };
     let launcher =
-        Launcher::new(config, &bed, surroundings.switch, surroundings.dir)?.with_console();
+        Launcher::new(config, &network, surroundings.switch, surroundings.dir)?.with_console();
     let watch = Watch::new(surroundings.stop.clone(), config.scaled(PATIENCE));
     Playing::start(launcher, watch, show)?.play(surroundings, keys)
 }

@@ -11,8 +11,8 @@ use super::arbiter::{Arbiter, Outage};
 use super::config::{Kill, PairConfig};
 use super::slow::Slowness;
 use super::status::{Status, control};
-use crate::bed::{Bed, GUEST_TAP, Host};
 use crate::certs::Authority;
+use crate::network::{GUEST_TAP, Host, TestNetwork};
 use crate::process::{PeakMemory, Process};
 use crate::switch::Switch;
 
@@ -62,7 +62,7 @@ impl Member {
 #[derive(Debug)]
 pub(super) struct Launcher<'a> {
     config: &'a PairConfig,
-    bed: &'a Bed,
+    network: &'a TestNetwork,
     switch: &'a Switch,
     dir: &'a Path,
     arbiter: Arbiter,
@@ -86,21 +86,21 @@ impl<'a> Launcher<'a> {
     /// The hosts' credentials cannot be made, or the arbiter cannot be started.
     pub(super) fn new(
         config: &'a PairConfig,
-        bed: &'a Bed,
+        network: &'a TestNetwork,
         switch: &'a Switch,
         dir: &'a Path,
     ) -> Result<Self> {
-        let arbiter = Arbiter::start(config, bed, dir)?;
-        let taps = config.has_taps() && bed.is_of_namespaces();
+        let arbiter = Arbiter::start(config, network, dir)?;
+        let taps = config.has_taps() && network.is_of_namespaces();
         if taps {
-            for (port, tap) in bed.make_networks()?.into_iter().enumerate() {
+            for (port, tap) in network.make_networks()?.into_iter().enumerate() {
                 switch.plug_in_tap(port, tap).context("a tap as a port of the switch")?;
             }
         }
         let slowness = config.is_slow().then(|| Slowness::new(dir)).transpose()?;
         let launcher = Self {
             config,
-            bed,
+            network,
             switch,
             dir,
             arbiter,
@@ -114,7 +114,7 @@ impl<'a> Launcher<'a> {
         if config.tls {
             let authority = Authority::new("run-pair")?;
             for host in [Host::A, Host::B] {
-                let called = bed.dial_address(host);
+                let called = network.dial_address(host);
                 let name = called.rsplit_once(':').map_or(called.as_str(), |(name, _)| name);
                 authority.issue(&launcher.credentials(host), &[name.to_owned()])?;
             }
@@ -128,12 +128,12 @@ impl<'a> Launcher<'a> {
 
     /// Makes the arbiter fail.
     pub(super) fn fail_arbiter(&mut self, outage: Outage) -> Result<()> {
-        self.arbiter.fail(self.bed, outage)
+        self.arbiter.fail(self.network, outage)
     }
 
     /// Restores the arbiter.
     pub(super) fn recover_arbiter(&mut self, outage: Outage) -> Result<()> {
-        self.arbiter.recover(self.bed, outage)
+        self.arbiter.recover(self.network, outage)
     }
 
     /// From now on the guest's serial line is on the standard input and output of the process that
@@ -186,7 +186,7 @@ impl<'a> Launcher<'a> {
         arguments.extend(["--memory".to_owned(), guest.memory.to_string()]);
         arguments.extend(["--cpus".to_owned(), guest.cpus.to_string()]);
         if guest.boots_protected {
-            arguments.extend(["--standby".to_owned(), self.bed.dial_address(host.other())]);
+            arguments.extend(["--standby".to_owned(), self.network.dial_address(host.other())]);
         }
         self.start(host, "primary", arguments)
     }
@@ -196,7 +196,7 @@ impl<'a> Launcher<'a> {
     /// # Errors
     /// When it cannot be started.
     pub(super) fn start_standby(&mut self, host: Host) -> Result<Member> {
-        let listen = self.bed.listen_address(host);
+        let listen = self.network.listen_address(host);
         self.start(host, "standby", vec!["standby".to_owned(), "--listen".to_owned(), listen])
     }
 
@@ -204,7 +204,7 @@ impl<'a> Launcher<'a> {
         self.started += 1;
         let name = format!("{:02}-{role}-{}", self.started, host.name());
         let socket = self.dir.join(format!("{name}.ctl"));
-        let mut command = self.bed.command(host, &self.config.kemari);
+        let mut command = self.network.command(host, &self.config.kemari);
         command.args(arguments).args(self.common(host, &name)).arg("--control").arg(&socket);
         if self.config.audit {
             let audit = self.dir.join(format!("{name}.audit"));
@@ -269,7 +269,7 @@ impl<'a> Launcher<'a> {
                 false => "--insecure-plain-tcp".to_owned(),
             },
         ];
-        flags.extend(self.arbiter.flags(self.bed, host));
+        flags.extend(self.arbiter.flags(self.network, host));
         flags.extend(self.config.verify.then(|| "--verify".to_owned()));
         if let Some(device) = &self.config.device {
             flags
@@ -284,7 +284,7 @@ impl<'a> Launcher<'a> {
     /// # Errors
     /// When it refuses.
     pub(super) fn protect(&self, active: &Member) -> Result<()> {
-        let address = self.bed.dial_address(active.host.other());
+        let address = self.network.dial_address(active.host.other());
         // Does not wait: the test may break the pair in the meantime, and it watches the status
         // itself.
         let protect = ["--timeout", "0", "protect", &address];
@@ -296,12 +296,12 @@ impl<'a> Launcher<'a> {
         self.slowness.as_ref().context("expected a pair whose files can be slow")
     }
 
-    /// The hosts.
-    pub(super) fn bed(&self) -> &Bed {
-        self.bed
+    /// The hosts and the replication link between them.
+    pub(super) fn network(&self) -> &TestNetwork {
+        self.network
     }
 
-    /// The network.
+    /// The guest's network.
     pub(super) fn switch(&self) -> &Switch {
         self.switch
     }

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bed::{Bed, Host};
 use crate::exercise;
 use crate::findings::{Finding, Kind};
+use crate::network::{Host, TestNetwork};
 use crate::small_disk::SmallDisk;
 use crate::switch::Switch;
 use config::{Kill, PairConfig};
@@ -66,12 +66,17 @@ pub struct Surroundings<'a> {
 pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Result<RunReport> {
     let config = surroundings.config;
     config.check()?;
-    let bed = if config.loopback { Bed::loopback("not wanted".to_owned())? } else { Bed::new()? };
-    surroundings.progress.line(&format!("hosts: {}", bed.describe()));
-    let launcher = Launcher::new(config, &bed, surroundings.switch, surroundings.dir)?;
+    let network = if config.loopback {
+        TestNetwork::loopback("not wanted".to_owned())?
+    } else {
+        TestNetwork::new()?
+    };
+    surroundings.progress.line(&format!("hosts: {}", network.describe()));
+    let launcher = Launcher::new(config, &network, surroundings.switch, surroundings.dir)?;
     let watch = Watch::new(Arc::clone(&surroundings.stop), config.scaled(PATIENCE));
     let mut pair = Pair::start(surroundings, launcher, watch, observer)?;
-    let mut report = RunReport { seed: config.seed, bed: bed.describe(), ..RunReport::default() };
+    let mut report =
+        RunReport { seed: config.seed, network: network.describe(), ..RunReport::default() };
     let mut dies = false;
     for number in 1..=config.rounds {
         if config.kill(number) == Kill::PowerOff {

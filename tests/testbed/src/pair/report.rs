@@ -58,7 +58,8 @@ pub struct RunReport {
     /// The seed of the moments of the kills.
     pub seed: u64,
     /// The kind of hosts.
-    pub bed: String,
+    #[serde(rename = "bed")]
+    pub network: String,
     /// The rounds that were judged.
     pub rounds: Vec<RoundReport>,
     /// A side died as the guest powered itself off.

@@ -14,11 +14,11 @@ use super::members::Member;
 use super::report::RoundReport;
 use super::slow::What;
 use super::status::{Quantiles, Status};
-use crate::bed::Host;
 use crate::capture::Frame;
 use crate::client::Window;
 use crate::findings::{Finding, Kind};
 use crate::judge::Succession;
+use crate::network::Host;
 
 /// Exit code of a primary that lost the right to run.
 pub(super) const FENCED: i32 = 3;
@@ -413,7 +413,7 @@ impl Pair<'_> {
         let outage = Outage::CutFrom(self.active.host);
         self.until_it_dies_protected(|pair| {
             pair.launcher.fail_arbiter(outage)?;
-            pair.launcher.bed().cut_replication(&[Host::A, Host::B])?;
+            pair.launcher.network().cut_replication(&[Host::A, Host::B])?;
             let takeover = pair.takeover_unless_refused()?;
             let mut outcome = takeover.map(|takeover| pair.moved(takeover));
             if outcome.is_some() {
@@ -422,7 +422,7 @@ impl Pair<'_> {
                 let time = scaled + pair.scaled_random(OVERSLEEP);
                 pair.watch.pass(time, &mut [&mut pair.active])?;
             }
-            pair.launcher.bed().heal_replication()?;
+            pair.launcher.network().heal_replication()?;
             pair.launcher.recover_arbiter(outage)?;
             if let Some(outcome) = &mut outcome {
                 pair.refuse_loser(outcome);
@@ -442,9 +442,9 @@ impl Pair<'_> {
     /// Drops what these hosts send to each other: one side goes on, and the other finds out while the link is cut.
     fn cut_link(&mut self, senders: &[Host]) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
-        self.launcher.bed().cut_replication(senders)?;
+        self.launcher.network().cut_replication(senders)?;
         let outcome = self.decided(term)?;
-        self.launcher.bed().heal_replication()?;
+        self.launcher.network().heal_replication()?;
         Ok(outcome)
     }
 
@@ -463,9 +463,9 @@ impl Pair<'_> {
         // The header of a TLS record contains a byte that every reader has to ignore (RFC 8446, 5.1): a flipped bit there may
         // stay unnoticed, and changes nothing. On a plain link every flipped bit must be noticed.
         let every = self.surroundings.config.tls.then_some(FLIP_EVERY);
-        self.launcher.bed().corrupt_replication(sender, after, every)?;
+        self.launcher.network().corrupt_replication(sender, after, every)?;
         let decided = self.wait_decision(term);
-        self.launcher.bed().stop_corrupting()?;
+        self.launcher.network().stop_corrupting()?;
         Ok(match decided? {
             Some(takeover) => self.moved_from_the_living(takeover),
             // The link is correct again: the primary may already have joined its standby again.
@@ -478,7 +478,7 @@ impl Pair<'_> {
         let term = self.active.status()?.number("term");
         let rate = self.random.u64(SLOW);
         let time = self.scaled_random(SLOW_FOR);
-        self.launcher.bed().throttle_replication(Some(rate))?;
+        self.launcher.network().throttle_replication(Some(rate))?;
         let slow = self.live_through(time).with_context(|| {
             let states = [&self.active, &self.passive].map(|member| {
                 member
@@ -487,7 +487,7 @@ impl Pair<'_> {
             });
             format!("at {rate} bytes a second: primary {}, standby {}", states[0], states[1])
         });
-        self.launcher.bed().throttle_replication(None)?;
+        self.launcher.network().throttle_replication(None)?;
         slow?;
         let decided = self.watch.until("the pair has settled", &mut [], |_| {
             if let Some(standby) = self.passive.status().ok().filter(Status::has_taken_over) {

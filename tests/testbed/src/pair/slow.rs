@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use kemari_inject::{Answer, Call, Injector, Pending, intercept};
 use libc::c_long;
 
-use crate::bed::Host;
+use crate::network::Host;
 
 /// Calls whose first argument is a descriptor.
 const BY_DESCRIPTOR: [c_long; 9] = [

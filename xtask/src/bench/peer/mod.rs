@@ -23,9 +23,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kemari_testbed::bench::data::{Group, Skipped};
+use kemari_testbed::guest::{Preparation, output};
+use kemari_testbed::lab;
 
-use crate::guest::{Preparation, output};
-use crate::{lab, stop};
+use crate::stop;
 use kemari::Kemari;
 use machine::Model;
 

@@ -48,7 +48,7 @@ const GENERIC_MODULES: &[&str] = &[
 
 /// Which of Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KernelChoice {
+pub enum KernelChoice {
     /// The one for clouds: small, boots fast, knows virtio.
     Cloud,
     /// The one for every machine, with drivers for real cards.

@@ -10,7 +10,7 @@ use crate::guest::cache::sha256_text;
 use crate::guest::initramfs::base;
 use crate::guest::kernel::Kernel;
 
-const INIT: &str = include_str!("../../../tests/guests/linux/lab-init");
+const INIT: &str = include_str!("../../../guests/linux/lab-init");
 
 /// Makes the initramfs, or takes it from the cache.
 pub(super) fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {

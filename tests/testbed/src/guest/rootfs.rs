@@ -13,9 +13,9 @@ use super::command::run;
 use super::debian::SUITE;
 use super::packages::is_root;
 
-const INIT: &str = include_str!("../../../tests/guests/linux/init");
-const POWEROFF: &str = include_str!("../../../tests/guests/linux/poweroff");
-const REDIS: &str = include_str!("../../../tests/guests/linux/redis.conf");
+const INIT: &str = include_str!("../../../guests/linux/init");
+const POWEROFF: &str = include_str!("../../../guests/linux/poweroff");
+const REDIS: &str = include_str!("../../../guests/linux/redis.conf");
 
 /// What the guest has beyond Debian's minimal base.
 const PACKAGES: &str =

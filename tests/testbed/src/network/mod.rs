@@ -54,7 +54,7 @@ impl Host {
 
 /// The hosts and the replication link between them. They go away when dropped.
 #[derive(Debug)]
-pub enum Bed {
+pub enum TestNetwork {
     /// Each host is a network namespace.
     Namespaces(Namespaces),
     /// Both hosts are on loopback, each standby behind a relay.
@@ -66,7 +66,7 @@ pub enum Bed {
     },
 }
 
-impl Bed {
+impl TestNetwork {
     /// Namespaces where permitted, else loopback.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl Bed {
     fn namespaces(&self) -> Result<&Namespaces> {
         match self {
             Self::Namespaces(namespaces) => Ok(namespaces),
-            Self::Loopback { .. } => bail!("expected a bed of namespaces, found loopback"),
+            Self::Loopback { .. } => bail!("expected hosts in namespaces, found loopback"),
         }
     }
 
@@ -260,7 +260,7 @@ impl Bed {
 
     fn relays(&self) -> Result<&[Relay; 2]> {
         match self {
-            Self::Namespaces(_) => bail!("expected a bed on loopback, found namespaces"),
+            Self::Namespaces(_) => bail!("expected hosts on loopback, found namespaces"),
             Self::Loopback { relays, .. } => Ok(relays),
         }
     }
@@ -292,14 +292,14 @@ mod tests {
     /// A cut is silent, and a heal delivers what was sent in the meantime, in both directions.
     #[test]
     fn the_relay_cuts_silently() {
-        let bed = Bed::loopback("a test".to_owned()).unwrap();
-        let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
-        let mut near = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
+        let network = TestNetwork::loopback("a test".to_owned()).unwrap();
+        let listener = TcpListener::bind(network.listen_address(Host::B)).unwrap();
+        let mut near = TcpStream::connect(network.dial_address(Host::B)).unwrap();
         let (mut far, _) = listener.accept().unwrap();
         near.write_all(b"1").unwrap();
         let mut byte = [0];
         far.read_exact(&mut byte).unwrap();
-        bed.cut_replication(&[Host::A, Host::B]).unwrap();
+        network.cut_replication(&[Host::A, Host::B]).unwrap();
         near.write_all(b"2").unwrap();
         far.write_all(b"3").unwrap();
         for socket in [&mut near, &mut far] {
@@ -308,7 +308,7 @@ mod tests {
             assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
             socket.set_read_timeout(None).unwrap();
         }
-        bed.heal_replication().unwrap();
+        network.heal_replication().unwrap();
         far.read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"2");
         near.read_exact(&mut byte).unwrap();
@@ -319,16 +319,16 @@ mod tests {
     #[test]
     fn the_relay_cuts_one_way() {
         for (sender, other) in [(Host::A, Host::B), (Host::B, Host::A)] {
-            let bed = Bed::loopback("a test".to_owned()).unwrap();
-            let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
-            let a = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
+            let network = TestNetwork::loopback("a test".to_owned()).unwrap();
+            let listener = TcpListener::bind(network.listen_address(Host::B)).unwrap();
+            let a = TcpStream::connect(network.dial_address(Host::B)).unwrap();
             let (b, _) = listener.accept().unwrap();
             let mut ends = [a, b];
             // This byte shows that the relay has connected both ends.
             let mut byte = [0];
             ends[0].write_all(b"1").unwrap();
             ends[1].read_exact(&mut byte).unwrap();
-            bed.cut_replication(&[sender]).unwrap();
+            network.cut_replication(&[sender]).unwrap();
             for host in [sender, other] {
                 ends[host.index()].write_all(host.name().as_bytes()).unwrap();
             }
@@ -342,11 +342,11 @@ mod tests {
 
     #[test]
     fn the_relay_flips_one_bit_of_what_one_host_sends() {
-        let bed = Bed::loopback("a test".to_owned()).unwrap();
-        let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
-        let mut near = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
+        let network = TestNetwork::loopback("a test".to_owned()).unwrap();
+        let listener = TcpListener::bind(network.listen_address(Host::B)).unwrap();
+        let mut near = TcpStream::connect(network.dial_address(Host::B)).unwrap();
         let (mut far, _) = listener.accept().unwrap();
-        bed.corrupt_replication(Host::A, 5, None).unwrap();
+        network.corrupt_replication(Host::A, 5, None).unwrap();
         let (mut forth, mut back) = ([0; 9], [0; 9]);
         for part in [&[0; 3][..], &[0; 6]] {
             near.write_all(part).unwrap();
@@ -360,12 +360,12 @@ mod tests {
     /// A transfer takes at least its time; the upper bound depends on the machine, so it is not tested.
     #[test]
     fn the_relay_is_no_faster_than_told() {
-        let bed = Bed::loopback("a test".to_owned()).unwrap();
-        let listener = TcpListener::bind(bed.listen_address(Host::B)).unwrap();
-        let mut near = TcpStream::connect(bed.dial_address(Host::B)).unwrap();
+        let network = TestNetwork::loopback("a test".to_owned()).unwrap();
+        let listener = TcpListener::bind(network.listen_address(Host::B)).unwrap();
+        let mut near = TcpStream::connect(network.dial_address(Host::B)).unwrap();
         let (mut far, _) = listener.accept().unwrap();
         let mut bytes = [0; 40_000];
-        bed.throttle_replication(Some(200_000)).unwrap();
+        network.throttle_replication(Some(200_000)).unwrap();
         // The relay may already be reading this byte at the former speed.
         near.write_all(&bytes[..1]).unwrap();
         far.read_exact(&mut bytes[..1]).unwrap();
@@ -373,7 +373,7 @@ mod tests {
         near.write_all(&bytes).unwrap();
         far.read_exact(&mut bytes).unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
-        bed.throttle_replication(None).unwrap();
+        network.throttle_replication(None).unwrap();
         near.write_all(&bytes).unwrap();
         far.read_exact(&mut bytes).unwrap();
     }
@@ -381,9 +381,9 @@ mod tests {
     /// When one end closes, the relay closes the other end.
     #[test]
     fn the_relay_passes_an_end_on() {
-        let bed = Bed::loopback("a test".to_owned()).unwrap();
-        let listener = TcpListener::bind(bed.listen_address(Host::A)).unwrap();
-        let near = TcpStream::connect(bed.dial_address(Host::A)).unwrap();
+        let network = TestNetwork::loopback("a test".to_owned()).unwrap();
+        let listener = TcpListener::bind(network.listen_address(Host::A)).unwrap();
+        let near = TcpStream::connect(network.dial_address(Host::A)).unwrap();
         let (mut far, _) = listener.accept().unwrap();
         drop(near);
         assert_eq!(far.read(&mut [0]).unwrap(), 0);

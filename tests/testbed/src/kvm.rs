@@ -1,15 +1,35 @@
-//! Does this machine's `/dev/kvm` run stock kernels directly? The monitor knows: `kemari probe --json`.
+//! What this machine's `/dev/kvm` can do: whether it can be used, and whether it runs stock kernels directly (`kemari probe --json`).
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::guest;
+
+/// Checks that `/dev/kvm` can be used.
+///
+/// # Errors
+/// It cannot; the text says what to do about it.
+pub fn check() -> Result<()> {
+    let path = Path::new("/dev/kvm");
+    ensure!(
+        path.exists(),
+        "there is no /dev/kvm: load the module (`modprobe kvm-intel` or `kvm-amd`) and enable virtualization in the \
+         firmware, or, in a virtual machine, nested virtualization"
+    );
+    File::options().read(true).write(true).open(path).context(
+        "no permission to use /dev/kvm: add yourself to its group (`sudo usermod -aG kvm $USER`, then log in again)",
+    )?;
+    Ok(())
+}
 
 /// What a machine's `/dev/kvm` can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum HostKvm {
+pub enum HostKvm {
     /// `/dev/kvm` does not exist, or may not be opened.
     None,
     /// Only ring 3 runs at native speed: good for the micro-guest, not for a stock kernel.
@@ -21,16 +41,19 @@ pub(crate) enum HostKvm {
 
 /// The result of the probe and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Probe {
+pub struct Probe {
     /// The result.
-    pub(crate) kvm: HostKvm,
+    pub kvm: HostKvm,
     /// The reason, for people.
-    pub(crate) reason: String,
+    pub reason: String,
 }
 
 /// Asks the monitor what this machine's `/dev/kvm` is good for.
-pub(crate) fn probe_host(kemari: &Path) -> Result<Probe> {
-    let text = super::output(Command::new(kemari).args(["probe", "--json"]))?;
+///
+/// # Errors
+/// `kemari` cannot be run, or prints something else.
+pub fn probe_host(kemari: &Path) -> Result<Probe> {
+    let text = guest::output(Command::new(kemari).args(["probe", "--json"]))?;
     parse(&text)
 }
 

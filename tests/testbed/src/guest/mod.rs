@@ -9,24 +9,21 @@ pub(crate) mod debian;
 pub(crate) mod initramfs;
 pub(crate) mod kernel;
 pub(crate) mod packages;
-pub(crate) mod probe;
 pub(crate) mod rootfs;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-pub(crate) use cache::cache_dir;
-pub(crate) use command::{output, run};
-pub(crate) use kernel::KernelChoice;
-pub(crate) use packages::{ensure_packages, ensure_programs};
-pub(crate) use probe::{HostKvm, probe_host};
-
-use cache::Cache;
+use cache::{Cache, cache_dir};
+pub use command::output;
+pub(crate) use command::run;
 use debian::Archive;
+pub use kernel::KernelChoice;
+pub use packages::{ensure_packages, ensure_programs};
 
 /// One preparation: the cache and the Debian archive it is filled from.
-pub(crate) struct Preparation<'a> {
+pub struct Preparation<'a> {
     /// Called with each step, one line at a time.
     pub(crate) say: &'a dyn Fn(&str),
     /// Where prepared artefacts live.
@@ -37,27 +34,33 @@ pub(crate) struct Preparation<'a> {
 
 /// A stock Linux guest, ready to be copied and booted.
 #[derive(Debug, Clone)]
-pub(crate) struct LinuxGuest {
+pub struct LinuxGuest {
     /// The kernel as Debian ships it (bzImage).
-    pub(crate) vmlinuz: PathBuf,
+    pub vmlinuz: PathBuf,
     /// The same kernel as an ELF file with a PVH note.
-    pub(crate) vmlinux: PathBuf,
+    pub vmlinux: PathBuf,
     /// The initramfs: busybox, the virtio drivers, and a script that mounts `/dev/vda`.
-    pub(crate) initramfs: PathBuf,
+    pub initramfs: PathBuf,
     /// The pristine root file system (ext4). Never boot it: boot a copy.
-    pub(crate) rootfs: PathBuf,
+    pub rootfs: PathBuf,
 }
 
 impl<'a> Preparation<'a> {
     /// Opens the cache and the package lists; refreshes the lists if they are missing or old.
-    pub(crate) fn begin(say: &'a dyn Fn(&str)) -> Result<Self> {
+    ///
+    /// # Errors
+    /// The cache cannot be used, or the lists cannot be fetched.
+    pub fn begin(say: &'a dyn Fn(&str)) -> Result<Self> {
         let cache = Cache::open(&cache_dir()?, say)?;
         let archive = Archive::open(&cache, say)?;
         Ok(Self { say, cache, archive })
     }
 
     /// A kernel, the initramfs that goes with it, and the root file system of the Linux guest.
-    pub(crate) fn linux_guest(&self, choice: KernelChoice) -> Result<LinuxGuest> {
+    ///
+    /// # Errors
+    /// One cannot be made.
+    pub fn linux_guest(&self, choice: KernelChoice) -> Result<LinuxGuest> {
         let kernel = kernel::prepare(self, choice)?;
         let initramfs = initramfs::prepare(self, &kernel)?;
         let rootfs = rootfs::prepare(self)?;

@@ -2,38 +2,37 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kemari_testbed::micro::{self, MicroObserver};
-use kemari_testbed::pair::config::{Kill, PairConfig};
-use kemari_testbed::pair::report::{RunReport, TABLE_HEAD};
-use kemari_testbed::pair::{self, Progress, Surroundings};
-use kemari_testbed::small_disk::SmallDisk;
-use kemari_testbed::switch::Switch;
 
-use super::Arguments;
-use super::progress::Terminal;
-use crate::stop;
+use super::Run;
+use crate::micro::{self, Load, MicroObserver};
+use crate::pair::config::{Kill, PairConfig};
+use crate::pair::report::{RunReport, TABLE_HEAD};
+use crate::pair::{self, Progress, Surroundings};
+use crate::small_disk::SmallDisk;
+use crate::switch::Switch;
 
 /// Runs it in `dir`.
-pub(super) fn run(
-    arguments: &Arguments,
-    config: &PairConfig,
-    dir: &Path,
-    terminal: &Terminal,
-    stop: stop::Flag,
-) -> Result<RunReport> {
+pub(super) fn run(of: &Run<'_>, config: &PairConfig, load: Load, dir: &Path) -> Result<RunReport> {
     let image = dir.join("disk.img");
     let fills = config.kills.contains(&Kill::DiskFull);
     let small_disk = fills.then(|| small_disk(dir, &image)).transpose()?;
     let disk = File::create(&image).and_then(|disk| disk.set_len(micro::DISK_BYTES));
     disk.with_context(|| format!("cannot make {}", image.display()))?;
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
-    let mut observer = MicroObserver::start(switch.plug_in(), arguments.micro_load(), &image)?;
-    terminal.line(TABLE_HEAD);
+    let mut observer = MicroObserver::start(switch.plug_in(), load, &image)?;
+    of.terminal.line(TABLE_HEAD);
     let small_disk = small_disk.as_ref();
-    let surroundings =
-        Surroundings { config, dir, switch: &switch, small_disk, progress: terminal, stop };
+    let surroundings = Surroundings {
+        config,
+        dir,
+        switch: &switch,
+        small_disk,
+        progress: of.terminal,
+        stop: Arc::clone(&of.stop),
+    };
     pair::run(&surroundings, &mut observer)
 }
 

@@ -1,35 +1,36 @@
-//! `run-pair --interactive`: the guest's console on the terminal, with keys that kill a side.
+//! An interactive run: the guest's console on the terminal, with keys that kill a side.
 
 use std::fs::File;
 use std::io::{Read, Write, stdin, stdout};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Context, Result};
-use kemari_testbed::micro;
-use kemari_testbed::pair::config::PairConfig;
-use kemari_testbed::pair::{Surroundings, interactive};
-use kemari_testbed::switch::Switch;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use super::progress::Terminal;
-use crate::stop;
+use super::Run;
+use crate::micro;
+use crate::pair::config::PairConfig;
+use crate::pair::{Surroundings, interactive};
+use crate::switch::Switch;
 
 /// Runs it in `dir`, on the disk image there, or on an empty one.
-pub(super) fn run(
-    config: &PairConfig,
-    dir: &Path,
-    terminal: &Terminal,
-    stop: stop::Flag,
-) -> Result<()> {
+pub(super) fn run(of: &Run<'_>, config: &PairConfig, dir: &Path) -> Result<()> {
     let image = dir.join("disk.img");
     if !image.exists() {
         let disk = File::create(&image).and_then(|disk| disk.set_len(micro::DISK_BYTES));
         disk.with_context(|| format!("cannot make {}", image.display()))?;
     }
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
-    let surroundings =
-        Surroundings { config, dir, switch: &switch, small_disk: None, progress: terminal, stop };
+    let surroundings = Surroundings {
+        config,
+        dir,
+        switch: &switch,
+        small_disk: None,
+        progress: of.terminal,
+        stop: Arc::clone(&of.stop),
+    };
     let _raw = Raw::enter()?;
     interactive::run(&surroundings, &keys()?, show)
 }

@@ -13,7 +13,10 @@ use anyhow::{Context, Result, bail};
 use super::command::{output, run};
 
 /// Makes sure that packages are installed: root installs the missing packages, other users get the command to run.
-pub(crate) fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
+///
+/// # Errors
+/// A package cannot be installed.
+pub fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
     let missing = missing(wanted)?;
     if missing.is_empty() {
         return Ok(());
@@ -34,7 +37,10 @@ pub(crate) fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()>
 
 /// Makes sure that programs exist, each given by its path and its Debian package. If all exist, their origin does not
 /// matter.
-pub(crate) fn ensure_programs(wanted: &[(&str, &str)], say: &dyn Fn(&str)) -> Result<()> {
+///
+/// # Errors
+/// As [`ensure_packages`].
+pub fn ensure_programs(wanted: &[(&str, &str)], say: &dyn Fn(&str)) -> Result<()> {
     let absent = wanted.iter().filter(|(program, _)| !Path::new(program).exists());
     let packages: Vec<&str> = absent.map(|(_, package)| *package).collect();
     if packages.is_empty() { Ok(()) } else { ensure_packages(&packages, say) }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use crate::build;
+use xtask_common::build;
+
+use super::{LabImages, LabSpec, run};
 use crate::guest::{KernelChoice, Preparation};
-use crate::lab::{self, LabImages, LabSpec};
 
 #[test]
 #[ignore = "boots an emulated host with guests in it"]
@@ -32,6 +33,6 @@ fn a_stock_kernel_survives_the_death_of_its_host_while_it_boots() {
         }
         passed += usize::from(line.starts_with("PASSED"));
     };
-    let (status, _) = lab::run(&images, &spec, &mut show).unwrap();
+    let (status, _) = run(&images, &spec, &mut show).unwrap();
     assert_eq!((status, passed), (0, 3));
 }

@@ -10,7 +10,7 @@ use super::cache::sha256_text;
 use super::cpio::Archive;
 use super::kernel::Kernel;
 
-const INIT: &str = include_str!("../../../tests/guests/linux/initramfs-init");
+const INIT: &str = include_str!("../../../guests/linux/initramfs-init");
 
 /// Makes the initramfs, or takes it from the cache.
 pub(crate) fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {

@@ -2,27 +2,31 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kemari_testbed::linux;
-use kemari_testbed::pair::config::PairConfig;
-use kemari_testbed::pair::report::{RunReport, TABLE_HEAD};
-use kemari_testbed::pair::{self, Progress, Surroundings};
-use kemari_testbed::switch::Switch;
+use xtask_common::build;
 
-use super::Arguments;
-use super::progress::Terminal;
+use super::Run;
 use crate::guest::LinuxGuest;
-use crate::{build, stop};
+use crate::linux;
+use crate::pair::config::{GuestConfig, PairConfig};
+use crate::pair::report::{RunReport, TABLE_HEAD};
+use crate::pair::{self, Progress, Surroundings};
+use crate::switch::Switch;
 
-/// A stock kernel with Redis needs more than the micro-guest.
+/// In MiB: a stock kernel with Redis needs more than the micro-guest.
 const MEMORY: u64 = 128;
 /// Redis with `appendfsync always` does fewer operations than the micro-guest.
-const OPERATIONS_AFTER: u64 = 40;
+pub const OPERATIONS_AFTER: u64 = 40;
+/// The file name of the guest's root file system in the nested lab.
+pub const ROOT: &str = "root.ext4";
 
 /// The programs and images of a run.
-pub(super) struct Files {
-    kemari: PathBuf,
+#[derive(Debug)]
+pub struct LinuxFiles {
+    /// The `kemari` binary.
+    pub kemari: PathBuf,
     kernel: PathBuf,
     initramfs: PathBuf,
     root: PathBuf,
@@ -30,9 +34,10 @@ pub(super) struct Files {
     own_root: bool,
 }
 
-impl Files {
+impl LinuxFiles {
     /// Files of the cache, which must not change.
-    pub(super) fn cached(kemari: PathBuf, guest: &LinuxGuest) -> Self {
+    #[must_use]
+    pub fn cached(kemari: PathBuf, guest: &LinuxGuest) -> Self {
         Self {
             kemari,
             kernel: guest.vmlinuz.clone(),
@@ -43,14 +48,22 @@ impl Files {
     }
 
     /// Files as the nested lab has them.
-    pub(super) fn prebuilt(dir: &Path) -> Self {
+    #[must_use]
+    pub fn prebuilt(dir: &Path) -> Self {
         Self {
             kemari: dir.join("kemari"),
             kernel: dir.join("vmlinuz"),
             initramfs: dir.join("initramfs.cpio"),
-            root: dir.join(super::lab::ROOT),
+            root: dir.join(ROOT),
             own_root: true,
         }
+    }
+
+    /// The guest's part of a run's configuration; `memory` in MiB.
+    #[must_use]
+    pub fn guest(&self, memory: Option<u64>, cpus: u32) -> GuestConfig {
+        let memory = memory.unwrap_or(MEMORY);
+        linux::guest(self.kernel.clone(), self.initramfs.clone(), memory, cpus)
     }
 
     fn make_disk(&self, image: &Path) -> Result<()> {
@@ -69,39 +82,35 @@ impl Files {
 
 /// Runs it in `dir`.
 pub(super) fn run(
-    arguments: &Arguments,
-    files: &Files,
+    of: &Run<'_>,
+    files: &LinuxFiles,
+    config: &PairConfig,
+    clients: u32,
     dir: &Path,
-    terminal: &Terminal,
-    stop: stop::Flag,
 ) -> Result<RunReport> {
     let image = dir.join("disk.img");
     files.make_disk(&image)?;
-    let config = &config(arguments, files)?;
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
-    let mut observer = linux::observer(switch.plug_in(), arguments.writers, arguments.seed, &image);
-    terminal.line(TABLE_HEAD);
-    let surroundings =
-        Surroundings { config, dir, switch: &switch, small_disk: None, progress: terminal, stop };
+    let mut observer = linux::observer(switch.plug_in(), clients, config.seed, &image);
+    of.terminal.line(TABLE_HEAD);
+    let surroundings = Surroundings {
+        config,
+        dir,
+        switch: &switch,
+        small_disk: None,
+        progress: of.terminal,
+        stop: Arc::clone(&of.stop),
+    };
     pair::run(&surroundings, &mut observer)
 }
 
 /// Runs it interactively in `dir`.
 pub(super) fn play(
-    arguments: &Arguments,
-    files: &Files,
+    of: &Run<'_>,
+    files: &LinuxFiles,
+    config: &PairConfig,
     dir: &Path,
-    terminal: &Terminal,
-    stop: stop::Flag,
 ) -> Result<()> {
     files.make_disk(&dir.join("disk.img"))?;
-    let mut config = config(arguments, files)?;
-    config.guest.boots_protected = true;
-    super::interactive::run(&config, dir, terminal, stop)
-}
-
-fn config(arguments: &Arguments, files: &Files) -> Result<PairConfig> {
-    let memory = arguments.memory.unwrap_or(MEMORY);
-    let guest = linux::guest(files.kernel.clone(), files.initramfs.clone(), memory, arguments.cpus);
-    arguments.config(files.kemari.clone(), guest, OPERATIONS_AFTER)
+    super::interactive::run(of, config, dir)
 }

@@ -15,7 +15,7 @@ mod scratch;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -25,7 +25,7 @@ use scratch::Scratch;
 
 /// The lab's images, from the cache.
 #[derive(Debug, Clone)]
-pub(crate) struct LabImages {
+pub struct LabImages {
     /// QEMU, with the options that name its data directories.
     qemu: Vec<String>,
     kernel: PathBuf,
@@ -35,7 +35,10 @@ pub(crate) struct LabImages {
 
 impl LabImages {
     /// Prepares QEMU and the lab's initramfs, or takes them from the cache.
-    pub(crate) fn prepare(p: &Preparation<'_>, guest: &LinuxGuest) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A package cannot be installed, or an image cannot be made.
+    pub fn prepare(p: &Preparation<'_>, guest: &LinuxGuest) -> Result<Self> {
         crate::guest::ensure_packages(&["e2fsprogs", "util-linux"], p.say)?;
         let kernel = kernel::prepare(p, kernel::KernelChoice::Cloud)?;
         Ok(Self {
@@ -48,56 +51,45 @@ impl LabImages {
 }
 
 /// QEMU's program and first options, for callers that need the lab's version.
-pub(crate) fn qemu(p: &Preparation<'_>) -> Result<Vec<String>> {
+///
+/// # Errors
+/// QEMU cannot be installed, or is too old.
+pub fn qemu(p: &Preparation<'_>) -> Result<Vec<String>> {
     qemu::prepare(p)
-}
-
-/// A network cable between two labs: a Unix socket at which one side listens.
-#[derive(Debug, Clone)]
-pub(crate) struct Link {
-    /// Where the socket is.
-    pub(crate) socket: PathBuf,
-    /// Whether this side listens. Boot that side first.
-    pub(crate) listen: bool,
-    /// The MAC address of this side's `eth0`, `eth1`, ...
-    pub(crate) mac: String,
 }
 
 /// What to boot, and what to run in it.
 #[derive(Debug, Clone)]
-pub(crate) struct LabSpec {
+pub struct LabSpec {
     /// Appears in messages.
-    pub(crate) name: String,
+    pub name: String,
     /// The lab's memory.
-    pub(crate) memory_mib: u32,
+    pub memory_mib: u32,
     /// Size of `/scratch`; it is sparse.
-    pub(crate) scratch_mib: u32,
+    pub scratch_mib: u32,
     /// Files for `/scratch`: where they are, and their names there. Permissions are kept.
-    pub(crate) files: Vec<(PathBuf, String)>,
+    pub files: Vec<(PathBuf, String)>,
     /// The shell command that runs in `/scratch`.
-    pub(crate) command: String,
-    /// Cables to other labs; inside, `eth0` and so on, in this order.
-    pub(crate) links: Vec<Link>,
+    pub command: String,
     /// The command must end within this time.
-    pub(crate) timeout: Duration,
+    pub timeout: Duration,
     /// A lab that prints nothing for this long has stalled.
-    pub(crate) stall: Duration,
+    pub stall: Duration,
     /// How often a stalled lab is started again.
-    pub(crate) retries: u32,
+    pub retries: u32,
     /// Set by a signal handler: the lab is then ended with an error.
-    pub(crate) interrupted: Arc<AtomicBool>,
+    pub interrupted: Arc<AtomicBool>,
 }
 
 impl LabSpec {
     /// A lab that runs one command, with the usual sizes and times.
-    pub(crate) fn new(name: &str, command: &str) -> Self {
+    pub fn new(name: &str, command: &str) -> Self {
         Self {
             name: name.to_owned(),
             memory_mib: 2048,
             scratch_mib: 2048,
             files: Vec::new(),
             command: command.to_owned(),
-            links: Vec::new(),
             timeout: Duration::from_secs(600),
             stall: Duration::from_secs(90),
             retries: 1,
@@ -106,14 +98,14 @@ impl LabSpec {
     }
 
     /// Puts a file into `/scratch`.
-    pub(crate) fn file(mut self, from: impl Into<PathBuf>, name: &str) -> Self {
+    pub fn file(mut self, from: impl Into<PathBuf>, name: &str) -> Self {
         self.files.push((from.into(), name.to_owned()));
         self
     }
 
     /// Puts a Linux guest into `/scratch`: `vmlinuz`, `vmlinux`, `initramfs.cpio`, and a copy of the root file system
     /// under each of the given names.
-    pub(crate) fn linux_guest(self, guest: &LinuxGuest, disks: &[&str]) -> Self {
+    pub fn linux_guest(self, guest: &LinuxGuest, disks: &[&str]) -> Self {
         let spec = self
             .file(&guest.vmlinuz, "vmlinuz")
             .file(&guest.vmlinux, "vmlinux")
@@ -136,12 +128,10 @@ impl std::error::Error for Stalled {}
 
 /// A lab that is up. Dropping it ends its QEMU and removes its scratch disk.
 #[derive(Debug)]
-pub(crate) struct Lab {
+pub struct Lab {
     machine: Machine,
     scratch: Scratch,
     spec: LabSpec,
-    /// How long it took to boot.
-    pub(crate) boot_time: Duration,
 }
 
 /// The lab's first line, when `/dev/kvm` exists and the command starts.
@@ -159,34 +149,25 @@ const STALL_SIGNS: &[&str] = &[
 ];
 
 impl Lab {
-    /// Boots a lab until its command starts. A boot that stalls is reported and repeated.
+    /// Boots a lab until its command starts.
     ///
     /// `on_line` gets every line of the lab's serial console, without its end.
-    #[allow(dead_code, reason = "for labs of two hosts")]
-    pub(crate) fn boot(
-        images: &LabImages,
-        spec: &LabSpec,
-        on_line: &mut dyn FnMut(&str),
-    ) -> Result<Self> {
-        retry(spec, on_line, |on_line| Self::boot_once(images, spec, on_line))
-    }
-
-    fn boot_once(
-        images: &LabImages,
-        spec: &LabSpec,
-        on_line: &mut dyn FnMut(&str),
-    ) -> Result<Self> {
+    ///
+    /// # Errors
+    /// The lab cannot be started, does not come up in time, or stalls.
+    fn boot(images: &LabImages, spec: &LabSpec, on_line: &mut dyn FnMut(&str)) -> Result<Self> {
         let scratch = Scratch::make(spec)?;
         let machine = Machine::start(images, spec, &scratch)?;
-        let mut lab = Self { machine, scratch, spec: spec.clone(), boot_time: Duration::ZERO };
-        let started = Instant::now();
+        let mut lab = Self { machine, scratch, spec: spec.clone() };
         lab.wait_for(UP, on_line)?;
-        lab.boot_time = started.elapsed();
         Ok(lab)
     }
 
     /// Waits for the command's end; returns its exit status.
-    pub(crate) fn run(&mut self, on_line: &mut dyn FnMut(&str)) -> Result<i32> {
+    ///
+    /// # Errors
+    /// It does not end in time, or the lab stalls.
+    pub fn run(&mut self, on_line: &mut dyn FnMut(&str)) -> Result<i32> {
         let status = self.wait_for(EXIT, on_line)?;
         let status = status.trim().parse().with_context(|| format!("exit status {status:?}"))?;
         self.machine.wait_for_power_off(&self.spec)?;
@@ -194,11 +175,10 @@ impl Lab {
     }
 
     /// Waits for a line that begins with `marker` and returns what follows it.
-    pub(crate) fn wait_for(
-        &mut self,
-        marker: &str,
-        on_line: &mut dyn FnMut(&str),
-    ) -> Result<String> {
+    ///
+    /// # Errors
+    /// No such line comes in time, or the lab stalls or ends.
+    pub fn wait_for(&mut self, marker: &str, on_line: &mut dyn FnMut(&str)) -> Result<String> {
         loop {
             let line = self.machine.next_line(&self.spec)?;
             on_line(&line);
@@ -221,25 +201,18 @@ impl Lab {
     }
 
     /// Types into the lab's serial console: the standard input of its command.
-    #[allow(dead_code, reason = "for labs of two hosts")]
-    pub(crate) fn type_in(&mut self, text: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// The lab has ended.
+    pub fn type_in(&mut self, text: &[u8]) -> Result<()> {
         self.machine.type_in(text)
     }
 
-    /// Sends a command to QEMU's monitor, such as `set_link n0 off`; returns what it answers.
-    #[allow(dead_code, reason = "for labs of two hosts")]
-    pub(crate) fn monitor(&self, command: &str) -> Result<String> {
-        self.machine.monitor(command)
-    }
-
-    /// Fails the power of this host: its page cache is lost, but writes that its disk acknowledged stay.
-    #[allow(dead_code, reason = "for labs of two hosts")]
-    pub(crate) fn fail_power(&mut self) -> Result<()> {
-        self.machine.kill()
-    }
-
     /// Reads a file of `/scratch`, after the lab has ended.
-    pub(crate) fn fetch(&mut self, name: &str) -> Result<Vec<u8>> {
+    ///
+    /// # Errors
+    /// The lab still runs, or there is no such file.
+    pub fn fetch(&mut self, name: &str) -> Result<Vec<u8>> {
         self.machine.ensure_ended()?;
         self.scratch.fetch(name)
     }
@@ -248,13 +221,16 @@ impl Lab {
 /// Boots a lab, runs its command to the end, and returns the exit status and the ended lab (for `fetch`).
 ///
 /// A stall at any time is reported, and everything starts once more in a fresh lab.
-pub(crate) fn run(
+///
+/// # Errors
+/// The lab cannot be started, or stalls again.
+pub fn run(
     images: &LabImages,
     spec: &LabSpec,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<(i32, Lab)> {
     retry(spec, on_line, |on_line| {
-        let mut lab = Lab::boot_once(images, spec, on_line)?;
+        let mut lab = Lab::boot(images, spec, on_line)?;
         let status = lab.run(on_line)?;
         Ok((status, lab))
     })
@@ -278,5 +254,7 @@ fn retry<T>(
     }
 }
 
+#[cfg(test)]
+mod failover_tests;
 #[cfg(test)]
 mod tests;

@@ -5,13 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use kemari_testbed::pair::Progress;
+
+use crate::pair::Progress;
 
 /// Prefix of a step where there is no terminal.
-pub(super) const STEP: &str = "... ";
+pub const STEP: &str = "... ";
 
 /// Standard output and error.
-pub(crate) struct Terminal {
+pub struct Terminal {
     /// Never locked while work runs: the work may print too.
     bar: Mutex<Option<ProgressBar>>,
 }
@@ -24,13 +25,13 @@ fn spinner() -> ProgressBar {
 
 impl Terminal {
     /// With a spinner, if there is a terminal and `animated` is true.
-    pub(crate) fn new(animated: bool) -> Self {
+    pub fn new(animated: bool) -> Self {
         let bar = (animated && std::io::stderr().is_terminal()).then(spinner);
         Self { bar: Mutex::new(bar) }
     }
 
     /// Does `work` that takes minutes and shows its own progress, as cargo does; prints what it is first.
-    pub(crate) fn aside<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+    pub fn aside<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
         // The spinner is taken away, so that it does not disturb the lines that the work prints.
         let bar = self.bar().take();
         if let Some(bar) = &bar {
@@ -43,7 +44,7 @@ impl Terminal {
     }
 
     /// Takes the spinner away.
-    pub(crate) fn finish(&self) {
+    pub fn finish(&self) {
         if let Some(bar) = &*self.bar() {
             bar.finish_and_clear();
         }

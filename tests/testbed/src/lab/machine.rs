@@ -1,9 +1,7 @@
-//! One QEMU process: its serial console, its monitor, its end.
+//! One QEMU process: its serial console and its end.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::Ordering;
@@ -27,16 +25,14 @@ pub(super) struct Machine {
     /// Dropped with the machine; the thread that started QEMU lives until then.
     _alive: Sender<()>,
     started: Instant,
-    monitor: PathBuf,
     errors: PathBuf,
 }
 
 impl Machine {
     /// Starts QEMU.
     pub(super) fn start(images: &LabImages, spec: &LabSpec, scratch: &Scratch) -> Result<Self> {
-        let monitor = scratch.path("monitor");
         let errors = scratch.path("qemu-errors");
-        let mut command = command(images, spec, scratch, &monitor);
+        let mut command = command(images, spec, scratch);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
         let (to_us, from_reader) = mpsc::channel();
         let (to_lines, lines) = mpsc::channel();
@@ -50,7 +46,7 @@ impl Machine {
         })?;
         let (child, input) = from_reader.recv().context("the lab's reader ended")??;
         let started = Instant::now();
-        Ok(Self { child, input, lines, _alive: alive, started, monitor, errors })
+        Ok(Self { child, input, lines, _alive: alive, started, errors })
     }
 
     /// The next line of the serial console. A silence that lasts too long, or no end within the time allowed, is an
@@ -95,26 +91,9 @@ impl Machine {
     }
 
     /// Types into the serial console.
-    #[allow(dead_code, reason = "for labs of two hosts")]
     pub(super) fn type_in(&mut self, text: &[u8]) -> Result<()> {
         self.input.write_all(text).context("the lab's serial console")?;
         Ok(self.input.flush()?)
-    }
-
-    /// Sends one command to the human monitor and returns its answer.
-    #[allow(dead_code, reason = "for labs of two hosts")]
-    pub(super) fn monitor(&self, command: &str) -> Result<String> {
-        let mut stream = UnixStream::connect(&self.monitor).context("QEMU's monitor")?;
-        writeln!(stream, "{command}")?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut answer = Vec::new();
-        match stream.read_to_end(&mut answer) {
-            Ok(_) => {}
-            // A command that ends QEMU resets the connection.
-            Err(why) if why.kind() == ErrorKind::ConnectionReset => {}
-            Err(why) => return Err(why).context("QEMU's monitor"),
-        }
-        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
     /// Ends QEMU at once.
@@ -179,12 +158,7 @@ fn spawn(command: &mut Command) -> Result<(Child, ChildStdin, ChildStdout)> {
     Ok((child, input, output))
 }
 
-fn command(
-    images: &LabImages,
-    spec: &LabSpec,
-    scratch: &Scratch,
-    monitor: &std::path::Path,
-) -> Command {
+fn command(images: &LabImages, spec: &LabSpec, scratch: &Scratch) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).args(&images.qemu);
     // q35, because on microvm the calibration of the PIT sometimes fails under the emulator. One processor, also for
@@ -194,7 +168,6 @@ fn command(
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
     command.arg("-kernel").arg(&images.kernel).arg("-initrd").arg(&images.initramfs);
     command.args(["-append", "console=ttyS0 quiet panic=-1 tsc=reliable"]);
-    command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
     let mut drive = |id: &str, path: &std::path::Path, options: &str| {
         command.args(["-device", &format!("virtio-blk-pci,drive={id}")]);
         command
@@ -204,13 +177,5 @@ fn command(
     drive("userland", &images.userland, "readonly=on");
     // Flushes of the lab's disk need not reach this machine's disk: a killed QEMU loses the lab's page cache, not ours.
     drive("scratch", &scratch.disk(), "cache=unsafe");
-    for (number, link) in spec.links.iter().enumerate() {
-        let listen = if link.listen { "on" } else { "off" };
-        command.arg("-netdev").arg(format!(
-            "stream,id=n{number},server={listen},addr.type=unix,addr.path={}",
-            link.socket.display()
-        ));
-        command.args(["-device", &format!("virtio-net-pci,netdev=n{number},mac={}", link.mac)]);
-    }
     command
 }

@@ -35,7 +35,10 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Runs a program and returns what it wrote to its standard output.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+///
+/// # Errors
+/// It cannot be started, fails, or writes something that is not UTF-8.
+pub fn output(command: &mut Command) -> Result<String> {
     let output = finish(command)?;
     String::from_utf8(output.stdout)
         .with_context(|| format!("`{}` wrote something that is not UTF-8", describe(command)))

@@ -1,4 +1,4 @@
-//! Tests of the lab. The ignored ones boot it (`cargo test -p xtask -- --ignored`).
+//! Tests of the lab. The ignored ones boot it (`cargo test -p kemari-testbed -- --ignored`).
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -71,52 +71,6 @@ fn a_silent_lab_is_started_once_more_and_then_given_up() {
     assert_eq!(said.iter().filter(|l| l.starts_with(UP)).count(), 2);
 }
 
-#[test]
-#[ignore = "boots two emulated hosts"]
-fn two_hosts_see_each_other_until_the_link_or_the_power_fails() {
-    let images = images();
-    let socket = std::env::temp_dir().join(format!("kemari-link-{}", std::process::id()));
-    let spec = |name: &str, own: u8, other: u8, listen: bool| {
-        let ping = format!("ping -c 2 -W 2 10.77.0.{other} > ping.log && echo SEEN || echo UNSEEN");
-        let command = format!(
-            "ip addr add 10.77.0.{own}/24 dev eth0; ip link set eth0 up; echo synced > kept; sync; \
-             echo LINK-UP; while read -r line; do {ping}; done"
-        );
-        let mut spec = LabSpec::new(name, &command);
-        let mac = format!("52:54:00:00:00:0{own}");
-        spec.links = vec![Link { socket: socket.clone(), listen, mac }];
-        spec
-    };
-    let mut a = Lab::boot(&images, &spec("a", 1, 2, true), &mut show).unwrap();
-    let mut b = Lab::boot(&images, &spec("b", 2, 1, false), &mut show).unwrap();
-    a.wait_for("LINK-UP", &mut show).unwrap();
-    b.wait_for("LINK-UP", &mut show).unwrap();
-    let sees = |b: &mut Lab| {
-        b.type_in(b"look\n").unwrap();
-        let mut seen = None;
-        while seen.is_none() {
-            b.wait_for("", &mut |line| match line {
-                "SEEN" => seen = Some(true),
-                "UNSEEN" => seen = Some(false),
-                _ => {}
-            })
-            .unwrap();
-        }
-        seen.unwrap()
-    };
-    assert!(sees(&mut b));
-    a.monitor("set_link n0 off").unwrap();
-    assert!(!sees(&mut b), "a silent partition");
-    a.monitor("set_link n0 on").unwrap();
-    assert!(sees(&mut b), "it heals");
-    assert!(a.fetch("kept").is_err(), "it still runs");
-    a.fail_power().unwrap();
-    assert!(!sees(&mut b));
-    assert_eq!(a.fetch("kept").unwrap(), b"synced\n", "what was synced survives");
-    drop(b);
-    std::fs::remove_file(socket).unwrap();
-}
-
 /// `kemari run` works without a standby: a person logs in at the serial console of a stock Debian guest, and disk and
 /// network work.
 #[test]
@@ -147,12 +101,12 @@ fn log_in(kernel: KernelChoice, model: &str, driver: &str) {
                        --cmdline 'console=ttyS0 quiet panic=-1 kemari.ip=10.77.0.2/24'; \
                    echo \"MONITOR ENDED $?\"; e2fsck -fn root.ext4"
     );
-    let kemari = crate::build::static_kemari().unwrap();
+    let kemari = xtask_common::build::static_kemari().unwrap();
     let mut spec =
         LabSpec::new("login", &command).linux_guest(&guest, &["root.ext4"]).file(kemari, "kemari");
     spec.stall = Duration::from_secs(180);
     let status = retry(&spec, &mut show, |_| {
-        let mut lab = Lab::boot_once(&images, &spec, &mut show)?;
+        let mut lab = Lab::boot(&images, &spec, &mut show)?;
         lab.wait_for("Debian ", &mut show)?;
         lab.type_in(b"root\n")?;
         // The shell puts escape sequences before the first line of a command's output: that line is left empty.

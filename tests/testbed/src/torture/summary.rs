@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use kemari_testbed::pair::config::Kill;
-use kemari_testbed::pair::report::RunReport;
 use serde::Serialize;
+
+use crate::pair::config::Kill;
+use crate::pair::report::RunReport;
 
 /// One kind of fault.
 #[derive(Debug, Default, Serialize)]
