@@ -48,9 +48,9 @@ pub(crate) fn report(subject: &Subject) -> Result<String> {
     let monitor = product.map(package_dir);
     let own = policy.far_side.iter().map(|entry| entry.name.as_str()).chain(["io-gate"]);
     let own = own.filter_map(|name| subject.package(name).ok());
-    let own: Vec<&Package> = own
-        .filter(|package| !monitor.is_some_and(|dir| package_dir(package).starts_with(dir)))
-        .collect();
+    let in_monitor =
+        |package: &&Package| monitor.is_some_and(|dir| package_dir(package).starts_with(dir));
+    let (monitor, own): (Vec<&Package>, Vec<&Package>) = own.partition(in_monitor);
     let allowed = policy
         .allow
         .iter()
@@ -61,10 +61,11 @@ pub(crate) fn report(subject: &Subject) -> Result<String> {
         })
         .collect();
     let mut said = format!(
-        "trusted base\n  devices                {}\n  the gate, far side     {}\n  allowed dependencies   {}\n  in the monitor         {}\n",
+        "trusted base\n  devices                {}\n  the gate, far side     {}\n  allowed dependencies   {}\n  the monitor            {}\n  it is built from       {}\n",
         size(&gated)?,
         size(&own)?,
         size(&allowed)?,
+        size(&monitor)?,
         linked(&policy.product),
     );
     let growth = growth(subject, &own)?;
