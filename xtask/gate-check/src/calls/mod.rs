@@ -228,12 +228,11 @@ impl Rules<'_> {
         (!is_said && !passes(module)).then(|| format!("{module}::{whole}"))
     }
 
-    /// Whether an instance only moves and drops values, of types whose drop is known or whose functions are all harmless.
+    /// Whether an instance only moves and drops values, of types whose drop is known.
     fn ends_quietly(&self, instance: &str) -> bool {
         let is_in = |path: &str, names: &[String]| names.iter().any(|name| is_below(path, name));
         let is_known = |path: &str| self.policy.end.iter().any(|entry| is_in(path, &entry.types));
-        let passes = |path: &str| is_languages(path) || self.is_own(path) || self.is_harmless(path);
-        mentioned(instance).all(|path| passes(path) || is_known(path))
+        mentioned(instance).all(|path| is_languages(path) || self.is_own(path) || is_known(path))
     }
 
     fn is_door(&self, known: &Known) -> bool {
