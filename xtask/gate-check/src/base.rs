@@ -130,7 +130,8 @@ fn count_unsafe(tokens: TokenStream) -> usize {
 
 /// Growth of the gate and of its far side since the last tag of the repository.
 fn growth(subject: &Subject, own: &[&Package]) -> Result<String> {
-    let tags = match git(&subject.root, &["tag", "--list"]) {
+    // Tags of other branches say nothing of this one.
+    let tags = match git(&subject.root, &["tag", "--list", "--merged", "HEAD"]) {
         Ok(tags) => tags,
         Err(said) => return Ok(format!("not known: {said:#}")),
     };
@@ -220,6 +221,10 @@ mod tests {
         run(&["init", "--quiet"]);
         run(&["add", "tree/io-gate", "tree/host/src/lib.rs"]);
         run(&["commit", "--quiet", "--message", "a"]);
+        run(&["checkout", "--quiet", "-b", "other"]);
+        run(&["commit", "--quiet", "--allow-empty", "--message", "elsewhere"]);
+        run(&["tag", "v0"]);
+        run(&["checkout", "--quiet", "-"]);
         assert_eq!(grown(), "there is none");
         run(&["tag", "v1"]);
         // `b.rs` did not exist at the tag: its one line is new. The gate has two new lines, one of them `unsafe`.
