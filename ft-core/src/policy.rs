@@ -33,9 +33,6 @@ pub struct PolicyOptions {
     /// Number of dirty pages at which an epoch ends early. It bounds the pause and the standby's
     /// memory.
     pub dirty_budget: u64,
-    /// With this many epochs sealed and not acknowledged, no new epoch is sealed and the guest runs
-    /// on.
-    pub max_in_flight: usize,
 }
 
 impl Default for PolicyOptions {
@@ -48,7 +45,6 @@ impl Default for PolicyOptions {
             pause_percent: 10,
             max_wait: Duration::from_millis(3),
             dirty_budget: 8192,
-            max_in_flight: 2,
         }
     }
 }
@@ -72,8 +68,6 @@ pub struct PolicyInputs {
     /// Pages written since the last seal, as far as known. At least 1 if the guest has run and no
     /// better number is known.
     pub dirty_pages: u64,
-    /// Epochs sealed and not acknowledged.
-    pub in_flight: usize,
     /// When the last epoch was sealed.
     pub last_seal: Time,
     /// Whether all virtual CPUs are halted.
@@ -98,8 +92,6 @@ pub enum Decision {
     SealNow(SealReason),
     /// Ask again at this time, or earlier when an input changes.
     WaitUntil(Time),
-    /// Ask again when an acknowledgement arrives.
-    Wait,
 }
 
 /// The policy. It has no state.
@@ -121,12 +113,9 @@ impl EpochPolicy {
         &self.options
     }
 
-    /// Decides whether the epoch ends now.
+    /// Decides whether the epoch ends now, for a primary that [may seal](crate::primary::Primary::may_seal).
     #[must_use]
     pub fn next(&self, now: Time, inputs: &PolicyInputs) -> Decision {
-        if inputs.in_flight >= self.options.max_in_flight {
-            return Decision::Wait;
-        }
         let (due, reason) = [self.output_due(now, inputs), self.budget_due(inputs)]
             .into_iter()
             .flatten()
@@ -196,7 +185,6 @@ mod tests {
             pause_percent: 10,
             max_wait: Duration::from_millis(3),
             dirty_budget: 100,
-            max_in_flight: 2,
         })
     }
 
@@ -303,7 +291,6 @@ mod tests {
                     inputs.last_seal = now;
                 }
                 Decision::WaitUntil(due) => now = due,
-                Decision::Wait => unreachable!("nothing is in flight"),
             }
         }
         assert!(seals <= 10, "{seals} checkpoints in ten idle seconds");
@@ -313,17 +300,5 @@ mod tests {
     fn the_dirty_budget_ends_an_epoch() {
         let inputs = PolicyInputs { dirty_pages: 100, ..busy() };
         assert_eq!(next(102 * MS, inputs), Decision::SealNow(SealReason::DirtyBudget));
-    }
-
-    #[test]
-    fn too_many_in_flight_stop_everything() {
-        let inputs = PolicyInputs {
-            in_flight: 2,
-            held: 5,
-            first_held_at: Some(Time(0)),
-            dirty_pages: 1000,
-            ..busy()
-        };
-        assert_eq!(next(900 * MS, inputs), Decision::Wait);
     }
 }

@@ -16,11 +16,10 @@ use ft_core::handshake::{CounterMark, DiskStorage, FenceView, Storage};
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::own_files::{self, COUNTER_MARK_SUFFIX, MARK_SUFFIX};
 use io_gate_host::ownership::{self, Maker, Opened, Sign};
-use kemari_support::given_file;
-use kemari_support::random::random_id;
-
 use kemari_machine::config::{DiskConfig, FenceRecord, MachineConfig};
 use kemari_machine::disks;
+use kemari_support::given_file;
+use kemari_support::random::random_id;
 
 const SIGN: Sign = Sign { purpose: "disk mark", content: Some(is_mark) };
 /// Upper bound for a mark's length in bytes.

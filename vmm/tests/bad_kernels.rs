@@ -7,12 +7,13 @@ mod images;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use images::{BzImage, Elf, Segment, note, property_note, pvh_note};
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::{GuestMemory, MemoryOptions, create};
 use kemari_machine::boot::{BootConfig, Entry, load};
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
+
+use images::{BzImage, Elf, Segment, note, property_note, pvh_note};
 
 const MIB: u64 = 1 << 20;
 

@@ -18,13 +18,14 @@ use io_gate_host::Unfenced;
 use kemari_machine::boot::Boot;
 use kemari_machine::config::{BootSource, MachineConfig};
 use kemari_machine::{AttachOptions, Machine};
-use kemari_vmm::engine::{Engine, Makings};
+use kemari_vmm::primary::{Engine, Makings};
 use kemari_vmm::standby::{End, Inheritance, Input};
+use vm_memory::{Bytes, GuestAddress};
+
 use pair::{
     Cable, PATIENCE, Standby, config, engine_options, start_engine, start_sealing, wait_for,
     wait_phase,
 };
-use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: u64 = 16 << 20;
 /// The address that the kernel is loaded to; it only runs `jmp $`.

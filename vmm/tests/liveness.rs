@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use ft_core::primary::Phase;
 use kemari_machine::{Ended, Machine};
-use kemari_vmm::engine::{Engine, EngineOptions, Step, Steps};
+use kemari_vmm::primary::{Engine, EngineOptions, Step, Steps};
 use kemari_vmm::standby::End;
 use kvm_bindings::kvm_regs;
+
 use pair::{
     CHATTY, Cable, Mute, PATIENCE, Standby, arbiter, config, engine_options, machine_with,
     start_engine, wait_for, wait_phase,

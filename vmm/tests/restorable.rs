@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ft_core::Term;
 use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
-use kemari_vmm::engine::{MachineState, Steps};
+use kemari_vmm::primary::Steps;
+use kemari_vmm::session::MachineState;
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use pair::{

@@ -12,14 +12,15 @@ use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
 use ft_core::{LinkId, Term};
 use kemari_machine::{AttachOptions, LoopContext};
-use kemari_vmm::engine::{Engine, Makings, Sealer, Step, Steps};
+use kemari_vmm::primary::{Engine, Makings, Sealer, Step, Steps};
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use vm_memory::{Bytes, GuestAddress};
+
 use pair::{
     Cable, IDLE, PATIENCE, Standby, config, engine_options, machine, start_engine, wait_phase,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: u64 = 16 << 20;
 const PAGE: u64 = 4096;

@@ -15,10 +15,11 @@ use ft_core::standby::{Event, Lack};
 use io_gate_host::Unfenced;
 use kemari_arbiter::Arbiter;
 use kemari_machine::config::{DiskConfig, MachineConfig};
-use kemari_vmm::engine::Engine;
+use kemari_vmm::primary::Engine;
 use kemari_vmm::standby::resources::Reserve;
 use kemari_vmm::standby::{End, Input};
 use kvm_bindings::kvm_regs;
+
 use pair::{
     Cable, Held, IDLE, PATIENCE, Slow, Standby, arbiter, config, disks, engine_options, machine,
     start_engine, wait_for, wait_phase,

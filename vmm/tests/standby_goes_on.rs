@@ -19,9 +19,10 @@ use io_gate_host::{Fence, Permission};
 use kemari_arbiter::Arbiter;
 use kemari_machine::Machine;
 use kemari_machine::config::{DiskConfig, MachineConfig};
-use kemari_vmm::engine::Engine;
+use kemari_vmm::primary::Engine;
 use kemari_vmm::standby::{End, HostError, Input, MachineFactory, SessionId};
 use kvm_bindings::kvm_regs;
+
 use pair::{
     Cable, IDLE, PATIENCE, Slow, Standby, arbiter, config, disks, engine_options, machine,
     start_engine, wait_decided, wait_for, wait_phase,

@@ -16,14 +16,15 @@ use std::time::{Duration, Instant};
 
 use ft_core::Term;
 use ft_core::primary::Phase;
-use images::{Elf, Segment};
 use io_gate::host::new_gate;
 use io_gate_host::Unfenced;
 use kemari_machine::Machine;
 use kemari_machine::config::{BootSource, MachineConfig};
 use kemari_tests::pair::status::Status;
 use kemari_tests::process::Process;
-use kemari_vmm::engine::{Step, Steps};
+use kemari_vmm::primary::{Step, Steps};
+
+use images::{Elf, Segment};
 use micro::{KEMARI, PATIENCE};
 
 /// `mov dx, 0x3f8; mov al, 'B'; out dx, al; ud2`, with no interrupt descriptors to handle it.

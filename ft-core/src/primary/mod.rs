@@ -74,9 +74,12 @@ pub struct PrimaryOptions {
     pub arbiter_retry: Backoff,
     /// Wait before a standby that could not be joined is tried again.
     pub connect_retry: Backoff,
-    /// The most epochs that are sealed and not acknowledged.
+    /// The most epochs that are sealed and not acknowledged: with this many, no epoch is sealed and the guest runs on.
     pub max_in_flight: usize,
 }
+
+/// The default of [`PrimaryOptions::max_in_flight`].
+pub const MAX_IN_FLIGHT: usize = 4;
 
 impl Default for PrimaryOptions {
     fn default() -> Self {
@@ -95,7 +98,7 @@ impl Default for PrimaryOptions {
                 first: Duration::from_millis(200),
                 longest: Duration::from_secs(5),
             },
-            max_in_flight: 2,
+            max_in_flight: MAX_IN_FLIGHT,
         }
     }
 }

@@ -22,7 +22,7 @@ struct Pair {
 }
 
 fn options(arbiter: bool) -> PrimaryOptions {
-    PrimaryOptions { arbiter, ..PrimaryOptions::default() }
+    PrimaryOptions { arbiter, max_in_flight: 2, ..PrimaryOptions::default() }
 }
 
 impl Pair {

@@ -1,8 +1,6 @@
 //! Runs a guest in this process, from its first or taken-over instruction to its end; shared by `kemari run` and a standby
 //! that has taken over.
 
-use crate::hello;
-use crate::signals;
 use std::io::IsTerminal;
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,15 +15,17 @@ use io_gate_host::{Fence, Observer, Unfenced};
 use kemari_arbiter::Arbiter;
 use kemari_audit::Recorder;
 use kemari_confine::seccomp::{self, Role};
+use kemari_machine::config::MachineConfig;
+use kemari_machine::{Ended, Machine};
 use serde_json::json;
 
 use super::args::{OperationArgs, ReplicationArgs, SecurityArgs};
 use super::{CliError, EXIT_FAILED, last};
 use crate::control::{Command, ControlPlace, ControlSocket, Handler, Outcome, Reply, done};
-use crate::engine::{Engine, EngineOptions, Sealer, Steps};
+use crate::hello;
 use crate::link::{Credentials, LinkAddr, LinkSecurity};
-use kemari_machine::config::MachineConfig;
-use kemari_machine::{Ended, Machine};
+use crate::primary::{Engine, EngineOptions, Steps};
+use crate::signals;
 
 /// The check before each effect.
 pub(super) fn fence(arbiter: Option<&Arc<dyn Arbiter>>) -> Arc<dyn Fence> {
@@ -58,7 +58,6 @@ pub(super) fn engine_options(
     security: LinkSecurity,
     audit: Option<Arc<Recorder>>,
 ) -> EngineOptions {
-    let max_in_flight = args.max_in_flight as usize;
     EngineOptions {
         name: name.to_owned(),
         standby: args.standby.clone(),
@@ -73,12 +72,11 @@ pub(super) fn engine_options(
             ack_timeout: Duration::from_millis(args.ack_timeout),
             // Before the first checkpoint nothing waits for the other side: allow more time.
             setup_timeout: Duration::from_millis(args.heartbeat_timeout.saturating_mul(20)),
-            max_in_flight,
+            max_in_flight: args.max_in_flight as usize,
             ..PrimaryOptions::default()
         },
         policy: PolicyOptions {
             interval: Duration::from_millis(args.epoch_interval),
-            max_in_flight,
             ..PolicyOptions::default()
         },
         steps: Steps::default(),
@@ -87,12 +85,7 @@ pub(super) fn engine_options(
 
 /// Makes the engine end epochs on the device thread.
 pub(super) fn install_sealer(engine: &Arc<Engine>) -> Result<(), CliError> {
-    let sealer = Sealer::new(engine.clone())
-        .map_err(|error| CliError::failed(format!("cannot set up checkpoints: {error}")))?;
-    let added = engine.machine().device_loop().call(move |context| {
-        context.add(Box::new(sealer));
-    });
-    added.map_err(|error| CliError::failed(error.to_string()))
+    engine.install_sealer().map_err(|error| CliError::failed(error.to_string()))
 }
 
 /// Waits for the end of a running guest and shuts everything down in good order.
@@ -471,26 +464,6 @@ impl Ending {
 
     fn lock(&self) -> MutexGuard<'_, EndingState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Announces the guest's addresses to the networks several times: a broadcast can be lost.
-pub(super) fn announce(machine: &Arc<Machine>) {
-    /// As QEMU after a migration: five rounds, with growing gaps.
-    const ROUNDS: u64 = 5;
-    const FIRST_GAP: Duration = Duration::from_millis(50);
-    let machine = machine.clone();
-    let rounds = move || {
-        seccomp::enter(Role::Timer, &machine.wakes());
-        for round in 1..=ROUNDS {
-            for slot in machine.devices().slots() {
-                machine.gate().announce(slot);
-            }
-            std::thread::sleep(FIRST_GAP * u32::try_from(round).unwrap_or(1));
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("announce".to_owned()).spawn(rounds) {
-        log::warn!("cannot announce the guest's new host to the network: {error}");
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod arbiter;
 mod args;
-mod attach;
 mod audit;
 mod ctl;
 mod guest;
@@ -12,8 +11,6 @@ mod panic;
 mod paths;
 mod pid_file;
 mod run;
-mod shortage;
-mod stages;
 mod standby;
 mod start;
 
@@ -23,6 +20,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use io_gate_host::backend::terminal::{self, RawMode};
 use kemari_confine::{Terminal, logging, seccomp};
+use kemari_support::shortage;
 
 pub use args::{
     AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, PairArgs, ProbeArgs, RunArgs,

@@ -16,10 +16,10 @@ use ft_core::Epoch;
 use kemari_audit::Event;
 use kemari_confine::logging;
 use kemari_confine::seccomp;
+use kemari_machine::serving::{Served, served};
 
 use super::last;
-use crate::engine::Engine;
-use kemari_machine::serving::{Served, served};
+use crate::primary::Engine;
 
 /// A device has panicked.
 const EXIT_DEVICE: u8 = 6;

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::own_files::{self, FileId};
 use kemari_arbiter::ArbiterSpec;
+use kemari_machine::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend};
 
 use super::CliError;
 use super::args::PairArgs;
 use crate::link::{Credentials, LinkAddr};
 use crate::marks;
-use kemari_machine::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend};
 
 /// The purpose of a file, as far as it decides which other purposes the file may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,13 +5,14 @@ use std::time::Duration;
 use io_gate::host::new_gate;
 use kemari_audit::{Event, Side, Won};
 use kemari_hypervisor::memory::scarce;
+use kemari_machine::{AttachOptions, Machine};
 
 use super::guest::{self, Claim, observer};
 use super::pid_file::PidFile;
 use super::{CliError, RunArgs, arbiter, audit, panic, start};
-use crate::engine::{Engine, Makings};
+use crate::control::most_clients;
+use crate::primary::{Engine, Makings};
 use crate::standby::resources::{DescriptorError, Reserve, check_room};
-use kemari_machine::{AttachOptions, Machine};
 
 /// Runs a machine to its end; returns the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
@@ -43,12 +44,13 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     }
     machine.boot()?;
     let too_few = |error: DescriptorError| CliError::failed(error.to_string());
-    Reserve::of_start(machine.config(), control.is_some()).hold().map_err(too_few)?;
+    let clients = if control.is_some() { most_clients() } else { 0 };
+    Reserve::of_start(machine.config(), clients).hold().map_err(too_few)?;
     // Claim before the machine uses any network or terminal that another process may use for it.
     let claim = Claim::begin(arbiter.as_ref(), &machine, args.seize)?;
     let term = claim.term();
     // Dropped before the claim if the start fails: releasing a name opens files.
-    let spare = Reserve::of_running(machine.config(), control.is_some());
+    let spare = Reserve::of_running(machine.config(), clients);
     spare.hold().map_err(too_few)?;
     if let Some(recorder) = &recorder {
         let how = Won::Begin;

@@ -1,34 +1,34 @@
 //! `kemari standby`.
 
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use ft_core::handshake::MachineLayout;
 use ft_core::standby::{Event, StandbyOptions};
 use io_gate::host::{CommitAuthority, new_gate};
+use io_gate_host::backend::terminal::RawMode;
 use io_gate_host::{Fence, Observer};
 use kemari_arbiter::Arbiter;
 use kemari_audit::{Recorder, Side};
 use kemari_hypervisor::kvm;
 use kemari_hypervisor::memory::{MemoryError, check_limits, scarce};
-use serde_json::json;
-
-use super::attach::attach;
-use super::guest::{self, Claim, Ending};
-use super::pid_file::PidFile;
-use super::stages::Stages;
-use super::{CliError, StandbyArgs, arbiter, audit, last, panic, start};
-use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
-use crate::engine::{Engine, EngineOptions, Takeover};
-use crate::standby::resources::{Reserve, Resources};
-use crate::standby::{
-    Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, StandbyConfig,
-    StandbyDriver, StandbyStatus,
-};
 use kemari_machine::boot::{Boot, BootError};
 use kemari_machine::config::MachineConfig;
 use kemari_machine::{Ended, Machine, MachineError};
+use serde_json::json;
+
+use super::guest::{self, Claim, Ending};
+use super::pid_file::PidFile;
+use super::{CliError, StandbyArgs, arbiter, audit, last, panic, start};
+use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
+use crate::primary::{Engine, EngineOptions};
+use crate::standby::resources::{Reserve, Resources};
+use crate::standby::{
+    Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, Shown, StandbyConfig,
+    StandbyDriver, shown,
+};
+use crate::takeover::{self, Process, TakeoverError};
 
 /// Holds a primary's checkpoints until it is stopped, or runs its guest to the end.
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
@@ -108,13 +108,6 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     }
 }
 
-/// The standby's status, shared with the control socket.
-pub(super) type Shown = Arc<Mutex<StandbyStatus>>;
-
-pub(super) fn shown(status: &Shown) -> MutexGuard<'_, StandbyStatus> {
-    status.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What a takeover uses of this process.
 struct Here<'h> {
     arbiter: Option<&'h Arc<dyn Arbiter>>,
@@ -122,6 +115,7 @@ struct Here<'h> {
     status: &'h Shown,
 }
 
+/// The frame of a takeover: what this process does before it, at its steps and after it.
 fn take_over(
     options: EngineOptions,
     inheritance: Inheritance,
@@ -129,9 +123,9 @@ fn take_over(
     ending: &Ending,
 ) -> Result<u8, CliError> {
     let arbiter = here.arbiter;
-    let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
-    let (term, epoch) = (taken.term(), taken.epoch());
-    panic::goes_on_from(epoch, &reason);
+    let machine = inheritance.machine.clone();
+    let term = inheritance.taken.term();
+    panic::goes_on_from(inheritance.taken.epoch(), &inheritance.reason);
     // If the takeover fails, no machine has the guest: release the term, so that the next start need not seize it.
     let claim = Claim::of(arbiter, &machine, term);
     // A signal that came since the standby last looked ends the machine as well.
@@ -140,48 +134,49 @@ fn take_over(
     if let Some(control) = here.control {
         control.replace_handler(active_handler(&machine, here.status, &goes_on));
     }
-    let stages = Stages::watched(here.status, options.stall_timeout);
-    stages.at("KVM and the devices take on the guest's state");
-    let replays = state.restore(&machine).map_err(|error| CliError::failed(error.to_string()))?;
-    // Attach after the restore: the backends need the features that the guest's drivers have negotiated.
-    let makings = match attach(&machine, arbiter, here.status, &stages) {
-        Ok(makings) => makings,
-        Err(ended) => {
-            let why = "this side was ended before the guest could go on";
-            shown(here.status).taken_over(Err(why.to_owned()));
-            return Ok(guest::judged(guest::report(&ended), shown(here.status).mismatches()));
-        }
+    let mut steps = Steps::default();
+    let engine = match takeover::take_over(inheritance, options, arbiter, here.status, &mut steps) {
+        Ok(engine) => engine,
+        Err(error) => return not_taken_over(error, here.status),
     };
-    let terminal = guest::enter_terminal(machine.config());
-    // From here on the requests in flight are performed again (P3): the term is won (P2).
-    let engine = Engine::after_takeover(
-        makings,
-        machine.clone(),
-        authority,
-        arbiter.cloned(),
-        taken,
-        options,
-    );
-    stages.at("the device thread has the guest run");
-    panic::runs_by(&engine);
-    guest::install_sealer(&engine)?;
-    guest::announce(&machine);
-    machine.start()?;
-    drop(stages);
     claim.keep();
     // Set only here.
     let _ = goes_on.set(engine.clone());
-    let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-    engine.note_takeover(Takeover { micros, replayed: replays });
-    engine.note_mismatches(shown(here.status).mismatches());
-    log::info!(
-        "took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})"
-    );
     if let Some(control) = here.control {
         control.replace_handler(guest::control_handler(&engine));
     }
     shown(here.status).taken_over(Ok(term.0));
-    Ok(guest::to_the_end(&engine, arbiter, terminal))
+    Ok(guest::to_the_end(&engine, arbiter, steps.terminal))
+}
+
+/// What this process does at the steps of a takeover.
+#[derive(Default)]
+struct Steps {
+    /// The terminal's former mode, to be restored at the end.
+    terminal: Option<RawMode>,
+}
+
+impl Process for Steps {
+    fn has_backends(&mut self, machine: &Machine) {
+        self.terminal = guest::enter_terminal(machine.config());
+    }
+
+    fn has_engine(&mut self, engine: &Arc<Engine>) {
+        panic::runs_by(engine);
+    }
+}
+
+/// The exit code of a side that was ended before the guest could go on, or why it could not.
+fn not_taken_over(error: TakeoverError, status: &Shown) -> Result<u8, CliError> {
+    let why = error.to_string();
+    match error {
+        TakeoverError::Ended(ended) => {
+            shown(status).taken_over(Err(why));
+            Ok(guest::judged(guest::report(&ended), shown(status).mismatches()))
+        }
+        TakeoverError::Start(error) => Err(error.into()),
+        TakeoverError::State(_) | TakeoverError::Sealer(_) => Err(CliError::failed(why)),
+    }
 }
 
 /// The handler of the control socket from the moment the term is won until the guest runs here.

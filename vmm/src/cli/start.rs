@@ -10,6 +10,9 @@ use io_gate_host::backend::disk::Disk;
 use io_gate_host::backend::image_format;
 use io_gate_host::own_files;
 use kemari_arbiter::ArbiterSpec;
+use kemari_machine::boot::Boot;
+use kemari_machine::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
+use kemari_machine::{MachineError, interface};
 use kemari_support::given_file::open_at_once;
 
 use super::CliError;
@@ -17,9 +20,6 @@ use super::args::{OperationArgs, PairArgs, ReplicationArgs, RunArgs, StandbyArgs
 use super::paths::Paths;
 use crate::link::{LinkAddr, LinkSecurity};
 use crate::probe::{HostKvm, probe};
-use kemari_machine::boot::Boot;
-use kemari_machine::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
-use kemari_machine::{MachineError, interface};
 
 /// Checks the flags of `kemari run`.
 pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {

@@ -4,23 +4,24 @@
 //! Storage, networks and the arbiter may not answer. They are read in other threads, with a time limit, and a primary that
 //! would wait longer is refused: the standby's own thread must stay free for commands (P9).
 
-use crate::hello;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ft_core::handshake::{ArbiterView, DiskStorage, Hello};
 use ft_core::standby::Event;
 use io_gate::host::CommitAuthority;
+use kemari_machine::Machine;
+use kemari_machine::boot::BootError;
 use kemari_support::aside::Aside;
 use kemari_support::identity::holder_name;
 use kemari_support::random::random_number;
 
+use super::hosted::Hosted;
 use super::resources::Reserve;
-use super::{Hosted, MachineFactory, StandbyDriver};
-use crate::engine::describe;
+use super::{MachineFactory, StandbyDriver};
+use crate::hello;
 use crate::marks::answer_marks;
-use kemari_machine::Machine;
-use kemari_machine::boot::BootError;
+use crate::session::describe;
 
 /// A resource that has not answered within this time counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);

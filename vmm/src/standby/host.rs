@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use ft_core::handshake::MachineLayout;
 use io_gate::host::CommitAuthority;
-
 use kemari_machine::Machine;
 
 /// Why this side cannot make a machine like the primary's.

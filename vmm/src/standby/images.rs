@@ -5,16 +5,16 @@
 //!
 //! P9: only one guest's files are kept; the handshake has bounded their size by the size of guest memory.
 
-use crate::hello;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
 use ft_core::handshake::{BootSource, Hello, ImageId, images_to_send};
+use kemari_machine::boot::{Boot, ContentHash, Image};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use kemari_machine::boot::{Boot, ContentHash, Image};
+use crate::hello;
 
 /// See the module.
 #[derive(Default)]

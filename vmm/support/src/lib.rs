@@ -1,5 +1,5 @@
-//! Helpers for several crates of the monitor: values of flags, files that an operator names, unique names, and work that may
-//! block.
+//! Helpers for several crates of the monitor: values of flags, files that an operator names, unique names, work that may block,
+//! and advice for a host that is short of a resource.
 //!
 //! Code that knows a guest, a device or the protocol does not belong here; of the project this crate may depend on `io-gate-host`
 //! only.
@@ -8,4 +8,5 @@ pub mod aside;
 pub mod given_file;
 pub mod identity;
 pub mod random;
+pub mod shortage;
 pub mod values;

@@ -15,8 +15,8 @@ use kemari_arbiter::{Arbiter, FileArbiter};
 use kemari_machine::boot::Boot;
 use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Ended, Machine};
-use kemari_vmm::engine::{Engine, EngineOptions, Makings, Sealer, Step, Steps};
 use kemari_vmm::link::{LinkAddr, LinkSecurity};
+use kemari_vmm::primary::{Engine, EngineOptions, Makings, Sealer, Step, Steps};
 use kemari_vmm::signals;
 use kemari_vmm::standby::resources::{Reserve, Resources};
 use kemari_vmm::standby::{
@@ -110,7 +110,6 @@ impl Places {
                     first: Duration::from_millis(5),
                     longest: Duration::from_millis(100),
                 },
-                max_in_flight: 4,
                 ..PrimaryOptions::default()
             },
             policy: PolicyOptions::default(),

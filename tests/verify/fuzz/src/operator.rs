@@ -11,8 +11,8 @@ use kemari_hypervisor::memory::{MemoryOptions, create};
 use kemari_machine::boot::{BootConfig, load};
 use kemari_machine::config::{ConsoleConfig, DeviceConfig, DiskConfig, MemoryConfig, NetConfig};
 use kemari_vmm::control::Command;
-use kemari_vmm::engine::MachineState;
 use kemari_vmm::link::LinkAddr;
+use kemari_vmm::session::MachineState;
 
 use crate::Target;
 

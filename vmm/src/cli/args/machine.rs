@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-
 use kemari_machine::config::{
     BootSource, ConsoleConfig, DeviceConfig, DiskConfig, MachineConfig, NetConfig,
 };

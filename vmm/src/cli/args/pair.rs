@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ft_core::primary::MAX_IN_FLIGHT;
 use io_gate_host::RESET_PATIENCE;
 use kemari_arbiter::ArbiterSpec;
 use kemari_audit::AuditSpec;
@@ -45,7 +46,7 @@ pub struct ReplicationArgs {
     #[arg(long, value_name = "MS", default_value_t = 25, allow_negative_numbers = true, value_parser = numbers::<u64>(1..=60_000, Unit::Milliseconds))]
     pub epoch_interval: u64,
     /// Most checkpoints in flight at once.
-    #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=64, Unit::Count("a number of checkpoints")))]
+    #[arg(long, value_name = "N", default_value_t = MAX_IN_FLIGHT as u32, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=64, Unit::Count("a number of checkpoints")))]
     pub max_in_flight: u32,
     /// Cache of sent pages: only changed 64-byte lines are sent again; 0 disables.
     #[arg(long, value_name = "MIB", default_value_t = 64, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=1_048_576, Unit::Mebibytes))]

@@ -2,12 +2,12 @@
 
 use clap::Args;
 use kemari_arbiter::ArbiterSpec;
+use kemari_machine::config::{MachineConfig, MemoryConfig, parse_name};
+use kemari_machine::ungated::{Found, Refusal, Ungated};
 use kemari_support::values::{Unit, numbers};
 
 use super::PairArgs;
 use super::machine::{BootArgs, GuestDevices, machine, refuse};
-use kemari_machine::config::{MachineConfig, MemoryConfig, parse_name};
-use kemari_machine::ungated::{Found, Refusal, Ungated};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,12 +1,12 @@
 //! `kemari standby`.
 
 use clap::Args;
+use kemari_machine::config::{MachineConfig, MemoryConfig, parse_name};
+use kemari_machine::ungated::{Found, Ungated};
 
 use super::PairArgs;
 use super::machine::{BootArgs, GuestDevices, machine, refuse};
 use crate::link::LinkAddr;
-use kemari_machine::config::{MachineConfig, MemoryConfig, parse_name};
-use kemari_machine::ungated::{Found, Ungated};
 
 const EXAMPLES: &str = "\
 Example:

@@ -7,10 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use crate::control::most_clients;
 use kemari_machine::config::MachineConfig;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that a takeover opens for any machine: the arbiter's files, the engine's counters, timers and threads, a link,
 /// the images that a reset boots; and those that operators may hold at the same time.
@@ -66,18 +64,17 @@ impl Reserve {
     }
 
     /// A reserve for what a running machine opens at one moment, at most: its arbiter's files, of which each lane may read one,
-    /// and the clients of its control socket, if it has one. Without these descriptors effects would be held for ever (P7).
+    /// and the `clients` of its control socket. Without these descriptors effects would be held for ever (P7).
     #[must_use]
-    pub fn of_running(machine: &MachineConfig, has_control: bool) -> Self {
-        let clients = if has_control { most_clients() } else { 0 };
+    pub fn of_running(machine: &MachineConfig, clients: usize) -> Self {
         Self { wanted: RUNNING + backends(machine) + clients, held: Mutex::default() }
     }
 
     /// As [`of_running`](Self::of_running), with what the start of the machine opens before.
     #[must_use]
-    pub fn of_start(machine: &MachineConfig, has_control: bool) -> Self {
+    pub fn of_start(machine: &MachineConfig, clients: usize) -> Self {
         let start = START + START_EACH * backends(machine);
-        let running = Self::of_running(machine, has_control).wanted;
+        let running = Self::of_running(machine, clients).wanted;
         Self { wanted: start + running, held: Mutex::default() }
     }
 

@@ -26,11 +26,11 @@ use io_gate_host::own_files;
 use kemari_arbiter::Arbiter;
 use kemari_confine::seccomp::{self, Role};
 use kemari_confine::threads;
+use kemari_machine::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
+use kemari_machine::{LoopHandle, interface};
 use kemari_support::given_file::open_at_once;
 
 use crate::link::Credentials;
-use kemari_machine::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
-use kemari_machine::{LoopHandle, interface};
 
 pub use descriptors::{DescriptorError, Reserve, check_room, raise_limit};
 pub use records::Expected;

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use io_gate_host::own_files::{PlaceError, check_place, check_socket};
+use kemari_machine::interface::{self, Interface};
 
 use crate::standby::ready::Prepared;
-use kemari_machine::interface::{self, Interface};
 
 /// Longer than opening and closing a tap takes.
 const OWN_LOOK: Duration = Duration::from_millis(100);

@@ -9,11 +9,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ft_core::Term;
 use io_gate_host::backend::disk_fence::{Claim, DiskFence};
+use kemari_machine::config::DiskConfig;
+use kemari_machine::disks::fence_record;
 use rustix::fs::{Access, access};
 
 use super::FileOf;
-use kemari_machine::config::DiskConfig;
-use kemari_machine::disks::fence_record;
 
 /// The expected holder of the records: a primary, by its term and its name; `None` without a session.
 #[derive(Debug, Default)]

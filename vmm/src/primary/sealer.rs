@@ -13,14 +13,15 @@ use ft_core::wire::Hashes;
 use ft_core::{Epoch, LinkId, Time};
 use io_gate::host::EffectId;
 use kemari_hypervisor::memory::PageReader;
+use kemari_machine::LoopError;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::checkpoint::{MachineState, hash_memory_telling};
-use super::sender::{Checkpoint, Item};
+use super::item::{Checkpoint, Item};
 use super::session::Session;
 use super::status::EngineStats;
 use super::{Core, Engine};
+use crate::session::{MachineState, hash_memory_telling};
 
 /// A guest that has written at most this many pages in an epoch counts as idle: its timer tick and little else.
 const IDLE_PAGES: u64 = 24;
@@ -29,6 +30,31 @@ const WORK_PAGES: usize = 1 << 14;
 
 /// How soon to look again when a vCPU cannot go on or the guest has not run: this same thread serves its reset or start.
 const SOON: Duration = Duration::from_millis(1);
+
+/// Why an engine has no sealer.
+#[derive(Debug, thiserror::Error)]
+pub enum SealerError {
+    /// It cannot be made.
+    #[error("cannot set up checkpoints: {0}")]
+    Make(#[from] io::Error),
+    /// The device thread is gone, or stuck.
+    #[error(transparent)]
+    Thread(#[from] LoopError),
+}
+
+impl Engine {
+    /// Makes the device thread end epochs.
+    ///
+    /// # Errors
+    /// When the engine already has a sealer, or the device thread does not take it.
+    pub fn install_sealer(self: &Arc<Self>) -> Result<(), SealerError> {
+        let sealer = Sealer::new(self.clone())?;
+        let added = self.machine.device_loop().call(move |context| {
+            context.add(Box::new(sealer));
+        });
+        Ok(added?)
+    }
+}
 
 /// Ends epochs; subscribes to the device thread's loop.
 pub struct Sealer {
@@ -70,13 +96,13 @@ impl Sealer {
 
     fn look(&mut self) {
         let engine = self.engine.clone();
-        let (seal_first, may_seal, in_flight, link) = {
+        let (seal_first, may_seal, link) = {
             let mut core = engine.lock();
             engine.watchdog.looked();
             let first = core.seal_first.take();
             let primary = &core.primary;
             let room = core.session.as_ref().is_none_or(Session::has_room);
-            (first, primary.may_seal() && room, primary.in_flight(), primary.link())
+            (first, primary.may_seal() && room, primary.link())
         };
         if let Some(link) = seal_first {
             if !self.seal(link) {
@@ -84,6 +110,7 @@ impl Sealer {
             }
             return;
         }
+        // If too many epochs are unacknowledged, the next acknowledgement wakes this thread.
         let Some(link) = link.filter(|_| may_seal) else { return };
         let now = engine.now();
         // Effects of earlier epochs wait for their acknowledgement, not for a checkpoint: count this epoch's only.
@@ -102,7 +129,6 @@ impl Sealer {
             expected: self.expected,
             last_pause: self.last_pause,
             dirty_pages: self.last_dirty.max(1),
-            in_flight,
             last_seal: self.last_seal,
             guest_idle: self.last_dirty <= IDLE_PAGES,
         };
@@ -116,8 +142,6 @@ impl Sealer {
                     self.seal(link);
                 }
             }
-            // The acknowledgement will wake this thread.
-            Decision::Wait => {}
         }
     }
 

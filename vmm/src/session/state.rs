@@ -9,11 +9,10 @@ use io_gate_host::Sealed;
 use kemari_hypervisor::kvm::trial::{Trial, TrialError};
 use kemari_hypervisor::kvm::{self, ClockPolicy, VcpuState, VmState};
 use kemari_hypervisor::memory::GuestMemory;
+use kemari_machine::{Answer, DeviceRecord, DevicesRestoreError, Machine, MachineError};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
-
-use kemari_machine::{Answer, DeviceRecord, DevicesRestoreError, Machine, MachineError};
 
 /// A blob of machine state does not fit this machine.
 #[derive(Debug, thiserror::Error)]
@@ -220,7 +219,7 @@ pub fn hash_memory(memory: &GuestMemory) -> Result<u64, vm_memory::GuestMemoryEr
 }
 
 /// As [`hash_memory`]; calls `goes_on` after each chunk.
-pub(super) fn hash_memory_telling(
+pub(crate) fn hash_memory_telling(
     memory: &GuestMemory,
     goes_on: impl Fn(),
 ) -> Result<u64, vm_memory::GuestMemoryError> {

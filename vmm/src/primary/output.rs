@@ -1,112 +1,26 @@
-//! The sender: encodes and writes a session's frames, in order.
+//! The link of a session as its sender writes it: frames are encoded, counted into the digest of the epoch, and written in large
+//! pieces.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use ft_core::handshake::ImageId;
 use ft_core::pages::{Compression, FRAME_PAGES, PAGE_SIZE, PageFrame, PageFrames, SentPages};
-use ft_core::primary::Event;
-use ft_core::wire::{Data, EpochDigest, Hashes, Header, Kind, Message, Outgoing};
+use ft_core::wire::{Data, EpochDigest, Header, Kind, Message, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
 
+use super::Engine;
+use super::item::{Checkpoint, Item};
 use super::live::SPARE_BYTES;
 use super::outbox::{MAX_FRAMES, Next, Outbox};
-use super::{Engine, Step};
 use crate::link::Link;
-use kemari_machine::boot::Image;
 
-/// Something to send.
-pub(super) enum Item {
-    /// A whole frame.
-    Control(Vec<u8>),
-    /// A whole frame that is a sign of life.
-    Sign(Vec<u8>),
-    /// New keys for the link; the channel is told when they are in use.
-    RotateKeys(SyncSender<Result<(), String>>),
-    /// All of guest memory, sent while the guest runs.
-    Precopy {
-        /// The standby's number for the session.
-        session: u64,
-        /// The sign of life to send while the queue is empty.
-        sign: Option<Vec<u8>>,
-        /// The boot files that the standby lacks: sent first.
-        images: Vec<(ImageId, Arc<Image>)>,
-    },
-    /// A checkpoint.
-    Checkpoint(Box<Checkpoint>),
-}
-
-/// What was copied while the guest was paused.
-pub(super) struct Checkpoint {
-    pub(super) epoch: Epoch,
-    pub(super) term: Term,
-    /// Page numbers, ascending.
-    pub(super) frames: Vec<u64>,
-    /// The pages themselves.
-    pub(super) pages: PageFrames,
-    /// The rest of the machine's state.
-    pub(super) state: Vec<u8>,
-    pub(super) hashes: Option<Hashes>,
-}
-
-impl Checkpoint {
-    /// Bytes of guest memory in it.
-    pub(super) fn copied(&self) -> u64 {
-        self.frames.len() as u64 * PAGE_SIZE as u64
-    }
-}
-
-/// A peer that takes nothing for this long is gone, even if TCP still retries.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Large writes save system calls: many pages for each.
 const FLUSH_AT: usize = FRAME_PAGES as usize * PAGE_SIZE;
-/// Upper bound for a closing session to send its last words and for the standby to read them.
-const CLOSING: Duration = Duration::from_millis(500);
 
-/// The thread of one session's sender.
-pub(super) fn send(
-    engine: &Arc<Engine>,
-    id: LinkId,
-    link: Link,
-    items: &Outbox,
-    reader: &Receiver<()>,
-) {
-    let mut out = Output {
-        link,
-        buffer: Vec::new(),
-        digest: EpochDigest::default(),
-        sent_pages: SentPages::new(0),
-        sent: 0,
-        sign: None,
-    };
-    let done =
-        out.link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| out.run(engine, id, items));
-    match done {
-        // P7: the last words may be a good-bye. Closing while the peer still sends would reset the connection and could lose
-        // them; wait until the peer closes, because it has read them by then.
-        Ok(()) => {
-            out.link.end_writing();
-            let _ = reader.recv_timeout(CLOSING);
-        }
-        Err(error) => log::info!("link {}: cannot send any more: {error}", id.0),
-    }
-    // The session was dropped or the link is broken: in both cases the reader must end too. The reader reports the loss after
-    // it has read what has come, because a standby that drops its checkpoint says so before it closes (P7).
-    out.link.shutdown();
-    engine.options.steps.reached(id, Step::SenderEnded);
-}
-
-/// P7: a machine that makes no progress sends no sign of life but closes the link, so that its standby takes over.
-fn check_progress(engine: &Engine) -> io::Result<()> {
-    match engine.watchdog.is_stalled() {
-        true => Err(io::Error::other(engine.stall_reason())),
-        false => Ok(()),
-    }
-}
-
-fn overfull() -> io::Error {
+/// The error of a standby that takes nothing (P9).
+pub(super) fn overfull() -> io::Error {
     io::Error::other(format!("the standby has not taken {MAX_FRAMES} messages: it is given up"))
 }
 
@@ -123,44 +37,33 @@ pub(super) struct Output {
 }
 
 impl Output {
-    fn run(&mut self, engine: &Arc<Engine>, link: LinkId, items: &Outbox) -> io::Result<()> {
-        // Signs of life from the core come first, as long as the core is not held up.
-        let quiet = engine.options.primary.heartbeat_interval * 3 / 2;
-        loop {
-            let item = match items.next(quiet) {
-                Next::Item(item) => item,
-                Next::Quiet => {
-                    check_progress(engine)?;
-                    self.give_sign()?;
-                    continue;
-                }
-                Next::Closed => break,
-                Next::Overfull => return Err(overfull()),
-            };
-            match item {
-                Item::Control(frame) => self.write_frame(&frame)?,
-                Item::Sign(frame) => {
-                    check_progress(engine)?;
-                    self.write_frame(&frame)?;
-                }
-                Item::Checkpoint(checkpoint) => {
-                    self.checkpoint(engine, link, *checkpoint, items)?
-                }
-                Item::RotateKeys(tell) => self.rotate_keys(&tell)?,
-                Item::Precopy { session, images, sign } => {
-                    self.sign = sign;
-                    self.digest = EpochDigest::new(session);
-                    self.sent_pages = SentPages::new(engine.delta_pages());
-                    if super::images::send_images(engine, &images, self, items)?
-                        && super::precopy::precopy(engine, link, self, items)?
-                    {
-                        engine.event(Event::PrecopyDone { link });
-                    }
-                }
-            }
+    /// The output of a session that begins.
+    pub(super) fn new(link: Link) -> Self {
+        Self {
+            link,
+            buffer: Vec::new(),
+            digest: EpochDigest::default(),
+            sent_pages: SentPages::new(0),
+            sent: 0,
+            sign: None,
         }
-        self.link.set_write_timeout(Some(CLOSING))?;
-        self.flush()
+    }
+
+    /// The link itself.
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Begins the session that the standby calls `session`: `sign` is its sign of life, and the pages of `delta_pages` are kept.
+    pub(super) fn begin(&mut self, session: u64, sign: Option<Vec<u8>>, delta_pages: usize) {
+        self.sign = sign;
+        self.digest = EpochDigest::new(session);
+        self.sent_pages = SentPages::new(delta_pages);
+    }
+
+    /// Sets how long a write waits for the standby.
+    pub(super) fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
+        self.link.set_write_timeout(Some(limit))
     }
 
     /// Sends the control frames queued meanwhile. Returns `false` when the session is over.
@@ -177,16 +80,16 @@ impl Output {
         }
     }
 
-    fn give_sign(&mut self) -> io::Result<()> {
+    pub(super) fn give_sign(&mut self) -> io::Result<()> {
         self.sign.as_ref().map_or(Ok(()), |sign| self.link.write_all(sign))
     }
 
-    fn write_frame(&mut self, frame: &[u8]) -> io::Result<()> {
+    pub(super) fn write_frame(&mut self, frame: &[u8]) -> io::Result<()> {
         self.flush()?;
         self.link.write_all(frame)
     }
 
-    fn rotate_keys(&mut self, tell: &SyncSender<Result<(), String>>) -> io::Result<()> {
+    pub(super) fn rotate_keys(&mut self, tell: &SyncSender<Result<(), String>>) -> io::Result<()> {
         let rotated = self.link.rotate_keys();
         // The requester may have gone, and this thread must not wait.
         let _ = tell.try_send(rotated.as_ref().copied().map_err(ToString::to_string));
@@ -202,7 +105,7 @@ impl Output {
         Ok(())
     }
 
-    fn checkpoint(
+    pub(super) fn checkpoint(
         &mut self,
         engine: &Arc<Engine>,
         link: LinkId,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ft_core::LinkId;
 
-use super::MachineState;
+use crate::session::MachineState;
 
 /// A point that a thread of a session reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

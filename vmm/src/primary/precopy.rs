@@ -10,7 +10,7 @@ use ft_core::wire::Kind;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::outbox::Outbox;
-use super::sender::Output;
+use super::output::Output;
 use super::{Engine, Step};
 
 /// After this many rounds the rest is sent with the guest paused, whatever its size.

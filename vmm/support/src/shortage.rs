@@ -47,7 +47,8 @@ fn hint(message: &str) -> Option<String> {
 }
 
 /// Returns the message with a hint, if it reports a shortage.
-pub(super) fn explained(message: String) -> String {
+#[must_use]
+pub fn explained(message: String) -> String {
     match hint(&message) {
         Some(hint) => format!("{message}; {hint}"),
         None => message,

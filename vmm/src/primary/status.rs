@@ -3,13 +3,13 @@
 use ft_core::primary::{Phase, Primary, Report};
 use io_gate::host::{MAX_MEMORY, MAX_RECORDED};
 use io_gate_host::{GateHost, LatencySummary};
+use kemari_machine::Ended;
 use serde_json::{Value, json};
 
 use super::operator::STUCK;
 use super::{Engine, STATUS_PATIENCE};
 use crate::repeats::Repeats;
 use crate::stats::{Distribution, Summary};
-use kemari_machine::Ended;
 
 /// The state of a machine that makes no progress.
 const STALLED: &str = "stalled";

@@ -11,11 +11,11 @@ use ft_core::handshake::{
     ArbiterView, DiskStorage, Hello, compare_counter_marks, compare_disk_counter_marks,
 };
 use kemari_arbiter::Arbiter;
+use kemari_machine::config::MachineConfig;
 use kemari_support::aside::{self, NoAnswer};
 
 use super::Engine;
 use crate::marks::read_counter_marks;
-use kemari_machine::config::MachineConfig;
 
 /// The client of a network file system may show old content for a while.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kemari_confine::seccomp::{self, Role};
 use kemari_confine::threads;
 
-use super::standby::{Shown, shown};
+use crate::standby::{Shown, shown};
 
 /// The stages of a takeover, until this is dropped. A stage of `None` is a wait that is reported elsewhere.
 pub(super) struct Stages(Option<SyncSender<Option<&'static str>>>);

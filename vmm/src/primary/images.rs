@@ -2,17 +2,17 @@
 //!
 //! They are sent before guest memory, and so before a checkpoint exists that would have to wait for them.
 
-use crate::hello;
 use std::io;
 use std::sync::Arc;
 
 use ft_core::handshake::{BootSource, ImageId};
 use ft_core::wire::{Data, Kind, Message};
+use kemari_machine::boot::{Boot, BootError, Image};
 
 use super::Engine;
 use super::outbox::Outbox;
-use super::sender::Output;
-use kemari_machine::boot::{Boot, BootError, Image};
+use super::output::Output;
+use crate::hello;
 
 /// Bytes between two looks at other items to send: a heartbeat waits for no more than these.
 const CHUNK: u64 = 512 << 10;

@@ -1,14 +1,15 @@
 //! An operator's requests to the protection, and their results.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use ft_core::primary::{Event, Phase, Report};
+use kemari_machine::Ended;
+use kemari_machine::ungated::Ungated;
 
 use super::{Engine, STATUS_PATIENCE};
 use crate::link::LinkAddr;
-use kemari_machine::Ended;
-use kemari_machine::ungated::Ungated;
 
 /// The answer to an operator while the engine's lock is held: the thread that answers serves others too and waits for no
 /// lock.
@@ -115,6 +116,24 @@ impl Engine {
                 core.why("the standby was not heard giving its checkpoint up; decide again")
             )),
             phase => Some(Err(format!("it is {}: another command has been given", phase.name()))),
+        }
+    }
+
+    /// Asks for new keys for the link; the receiver is told when they are in use.
+    ///
+    /// # Errors
+    /// When there is no link, or it is not encrypted.
+    pub fn rotate_keys(&self) -> Result<Receiver<Result<(), String>>, String> {
+        if self.options.security.tls.is_none() {
+            return Err("expected a link with --tls, found one without".to_owned());
+        }
+        let core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
+        let session = core.session.as_ref();
+        let (tell, told) = sync_channel(1);
+        let session = session.ok_or("expected a link to a standby, found none")?;
+        match session.rotate_keys(tell) {
+            true => Ok(told),
+            false => Err("new keys have been asked for, and are not in use yet".to_owned()),
         }
     }
 

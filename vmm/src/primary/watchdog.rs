@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 use ft_core::primary::Event;
 use io_gate_host::Permission;
 use kemari_confine::seccomp::{self, Role};
+use kemari_machine::Ended;
 
 use super::Engine;
-use kemari_machine::Ended;
 
 /// Looks per time-out. Looks are counted, not measured in time: a process that was stopped for a while has not made progress
 /// either.

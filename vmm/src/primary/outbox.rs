@@ -8,7 +8,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::sender::Item;
+use super::item::Item;
 
 /// Upper bound of queued control frames: a session sends about a dozen besides its signs of life.
 pub(super) const MAX_FRAMES: usize = 64;
@@ -184,7 +184,7 @@ mod tests {
     use ft_core::pages::{PAGE_SIZE, PageFrames};
     use ft_core::{Epoch, Term};
 
-    use super::super::sender::Checkpoint;
+    use super::super::item::Checkpoint;
 
     use super::*;
 

@@ -1,0 +1,130 @@
+//! How a run ends: the standby is told first, then the machine stops, then others may have its disks and its name.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use ft_core::Term;
+use ft_core::primary::{Event, Phase};
+use kemari_machine::Ended;
+
+use super::Engine;
+use super::claims::Last;
+use super::session::{Closed, Session};
+
+/// How long a failed machine that ends waits for the core to see whether it has a standby.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+/// How long a machine that ends waits until its standby has its last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a machine that ends waits for released effects: longer than a fence without an answer and a console that is not
+/// read take.
+const REST: Duration = Duration::from_secs(8);
+/// As [`REST`], for a machine that is known to be stuck.
+const STUCK_REST: Duration = Duration::from_secs(1);
+/// How long a machine that ends waits for the arbiter's answer to a claim: a winner keeps still for at most two seconds.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Stops a machine that has ended. Returns the term to release if no machine is to continue the guest and no disk can still
+    /// be written.
+    pub fn conclude(self: &Arc<Self>, ended: &Ended) -> Option<Term> {
+        // P7: the standby is told first. What follows may take longer than it bears silence, and it would bring the guest back.
+        let left = match ended {
+            Ended::PoweredOff => self.leave(Event::GuestPoweredOff),
+            Ended::Signal(_) | Ended::Unprotected(_) => self.leave(Event::OperatorStop),
+            Ended::Failed(why) => self.leave_failed(why),
+            Ended::Fenced(_) => None,
+        };
+        let limit = if self.watchdog.is_stalled() { STUCK_REST } else { REST };
+        let rests = self.machine.stop_within(limit);
+        if !rests {
+            log::error!(
+                "the machine has not come to rest within {limit:?}, expected its devices to; what was released and is not \
+                 performed yet is lost with it"
+            );
+        }
+        let (term, closed) = left?;
+        let term = self.last_term(term)?;
+        // P2: once nothing more is written, others may have the disks and the name. This holds even for a guest that runs on
+        // because the device thread is stuck: from here on the gate lets nothing out.
+        let free = self.machine.gate().free_disks();
+        if let Some(closed) = closed {
+            // Wait only so that the last words leave before the process exits.
+            let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
+        }
+        free.then_some(term)
+    }
+
+    /// The term in which the machine ends: `term`, or a later one whose claim is won by now; `None` if another machine has the
+    /// later one.
+    fn last_term(&self, term: Term) -> Option<Term> {
+        match self.claims.settled(LAST_ANSWER) {
+            Ok(None) => Some(term),
+            Ok(Some(Last::Won(won))) => Some(term.max(won)),
+            Ok(Some(Last::Lost)) => {
+                log::warn!("another machine runs the guest now: nothing is released");
+                None
+            }
+            Err(()) => {
+                log::warn!(
+                    "the arbiter has not answered within {LAST_ANSWER:?} whether term {} is this machine's: the next start may need \
+                     --seize",
+                    term.next()
+                );
+                Some(term)
+            }
+        }
+    }
+
+    /// Tells the standby that this side ends, if there is a standby. Returns the term, and what closes when the message has
+    /// left; `None` when the engine is stuck.
+    fn leave(self: &Arc<Self>, event: Event) -> Option<(Term, Option<Closed>)> {
+        let Some(mut core) = self.lock_within(LAST_WORDS) else {
+            log::error!("cannot tell the standby of the end: the engine is stuck");
+            return None;
+        };
+        let (term, closed) = (core.primary.term(), core.session.as_ref().map(Session::closed));
+        self.event_locked(&mut core, event);
+        Some((term, closed))
+    }
+
+    /// Lets a standby take over at once, without waiting for the rest of this side's end. P7: without a standby that holds a
+    /// checkpoint no other machine can continue the guest; this side then leaves as on an operator's stop, and the next start
+    /// need not seize the name.
+    fn leave_failed(self: &Arc<Self>, why: &str) -> Option<(Term, Option<Closed>)> {
+        // Do not wait long: signs of life continue until the watchdog knows of the failure.
+        let nobody_else = |phase: Phase| !phase.standby_may_take_over() && phase != Phase::Stopped;
+        if let Some(mut core) = self.lock_within(LAST_LOOK)
+            && nobody_else(core.primary.phase())
+        {
+            let term = core.primary.term();
+            let closed = core.session.as_ref().map(Session::closed);
+            self.event_locked(&mut core, Event::OperatorStop);
+            return Some((term, closed));
+        }
+        self.watchdog.has_failed(why);
+        let _ = self.leave(Event::Tick);
+        None
+    }
+
+    /// Tells the standby why this process dies, whatever state its other threads are in, and waits at most `patience` until the
+    /// standby has read it. The standby treats it as a lost link with a reason: it asks the arbiter (P2).
+    pub fn last_word(&self, reason: String, patience: Duration) {
+        let voice = self.voice().take();
+        // P7: take the voice first: the standby closes the link now, and this side must not claim the next term because of
+        // that.
+        if let Some(voice) = &voice {
+            voice.last_word(reason.clone());
+        }
+        self.watchdog.has_failed(&reason);
+        if let Some(voice) = &voice {
+            voice.is_heard(patience);
+        }
+    }
+
+    /// Writes an event to the audit log before this process dies.
+    pub fn record_last(&self, event: kemari_audit::Event) {
+        if let Some(audit) = &self.options.audit {
+            audit.settle(event);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! An operator's requests to a standby.
+//!
+//! A request to use or drop a checkpoint holds for that checkpoint only (P2). What a takeover needs is opened before the request
+//! takes effect.
+
+use ft_core::standby::{Event, Phase};
+
+use super::{Answer, End, Input, SessionId, StandbyDriver};
+
+impl StandbyDriver {
+    pub(super) fn held_session(&self) -> SessionId {
+        self.hosted.as_ref().map_or(0, |hosted| hosted.session)
+    }
+
+    /// P2: an operator's request to use or drop one checkpoint does not hold for a later one.
+    fn check_session(&self, said: SessionId) -> Result<(), String> {
+        if said == self.held_session() {
+            return Ok(());
+        }
+        Err("expected the session in which this was said, found that it has ended: give the command again if you still want it".to_owned())
+    }
+
+    pub(super) fn operator(
+        &mut self,
+        event: Event,
+        said: Option<SessionId>,
+        answer: Answer,
+    ) -> Option<End> {
+        if let Some(Err(ended)) = said.map(|said| self.check_session(said)) {
+            // The requester may have gone.
+            let _ = answer.try_send(Err(ended));
+            return None;
+        }
+        if event == Event::OperatorTakeOver && self.may_be_taken_over() {
+            let prepared = self.hosted.as_ref().is_some_and(|hosted| hosted.machine.is_prepared());
+            if !prepared && self.opens_for_operator {
+                let why = "expected one take-over at a time, found that one is under way";
+                // The requester may have gone.
+                let _ = answer.try_send(Err(why.to_owned()));
+                return None;
+            }
+            if !prepared && self.core.lack().is_none_or(|lack| !lack.blocks) {
+                self.prepare_for_operator(answer);
+                return None;
+            }
+            self.opens_for_operator = false;
+        }
+        let mut taken = Ok(());
+        let end = self.event_or(event, |illegal| taken = Err(illegal.to_string()));
+        if taken.is_err() && self.may_be_taken_over() {
+            // P9: no takeover follows, and a primary that was allowed to go on may join again.
+            self.reserve.renew();
+        }
+        // The requester may have gone.
+        let _ = answer.try_send(taken);
+        end
+    }
+
+    /// Whether an operator's request can lead to a takeover: when the operator decides, or with a primary that lives.
+    fn may_be_taken_over(&self) -> bool {
+        match self.core.phase() {
+            Phase::WaitingForOperator => true,
+            phase => phase == Phase::Ready && self.arbiter.is_some(),
+        }
+    }
+
+    /// Opens in another thread what the takeover needs, before the request takes effect. Without an arbiter the operator's word
+    /// alone decides the takeover, so errors must be found before. With one the primary's output is held from the request on,
+    /// because nothing is acknowledged any more, and must not wait for the opening.
+    fn prepare_for_operator(&mut self, answer: Answer) {
+        let Some(hosted) = &self.hosted else { return };
+        let (machine, said) = (hosted.machine.clone(), hosted.session);
+        self.reserve.release();
+        self.opens_for_operator = true;
+        let (preparing, inputs, refused) =
+            (self.preparing.clone(), self.inputs.clone(), answer.clone());
+        let arbiter = self.arbiter.clone();
+        let prepare = move || {
+            let opened = preparing.prepare(&machine);
+            drop(machine);
+            let opened = match (opened, arbiter) {
+                (Ok(()), Some(arbiter)) => preparing.can_ask(arbiter),
+                (opened, _) => opened,
+            };
+            // A standby that has ended needs no result.
+            let _ = inputs.send(Input::Opened(said, opened, answer));
+        };
+        if let Err(error) = std::thread::Builder::new().name("takeover".to_owned()).spawn(prepare) {
+            self.opens_for_operator = false;
+            self.reserve.renew();
+            let _ =
+                refused.try_send(Err(format!("cannot start a thread for the takeover: {error}")));
+        }
+    }
+
+    /// Continues the operator's request, unless its session has ended meanwhile.
+    pub(super) fn opened(
+        &mut self,
+        said: SessionId,
+        opened: Result<(), String>,
+        answer: Answer,
+    ) -> Option<End> {
+        let session = self.check_session(said);
+        // If the session is another one, a request of the new session may be under way.
+        self.opens_for_operator &= session.is_err();
+        match (session, opened) {
+            (Ok(()), Ok(())) => self.operator(Event::OperatorTakeOver, Some(said), answer),
+            (Ok(()), Err(reason)) => {
+                // The requester may have gone.
+                let _ = answer.try_send(Err(format!("cannot take over: {reason}")));
+                match self.core.phase() {
+                    // The primary goes on, and this side holds its reserve again.
+                    Phase::Ready => self.reserve.renew(),
+                    Phase::WaitingForOperator => return self.event(Event::CannotGoOn { reason }),
+                    // P7: the primary has gone out of reach meanwhile. Keep what is open: everything is tried again for the
+                    // arbiter.
+                    _ => {}
+                }
+                None
+            }
+            (Err(ended), _) => {
+                let _ = answer.try_send(Err(ended));
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The standby's status as several threads share it: the standby's own, those of a takeover, and the one that answers operators.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::StandbyStatus;
+
+/// The shared status. Guards the status only: no other lock is taken under it.
+pub type Shown = Arc<Mutex<StandbyStatus>>;
+
+/// Locks the status.
+pub fn shown(status: &Shown) -> MutexGuard<'_, StandbyStatus> {
+    status.lock().unwrap_or_else(PoisonError::into_inner)
+}

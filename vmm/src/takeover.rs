@@ -1,0 +1,162 @@
+//! The takeover: the moment in which a standby that has won the term becomes the side that runs the guest.
+//!
+//! ```text
+//!   restore   KVM and the devices take on the state of the last acknowledged checkpoint
+//!   attach    the devices get their backends; a failure is retried, because the guest exists only here (P7)
+//!   begin     an engine performs the requests in flight again (P3) and looks for a standby of its own
+//!   announce  the networks learn where the guest is now
+//!   start     the vCPUs run
+//! ```
+//!
+//! Everything that can fail was tried before the term was won (P9): see [`crate::standby`]. What the process does at these steps
+//! (its terminal, its panic hook) is its own: see [`Process`].
+
+mod stages;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kemari_arbiter::Arbiter;
+use kemari_confine::seccomp::{self, Role};
+use kemari_machine::{AttachOptions, Ended, Machine, MachineError};
+use kemari_support::shortage;
+
+use crate::primary::{Engine, EngineOptions, Makings, SealerError, Takeover};
+use crate::session::StateBlobError;
+use crate::standby::{Inheritance, Preparing, Shown, shown};
+
+use stages::Stages;
+
+/// Time between two attempts to attach the backends.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the process around a takeover does at its steps.
+pub trait Process {
+    /// The backends are attached; nothing has reached them yet.
+    fn has_backends(&mut self, machine: &Machine);
+    /// `engine` drives the guest from here on; the guest has not run yet.
+    fn has_engine(&mut self, engine: &Arc<Engine>);
+}
+
+/// Why the guest does not run here.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeoverError {
+    /// This side was ended while it waited for its backends.
+    #[error("this side was ended before the guest could go on")]
+    Ended(Ended),
+    /// The machine refuses the state.
+    #[error(transparent)]
+    State(#[from] StateBlobError),
+    /// The engine cannot end epochs.
+    #[error(transparent)]
+    Sealer(#[from] SealerError),
+    /// The machine cannot start.
+    #[error(transparent)]
+    Start(#[from] MachineError),
+}
+
+/// Continues the guest here, from the checkpoint that this side has inherited; returns the engine of the guest that runs.
+///
+/// # Errors
+/// Why the guest does not run here. No machine has it then: the caller releases the term.
+pub fn take_over(
+    inheritance: Inheritance,
+    options: EngineOptions,
+    arbiter: Option<&Arc<dyn Arbiter>>,
+    status: &Shown,
+    process: &mut dyn Process,
+) -> Result<Arc<Engine>, TakeoverError> {
+    let Inheritance { machine, authority, state, taken, reason, won_at } = inheritance;
+    let (term, epoch) = (taken.term(), taken.epoch());
+    let stages = Stages::watched(status, options.stall_timeout);
+
+    stages.at("KVM and the devices take on the guest's state");
+    let replays = state.restore(&machine)?;
+
+    // Attach after the restore: the backends need the features that the guest's drivers have negotiated.
+    let makings = attach(&machine, arbiter, status, &stages).map_err(TakeoverError::Ended)?;
+    process.has_backends(&machine);
+
+    // From here on the requests in flight are performed again (P3): the term is won (P2).
+    let engine = Engine::after_takeover(
+        makings,
+        machine.clone(),
+        authority,
+        arbiter.cloned(),
+        taken,
+        options,
+    );
+    stages.at("the device thread has the guest run");
+    process.has_engine(&engine);
+    engine.install_sealer()?;
+
+    announce(&machine);
+
+    machine.start()?;
+    drop(stages);
+    let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+    engine.note_takeover(Takeover { micros, replayed: replays });
+    engine.note_mismatches(shown(status).mismatches());
+    log::info!(
+        "took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})"
+    );
+    Ok(engine)
+}
+
+/// Attaches the machine's backends and returns the resources of its engine, unless the machine is ended before.
+///
+/// Everything that the devices need was opened before the term was won (P9). Attaching it and starting an engine takes threads
+/// and descriptors, which this host may lack for a moment.
+fn attach(
+    machine: &Arc<Machine>,
+    arbiter: Option<&Arc<dyn Arbiter>>,
+    status: &Shown,
+    stages: &Stages,
+) -> Result<Makings, Ended> {
+    let preparing = Preparing::default();
+    loop {
+        stages.at("what is behind the devices is attached, and the engine is started");
+        // A failed attempt has closed the backends. They are opened in a thread of their own, so that ending this side does not
+        // wait for storage that hangs (P9).
+        let attached = preparing.prepare(machine).and_then(|()| {
+            // Allocate these first: they are released if attaching fails.
+            let makings = Makings::new(arbiter)
+                .map_err(|error| format!("the engine cannot be started: {error}"))?;
+            let attached = machine.attach_backends(AttachOptions::TAKEOVER);
+            attached.map(|()| makings).map_err(|error| error.to_string())
+        });
+        stages.at(None);
+        let reason = match attached.map_err(shortage::explained) {
+            Ok(makings) => {
+                shown(status).cannot_go_on(None);
+                return Ok(makings);
+            }
+            Err(reason) => reason,
+        };
+        log::error!("the guest waits, and continues when this is fixed: {reason}");
+        shown(status).cannot_go_on(Some(reason));
+        if let Some(ended) = machine.events().wait_within(RETRY) {
+            return Err(ended);
+        }
+    }
+}
+
+/// Announces the guest's addresses to the networks several times: a broadcast can be lost.
+fn announce(machine: &Arc<Machine>) {
+    /// As QEMU after a migration: five rounds, with growing gaps.
+    const ROUNDS: u64 = 5;
+    const FIRST_GAP: Duration = Duration::from_millis(50);
+    let machine = machine.clone();
+    let rounds = move || {
+        seccomp::enter(Role::Timer, &machine.wakes());
+        for round in 1..=ROUNDS {
+            for slot in machine.devices().slots() {
+                machine.gate().announce(slot);
+            }
+            std::thread::sleep(FIRST_GAP * u32::try_from(round).unwrap_or(1));
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("announce".to_owned()).spawn(rounds) {
+        log::warn!("cannot announce the guest's new host to the network: {error}");
+    }
+}
