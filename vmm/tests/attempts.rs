@@ -14,9 +14,10 @@ use std::time::Duration;
 use ft_core::Term;
 use ft_core::primary::Phase;
 use kemari_arbiter::Arbiter;
-use kemari_vmm::link::LinkAddr;
-use kemari_vmm::primary::{Engine, EngineOptions};
+use kemari_replication::link::LinkAddr;
+use kemari_replication::primary::{Engine, EngineOptions};
 use kvm_bindings::kvm_regs;
+
 use pair::{
     IDLE, PATIENCE, Slow, Standby, arbiter, config, engine_options, machine, start_engine, threads,
     wait_for, wait_phase,

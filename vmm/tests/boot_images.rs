@@ -18,8 +18,8 @@ use io_gate_host::Unfenced;
 use kemari_machine::boot::Boot;
 use kemari_machine::config::{BootSource, MachineConfig};
 use kemari_machine::{AttachOptions, Machine};
-use kemari_vmm::primary::{Engine, Makings};
-use kemari_vmm::standby::{End, Inheritance, Input};
+use kemari_replication::primary::{Engine, Makings};
+use kemari_replication::standby::{End, Inheritance, Input};
 use vm_memory::{Bytes, GuestAddress};
 
 use pair::{

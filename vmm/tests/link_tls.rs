@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use kemari_replication::link::{
+    Credentials, Link, LinkAddr, LinkError, LinkListener, LinkSecurity,
+};
 use kemari_tests::certs::Authority;
-use kemari_vmm::link::{Credentials, Link, LinkAddr, LinkError, LinkListener, LinkSecurity};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use ft_core::primary::Phase;
 use kemari_machine::{Ended, Machine};
-use kemari_vmm::primary::{Engine, EngineOptions, Step, Steps};
-use kemari_vmm::standby::End;
+use kemari_replication::primary::{Engine, EngineOptions, Step, Steps};
+use kemari_replication::standby::End;
 use kvm_bindings::kvm_regs;
 
 use pair::{
@@ -227,7 +227,7 @@ fn a_stall_that_passes_is_forgotten() {
     let Bench { dir: _dir, cable: _cable, standby, machine, engine, fence: _fence } = bench;
     standby
         .inputs
-        .send(kemari_vmm::standby::Input::Event(ft_core::standby::Event::OperatorStop))
+        .send(kemari_replication::standby::Input::Event(ft_core::standby::Event::OperatorStop))
         .unwrap();
     wait_phase(&engine, Phase::Alone);
     let (let_go, stuck) = channel::<()>();

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ft_core::Term;
 use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
-use kemari_vmm::primary::Steps;
-use kemari_vmm::session::MachineState;
-use kemari_vmm::standby::{End, Input};
+use kemari_replication::primary::Steps;
+use kemari_replication::session::MachineState;
+use kemari_replication::standby::{End, Input};
 use kvm_bindings::kvm_regs;
+
 use pair::{
     CHATTY, Cable, PATIENCE, Standby, config, engine_options, machine, start_engine, wait_for,
     wait_phase,

@@ -15,9 +15,9 @@ use ft_core::standby::{Event, Lack};
 use io_gate_host::Unfenced;
 use kemari_arbiter::Arbiter;
 use kemari_machine::config::{DiskConfig, MachineConfig};
-use kemari_vmm::primary::Engine;
-use kemari_vmm::standby::resources::Reserve;
-use kemari_vmm::standby::{End, Input};
+use kemari_replication::primary::Engine;
+use kemari_replication::standby::resources::Reserve;
+use kemari_replication::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 
 use pair::{

@@ -19,8 +19,8 @@ use io_gate_host::{Fence, Permission};
 use kemari_arbiter::Arbiter;
 use kemari_machine::Machine;
 use kemari_machine::config::{DiskConfig, MachineConfig};
-use kemari_vmm::primary::Engine;
-use kemari_vmm::standby::{End, HostError, Input, MachineFactory, SessionId};
+use kemari_replication::primary::Engine;
+use kemari_replication::standby::{End, HostError, Input, MachineFactory, SessionId};
 use kvm_bindings::kvm_regs;
 
 use pair::{

@@ -40,6 +40,21 @@ const FLOORS: &[(&str, &str, &[&str])] = &[
         &["ft-core", "io-gate", "io-gate-host", "kemari-confine", "kemari-support"],
     ),
     (
+        "vmm/replication",
+        "kemari-replication",
+        &[
+            "ft-core",
+            "io-gate",
+            "io-gate-host",
+            "kemari-arbiter",
+            "kemari-audit",
+            "kemari-confine",
+            "kemari-hypervisor",
+            "kemari-machine",
+            "kemari-support",
+        ],
+    ),
+    (
         "vmm",
         "kemari-vmm",
         &[
@@ -52,6 +67,7 @@ const FLOORS: &[(&str, &str, &[&str])] = &[
             "kemari-devices",
             "kemari-hypervisor",
             "kemari-machine",
+            "kemari-replication",
             "kemari-support",
         ],
     ),

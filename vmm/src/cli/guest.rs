@@ -17,14 +17,14 @@ use kemari_audit::Recorder;
 use kemari_confine::seccomp::{self, Role};
 use kemari_machine::config::MachineConfig;
 use kemari_machine::{Ended, Machine};
+use kemari_replication::link::{Credentials, LinkAddr, LinkSecurity};
+use kemari_replication::primary::{Engine, EngineOptions, Steps};
+use kemari_replication::session::disk_claim;
 use serde_json::json;
 
 use super::args::{OperationArgs, ReplicationArgs, SecurityArgs};
 use super::{CliError, EXIT_FAILED, last};
 use crate::control::{Command, ControlPlace, ControlSocket, Handler, Outcome, Reply, done};
-use crate::hello;
-use crate::link::{Credentials, LinkAddr, LinkSecurity};
-use crate::primary::{Engine, EngineOptions, Steps};
 use crate::signals;
 
 /// The check before each effect.
@@ -141,7 +141,7 @@ impl<'a> Claim<'a> {
     ) -> Result<Self, CliError> {
         let term = match arbiter {
             Some(arbiter) => {
-                let disk = hello::disk_claim(machine)?;
+                let disk = disk_claim(machine)?;
                 // Find a disk that is in use before the term is taken from the process that uses it.
                 machine.reserve_disks(seize)?;
                 let term = arbiter.begin_on(disk.as_ref(), seize);

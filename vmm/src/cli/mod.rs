@@ -139,7 +139,7 @@ pub fn console_terminal() -> Terminal {
 /// are other threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
     kemari_hypervisor::memory::begin();
-    crate::standby::resources::raise_limit();
+    kemari_replication::standby::resources::raise_limit();
     terminal::never_stop();
     seccomp::start(mode, console_terminal())
         .map_err(|error| CliError::failed(error.to_string()))?;

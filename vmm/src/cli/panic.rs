@@ -17,9 +17,9 @@ use kemari_audit::Event;
 use kemari_confine::logging;
 use kemari_confine::seccomp;
 use kemari_machine::serving::{Served, served};
+use kemari_replication::primary::Engine;
 
 use super::last;
-use crate::primary::Engine;
 
 /// A device has panicked.
 const EXIT_DEVICE: u8 = 6;

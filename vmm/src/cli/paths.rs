@@ -13,11 +13,11 @@ use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::own_files::{self, FileId};
 use kemari_arbiter::ArbiterSpec;
 use kemari_machine::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend};
+use kemari_replication::link::{Credentials, LinkAddr};
+use kemari_replication::session::mark_files;
 
 use super::CliError;
 use super::args::PairArgs;
-use crate::link::{Credentials, LinkAddr};
-use crate::marks;
 
 /// The purpose of a file, as far as it decides which other purposes the file may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl Paths {
             }
             FenceRecord::Off => {}
         }
-        for (what, file) in marks::mark_files(disk) {
+        for (what, file) in mark_files(disk) {
             self.record(format!("the {what} of {flag}"), &file);
         }
     }

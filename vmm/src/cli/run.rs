@@ -6,13 +6,13 @@ use io_gate::host::new_gate;
 use kemari_audit::{Event, Side, Won};
 use kemari_hypervisor::memory::scarce;
 use kemari_machine::{AttachOptions, Machine};
+use kemari_replication::primary::{Engine, Makings};
+use kemari_replication::standby::resources::{DescriptorError, Reserve, check_room};
 
 use super::guest::{self, Claim, observer};
 use super::pid_file::PidFile;
 use super::{CliError, RunArgs, arbiter, audit, panic, start};
 use crate::control::most_clients;
-use crate::primary::{Engine, Makings};
-use crate::standby::resources::{DescriptorError, Reserve, check_room};
 
 /// Runs a machine to its end; returns the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {

@@ -16,19 +16,19 @@ use kemari_hypervisor::memory::{MemoryError, check_limits, scarce};
 use kemari_machine::boot::{Boot, BootError};
 use kemari_machine::config::MachineConfig;
 use kemari_machine::{Ended, Machine, MachineError};
+use kemari_replication::primary::{Engine, EngineOptions};
+use kemari_replication::standby::resources::{Reserve, Resources};
+use kemari_replication::standby::{
+    Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, Shown, StandbyConfig,
+    StandbyDriver, shown,
+};
+use kemari_replication::takeover::{self, Process, TakeoverError};
 use serde_json::json;
 
 use super::guest::{self, Claim, Ending};
 use super::pid_file::PidFile;
 use super::{CliError, StandbyArgs, arbiter, audit, last, panic, start};
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
-use crate::primary::{Engine, EngineOptions};
-use crate::standby::resources::{Reserve, Resources};
-use crate::standby::{
-    Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, Shown, StandbyConfig,
-    StandbyDriver, shown,
-};
-use crate::takeover::{self, Process, TakeoverError};
 
 /// Holds a primary's checkpoints until it is stopped, or runs its guest to the end.
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {

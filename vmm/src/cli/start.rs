@@ -13,12 +13,12 @@ use kemari_arbiter::ArbiterSpec;
 use kemari_machine::boot::Boot;
 use kemari_machine::config::{BootSource, ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use kemari_machine::{MachineError, interface};
+use kemari_replication::link::{LinkAddr, LinkSecurity};
 use kemari_support::given_file::open_at_once;
 
 use super::CliError;
 use super::args::{OperationArgs, PairArgs, ReplicationArgs, RunArgs, StandbyArgs};
 use super::paths::Paths;
-use crate::link::{LinkAddr, LinkSecurity};
 use crate::probe::{HostKvm, probe};
 
 /// Checks the flags of `kemari run`.

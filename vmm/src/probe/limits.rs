@@ -6,8 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use kemari_hypervisor::kvm::limits::{self, Limits, LimitsError};
-
-use crate::link::do_not_pace;
+use kemari_replication::link::do_not_pace;
 
 /// Measures for each of these counts of pages.
 ///

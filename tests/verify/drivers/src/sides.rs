@@ -15,13 +15,13 @@ use kemari_arbiter::{Arbiter, FileArbiter};
 use kemari_machine::boot::Boot;
 use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Ended, Machine};
-use kemari_vmm::link::{LinkAddr, LinkSecurity};
-use kemari_vmm::primary::{Engine, EngineOptions, Makings, Sealer, Step, Steps};
-use kemari_vmm::signals;
-use kemari_vmm::standby::resources::{Reserve, Resources};
-use kemari_vmm::standby::{
+use kemari_replication::link::{LinkAddr, LinkSecurity};
+use kemari_replication::primary::{Engine, EngineOptions, Makings, Sealer, Step, Steps};
+use kemari_replication::standby::resources::{Reserve, Resources};
+use kemari_replication::standby::{
     End, HostError, Inheritance, MachineFactory, StandbyConfig, StandbyDriver, StopHandle,
 };
+use kemari_vmm::signals;
 
 use vm_memory::{Bytes, GuestAddress};
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use ft_core::primary::Phase;
 use kemari_flags::drivers::Story;
 use kemari_machine::Ended;
-use kemari_vmm::link::LinkAddr;
-use kemari_vmm::primary::Engine;
+use kemari_replication::link::LinkAddr;
+use kemari_replication::primary::Engine;
 
 use crate::cable::Cable;
 use crate::faults::{Call, Happens, Trap};

@@ -10,9 +10,9 @@ use kemari_audit::{AuditSpec, Entry, HEADER_LEN, Header, RECORD_LEN};
 use kemari_hypervisor::memory::{MemoryOptions, create};
 use kemari_machine::boot::{BootConfig, load};
 use kemari_machine::config::{ConsoleConfig, DeviceConfig, DiskConfig, MemoryConfig, NetConfig};
+use kemari_replication::link::LinkAddr;
+use kemari_replication::session::MachineState;
 use kemari_vmm::control::Command;
-use kemari_vmm::link::LinkAddr;
-use kemari_vmm::session::MachineState;
 
 use crate::Target;
 

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use kemari_replication::link::LinkAddr;
 use kemari_support::values::{Unit, numbers};
-
-use crate::link::LinkAddr;
 
 const EXAMPLES: &str = "\
 Examples:

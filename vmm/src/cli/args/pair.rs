@@ -8,9 +8,8 @@ use io_gate_host::RESET_PATIENCE;
 use kemari_arbiter::ArbiterSpec;
 use kemari_audit::AuditSpec;
 use kemari_confine::seccomp::Mode;
+use kemari_replication::link::LinkAddr;
 use kemari_support::values::{Unit, numbers};
-
-use crate::link::LinkAddr;
 
 /// The minimum of `--stall-timeout`, in milliseconds.
 const LEAST_STALL_TIMEOUT: u64 = 5000;

@@ -3,10 +3,10 @@
 use clap::Args;
 use kemari_machine::config::{MachineConfig, MemoryConfig, parse_name};
 use kemari_machine::ungated::{Found, Ungated};
+use kemari_replication::link::LinkAddr;
 
 use super::PairArgs;
 use super::machine::{BootArgs, GuestDevices, machine, refuse};
-use crate::link::LinkAddr;
 
 const EXAMPLES: &str = "\
 Example:

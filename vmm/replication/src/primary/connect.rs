@@ -20,10 +20,10 @@ use super::outbox::Outbox;
 use super::sender::send;
 use super::session::Session;
 use super::{Core, Engine};
-use crate::hello;
 use crate::link::{Buffers, Link};
-use crate::marks::mark_disks;
-use crate::session::{ReadEnd, Watched, describe, read_frames};
+use crate::session::hello;
+use crate::session::marks::mark_disks;
+use crate::session::{ReadEnd, Watched, read_frames};
 
 /// How long to wait for a standby to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -197,7 +197,7 @@ impl Engine {
             holder,
             session: random_number(),
             options: SessionOptions { verify: self.options.verify },
-            ..describe(&self.machine, &self.options.name, arbiter, disks, networks)
+            ..hello::describe(&self.machine, &self.options.name, arbiter, disks, networks)
         }
     }
 }

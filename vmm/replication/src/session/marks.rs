@@ -182,7 +182,7 @@ fn mark_path(disk: &Path) -> PathBuf {
 }
 
 /// All mark files of a disk, each with its name for messages.
-pub(crate) fn mark_files(disk: &DiskConfig) -> Vec<(&'static str, PathBuf)> {
+pub fn mark_files(disk: &DiskConfig) -> Vec<(&'static str, PathBuf)> {
     let counter = counter_places(disk, true).map(|place| ("counter-mark", place));
     std::iter::once(("mark", mark_path(&disk.path))).chain(counter).collect()
 }

@@ -14,7 +14,7 @@ use ft_core::handshake::{BootSource, Hello, ImageId, images_to_send};
 use kemari_machine::boot::{Boot, ContentHash, Image};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::hello;
+use crate::session::hello;
 
 /// See the module.
 #[derive(Default)]

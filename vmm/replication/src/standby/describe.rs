@@ -19,9 +19,8 @@ use kemari_support::random::random_number;
 use super::hosted::Hosted;
 use super::resources::Reserve;
 use super::{MachineFactory, StandbyDriver};
-use crate::hello;
-use crate::marks::answer_marks;
-use crate::session::describe;
+use crate::session::hello;
+use crate::session::marks::answer_marks;
 
 /// A resource that has not answered within this time counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -90,7 +89,7 @@ impl StandbyDriver {
         let mut ours = Hello {
             holder,
             standby_session: session,
-            ..describe(&machine, &self.config.name, arbiter, disks, networks)
+            ..hello::describe(&machine, &self.config.name, arbiter, disks, networks)
         };
         self.describe_boot(hello, &mut ours).map_err(|error| error.to_string())?;
         Ok(ours)

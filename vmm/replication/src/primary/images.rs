@@ -12,7 +12,7 @@ use kemari_machine::boot::{Boot, BootError, Image};
 use super::Engine;
 use super::outbox::Outbox;
 use super::output::Output;
-use crate::hello;
+use crate::session::hello;
 
 /// Bytes between two looks at other items to send: a heartbeat waits for no more than these.
 const CHUNK: u64 = 512 << 10;

@@ -15,7 +15,7 @@ use kemari_machine::config::MachineConfig;
 use kemari_support::aside::{self, NoAnswer};
 
 use super::Engine;
-use crate::marks::read_counter_marks;
+use crate::session::marks::read_counter_marks;
 
 /// The client of a network file system may show old content for a while.
 const PATIENCE: Duration = Duration::from_secs(3);

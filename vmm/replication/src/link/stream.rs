@@ -18,7 +18,7 @@ pub(super) enum Stream {
 /// Makes a connection send as fast as the other side takes bytes. A checkpoint is a burst that the guest's output waits for,
 /// and a congestion control that paces (BBR) spreads it over time: 0.5 ms for 4 MB on loopback. Best effort: where the host
 /// offers no other one, nothing changes.
-pub(crate) fn do_not_pace(stream: &TcpStream) {
+pub fn do_not_pace(stream: &TcpStream) {
     let offered = ["cubic", "reno"];
     if !offered.iter().any(|name| set_tcp_congestion(stream, name).is_ok()) {
         log::debug!("the link keeps the host's congestion control: none of {offered:?} is there");

@@ -21,7 +21,7 @@ pub(crate) use buffers::Buffers;
 pub use credentials::{Credentials, CredentialsError};
 use kemari_machine::config::socket_path;
 use stream::Stream;
-pub(crate) use stream::do_not_pace;
+pub use stream::do_not_pace;
 use tls::{HandshakeError, Session};
 
 /// How links are secured. A Unix socket is not secured further: the file system controls who may connect.

@@ -1,10 +1,41 @@
-//! What a Hello says of this host's machine: the machine's own description in the protocol's terms. The handshake compares it.
+//! What either side says of itself in its Hello: the machine's own description in the protocol's terms. The handshake compares it.
 
+use ft_core::Term;
 use ft_core::arbiter::DiskClaim;
-use ft_core::handshake::{BootSource, DeviceLayout, ImageId, MachineLayout, MemoryRegion};
+use ft_core::handshake::{
+    ArbiterView, BootSource, DeviceLayout, DiskStorage, Hello, ImageId, MachineLayout,
+    MemoryRegion, SessionOptions,
+};
+use ft_core::wire::PROTOCOL;
 use kemari_machine::boot::{Boot, BootError, ContentId};
 use kemari_machine::config::{MachineConfig, NetBackend};
 use kemari_machine::{DeviceDescription, Machine, MachineDescription, MachineError, interface};
+
+/// What either side says about itself, except its identity. The primary sets term, session and options.
+pub(crate) fn describe(
+    machine: &Machine,
+    name: &str,
+    arbiter: Option<ArbiterView>,
+    disks: Vec<DiskStorage>,
+    networks: Vec<(String, String)>,
+) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        name: name.to_owned(),
+        term: Term(0),
+        session: 0,
+        standby_session: 0,
+        holder: String::new(),
+        arbiter: arbiter.unwrap_or_else(ArbiterView::none),
+        layout: layout(machine),
+        disks,
+        boot: None,
+        images: Vec::new(),
+        facts: machine.facts().into_iter().chain(networks).collect(),
+        options: SessionOptions::default(),
+    }
+}
 
 /// What must be alike in both machines of a pair.
 pub(crate) fn layout(machine: &Machine) -> MachineLayout {
@@ -41,7 +72,7 @@ pub(crate) fn image_id(ContentId { size, sha256 }: ContentId) -> ImageId {
 ///
 /// # Errors
 /// When a record cannot be read, or another machine holds a disk.
-pub(crate) fn disk_claim(machine: &Machine) -> Result<Option<DiskClaim>, MachineError> {
+pub fn disk_claim(machine: &Machine) -> Result<Option<DiskClaim>, MachineError> {
     let newest = machine.disk_claim()?;
     Ok(newest.map(|(claim, record)| DiskClaim {
         term: claim.term,
