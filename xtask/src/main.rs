@@ -1,7 +1,6 @@
 //! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs every test,
 //! `cargo xtask gate` checks that the gate is the only way out of a device.
 
-mod bench;
 #[cfg(test)]
 mod book;
 mod certs;
@@ -20,7 +19,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use kemari_gate_check as gate;
 use kemari_testbed::guest;
-use xtask_common::{build, given_file, report_file, stop};
+use xtask_bench as bench;
+use xtask_common::{build, given_file, list, report_file, stop};
 
 /// The project's own commands.
 #[derive(Debug, Parser)]

@@ -214,7 +214,7 @@ fn fixed_faults() -> Result<bool> {
 
 fn lab() -> Result<bool> {
     let tests =
-        ["test", "--quiet", "--locked", "--package", "kemari-testbed", "--package", "xtask"];
+        ["test", "--quiet", "--locked", "--package", "kemari-testbed", "--package", "xtask-bench"];
     let ignored = ["--", "--ignored", "--test-threads", "1"];
     build::run(build::cargo().args(tests).args(ignored))?;
     let guest = guest::Preparation::begin(&|line| println!("{line}"))?

@@ -11,7 +11,7 @@ use kemari_testbed::pair::report::RunReport;
 use kemari_testbed::torture::{Link, Plan, Torture, permitted_faults};
 use rustix::process::geteuid;
 
-use crate::{build, report_file, run_pair, stop};
+use crate::{build, list::print_lines, report_file, run_pair, stop};
 
 /// How long, and which faults.
 #[derive(Debug, Args)]
@@ -77,9 +77,7 @@ impl Arguments {
 /// Tortures pairs; `true` when every promise held.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
-        for kill in Kill::ALL {
-            println!("{:<24} {}", kill.name(), kill.what());
-        }
+        print_lines(Kill::ALL.map(|kill| format!("{:<24} {}", kill.name(), kill.what())))?;
         return Ok(true);
     }
     arguments.json.as_deref().map_or(Ok(()), report_file::check).context("--json")?;

@@ -6,7 +6,6 @@
 
 #![deny(unsafe_code)]
 
-pub mod bench;
 pub mod capture;
 pub mod certs;
 pub mod client;

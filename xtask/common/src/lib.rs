@@ -4,5 +4,6 @@
 
 pub mod build;
 pub mod given_file;
+pub mod list;
 pub mod report_file;
 pub mod stop;

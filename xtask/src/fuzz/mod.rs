@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use kemari_flags::{FUZZ_TARGETS, MINUTES, numbers};
 
-use crate::build;
+use crate::{build, list::print_lines};
 
 /// The compiler flags that cargo-fuzz uses, without the sanitizers, which need a nightly compiler.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -106,7 +106,7 @@ struct Engine(PathBuf);
 impl Engine {
     fn build() -> Result<Self> {
         let dir = build::target_dir().join("fuzz");
-        println!("building the targets with coverage counters");
+        eprintln!("building the targets with coverage counters");
         let mut cargo = build::cargo();
         cargo
             .args(["build", "--release", "--locked", "--package", "kemari-fuzz"])
@@ -128,11 +128,9 @@ impl Engine {
     fn list(&self) -> Result<bool> {
         let output = Command::new(&self.0).env("KEMARI_FUZZ_LIST", "1").output()?;
         ensure!(output.status.success(), "the targets cannot be listed");
-        for (name, what) in
-            String::from_utf8(output.stdout)?.lines().filter_map(|line| line.split_once('\t'))
-        {
-            println!("{name:<16} {what}");
-        }
+        let text = String::from_utf8(output.stdout)?;
+        let targets = text.lines().filter_map(|line| line.split_once('\t'));
+        print_lines(targets.map(|(name, what)| format!("{name:<16} {what}")))?;
         Ok(true)
     }
 

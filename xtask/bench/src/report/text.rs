@@ -1,0 +1,32 @@
+//! Makes names and titles, which may contain anything, safe to show.
+
+/// One line, without characters that a terminal or an XML parser would interpret.
+pub(crate) fn clean(text: &str) -> String {
+    let fit = |it: char| match it {
+        '\u{fffe}' | '\u{ffff}' => ' ',
+        it if it.is_control() => ' ',
+        it => it,
+    };
+    text.chars().map(fit).collect::<String>().trim().to_owned()
+}
+
+/// Text in Markdown, also in a cell of a table: no markup, no HTML, no `{{#include}}` of mdBook.
+pub(crate) fn markdown(text: &str) -> String {
+    let mut escaped = String::new();
+    for it in clean(text).chars() {
+        match it {
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '&' => escaped.push_str("&amp;"),
+            '{' => escaped.push_str("&#123;"),
+            '}' => escaped.push_str("&#125;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '$' => {
+                escaped.extend(['\\', it]);
+            }
+            // At the start of a line these begin a list or underline a heading.
+            '-' | '+' | '=' if escaped.is_empty() => escaped.extend(['\\', it]),
+            it => escaped.push(it),
+        }
+    }
+    escaped
+}
