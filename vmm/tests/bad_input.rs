@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kemari_tests::process::Process;
+use kemari_testbed::process::Process;
 use micro::KEMARI;
 use rustix::process::Signal;
 

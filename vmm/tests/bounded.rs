@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use kemari_tests::pair::status::control;
-use kemari_tests::process::Process;
+use kemari_testbed::pair::status::control;
+use kemari_testbed::process::Process;
 use kemari_workload::Op;
 use micro::{Guest, KEMARI, PATIENCE};
 use serde_json::Value;

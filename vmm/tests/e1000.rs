@@ -13,7 +13,7 @@ use kemari_hypervisor::kvm::{ClockPolicy, VmState};
 use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_machine::{AttachOptions, DeviceRecord, DeviceState, Machine};
 use kemari_replication::session::MachineState;
-use kemari_tests::switch::{Cable, Switch};
+use kemari_testbed::switch::{Cable, Switch};
 use vm_device::bus::{MmioAddress, PioAddress};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_memory::{Bytes, GuestAddress};

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use io_gate::host::Term;
 use io_gate_host::{Fence, Permission};
 use kemari_arbiter::{Arbiter, ArbiterError, EtcdArbiter, EtcdOptions, Verdict};
-use kemari_tests::etcd::{Etcd, ServerTls};
-use kemari_tests::network::Relay;
+use kemari_testbed::etcd::{Etcd, ServerTls};
+use kemari_testbed::network::Relay;
 use tempfile::TempDir;
 
 /// A question waits for half of it: an etcd on a busy machine answers within that.

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kemari_tests::pair::status::control;
-use kemari_tests::process::Process;
+use kemari_testbed::pair::status::control;
+use kemari_testbed::process::Process;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
 

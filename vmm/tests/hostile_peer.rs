@@ -11,9 +11,9 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use kemari_tests::pair::status::{Status, control};
-use kemari_tests::ports::free_address;
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_testbed::pair::status::{Status, control};
+use kemari_testbed::ports::free_address;
+use kemari_testbed::process::{Process, tied_to_us};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 

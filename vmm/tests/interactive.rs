@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kemari_tests::micro::{DISK_BYTES, Load, guest};
-use kemari_tests::pair::config::{Kill, PairConfig};
-use kemari_tests::pair::status::control;
-use kemari_tests::pair::{Progress, Surroundings, interactive};
-use kemari_tests::switch::Switch;
+use kemari_testbed::micro::{DISK_BYTES, Load, guest};
+use kemari_testbed::pair::config::{Kill, PairConfig};
+use kemari_testbed::pair::status::control;
+use kemari_testbed::pair::{Progress, Surroundings, interactive};
+use kemari_testbed::switch::Switch;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::{Pid, Signal, kill_process};
 

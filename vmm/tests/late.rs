@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use ft_core::Term;
 use kemari_arbiter::{Arbiter, FileArbiter, Verdict};
-use kemari_tests::packet::{Host, Incoming};
-use kemari_tests::process::Process;
+use kemari_testbed::packet::{Host, Incoming};
+use kemari_testbed::process::Process;
 use kemari_workload::{GUEST_PORT, MAX_REQUEST_LEN, Op, Request};
 use rustix::process::Signal;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use kemari_replication::link::{
     Credentials, Link, LinkAddr, LinkError, LinkListener, LinkSecurity,
 };
-use kemari_tests::certs::Authority;
+use kemari_testbed::certs::Authority;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use kemari_tests::process::Process;
+use kemari_testbed::process::Process;
 use kemari_workload::Op;
 use micro::{Guest, KEMARI, PATIENCE};
 use rustix::process::Signal;
@@ -88,7 +88,7 @@ fn p7_a_primary_with_a_full_standard_error_goes_on_when_its_standby_dies() {
         .stdin(Stdio::null());
     let mut standby = Process::start("standby", command, Path::new(&path("log"))).unwrap();
     standby.wait_line("listening on", PATIENCE).unwrap();
-    kemari_tests::pair::status::control(
+    kemari_testbed::pair::status::control(
         Path::new(KEMARI),
         Path::new(&control),
         &["protect", &link],

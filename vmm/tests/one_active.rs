@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kemari_tests::network::Relay;
-use kemari_tests::pair::status::{Status, control};
-use kemari_tests::ports::free_address;
-use kemari_tests::process::{Process, in_namespaces};
+use kemari_testbed::network::Relay;
+use kemari_testbed::pair::status::{Status, control};
+use kemari_testbed::ports::free_address;
+use kemari_testbed::process::{Process, in_namespaces};
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
 
@@ -235,7 +235,7 @@ fn layered(bench: &Bench) -> Option<Command> {
     let mount = format!("mount -t overlay none -o {layers} {}", bench.path("there").display());
     let mut trial = in_namespaces(&mount)?;
     if !trial.arg("true").status().unwrap().success() {
-        kemari_tests::not_tested("this machine lays no file system over a directory");
+        kemari_testbed::not_tested("this machine lays no file system over a directory");
         return None;
     }
     in_namespaces(&mount)
@@ -612,7 +612,7 @@ impl Loop {
         match made.ok().filter(|made| made.status.success()) {
             Some(made) => Some(Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())),
             None => {
-                kemari_tests::not_tested("this needs losetup, and the right to use it");
+                kemari_testbed::not_tested("this needs losetup, and the right to use it");
                 None
             }
         }
@@ -627,7 +627,7 @@ impl Loop {
         let node = bench.path("node");
         let made = Command::new("mknod").arg(&node).args(["b", &major, &minor]).status();
         if !made.is_ok_and(|made| made.success()) || fs::File::open(&node).is_err() {
-            kemari_tests::not_tested("this needs mknod, and the right to use it");
+            kemari_testbed::not_tested("this needs mknod, and the right to use it");
             return None;
         }
         Some((device, node))

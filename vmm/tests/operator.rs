@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use ft_core::Term;
 use kemari_arbiter::{Arbiter, FileArbiter, Verdict};
-use kemari_tests::pair::status::{Status, control};
-use kemari_tests::ports::free_address;
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_testbed::pair::status::{Status, control};
+use kemari_testbed::ports::free_address;
+use kemari_testbed::process::{Process, tied_to_us};
 use kemari_vmm::control::{Command as Wish, ControlSocket, Reply, Request, request};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};

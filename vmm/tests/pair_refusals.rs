@@ -7,8 +7,8 @@ mod micro;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use kemari_tests::pair::status::control;
-use kemari_tests::process::{Process, in_namespaces};
+use kemari_testbed::pair::status::control;
+use kemari_testbed::process::{Process, in_namespaces};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kemari_tests::pair::status::{Status, control};
-use kemari_tests::process::Process;
+use kemari_testbed::pair::status::{Status, control};
+use kemari_testbed::process::Process;
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 

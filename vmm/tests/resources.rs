@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use kemari_tests::pair::status::{Status, control};
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_testbed::pair::status::{Status, control};
+use kemari_testbed::process::{Process, tied_to_us};
 use micro::{KEMARI, PATIENCE};
 use rustix::process::{Resource, Rlimit, Signal};
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn own_network() -> bool {
     // SAFETY: a system call that changes the network namespace of this thread only.
     let permitted = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
     if !permitted {
-        kemari_tests::not_tested("this machine permits no network namespace");
+        kemari_testbed::not_tested("this machine permits no network namespace");
     }
     permitted
 }

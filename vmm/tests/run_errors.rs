@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use kemari_tests::process::{Process, in_namespaces, tied_to_us};
+use kemari_testbed::process::{Process, in_namespaces, tied_to_us};
 use micro::{KEMARI, PATIENCE};
 
 fn kemari(arguments: &[&str]) -> Command {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_testbed::process::{Process, tied_to_us};
 use micro::{KEMARI, PATIENCE};
 use rustix::process::{Signal, geteuid};
 
@@ -129,7 +129,7 @@ struct Somebody {
 impl Somebody {
     fn new(bench: &Bench) -> Option<Self> {
         if !geteuid().is_root() {
-            kemari_tests::not_tested("not root: nobody else's processes can be started");
+            kemari_testbed::not_tested("not root: nobody else's processes can be started");
             return None;
         }
         // No other processes run as this user.

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use kemari_tests::network::{Host, TestNetwork};
-use kemari_tests::pair::status::Status;
-use kemari_tests::process::Process;
+use kemari_testbed::network::{Host, TestNetwork};
+use kemari_testbed::pair::status::Status;
+use kemari_testbed::process::Process;
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 
@@ -47,7 +47,7 @@ fn an_epoch_may_take_longer_than_patience_lasts() {
     let standby = Process::start("standby", command, &dir.path().join("standby.log")).unwrap();
     standby.wait_line("listening on", PATIENCE).unwrap();
     let socket = Path::new(&control);
-    kemari_tests::pair::status::control(Path::new(KEMARI), socket, &["protect", &dial]).unwrap();
+    kemari_testbed::pair::status::control(Path::new(KEMARI), socket, &["protect", &dial]).unwrap();
     guest.process.wait_line("protected: the standby holds", PATIENCE).unwrap();
 
     network.throttle_replication(Some(BYTES_PER_SECOND)).unwrap();

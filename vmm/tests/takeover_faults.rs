@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kemari_inject::{Answer, Call, Injector, intercept};
-use kemari_tests::pair::status::{Status, control};
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_testbed::pair::status::{Status, control};
+use kemari_testbed::process::{Process, tied_to_us};
 use kemari_workload::Op;
 use micro::{Guest, KEMARI};
 use rustix::process::Signal;

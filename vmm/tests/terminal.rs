@@ -15,8 +15,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kemari_tests::pair::status::control;
-use kemari_tests::process::{Process, tied_to_us};
+use kemari_testbed::pair::status::control;
+use kemari_testbed::process::{Process, tied_to_us};
 use kemari_vmm::control::{ControlSocket, Reply};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};

@@ -21,8 +21,8 @@ use io_gate_host::Unfenced;
 use kemari_machine::Machine;
 use kemari_machine::config::{BootSource, MachineConfig};
 use kemari_replication::primary::{Step, Steps};
-use kemari_tests::pair::status::Status;
-use kemari_tests::process::Process;
+use kemari_testbed::pair::status::Status;
+use kemari_testbed::process::Process;
 
 use images::{Elf, Segment};
 use micro::{KEMARI, PATIENCE};

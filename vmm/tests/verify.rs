@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kemari_tests::process::Process;
+use kemari_testbed::process::Process;
 use kemari_workload::Op;
 use micro::{Guest, KEMARI, PATIENCE};
 

@@ -13,9 +13,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use kemari_tests::packet::{Host, Incoming};
-use kemari_tests::process::Process;
-use kemari_tests::switch::{Cable, Switch};
+use kemari_testbed::packet::{Host, Incoming};
+use kemari_testbed::process::Process;
+use kemari_testbed::switch::{Cable, Switch};
 use kemari_workload::{GUEST_PORT, MAX_REQUEST_LEN, Op, Reply, Request};
 
 /// The binary under test.
