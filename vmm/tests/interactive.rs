@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use kemari_testbed::micro::{DISK_BYTES, Load, guest};
 use kemari_testbed::pair::config::{Kill, PairConfig};
 use kemari_testbed::pair::status::control;
-use kemari_testbed::pair::{Progress, Surroundings, interactive};
+use kemari_testbed::pair::{Progress, RunContext, interactive};
 use kemari_testbed::switch::Switch;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::{Pid, Signal, kill_process};
@@ -76,7 +76,7 @@ fn play(dir: &Path) -> (Sender<Vec<u8>>, JoinHandle<Result<(), String>>) {
     let dir = dir.to_owned();
     let play = move || {
         let switch = Switch::new(&dir, &["a", "b"]).unwrap();
-        let surroundings = Surroundings {
+        let context = RunContext {
             config: &config(),
             dir: &dir,
             switch: &switch,
@@ -84,7 +84,7 @@ fn play(dir: &Path) -> (Sender<Vec<u8>>, JoinHandle<Result<(), String>>) {
             progress: &Silent,
             stop: Arc::default(),
         };
-        interactive::run(&surroundings, &keys, show).map_err(|error| format!("{error:#}"))
+        interactive::run(&context, &keys, show).map_err(|error| format!("{error:#}"))
     };
     let playing = std::thread::spawn(play);
     wait_for("q quits");

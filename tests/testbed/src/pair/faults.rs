@@ -223,7 +223,7 @@ impl Pair<'_> {
             let status = members[0].status()?;
             Ok((status.state() == ASKING || status.runs_guest()).then_some(()))
         })?;
-        self.watch.pass(self.surroundings.config.scaled(OUTAGE), &mut [&mut self.passive])?;
+        self.watch.pass(self.context.config.scaled(OUTAGE), &mut [&mut self.passive])?;
         let early = self.passive.status()?.runs_guest();
         self.launcher.network().make_tap(host)?;
         let takeover = self.wait_takeover()?;
@@ -251,7 +251,7 @@ impl Pair<'_> {
         let wait = Duration::from_micros(self.random.u64(OFF));
         let standby = self.random.u32(..4) == 0;
         let dying = if standby { "standby" } else { "primary" };
-        self.surroundings.progress.step(&format!("the {dying} dies meanwhile"));
+        self.context.progress.step(&format!("the {dying} dies meanwhile"));
         self.watch.pass(wait, &mut [])?;
         if standby {
             self.passive.process.kill();
@@ -271,7 +271,7 @@ impl Pair<'_> {
         self.launcher.network().cut_replication(&[Host::A, Host::B])?;
         let decided = self.wait_decision(term)?;
         // A wrong takeover by the other side would show in this time.
-        self.watch.pass(self.surroundings.config.scaled(UNDER_WAY), &mut [])?;
+        self.watch.pass(self.context.config.scaled(UNDER_WAY), &mut [])?;
         self.launcher.recover_arbiter(outage)?;
         let outcome = match decided {
             Some(takeover) => self.moved_from_the_living(takeover),

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::members::{Launcher, Member};
 use super::status::Status;
 use super::watch::Watch;
-use super::{PATIENCE, Surroundings};
+use super::{PATIENCE, RunContext};
 use crate::network::{Host, TestNetwork};
 
 /// Ctrl-], the prefix of a command key; pressed twice, it goes to the guest.
@@ -33,21 +33,16 @@ pub const HELP: &str =
 ///
 /// # Errors
 /// When the pair does not come up, or neither side goes on after a kill.
-pub fn run(
-    surroundings: &Surroundings<'_>,
-    keys: &Receiver<Vec<u8>>,
-    show: fn(&[u8]),
-) -> Result<()> {
-    let config = surroundings.config;
+pub fn run(context: &RunContext<'_>, keys: &Receiver<Vec<u8>>, show: fn(&[u8])) -> Result<()> {
+    let config = context.config;
     let network = if config.loopback {
         TestNetwork::loopback("not wanted".to_owned())?
     } else {
         TestNetwork::new()?
     };
-    let launcher =
-        Launcher::new(config, &network, surroundings.switch, surroundings.dir)?.with_console();
-    let watch = Watch::new(surroundings.stop.clone(), config.scaled(PATIENCE));
-    Playing::start(launcher, watch, show)?.play(surroundings, keys)
+    let launcher = Launcher::new(config, &network, context.switch, context.dir)?.with_console();
+    let watch = Watch::new(context.stop.clone(), config.scaled(PATIENCE));
+    Playing::start(launcher, watch, show)?.play(context, keys)
 }
 
 /// A process, and the guest's keyboard in it.
@@ -119,9 +114,9 @@ impl<'a> Playing<'a> {
         Ok(playing)
     }
 
-    fn play(mut self, surroundings: &Surroundings<'_>, keys: &Receiver<Vec<u8>>) -> Result<()> {
+    fn play(mut self, context: &RunContext<'_>, keys: &Receiver<Vec<u8>>) -> Result<()> {
         let mut asked = Instant::now();
-        while !surroundings.stop.load(Ordering::SeqCst) {
+        while !context.stop.load(Ordering::SeqCst) {
             match keys.recv_timeout(LOOK) {
                 Ok(typed) => {
                     if self.take_keys(&typed)? == Next::Quit {

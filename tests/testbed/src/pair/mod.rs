@@ -44,7 +44,7 @@ pub trait Progress {
 }
 
 /// Everything a run needs from outside.
-pub struct Surroundings<'a> {
+pub struct RunContext<'a> {
     /// How to run and break the pair.
     pub config: &'a PairConfig,
     /// An existing directory for all files. It contains nothing but the disk (`disk.img`).
@@ -63,18 +63,18 @@ pub struct Surroundings<'a> {
 ///
 /// # Errors
 /// When the pair does not come up, or gets stuck.
-pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Result<RunReport> {
-    let config = surroundings.config;
+pub fn run(context: &RunContext<'_>, observer: &mut dyn Observer) -> Result<RunReport> {
+    let config = context.config;
     config.check()?;
     let network = if config.loopback {
         TestNetwork::loopback("not wanted".to_owned())?
     } else {
         TestNetwork::new()?
     };
-    surroundings.progress.line(&format!("hosts: {}", network.describe()));
-    let launcher = Launcher::new(config, &network, surroundings.switch, surroundings.dir)?;
-    let watch = Watch::new(Arc::clone(&surroundings.stop), config.scaled(PATIENCE));
-    let mut pair = Pair::start(surroundings, launcher, watch, observer)?;
+    context.progress.line(&format!("hosts: {}", network.describe()));
+    let launcher = Launcher::new(config, &network, context.switch, context.dir)?;
+    let watch = Watch::new(Arc::clone(&context.stop), config.scaled(PATIENCE));
+    let mut pair = Pair::start(context, launcher, watch, observer)?;
     let mut report =
         RunReport { seed: config.seed, network: network.describe(), ..RunReport::default() };
     let mut dies = false;
@@ -85,16 +85,14 @@ pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Resu
         }
         let round = match pair.round(number) {
             Err(error) if error.is::<DiedAlone>() => {
-                surroundings
-                    .progress
-                    .line(&format!("round {number}: {error:#}: this pair ends here"));
+                context.progress.line(&format!("round {number}: {error:#}: this pair ends here"));
                 report.died_alone = true;
                 report.unasked = pair.unasked;
                 return Ok(report);
             }
             round => round.with_context(|| format!("round {number}"))?,
         };
-        surroundings.progress.line(&round.to_string());
+        context.progress.line(&round.to_string());
         let broken = !round.findings.is_empty();
         report.rounds.push(round);
         pair.judge_memory(&mut report);
@@ -109,7 +107,7 @@ pub fn run(surroundings: &Surroundings<'_>, observer: &mut dyn Observer) -> Resu
 
 /// A protected pair between two rounds.
 struct Pair<'a> {
-    surroundings: &'a Surroundings<'a>,
+    context: &'a RunContext<'a>,
     launcher: Launcher<'a>,
     watch: Watch,
     observer: &'a mut dyn Observer,
@@ -128,13 +126,13 @@ struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     fn start(
-        surroundings: &'a Surroundings<'a>,
+        context: &'a RunContext<'a>,
         mut launcher: Launcher<'a>,
         watch: Watch,
         observer: &'a mut dyn Observer,
     ) -> Result<Self> {
-        let config = surroundings.config;
-        surroundings.progress.step("starting standby and primary");
+        let config = context.config;
+        context.progress.step("starting standby and primary");
         let mut passive = launcher.start_standby(Host::B)?;
         watch.until("the standby listens", &mut [&mut passive], |members| {
             Ok(members[0].status().is_ok().then_some(()))
@@ -142,7 +140,7 @@ impl<'a> Pair<'a> {
         let active = launcher.start_primary(Host::A)?;
         let random = fastrand::Rng::with_seed(config.seed);
         let mut pair = Self {
-            surroundings,
+            context,
             launcher,
             watch,
             observer,
@@ -154,9 +152,9 @@ impl<'a> Pair<'a> {
             fault: None,
             before: Host::A,
         };
-        surroundings.progress.step("the guest boots");
+        context.progress.step("the guest boots");
         pair.wait_answers(1, "the guest answers")?;
-        surroundings.progress.step("the guest's memory is copied to the standby");
+        context.progress.step("the guest's memory is copied to the standby");
         if !config.guest.boots_protected {
             let alone = pair.scaled_random(round::LEAD);
             pair.load(alone)?;
@@ -188,7 +186,7 @@ impl<'a> Pair<'a> {
 
     /// P9: no process uses more memory than docs/threads.md says.
     fn judge_memory(&self, report: &mut RunReport) {
-        let bound = self.surroundings.config.memory_bound();
+        let bound = self.context.config.memory_bound();
         let peak = self.launcher.peak().kib() / 1024;
         if peak > bound && report.peak_memory_mib <= bound {
             let what = format!("expected a process of at most {bound} MiB, found {peak} MiB");
@@ -200,7 +198,7 @@ impl<'a> Pair<'a> {
     /// Powers the guest off, and checks how everything ended. If a side `dies` at the same time, the other side has to end as
     /// well.
     fn finish(mut self, report: &mut RunReport, dies: bool) -> Result<()> {
-        self.surroundings.progress.step("the guest powers itself off");
+        self.context.progress.step("the guest powers itself off");
         let patience = self.watch.patience();
         let finished = self.observer.finish(patience);
         // If the answers stopped because the monitor ended, report the monitor's end.
@@ -235,15 +233,15 @@ impl<'a> Pair<'a> {
         }
         let left = self.passive.process.wait_exit(patience);
         ensure!(left.is_some(), "the guest is off, but its standby goes on");
-        if self.surroundings.config.device.is_some() {
-            let takeovers = u64::from(self.surroundings.config.rounds);
+        if self.context.config.device.is_some() {
+            let takeovers = u64::from(self.context.config.rounds);
             let (seen, findings) = exercise::check(&self.launcher.device_output(), takeovers)?;
             report.device = Some(seen);
             report.findings.extend(findings);
         }
-        if self.surroundings.config.audit {
-            self.surroundings.progress.step("the audit logs are judged");
-            let config = self.surroundings.config;
+        if self.context.config.audit {
+            self.context.progress.step("the audit logs are judged");
+            let config = self.context.config;
             let (line, findings) = audit::judge(&config.kemari, self.launcher.audits())?;
             report.audit = Some(line);
             report.findings.extend(findings);

@@ -119,7 +119,7 @@ impl Pair<'_> {
     }
 
     fn try_round(&mut self, number: u32) -> Result<RoundReport> {
-        let config = self.surroundings.config;
+        let config = self.context.config;
         let kill = config.kill(number);
         let lead = config.load + self.scaled_random(LEAD);
         self.step(number, &format!("load, then kill {}", kill.name()));
@@ -160,12 +160,12 @@ impl Pair<'_> {
     }
 
     fn step(&self, number: u32, what: &str) {
-        self.surroundings.progress.step(&format!("round {number}: {what}"));
+        self.context.progress.step(&format!("round {number}: {what}"));
     }
 
     pub(super) fn scaled_random(&mut self, milliseconds: std::ops::Range<u64>) -> Duration {
         let time = Duration::from_millis(self.random.u64(milliseconds));
-        self.surroundings.config.scaled(time)
+        self.context.config.scaled(time)
     }
 
     /// Breaks the pair; afterwards `active` runs the guest and `passive` is the lost side.
@@ -330,14 +330,14 @@ impl Pair<'_> {
         self.fault = None;
         self.before = self.active.host;
         let line = format!("the guest moved, though no fault asked for it: {error:#}");
-        self.surroundings.progress.line(&line);
+        self.context.progress.line(&line);
         self.protect_again().map(drop)
     }
 
     /// Checks that effects are held: after a while all that had left before has arrived at the switch, and nothing more comes. It
     /// counts frames where they come in, because a busy client may read an answer late.
     fn nothing_leaves(&mut self) -> Result<Vec<Finding>> {
-        let config = self.surroundings.config;
+        let config = self.context.config;
         self.watch.pass(config.scaled(UNDER_WAY), &mut [])?;
         let before = self.frames_of_hosts()?;
         self.watch.pass(config.scaled(OUTAGE), &mut [])?;
@@ -367,7 +367,7 @@ impl Pair<'_> {
             let status = members[0].status()?;
             Ok((status.state() == ASKING || status.runs_guest()).then_some(()))
         })?;
-        let config = self.surroundings.config;
+        let config = self.context.config;
         self.watch.pass(config.scaled(OUTAGE), &mut [&mut self.passive])?;
         let early = self.passive.status()?.runs_guest();
         self.launcher.recover_arbiter(outage)?;
@@ -418,7 +418,7 @@ impl Pair<'_> {
             let mut outcome = takeover.map(|takeover| pair.moved(takeover));
             if outcome.is_some() {
                 pair.wait_answers(1, "the guest answers from its new host")?;
-                let scaled = pair.surroundings.config.scaled(UNDER_WAY);
+                let scaled = pair.context.config.scaled(UNDER_WAY);
                 let time = scaled + pair.scaled_random(OVERSLEEP);
                 pair.watch.pass(time, &mut [&mut pair.active])?;
             }
@@ -462,7 +462,7 @@ impl Pair<'_> {
         let after = self.random.u32(range);
         // The header of a TLS record contains a byte that every reader has to ignore (RFC 8446, 5.1): a flipped bit there may
         // stay unnoticed, and changes nothing. On a plain link every flipped bit must be noticed.
-        let every = self.surroundings.config.tls.then_some(FLIP_EVERY);
+        let every = self.context.config.tls.then_some(FLIP_EVERY);
         self.launcher.network().corrupt_replication(sender, after, every)?;
         let decided = self.wait_decision(term);
         self.launcher.network().stop_corrupting()?;
@@ -528,7 +528,7 @@ impl Pair<'_> {
             if !self.writes_to_new_blocks()? {
                 let line =
                     "NOT TESTED: disk-full, the guest writes over what it has written before";
-                self.surroundings.progress.line(line);
+                self.context.progress.line(line);
                 return Ok(Outcome::default());
             }
             let status = self.fill_disk()?;
@@ -556,7 +556,7 @@ impl Pair<'_> {
 
     /// Fills the disk for a while; returns the primary's status at the end.
     fn fill_disk(&mut self) -> Result<Status> {
-        let disk = self.surroundings.small_disk;
+        let disk = self.context.small_disk;
         let disk = disk.context("--kill disk-full: expected a disk of limited size, found none")?;
         let time = self.scaled_random(FULL_FOR);
         let before = self.observer.disk_errors();

@@ -12,7 +12,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use super::Run;
 use crate::micro;
 use crate::pair::config::PairConfig;
-use crate::pair::{Surroundings, interactive};
+use crate::pair::{RunContext, interactive};
 use crate::switch::Switch;
 
 /// Runs it in `dir`, on the disk image there, or on an empty one.
@@ -23,7 +23,7 @@ pub(super) fn run(of: &Run<'_>, config: &PairConfig, dir: &Path) -> Result<()> {
         disk.with_context(|| format!("cannot make {}", image.display()))?;
     }
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
-    let surroundings = Surroundings {
+    let context = RunContext {
         config,
         dir,
         switch: &switch,
@@ -32,7 +32,7 @@ pub(super) fn run(of: &Run<'_>, config: &PairConfig, dir: &Path) -> Result<()> {
         stop: Arc::clone(&of.stop),
     };
     let _raw = Raw::enter()?;
-    interactive::run(&surroundings, &keys()?, show)
+    interactive::run(&context, &keys()?, show)
 }
 
 /// Reads the keys in a thread of its own.

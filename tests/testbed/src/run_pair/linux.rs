@@ -12,7 +12,7 @@ use crate::guest::LinuxGuest;
 use crate::linux;
 use crate::pair::config::{GuestConfig, PairConfig};
 use crate::pair::report::{RunReport, TABLE_HEAD};
-use crate::pair::{self, Progress, Surroundings};
+use crate::pair::{self, Progress, RunContext};
 use crate::switch::Switch;
 
 /// In MiB: a stock kernel with Redis needs more than the micro-guest.
@@ -93,7 +93,7 @@ pub(super) fn run(
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
     let mut observer = linux::observer(switch.plug_in(), clients, config.seed, &image);
     of.terminal.line(TABLE_HEAD);
-    let surroundings = Surroundings {
+    let context = RunContext {
         config,
         dir,
         switch: &switch,
@@ -101,7 +101,7 @@ pub(super) fn run(
         progress: of.terminal,
         stop: Arc::clone(&of.stop),
     };
-    pair::run(&surroundings, &mut observer)
+    pair::run(&context, &mut observer)
 }
 
 /// Runs it interactively in `dir`.

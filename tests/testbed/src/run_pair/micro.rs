@@ -10,7 +10,7 @@ use super::Run;
 use crate::micro::{self, Load, MicroObserver};
 use crate::pair::config::{Kill, PairConfig};
 use crate::pair::report::{RunReport, TABLE_HEAD};
-use crate::pair::{self, Progress, Surroundings};
+use crate::pair::{self, Progress, RunContext};
 use crate::small_disk::SmallDisk;
 use crate::switch::Switch;
 
@@ -25,7 +25,7 @@ pub(super) fn run(of: &Run<'_>, config: &PairConfig, load: Load, dir: &Path) -> 
     let mut observer = MicroObserver::start(switch.plug_in(), load, &image)?;
     of.terminal.line(TABLE_HEAD);
     let small_disk = small_disk.as_ref();
-    let surroundings = Surroundings {
+    let context = RunContext {
         config,
         dir,
         switch: &switch,
@@ -33,7 +33,7 @@ pub(super) fn run(of: &Run<'_>, config: &PairConfig, load: Load, dir: &Path) -> 
         progress: of.terminal,
         stop: Arc::clone(&of.stop),
     };
-    pair::run(&surroundings, &mut observer)
+    pair::run(&context, &mut observer)
 }
 
 /// A file system that can be filled, with the image in it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use kemari_testbed::micro::{self, Load, MicroObserver};
 use kemari_testbed::pair::config::{ArbiterKind, Kill, NetModel, PairConfig};
-use kemari_testbed::pair::{self, Surroundings};
+use kemari_testbed::pair::{self, RunContext};
 use kemari_testbed::switch::Switch;
 
 use super::{Bench, Progress};
@@ -26,7 +26,7 @@ pub(super) fn takeover(bench: &Bench<'_>) -> Result<Group> {
     let switch = Switch::new(dir.path(), &["a", "b"])?;
     let mut observer = MicroObserver::start(switch.plug_in(), load, &image)?;
     let config = config(bench.kemari.to_owned(), bench.kernel.to_owned(), load, bench.quick);
-    let surroundings = Surroundings {
+    let context = RunContext {
         config: &config,
         dir: dir.path(),
         switch: &switch,
@@ -34,7 +34,7 @@ pub(super) fn takeover(bench: &Bench<'_>) -> Result<Group> {
         progress: &Quiet,
         stop: bench.stop.clone(),
     };
-    let report = pair::run(&surroundings, &mut observer)?;
+    let report = pair::run(&context, &mut observer)?;
     anyhow::ensure!(report.held(), "a promise was broken:\n{report}");
     let takeovers = report.rounds.iter().filter_map(|round| round.takeover_us);
     let gaps = report.rounds.iter().map(|round| (round.longest_gap_ms * 1e3) as u64);

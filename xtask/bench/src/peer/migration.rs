@@ -36,12 +36,12 @@ struct Move {
     /// The longest silence that the client saw.
     silence: Duration,
     /// QEMU's own figures.
-    told: Told,
+    stats: MigrationStats,
 }
 
 /// `query-migrate` after the end.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Told {
+struct MigrationStats {
     total: Duration,
     setup: Duration,
     downtime: Duration,
@@ -50,7 +50,7 @@ struct Told {
     syncs: f64,
 }
 
-impl Told {
+impl MigrationStats {
     fn read(answer: &Value) -> Result<Self> {
         let number = |value: &Value, name: &str| {
             let number = value[name].as_u64();
@@ -127,14 +127,18 @@ impl<'a> Journey<'a> {
             enough.store(true, Ordering::SeqCst);
             (moved, watching.join().expect("the client does not panic"))
         });
-        let (pause, told) = moved.map_err(|error| there.explain(self.here.explain(error)))?;
+        let (pause, stats) = moved.map_err(|error| there.explain(self.here.explain(error)))?;
         self.here = there;
         // The guest is correct, and answers from its new place.
         client.ask(Op::Ping)?;
-        Ok(Move { pause, silence: silence?, told })
+        Ok(Move { pause, silence: silence?, stats })
     }
 
-    fn transfer(&mut self, there: &mut Machine, socket: &Path) -> Result<(Duration, Told)> {
+    fn transfer(
+        &mut self,
+        there: &mut Machine,
+        socket: &Path,
+    ) -> Result<(Duration, MigrationStats)> {
         let uri = json!({ "uri": format!("unix:{}", socket.display()) });
         there.qmp.execute("migrate-incoming", uri.clone())?;
         // This QEMU may have been the destination of the last migration, whose events are dropped.
@@ -143,11 +147,11 @@ impl<'a> Journey<'a> {
         let stopped = self.completed()?;
         let resumed = there.qmp.wait(PATIENCE, |event| event.name == "RESUME")?;
         let resumed = resumed.context("the destination does not resume the guest")?;
-        let told = Told::read(&self.here.qmp.execute("query-migrate", json!({}))?)?;
+        let stats = MigrationStats::read(&self.here.qmp.execute("query-migrate", json!({}))?)?;
         let pause = resumed.at.checked_sub(stopped.at).with_context(|| {
             format!("the guest resumed at {:?}, before it stopped at {:?}", resumed.at, stopped.at)
         })?;
-        Ok((pause, told))
+        Ok((pause, stats))
     }
 
     /// Waits for the end of the migration; returns the event of the guest's stop.
@@ -227,17 +231,17 @@ fn rows(pages: u64, moves: &[Move]) -> Vec<Row> {
     let rows = [
         row("pause", Unit::Microseconds, |moved| micros(moved.pause)),
         row("silence for a client", Unit::Microseconds, |moved| micros(moved.silence)),
-        row("downtime as QEMU tells it", Unit::Microseconds, |moved| micros(moved.told.downtime)),
+        row("downtime as QEMU tells it", Unit::Microseconds, |moved| micros(moved.stats.downtime)),
         row("sent while stopped", Unit::Pages, |moved| {
-            moved.told.bytes_while_stopped / PAGE_ON_WIRE
+            moved.stats.bytes_while_stopped / PAGE_ON_WIRE
         }),
-        row("whole migration", Unit::Microseconds, |moved| micros(moved.told.total)),
-        row("of it set-up", Unit::Microseconds, |moved| micros(moved.told.setup)),
-        row("sent in all", Unit::Bytes, |moved| moved.told.bytes),
+        row("whole migration", Unit::Microseconds, |moved| micros(moved.stats.total)),
+        row("of it set-up", Unit::Microseconds, |moved| micros(moved.stats.setup)),
+        row("sent in all", Unit::Bytes, |moved| moved.stats.bytes),
         row("rate of the whole", Unit::MegabytesPerSecond, |moved| {
-            moved.told.bytes / micros(moved.told.total).max(1.0)
+            moved.stats.bytes / micros(moved.stats.total).max(1.0)
         }),
-        row("passes over memory", Unit::Count, |moved| moved.told.syncs),
+        row("passes over memory", Unit::Count, |moved| moved.stats.syncs),
     ];
     rows.into_iter().flatten().collect()
 }
@@ -260,27 +264,27 @@ mod tests {
 
     #[test]
     fn what_qemu_tells_of_a_migration_is_read() {
-        let told = Told::read(&answer()).unwrap();
-        assert_eq!(told.downtime, Duration::from_millis(9));
-        assert_eq!(told.bytes_while_stopped / PAGE_ON_WIRE, 16.0);
-        assert_eq!((told.total, told.syncs), (Duration::from_millis(73), 3.0));
+        let stats = MigrationStats::read(&answer()).unwrap();
+        assert_eq!(stats.downtime, Duration::from_millis(9));
+        assert_eq!(stats.bytes_while_stopped / PAGE_ON_WIRE, 16.0);
+        assert_eq!((stats.total, stats.syncs), (Duration::from_millis(73), 3.0));
     }
 
     #[test]
     fn a_figure_that_is_not_there_is_named() {
         let mut answer = answer();
         answer["ram"].as_object_mut().unwrap().remove("downtime-bytes");
-        let error = Told::read(&answer).unwrap_err();
+        let error = MigrationStats::read(&answer).unwrap_err();
         assert!(error.to_string().contains("`downtime-bytes`"), "{error}");
     }
 
     #[test]
     fn each_row_is_named_by_its_set_and_curves_ascend() {
-        let told = Told::read(&answer()).unwrap();
+        let stats = MigrationStats::read(&answer()).unwrap();
         let moved = |pause| Move {
             pause: Duration::from_millis(pause),
             silence: Duration::from_millis(pause + 5),
-            told,
+            stats,
         };
         let group =
             group("QEMU", &[(16, vec![moved(4), moved(5), moved(9)]), (128, vec![moved(10)])]);
