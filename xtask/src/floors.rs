@@ -72,6 +72,21 @@ const FLOORS: &[(&str, &str, &[&str])] = &[
         ],
     ),
 ];
+/// The tools, from the lowest up, in the same form. They know no crate of the product: they build it and run it as processes.
+const TOOLS: &[(&str, &str, &[&str])] = &[
+    ("xtask/common", "xtask-common", &[]),
+    ("tests/guests/workload", "kemari-workload", &[]),
+    ("tests/inject", "kemari-inject", &[]),
+    ("tests/verify/flags", "kemari-flags", &[]),
+    ("xtask/gate-check", "kemari-gate-check", &["xtask-common"]),
+    ("tests/testbed", "kemari-testbed", &["kemari-inject", "kemari-workload", "xtask-common"]),
+    ("xtask/bench", "xtask-bench", &["kemari-testbed", "kemari-workload", "xtask-common"]),
+    (
+        "xtask",
+        "xtask",
+        &["kemari-flags", "kemari-gate-check", "kemari-testbed", "xtask-bench", "xtask-common"],
+    ),
+];
 /// What is linked into the product.
 const PRODUCT: &str = "kemari-vmm";
 
@@ -98,9 +113,18 @@ fn knows(package: &Package) -> BTreeSet<&str> {
 
 #[test]
 fn each_crate_knows_those_below_it_and_no_others() {
+    check(FLOORS);
+}
+
+#[test]
+fn the_tools_know_no_crate_of_the_product() {
+    check(TOOLS);
+}
+
+fn check(table: &[(&str, &str, &[&str])]) {
     let metadata = metadata();
     let mut below = BTreeSet::new();
-    for (place, name, expected) in FLOORS {
+    for (place, name, expected) in table {
         let package = package(&metadata, name);
         assert_eq!(folder(package), repository().join(place), "the folder of `{name}`");
         let (found, expected) = (knows(package), expected.iter().copied().collect());
