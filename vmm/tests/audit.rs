@@ -137,7 +137,7 @@ fn a_log_that_was_rotated_is_judged_as_far_as_it_is_there() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert_eq!(said(&output), once);
     let noted = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(noted.matches("counted once").count(), 1, "{noted}");
+    assert_eq!(noted.matches("counted only once").count(), 1, "{noted}");
     assert_eq!(noted.matches("named twice").count(), 3, "{noted}");
 }
 

@@ -77,8 +77,8 @@ pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration
 fn end_at_once(code: u8) {
     RawMode::restore();
     log::error!(
-        "the end takes longer than {LONGEST_END:?}: exiting now, without releasing the rest; look for storage that does not \
-         answer; the next start may need --seize"
+        "the end takes longer than {LONGEST_END:?}: exiting now, without releasing the remaining effects; look for \
+        storage that does not answer; the next start may need --seize"
     );
     logging::flush();
     std::process::exit(code.into());

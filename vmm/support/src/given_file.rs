@@ -15,7 +15,7 @@ const MOST: u64 = 4 << 20;
 /// Reads a regular file. Does not wait for the writer of a FIFO, and does not read a device without an end.
 ///
 /// # Errors
-/// When it is no regular file, too large, or cannot be read.
+/// When it is not a regular file, too large, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, MOST)
 }
@@ -39,7 +39,7 @@ pub fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// Opens a regular file of any length; does not wait, as [`read`].
 ///
 /// # Errors
-/// When it is no regular file, or cannot be opened.
+/// When it is not a regular file, or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = open_at_once(path);
     // A socket cannot be opened at all: ask for the metadata by its path.

@@ -69,7 +69,7 @@ impl BzImage {
         let code_len = source.len() - code_at;
         if code_len <= ENTRY_64_OFFSET && declared > 0 {
             return Err(
-                source.damaged(format!("{code_len} bytes of code, the entry point is behind"))
+                source.damaged(format!("{code_len} bytes of code, which end before the entry point"))
             );
         }
         Ok(Self { header, code_at, code_len })

@@ -23,7 +23,7 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
             return Err(unreadable(io::ErrorKind::IsADirectory.into()));
         }
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(unreadable(io::Error::other("it is no regular file")));
+            return Err(unreadable(io::Error::other("it is not a regular file")));
         }
     }
     let mut file = file.map_err(unreadable)?;
@@ -129,7 +129,7 @@ impl<'a> Source<'a> {
     fn shrunk(&self, error: io::Error) -> BootError {
         self.unreadable(match error.kind() {
             io::ErrorKind::UnexpectedEof => {
-                io::Error::other(format!("it had {} bytes, and became shorter", self.len))
+                io::Error::other(format!("it had {} bytes when it was opened, and is shorter now", self.len))
             }
             _ => error,
         })
