@@ -323,7 +323,7 @@ const FILES: &[Case] = &[
     ("--arbiter file:@directory --pid-file @directory/x", &["--pid-file", "arbiter's directory"]),
     ("--arbiter file:@directory --control @directory/x", &["--control", "arbiter's directory"]),
     ("--arbiter file:@directory --serial file=@directory/vm/x", &["--serial", "arbiter's"]),
-    ("--arbiter file:@no/such/arbiter", &["no/such/arbiter", "above it is not there"]),
+    ("--arbiter file:@no/such/arbiter", &["no/such/arbiter", "parent directory does not exist"]),
     ("--pid-file @number", &["--pid-file", "left alone"]),
     ("--serial file=@luks", &["luks", "binary data", "left alone"]),
     ("--serial file=@disk.gz", &["gzip", "left alone"]),

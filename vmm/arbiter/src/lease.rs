@@ -36,7 +36,7 @@ impl SharedLease {
         let state = State {
             lease: Lease::new(length),
             lost: None,
-            trouble: "no term has been won here".to_owned(),
+            trouble: "this process has not won a term".to_owned(),
             term: 0,
         };
         Self { holder, max_age, state: Mutex::new(state), changed: Condvar::new() }
@@ -49,7 +49,7 @@ impl SharedLease {
         state.lost = client.lost().map(str::to_owned);
         if client.term() > state.term {
             state.term = client.term();
-            state.trouble = "the lease of the former holder may not have ended yet".to_owned();
+            state.trouble = "the lease of the former holder may not have expired yet".to_owned();
         }
         self.changed.notify_all();
     }

@@ -95,8 +95,8 @@ impl Store {
         if beat < self.beaten {
             // P2: etcd has lost a beat of this process; it may have lost other machines' terms as well.
             let problem = format!(
-                "expected {} at revision {} or later, as this process has written it, found {beat}: etcd's data went back, and \
-                 what others did meanwhile is not known; end the machine that is not to be",
+                "expected {} at revision {} or later, as this process has written it, found {beat}: etcd's data went \
+                 back to an earlier state, and what other machines did since is not known; stop the wrong machine",
                 self.beat_key, self.beaten
             );
             return Err(ArbiterError::Etcd { endpoint: self.endpoint().to_owned(), problem });
@@ -214,8 +214,8 @@ impl Store {
         let answer = match tokio::time::timeout(patience, self.ask(txn)).await {
             Ok(answer) => answer,
             Err(_) => Err(format!(
-                "expected an answer within {patience:?}, found none; check that etcd runs there, has a leader, \
-                 and answers well within --arbiter-lease"
+                "expected an answer within {patience:?}, found none; check that etcd runs there, has a leader, and \
+                 answers in much less time than --arbiter-lease"
             )),
         };
         let answer = answer.and_then(|answer| self.check_cluster(answer));
@@ -235,8 +235,8 @@ impl Store {
             return Ok(answer);
         }
         Err(format!(
-            "expected the cluster {expected:x}, which has answered before, found {found:x}; all addresses in --arbiter must be of \
-             one etcd, and its data must not go back"
+            "expected cluster {expected:x}, as in earlier answers, found {found:x}; all addresses in --arbiter must \
+             belong to one etcd cluster, and its data must not go back"
         ))
     }
 
@@ -258,7 +258,7 @@ impl Store {
     ) -> Result<[Option<KeyValue>; N], ArbiterError> {
         let found = answer.responses.len();
         let values: Option<Vec<_>> = answer.responses.into_iter().map(value).collect();
-        let problem = || format!("expected {N} values, found {found} answers of other kinds");
+        let problem = || format!("expected {N} values, found {found} answers of another kind");
         values.and_then(|values| values.try_into().ok()).ok_or_else(|| ArbiterError::Etcd {
             endpoint: self.endpoint().to_owned(),
             problem: problem(),

@@ -184,13 +184,13 @@ impl Worker {
                 return ArbiterError::OtherHolder { place, expected, record: found };
             }
             Trouble::WentBack { term } => format!(
-                "expected term {term} of virtual machine `{}` as this process has seen it last, found an older state of it: \
-                 etcd's data went back, and what others did meanwhile is not known; end the machine that is not to be",
+                "expected term {term} of virtual machine `{}` in the state that this process saw last, found an older \
+                 state: etcd's data went back, and what other machines did since is not known; stop the wrong machine",
                 self.store.vm()
             ),
             Trouble::Missing { expected, found } => self.missing(expected, found.as_deref()),
             Trouble::Changing => format!(
-                "expected {} to rest for a moment, found it changing",
+                "expected {} to stay unchanged for a moment, found that it keeps changing",
                 self.store.term_key()
             ),
         };

@@ -177,7 +177,7 @@ impl<'l> Index<'l> {
         match self.accepted.get(&session) {
             Some(accepted) if accepted.last_ack > Some(epoch) && !self.is_lost(accepted, epoch) => {
                 Err(format!(
-                    "the standby's log, {}, goes on without {what}",
+                    "the standby's log, {}, continues without {what}",
                     self.logs[accepted.log].name
                 ))
             }
@@ -208,12 +208,12 @@ impl<'l> Index<'l> {
     pub(super) fn why_not(&self, session: u64, what: &str) -> Result<String, String> {
         let Some(accepted) = self.accepted.get(&session) else {
             return Ok(format!(
-                "no log of the standby of session {session:#x} was given, so {what} is the primary's word alone"
+                "no log of the standby of session {session:#x} was given, so that only the primary's log shows {what}"
             ));
         };
         let log = &self.logs[accepted.log];
         if accepted.over {
-            return Err(format!("the standby's log, {}, goes on without {what}", log.name));
+            return Err(format!("the standby's log, {}, continues without {what}", log.name));
         }
         Ok(format!("{}: ends before {what} of session {session:#x}", log.name))
     }
