@@ -53,11 +53,11 @@ impl Asks {
         }
         if late {
             log::warn!(
-                "effects are held: neither a yes nor a no for {LATE:?}: look for the arbiter's directory, or the storage of a disk's \
-                 fence record, that does not answer"
+                "effects are held: no answer for {LATE:?}: look for an arbiter's directory, or the storage of a \
+                 disk's fence record, that does not answer"
             );
         } else {
-            log::info!("effects are held no longer: there is an answer again");
+            log::info!("effects are no longer held: there is an answer again");
         }
     }
 

@@ -123,7 +123,7 @@ impl Core {
     /// # Panics
     /// When the effect belongs to another gate.
     pub(crate) fn assert_own(&self, request: &Performable) {
-        assert!(request.gate() == self.gate, "P1: an effect of another gate was to be performed");
+        assert!(request.gate() == self.gate, "P1: asked to perform an effect of another gate");
     }
 
     /// The observer of effects.
@@ -176,7 +176,7 @@ impl Core {
                     return Some(asked);
                 }
                 Permission::Lost => {
-                    log::warn!("effects are fenced off: {}", reason());
+                    log::warn!("fenced, no effect is performed any more: {}", reason());
                     self.fence_off();
                     return None;
                 }
@@ -346,7 +346,7 @@ impl Core {
         }
         if let Origin::Detached { slot } = done.request.record().origin {
             if done.outcome == Outcome::Failed {
-                log::warn!("slot {slot}: an effect that nothing waits for has failed");
+                log::warn!("slot {slot}: an effect has failed, and no chain waits for it");
             }
             self.settle([done.request]);
             return None;
@@ -547,7 +547,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.core.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
             *self.core.told.lock().expect(POISONED) = None;
-            log::info!("effects are held no longer, after {:?}", self.since.elapsed());
+            log::info!("effects are no longer held, after {:?}", self.since.elapsed());
         }
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn loop_backing(device: &File, read_only: bool) -> io::Result<Option<
             None => return Ok(found),
         }
     }
-    Err(io::Error::other("expected no more than eight loop devices, one on the other"))
+    Err(io::Error::other("expected at most eight loop devices stacked on each other"))
 }
 
 fn one_loop(device: &File, read_only: bool) -> io::Result<Option<File>> {

@@ -237,9 +237,9 @@ impl GateHost {
         }
         for disk in &busy {
             log::error!(
-                "{}: expected its storage to have answered by the end of the machine, found a request under way, which may \
-                 still be carried out: the disk is not given free, and the next start needs --seize; see to it first that \
-                 this host's process has ended",
+                "{}: expected its storage to answer before the end of the machine, found a request in progress, which \
+                 may still be carried out: the disk is not released, and the next start needs --seize; before it, \
+                 make sure that the process on this host has ended",
                 disk.name()
             );
         }
@@ -420,7 +420,8 @@ impl GateHost {
         {
             if !lane.drain(until) {
                 log::warn!(
-                    "{name}: has not taken its output within {LAST_PATIENCE:?}: it is given up, as at a power failure"
+                    "{name}: has not accepted its output within {LAST_PATIENCE:?}: the output is lost, as at a power \
+                     failure"
                 );
             }
         }

@@ -162,7 +162,7 @@ impl Lane {
             work.run(&core, output);
         });
         let thread = thread.map_err(|error| {
-            io::Error::new(error.kind(), format!("no thread for a device's lane: {error}"))
+            io::Error::new(error.kind(), format!("cannot start the thread of a lane: {error}"))
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -261,7 +261,7 @@ impl Drop for Lane {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if !ended {
                 log::error!(
-                    "lane {name}: still in a system call, or without an answer of the arbiter: left behind"
+                    "lane {name}: still in a system call, or waiting for the arbiter: not waited for any longer"
                 );
             } else if thread.join().is_err() {
                 log::error!("lane {name} has panicked");

@@ -66,7 +66,7 @@ pub fn open_at_once(path: &Path) -> io::Result<File> {
 /// As [`read`].
 pub fn read_text(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(read(path)?);
-    text.map_err(|_| io::Error::other("bytes that are no text (expected UTF-8)"))
+    text.map_err(|_| io::Error::other("bytes that are not UTF-8 text"))
 }
 
 /// Makes the file system ask its server. An NFS client keeps what it knows of a directory for up to a minute (`acdirmax`),

@@ -66,7 +66,7 @@ pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
         0 => {}
         found if found != bytes => return Err(other(format!("{found} bytes"))),
         _ if maker == Maker::Other => {
-            return Err(other("somebody else's of that length".to_owned()));
+            return Err(other("a file of that length that kemari did not make".to_owned()));
         }
         _ => {}
     }

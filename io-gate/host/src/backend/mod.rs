@@ -53,7 +53,7 @@ pub enum ShareError {
     #[error(transparent)]
     Lock(#[from] disk::DiskError),
     /// The guest's earlier writes cannot be made durable.
-    #[error("what was written before cannot be brought to the storage: {0}")]
+    #[error("cannot flush earlier writes to the storage: {0}")]
     Sync(io::Error),
 }
 

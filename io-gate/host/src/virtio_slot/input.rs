@@ -178,7 +178,8 @@ impl VirtioSlot {
                 let slot = self.slot;
                 self.warnings.warn(|| {
                     format!(
-                        "slot {slot}, virtqueue {queue}: {} bytes of input are dropped: all chains together have no room for them",
+                        "slot {slot}, virtqueue {queue}: {} bytes of input are dropped: they do not fit in all chains \
+                         together",
                         data.len()
                     )
                 });

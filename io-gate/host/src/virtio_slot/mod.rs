@@ -294,7 +294,8 @@ impl VirtioSlot {
         let lent = !self.gate.forget_chains(self.slot);
         if lent {
             log::warn!(
-                "slot {}: cannot be reset: what is behind it has not finished a request that reads the guest's memory; look for a disk that does not answer",
+                "slot {}: cannot be reset: its backend has not finished a request that reads guest memory; look for a \
+                 disk that does not answer",
                 self.slot
             );
         }

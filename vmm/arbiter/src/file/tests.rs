@@ -102,7 +102,7 @@ fn p2_one_of_many_claimants_wins_each_term() {
 fn p2_the_fence_falls_when_a_later_term_is_won() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (arbiter(dir.path(), "a"), arbiter(dir.path(), "b"));
-    assert_eq!(a.fence().ask(), Permission::Unknown, "no term has been won");
+    assert_eq!(a.fence().ask(), Permission::Unknown, "no term is won");
     assert_eq!(a.begin(false).unwrap(), Term(1));
     assert_eq!(a.fence().ask(), Permission::Granted);
     assert_eq!(b.claim(Term(2), "suspicion").unwrap(), Verdict::Granted);

@@ -178,7 +178,7 @@ impl Bed {
         match self.exits.recv_timeout(DEADLINE) {
             Ok(Exit::Done(at)) => Ok(at),
             Ok(Exit::Fatal(reason)) => Err(reason.into()),
-            Err(_) => Err(format!("the guest does not end within {DEADLINE:?}").into()),
+            Err(_) => Err(format!("the guest has not ended within {DEADLINE:?}").into()),
         }
     }
 
@@ -285,7 +285,7 @@ impl Bed {
             copies.push(read.elapsed());
             logs.push(read - begun);
             if found < count {
-                return Err(format!("{count} pages were written, KVM tells of {found}").into());
+                return Err(format!("{count} pages were written, KVM reports {found}").into());
             }
         }
         let mut logs = logs.into_iter().map(Ok::<_, LimitsError>);

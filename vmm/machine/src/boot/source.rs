@@ -27,7 +27,7 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
         }
     }
     let mut file = file.map_err(unreadable)?;
-    let no_size = |_| unreadable(io::Error::other("it has no size, such as files in /proc"));
+    let no_size = |_| unreadable(io::Error::other("it has no size, like files in /proc"));
     file.seek(SeekFrom::End(0)).map_err(no_size)?;
     file.rewind().map_err(unreadable)?;
     Ok(file)

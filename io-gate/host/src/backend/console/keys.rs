@@ -63,7 +63,7 @@ impl Keys {
         self.ended = false;
         // A regular file or a closed descriptor: there are no keys to wait for.
         if let Err(error) = self.interest.watch(inputs.watch(self.fd(), *token)) {
-            log::debug!("console: standard input is not watched: {error}");
+            log::debug!("console: cannot watch standard input: {error}");
             self.interest.unwatch();
             self.ended = true;
         }
@@ -114,9 +114,9 @@ impl Keys {
             match error {
                 // Also the error of a terminal that belongs to another job (SIGTTIN is ignored).
                 Some(error) if self.may_come_back => {
-                    log::info!("console: standard input is not read at this time: {error}")
+                    log::info!("console: cannot read standard input now: {error}")
                 }
-                Some(error) => log::warn!("console: standard input is not read any more: {error}"),
+                Some(error) => log::warn!("console: standard input is no longer read: {error}"),
                 None => log::info!("console: standard input has ended"),
             }
         }

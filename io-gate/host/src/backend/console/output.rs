@@ -125,7 +125,7 @@ impl Output {
         };
         if self.is_full(bytes.len()) {
             log::warn!(
-                "{}: its reader takes nothing: {} bytes are dropped, {} wait",
+                "{}: its reader does not read: {} bytes are dropped, {} wait",
                 sink.name(),
                 bytes.len(),
                 self.bytes
@@ -211,7 +211,7 @@ impl Output {
         if std::mem::take(&mut self.gone)
             && let Some(sink) = &self.sink
         {
-            log::warn!("{}: is read again", sink.name());
+            log::warn!("{}: its reader reads again", sink.name());
         }
         self.written += count;
         while let Some(len) = self.waiting.front().map(|first| first.bytes.len())
@@ -248,7 +248,7 @@ impl Output {
             && let Some(sink) = &self.sink
         {
             log::warn!(
-                "{}: cannot be written to, what is printed is dropped: {error}",
+                "{}: cannot be written to, and output is dropped: {error}",
                 sink.name()
             );
         }

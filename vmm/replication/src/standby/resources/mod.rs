@@ -292,7 +292,7 @@ impl Resources {
             return Ok(());
         }
         Err(format!(
-            "disk {}: expected {known} bytes, as when the guest was protected, found {found}: give it back its size",
+            "disk {}: expected {known} bytes, as when the guest was protected, found {found}: restore its size",
             disk.path.display()
         ))
     }
