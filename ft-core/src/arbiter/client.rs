@@ -265,7 +265,7 @@ impl Client {
     /// When no question with such an answer was asked.
     pub fn reply<E>(&mut self, now: Time, reply: Reply<E>) -> Result<Option<Told<E>>, Illegal> {
         let Some(Asked { beat, sent }) = self.asked else {
-            return Err(self.illegal("reply", "nothing was asked"));
+            return Err(self.illegal("reply", "no question was asked"));
         };
         let told = if beat {
             let result = self.beaten(now, sent, reply)?;
