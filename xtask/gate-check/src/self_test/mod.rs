@@ -86,7 +86,7 @@ pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
 
 /// Prints for each layer what would get through without it.
 fn layers_are_needed(judged: &[(Attack, Fate)]) -> bool {
-    println!("\nwithout one layer, the self-test fails, since these would get through:");
+    println!("\nwithout one layer the self-test fails, since these attacks would pass:");
     let mut all = true;
     for layer in Layer::ALL {
         let through = let_through(judged, layer);
@@ -110,7 +110,7 @@ fn say(attack: &Attack, fate: &Fate, wrong: &[Wrong], seconds: f64) {
     println!("{:<34} {seconds:>5.1} s  {by}", attack.name);
     for wrong in wrong {
         match wrong {
-            Wrong::Passes => println!("    WRONG: nobody catches it: {}", attack.title),
+            Wrong::Passes => println!("    WRONG: no layer catches it: {}", attack.title),
             Wrong::Other(what) => println!("    WRONG: {what}"),
         }
     }

@@ -38,7 +38,7 @@ pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wr
     let mut wrong: Vec<Wrong> = fate.broken.iter().cloned().map(Wrong::Other).collect();
     if attack.not_claimed.is_some() {
         if !caught.is_empty() {
-            let what = "is on the list of what we do not claim, and was caught: take it off";
+            let what = "is on the list of attacks that pass, and was caught: remove it from the list";
             wrong.push(Wrong::Other(what.to_owned()));
         }
         return wrong;
@@ -55,7 +55,7 @@ pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wr
         fate.caught.get(catcher).is_some_and(|said| said.contains(&attack.says))
     };
     if !attack.caught_by.iter().any(|catcher| caught.contains(catcher) && said(catcher)) {
-        wrong.push(Wrong::Other(format!("nobody who claims it says `{}`", attack.says)));
+        wrong.push(Wrong::Other(format!("none of the claimed layers says `{}`", attack.says)));
     }
     if attack.only && caught.len() > 1 {
         wrong.push(Wrong::Other("more than one layer catches it".to_owned()));
