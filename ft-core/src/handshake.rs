@@ -784,7 +784,10 @@ mod tests {
             assert!(compared(found, said).is_err(), "{found:?}, {said:?}");
         }
         let text = compared(&["none"], &["word 1"]).unwrap_err().to_string();
-        assert!(text.contains("wrote the counter-mark `word 1` to /b, the primary found `none`"), "{text}");
+        assert!(
+            text.contains("wrote the counter-mark `word 1` to /b, the primary found `none`"),
+            "{text}"
+        );
     }
 
     /// P2: the places may differ, since each host may have its own name for the file.
@@ -833,10 +836,7 @@ mod tests {
         theirs.boot = None;
         ours.boot.as_mut().unwrap().kernel.size = u64::MAX;
         let text = compare(&ours, &theirs).unwrap_err().to_string();
-        assert!(
-            text.contains("expected at most the 536870912 bytes of guest memory"),
-            "{text}"
-        );
+        assert!(text.contains("expected at most the 536870912 bytes of guest memory"), "{text}");
         theirs.images = ours.boot.as_ref().unwrap().images().collect();
         assert_eq!(
             compare(&ours, &theirs),

@@ -238,10 +238,7 @@ const FILES: &[Case] = &[
     ("--control @new.kemari-mark", &["--control", "its own records"]),
     ("--pid-file @term-00000000000000000002.json", &["--pid-file", "its own records"]),
     ("--net dgram=@ended-1:@b", &["--net", "its own records"]),
-    (
-        "--disk path=@disk.img,fence=@term-00000000000000000002.json",
-        &["fence=", "its own records"],
-    ),
+    ("--disk path=@disk.img,fence=@term-00000000000000000002.json", &["fence=", "its own records"]),
     ("--disk path=@disk.img,fence=@other.img.kemari-mark", &["fence=", "its own records"]),
     (
         "--arbiter file:@directory --disk path=@disk.img,fence=@directory/x",

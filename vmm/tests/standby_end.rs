@@ -164,7 +164,9 @@ fn p7_a_move_that_the_primarys_loss_overtakes_discards_nothing() {
     let said = standby.session();
     primary.cable.cut();
     assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
-    for (opened, expected) in [(Err("no disk".to_owned()), "no disk"), (Ok(()), "already asked the arbiter")] {
+    for (opened, expected) in
+        [(Err("no disk".to_owned()), "no disk"), (Ok(()), "already asked the arbiter")]
+    {
         let (tell, told) = sync_channel(1);
         standby.inputs.send(Input::Opened(said, opened, tell)).unwrap();
         let refusal = told.recv_timeout(PATIENCE).unwrap().unwrap_err();

@@ -80,7 +80,7 @@ const WORDS: &[Case] = &[
     ("run-pair -- --ack-timeout 5s", &["`--ack-timeout`", "1 to 3600000", "found `5s`"]),
     ("run-pair -- --stall-timeout=100", &["5000 to 3600000"]),
     ("run-pair -- --seccomp=perhaps", &["on, log, off", "`perhaps`"]),
-    ("run-pair -- --serial none", &["`--serial`", "run-pair gives it itself"]),
+    ("run-pair -- --serial none", &["`--serial`", "run-pair sets it"]),
     ("run-pair --guest linux -- --x", &["found `--x`"]),
     ("run-pair --interactive", &["--interactive", "expected a terminal"]),
     ("run-pair --guest linux --interactive", &["--interactive", "expected a terminal"]),

@@ -120,7 +120,8 @@ impl PageFrames {
                     }
                 }
             }
-            let header = frame.finish().expect("the number of pages is within the limit of their kind");
+            let header =
+                frame.finish().expect("the number of pages is within the limit of their kind");
             each(&header, span.pages, out)?;
         }
         Ok(())

@@ -465,8 +465,10 @@ impl Primary {
 
     fn protect(&mut self, now: Time, out: &mut Vec<Action>) -> Result<()> {
         if self.stalled.is_some() {
-            return Err(self
-                .illegal_named("operator: protect", "a stalled machine does not connect to a standby"));
+            return Err(self.illegal_named(
+                "operator: protect",
+                "a stalled machine does not connect to a standby",
+            ));
         }
         if self.phase.standby_may_take_over() {
             return Err(self.illegal_named(
@@ -515,7 +517,9 @@ impl Primary {
             && !deliberate!(UnwantedJoined);
         if unwanted || self.stalled.is_some() {
             let reason = match &self.stalled {
-                Some(reason) => format!("a stalled machine does not connect to a standby: {reason}"),
+                Some(reason) => {
+                    format!("a stalled machine does not connect to a standby: {reason}")
+                }
                 None => "the operator has ended protection".to_string(),
             };
             out.push(Action::CloseLink { link, reason });
@@ -543,7 +547,8 @@ impl Primary {
         let Some(session) = &mut self.session else { return };
         if theirs.session != session.hello.session && !deliberate!(AnyWelcome) {
             let (expected, found) = (session.hello.session, theirs.session);
-            let why = format!("expected an answer for session {expected:#x}, found one for {found:#x}");
+            let why =
+                format!("expected an answer for session {expected:#x}, found one for {found:#x}");
             return self.break_off(now, why, out);
         }
         if let Err(refusal) = handshake::compare(&session.hello, &theirs) {
@@ -582,9 +587,7 @@ impl Primary {
         if !self.is_current(link) && !deliberate!(SealedForAnother) {
             // P4: memory that was marked clean for an ended session would be missing in the next
             // one.
-            return Err(
-                self.illegal_named("sealed", "the session of this epoch has ended")
-            );
+            return Err(self.illegal_named("sealed", "the session of this epoch has ended"));
         }
         if self.phase != Phase::Sealing && !self.may_seal() {
             return Err(self.illegal_named(
@@ -638,7 +641,9 @@ impl Primary {
         }
         if header.term != self.term && !deliberate!(SkipTermCheck) {
             let (found, ours) = (header.term, self.term);
-            let why = format!("expected a message of term {ours} from the standby, found one of term {found}");
+            let why = format!(
+                "expected a message of term {ours} from the standby, found one of term {found}"
+            );
             return self.break_off(now, why, out);
         }
         if let Some(session) = &mut self.session {

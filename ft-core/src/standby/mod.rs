@@ -539,7 +539,9 @@ impl Standby {
         let expected = session.hello.as_ref().map(|hello| hello.term);
         if let Some(expected) = expected.filter(|term| *term != header.term) {
             let found = header.term;
-            let why = format!("expected a message of term {expected} from the primary, found one of term {found}");
+            let why = format!(
+                "expected a message of term {expected} from the primary, found one of term {found}"
+            );
             return self.break_off(why, out);
         }
         if !matches!(message, Message::Heartbeat(_)) || !deliberate!(DeafToHeartbeats) {

@@ -129,17 +129,19 @@ pub(super) enum StagingError {
     Pages(#[from] PagesError),
     #[error("expected epoch {expected}, found epoch {found}")]
     Epoch { found: Epoch, expected: Epoch },
-    #[error(
-        "changed lines came before a whole copy of memory"
-    )]
+    #[error("changed lines came before a whole copy of memory")]
     BulkChanges,
-    #[error("memory was sent as for a first checkpoint, but a checkpoint is already held or in progress")]
+    #[error(
+        "memory was sent as for a first checkpoint, but a checkpoint is already held or in progress"
+    )]
     LateBulk,
     #[error("{found} bytes of kernel and initrd came, expected at most {expected} more")]
     Images { found: u64, expected: u64 },
     #[error("{missing} bytes of kernel and initrd are missing")]
     NoImages { missing: u64 },
-    #[error("expected a checkpoint of at most {limit} bytes (guest memory and machine state), found more")]
+    #[error(
+        "expected a checkpoint of at most {limit} bytes (guest memory and machine state), found more"
+    )]
     TooBig { limit: u64 },
     #[error("expected session {expected:#x}, found session {found:#x}")]
     Session { found: u64, expected: u64 },

@@ -488,10 +488,7 @@ fn p2_an_older_primary_is_turned_away() {
     let out = pair.give(Event::Frame { link, frame: frame(0, 1, Message::Hello(hello())) });
     assert_eq!(effects(&out), ["send Refuse", "close"]);
     assert!(
-        pair.standby
-            .reason()
-            .unwrap()
-            .contains("runs in term 1, but this standby knows of term 2")
+        pair.standby.reason().unwrap().contains("runs in term 1, but this standby knows of term 2")
     );
     assert_eq!(pair.phase(), Phase::Waiting);
     let link = LinkId(3);
@@ -742,7 +739,9 @@ fn p1_a_session_played_again_leads_to_no_checkpoint() {
     pair.digest = EpochDigest::new(STANDBY_SESSION + 1);
     let end = pair.data(5);
     assert_eq!(effects(&pair.say(5, Message::End(end))), ["send Refuse", "close", "discard"]);
-    assert!(pair.standby.reason().unwrap().contains("End: expected session 0x58, found session 0x59"));
+    assert!(
+        pair.standby.reason().unwrap().contains("End: expected session 0x58, found session 0x59")
+    );
     assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Waiting, None));
 }
 

@@ -91,9 +91,7 @@ impl Rule {
             Self::Returns => {
                 "bound every loop by the length of the request, never by a value that the guest has written"
             }
-            Self::Room => {
-                "count only what `Chain::write` has written and what the outcome says"
-            }
+            Self::Room => "count only what `Chain::write` has written and what the outcome says",
             Self::Used => {
                 "write all bytes up to the last byte that counts (zeroes where there is no data), or count fewer"
             }

@@ -273,7 +273,8 @@ impl VirtioContract {
                     .broken(format!("{set:#x} accepted again after a reset gives another state"));
             }
             if device.features() != offered {
-                return Rule::Features.broken(format!("after {set:#x} is accepted it offers other features"));
+                return Rule::Features
+                    .broken(format!("after {set:#x} is accepted it offers other features"));
             }
             let mut world = World::with(device, self.steps.len());
             self.play(&mut world, &self.moves(Pace::TwoBehind), Outcome::Success(0))?;

@@ -123,7 +123,10 @@ impl Core {
     /// # Panics
     /// When the effect belongs to another gate.
     pub(crate) fn assert_own(&self, request: &Performable) {
-        assert!(request.gate() == self.gate, "P1: an effect of another gate cannot be performed by this one");
+        assert!(
+            request.gate() == self.gate,
+            "P1: an effect of another gate cannot be performed by this one"
+        );
     }
 
     /// The observer of effects.

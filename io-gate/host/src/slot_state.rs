@@ -115,7 +115,9 @@ pub enum SlotError {
         one_of: u64,
     },
     /// The driver continues although it must reset the device.
-    #[error("slot {slot}: expected a reset of the device, found a driver that continues without one")]
+    #[error(
+        "slot {slot}: expected a reset of the device, found a driver that continues without one"
+    )]
     NeedsReset {
         /// The slot.
         slot: u16,

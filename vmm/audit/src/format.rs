@@ -68,9 +68,7 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     /// The file is not of an audit log.
-    #[error(
-        "expected a file of an audit log, which begins with \"KMRAUDIT\", found other data"
-    )]
+    #[error("expected a file of an audit log, which begins with \"KMRAUDIT\", found other data")]
     Magic,
     /// The file is of another release.
     #[error(

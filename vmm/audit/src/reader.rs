@@ -63,7 +63,9 @@ pub enum ReadError {
     )]
     None(String),
     /// The file has no records.
-    #[error("{0}: expected an audit log, found a file shorter than its header: no record was written to it")]
+    #[error(
+        "{0}: expected an audit log, found a file shorter than its header: no record was written to it"
+    )]
     Empty(String),
     /// Files of different logs are mixed.
     #[error("{0}: expected the next file of the same log, found a file of another log")]

@@ -263,7 +263,9 @@ pub(super) fn enter_terminal(config: &MachineConfig) -> Option<RawMode> {
             Some(raw)
         }
         Err(error) => {
-            log::warn!("cannot set the terminal to raw mode: {error}; the guest gets lines, not keys");
+            log::warn!(
+                "cannot set the terminal to raw mode: {error}; the guest gets lines, not keys"
+            );
             None
         }
     }

@@ -145,8 +145,9 @@ pub fn request_within(path: &Path, request: &Request, patience: &Patience) -> Ou
             path.display()
         ),
     })?;
-    let answer: Value = serde_json::from_str(&line)
-        .map_err(|error| format!("{} expected an answer in JSON, found: {error}", path.display()))?;
+    let answer: Value = serde_json::from_str(&line).map_err(|error| {
+        format!("{} expected an answer in JSON, found: {error}", path.display())
+    })?;
     match answer.get("error").and_then(Value::as_str) {
         Some(error) => Err(error.to_owned()),
         None => Ok(answer),

@@ -205,7 +205,10 @@ impl Server {
             };
             let mut client = Client::new(stream);
             if self.clients.len() >= self.most && !self.make_room() {
-                let busy = format!("{} commands are in progress, and no more are accepted: try again later", self.most);
+                let busy = format!(
+                    "{} commands are in progress, and no more are accepted: try again later",
+                    self.most
+                );
                 client.answer(Err(busy));
                 client.write();
                 continue;

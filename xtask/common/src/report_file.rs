@@ -39,7 +39,7 @@ pub fn check(path: &Path) -> Result<()> {
     let is_report = BEGINNINGS.iter().any(|begin| text.starts_with(begin.as_bytes()));
     ensure!(
         text.is_empty() || is_report && std::str::from_utf8(&text).is_ok(),
-        "{}: expected a new file or a report of before, found something else; it is left alone: choose another name",
+        "{}: expected a new file or an earlier report, found another file; it is left alone: choose another name",
         path.display()
     );
     Ok(())

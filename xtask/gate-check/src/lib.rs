@@ -189,10 +189,7 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
         .collect();
     ensure!(!layers.is_empty(), "no layer is left to run");
     let subject = subject(arguments)?;
-    eprintln!(
-        "... checking {} (the first run compiles for minutes)",
-        subject.packages.join(", ")
-    );
+    eprintln!("... checking {} (the first run compiles for minutes)", subject.packages.join(", "));
     let looked = look(&subject, &layers);
     if arguments.json {
         println!("{:#}", report::json(&subject, &looked));
@@ -223,7 +220,9 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
             println!("\nNOT CHECKED: {}", left.join(", "));
         }
         let said = match verdict {
-            Verdict::Passed if !left.is_empty() => "the layers that ran have found no other way out",
+            Verdict::Passed if !left.is_empty() => {
+                "the layers that ran have found no other way out"
+            }
             Verdict::Passed => "the gate is the only way out",
             Verdict::Failed => "there is another way out, or code that looks like one",
             Verdict::Unknown => "a layer could not run: the result is unknown",

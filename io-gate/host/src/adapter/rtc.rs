@@ -43,7 +43,10 @@ impl Clock {
         let behind = self.shown.saturating_sub(now);
         if behind > 0 {
             let seconds = [("seconds", u64::from(behind))];
-            note::info("rtc: this host's clock is behind the time that the guest has read", &seconds);
+            note::info(
+                "rtc: this host's clock is behind the time that the guest has read",
+                &seconds,
+            );
             let mut state = self.chip.state();
             state.offset = state.offset.saturating_add(behind.into());
             self.chip = vm_superio::Rtc::from_state(&state, NoEvents);

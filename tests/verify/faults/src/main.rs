@@ -64,7 +64,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let cells = cells::choose(&counts, arguments);
     ensure!(
         !cells.is_empty(),
-        "no thread that was asked for makes such a call, or none can have such a fault; `--observe` says which there are"
+        "none of the selected threads makes such a call, or the fault is impossible in it; `--observe` lists the calls"
     );
     let mut wanted: Vec<&Cell> = cells.iter().filter(|cell| !results.has(cell)).collect();
     if arguments.once {
@@ -128,7 +128,7 @@ fn make(
                     match one(programs, cell, arguments.seed, patience, reasons) {
                         Ok(line) => results.add(line, reasons),
                         Err(error) => {
-                            println!("{cell}: no pair came to it: {error:#}");
+                            println!("{cell}: no pair reached it: {error:#}");
                             *failed.lock().expect("no holder panics") =
                                 Err(error.context(cell.to_string()));
                         }

@@ -68,9 +68,10 @@ impl Member {
         if let Some(token) = &self.token {
             request.metadata_mut().insert("token", token.clone());
         }
-        self.rpc.ready().await.map_err(|error| {
-            format!("expected an open connection, found: {}", chain(&error))
-        })?;
+        self.rpc
+            .ready()
+            .await
+            .map_err(|error| format!("expected an open connection, found: {}", chain(&error)))?;
         let answer = self.rpc.unary(request, path, ProstCodec::<Q, A>::default()).await;
         answer.map(tonic::Response::into_inner).map_err(|status| describe(&status, options))
     }

@@ -239,7 +239,10 @@ fn p9_a_directory_that_went_back_is_said_before_a_term_is_asked_for() {
     let other = std::fs::read_to_string(&away).unwrap().replace("primary", "stranger");
     std::fs::write(&record, other).unwrap();
     let lacks = standby.answers().unwrap_err().to_string();
-    assert!(lacks.contains("to belong to primary") && lacks.contains("held by stranger"), "{lacks}");
+    assert!(
+        lacks.contains("to belong to primary") && lacks.contains("held by stranger"),
+        "{lacks}"
+    );
     std::fs::rename(&away, &record).unwrap();
     standby.answers().unwrap();
 }

@@ -243,8 +243,10 @@ impl<'i, 'l> Walk<'i, 'l> {
     /// use it any more.
     fn opened(&mut self, term: u64) -> Step {
         if !self.won.contains(&term) || term < self.term {
-            let what =
-                format!("expected the gate to open by the right of term {}, found term {term}", self.term);
+            let what = format!(
+                "expected the gate to open by the right of term {}, found term {term}",
+                self.term
+            );
             return Err(self.stop("P2", what, &[]));
         }
         if let Some((session, since)) = self.armed.take().filter(|_| !self.right) {
@@ -365,7 +367,9 @@ impl<'i, 'l> Walk<'i, 'l> {
             return Err(self.stop("P1", what, &[gone]));
         }
         if (epoch, replay) != (effect.epoch, effect.adopted) {
-            let what = format!("expected that effect {id} is performed as it was staged, found another kind performed");
+            let what = format!(
+                "expected that effect {id} is performed as it was staged, found another kind performed"
+            );
             return Err(self.stop("P2", what, &[effect.at]));
         }
         match self.let_out(id, effect)? {

@@ -29,7 +29,9 @@ pub enum VcpuError {
     #[error("cannot install the handler of the vCPU kick signal: {0}")]
     Signal(std::io::Error),
     /// KVM cannot run the first vCPU.
-    #[error("KVM cannot run the guest (it may be unable to start its own kernel thread): KVM_RUN: {0}")]
+    #[error(
+        "KVM cannot run the guest (it may be unable to start its own kernel thread): KVM_RUN: {0}"
+    )]
     Enter(std::io::Error),
     /// State was asked for while the guest runs.
     #[error("the vCPUs are running: pause them before their state is read or written")]

@@ -128,9 +128,10 @@ impl<'a> Source<'a> {
     /// The file had these bytes when its length was read.
     fn shrunk(&self, error: io::Error) -> BootError {
         self.unreadable(match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                io::Error::other(format!("it had {} bytes when it was opened, and is shorter now", self.len))
-            }
+            io::ErrorKind::UnexpectedEof => io::Error::other(format!(
+                "it had {} bytes when it was opened, and is shorter now",
+                self.len
+            )),
             _ => error,
         })
     }

@@ -88,7 +88,9 @@ impl FromStr for NetConfig {
             }
         }
         if model == NetModel::E1000 && queues > 1 {
-            return Err(format!("model=e1000 has one queue in each direction: remove queues={queues}"));
+            return Err(format!(
+                "model=e1000 has one queue in each direction: remove queues={queues}"
+            ));
         }
         let backend = backend.ok_or_else(|| format!("expected {NET_FORM}"))?;
         if create && !matches!(backend, NetBackend::Tap(_)) {

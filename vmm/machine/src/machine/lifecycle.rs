@@ -247,7 +247,10 @@ impl Machine {
             }
             exit => {
                 self.vcpus.pause();
-                self.end(Ended::Failed(format!("vCPU {vcpu} cannot continue: {exit}{}", hint(&exit))));
+                self.end(Ended::Failed(format!(
+                    "vCPU {vcpu} cannot continue: {exit}{}",
+                    hint(&exit)
+                )));
             }
         }
     }

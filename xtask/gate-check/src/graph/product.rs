@@ -68,7 +68,9 @@ fn judge(subject: &Subject, package: &Package) -> Vec<Finding> {
             findings.push(found(&rules::GRAPH_OWN, what));
         }
         (Some(_), true) => {
-            let what = format!("`{name}` {version} is not of the tree, and has the name of a crate of the tree");
+            let what = format!(
+                "`{name}` {version} is not of the tree, and has the name of a crate of the tree"
+            );
             findings.push(found(&rules::GRAPH_OWN, what));
         }
         (Some(_), false) if listed.is_none() && allowed.is_none() => {

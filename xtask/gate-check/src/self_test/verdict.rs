@@ -38,7 +38,8 @@ pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wr
     let mut wrong: Vec<Wrong> = fate.broken.iter().cloned().map(Wrong::Other).collect();
     if attack.not_claimed.is_some() {
         if !caught.is_empty() {
-            let what = "is on the list of attacks that pass, and was caught: remove it from the list";
+            let what =
+                "is on the list of attacks that pass, and was caught: remove it from the list";
             wrong.push(Wrong::Other(what.to_owned()));
         }
         return wrong;

@@ -247,10 +247,7 @@ impl Output {
         if !std::mem::replace(&mut self.gone, true)
             && let Some(sink) = &self.sink
         {
-            log::warn!(
-                "{}: cannot be written to, and output is dropped: {error}",
-                sink.name()
-            );
+            log::warn!("{}: cannot be written to, and output is dropped: {error}", sink.name());
         }
         // A full disk is an error for the guest; a missing reader is not.
         let read_by_nobody = self.sink.as_ref().is_some_and(Sink::has_to_be_waited_for);
