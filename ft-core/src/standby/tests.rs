@@ -419,7 +419,7 @@ fn p4_lines_change_what_is_held_and_nothing_before_it() {
     let (_, bulk) = lines(Kind::Bulk);
     let out = pair.give(Event::Frame { link: LINK, frame: bulk });
     assert_eq!(effects(&out), ["send Refuse", "close", "discard"]);
-    assert!(pair.standby.reason().unwrap().contains("nothing is known"));
+    assert!(pair.standby.reason().unwrap().contains("before a whole copy of memory"));
 
     let mut pair = Pair::ready(true);
     let (header, pages) = lines(Kind::Pages);
