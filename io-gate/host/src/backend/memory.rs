@@ -98,7 +98,7 @@ mod tests {
         let others = dir.path().join("others");
         std::fs::write(&others, [7; 8192]).unwrap();
         let other = memory_file(&others, 8192).unwrap_err().to_string();
-        assert!(other.contains("somebody else's"), "{other}");
+        assert!(other.contains("that kemari did not make"), "{other}");
         assert_eq!(std::fs::read(&others).unwrap(), [7; 8192]);
     }
 }
