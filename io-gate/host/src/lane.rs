@@ -20,7 +20,7 @@ use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
 use crate::asks::Asks;
 use crate::backend::output::Output;
 use crate::backend::work::Work;
-use crate::core::Core;
+use crate::far_side::FarSide;
 use crate::given_up::GivenUp;
 use crate::poisoned::POISONED;
 
@@ -145,7 +145,7 @@ impl State {
 impl Lane {
     pub(crate) fn start(
         name: String,
-        core: Arc<Core>,
+        far_side: Arc<FarSide>,
         output: Output,
         start: LaneStart,
     ) -> io::Result<Self> {
@@ -159,7 +159,7 @@ impl Lane {
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             start();
             let _end = End(&work);
-            work.run(&core, output);
+            work.run(&far_side, output);
         });
         let thread = thread.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot start the thread of a lane: {error}"))
@@ -327,8 +327,8 @@ impl Shared {
         done(&state)
     }
 
-    fn run(&self, core: &Core, mut output: Output) {
-        let mut work = Work::new(core, &self.given_up);
+    fn run(&self, far_side: &FarSide, mut output: Output) {
+        let mut work = Work::new(far_side, &self.given_up);
         // Number of jobs to finish before the next report.
         let mut left = 0_usize;
         let mut told = Instant::now();

@@ -203,7 +203,7 @@ mod tests {
     fn p1_a_panic_in_an_adapter_is_a_devices() {
         assert!(!is_of_the_machine("io-gate/host/src/adapter/serial.rs"));
         assert!(!is_of_the_machine("devices/src/beeper.rs"));
-        assert!(is_of_the_machine(file!()) && is_of_the_machine("io-gate/host/src/core.rs"));
+        assert!(is_of_the_machine(file!()) && is_of_the_machine("io-gate/host/src/far_side.rs"));
     }
 
     #[test]

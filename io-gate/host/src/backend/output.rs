@@ -48,7 +48,8 @@ impl Output {
 
     fn send(&mut self, work: &mut Work<'_>, released: Released<'_>) -> Result<Outcome, Refused> {
         match (self, released.op()) {
-            (Self::Net(net), EffectOp::NetTx { .. }) => match released.bytes(&work.core.memory) {
+            (Self::Net(net), EffectOp::NetTx { .. }) => match released.bytes(&work.far_side.memory)
+            {
                 Ok(frame) => net.send(&mut work.permits, frame),
                 Err(_) => Ok(Outcome::Failed),
             },

@@ -118,7 +118,7 @@ impl Output {
         else {
             return work.done(request, Outcome::Unsupported, Vec::new());
         };
-        let bytes = released.bytes(&work.core.memory).map(|bytes| bytes.keep(MAX_REQUEST));
+        let bytes = released.bytes(&work.far_side.memory).map(|bytes| bytes.keep(MAX_REQUEST));
         let Ok(bytes) = bytes else { return work.done(request, Outcome::Failed, Vec::new()) };
         let Some(sink) = &self.sink else {
             return work.done(request, Outcome::Success(0), Vec::new());

@@ -35,7 +35,7 @@ const VOUCHED_FOR: Duration = Duration::from_millis(20);
 /// Number of successive answers older than the limit before it is logged.
 const TOO_OLD: u32 = 3;
 
-pub(crate) struct Core {
+pub(crate) struct FarSide {
     /// The only gate whose effects are performed here (P1).
     gate: GateId,
     pub(crate) memory: Arc<GuestMemory>,
@@ -82,7 +82,7 @@ struct Completions {
     again: BTreeSet<(u16, u16)>,
 }
 
-impl Core {
+impl FarSide {
     pub(crate) fn new(
         ledger: Ledger,
         memory: Arc<GuestMemory>,
@@ -520,18 +520,18 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// A thread that waits for the fence. One log line stands for all such threads; a new reason gets
 /// another line.
 struct Waiting<'c> {
-    core: &'c Core,
+    far_side: &'c FarSide,
     since: Instant,
 }
 
 impl<'c> Waiting<'c> {
     /// Begins or continues to wait for `reason`.
-    fn tell(waiting: &mut Option<Self>, core: &'c Core, reason: String) {
+    fn tell(waiting: &mut Option<Self>, far_side: &'c FarSide, reason: String) {
         waiting.get_or_insert_with(|| {
-            core.waiting.fetch_add(1, Ordering::AcqRel);
-            Self { core, since: Instant::now() }
+            far_side.waiting.fetch_add(1, Ordering::AcqRel);
+            Self { far_side, since: Instant::now() }
         });
-        let mut told = core.told.lock().expect(POISONED);
+        let mut told = far_side.told.lock().expect(POISONED);
         let is_known = told
             .as_ref()
             .is_some_and(|(known, at)| known.contains(&reason) || at.elapsed() < TELL_AGAIN);
@@ -548,8 +548,8 @@ impl<'c> Waiting<'c> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.core.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *self.core.told.lock().expect(POISONED) = None;
+        if self.far_side.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.far_side.told.lock().expect(POISONED) = None;
             log::info!("effects are no longer held, after {:?}", self.since.elapsed());
         }
     }
