@@ -193,14 +193,14 @@ impl Ring {
         walk(memory, &place, head, walked)
     }
 
-    /// The position in the available ring, for [`untake`](Self::untake).
+    /// The position in the available ring, for [`rewind`](Self::rewind).
     pub(crate) fn taken(&self) -> u16 {
         self.queue.next_avail()
     }
 
     /// Makes the chains popped since [`taken`](Self::taken) available again. None of them may have
     /// been given back.
-    pub(crate) fn untake(&mut self, taken: u16) {
+    pub(crate) fn rewind(&mut self, taken: u16) {
         self.queue.set_next_avail(taken);
     }
 

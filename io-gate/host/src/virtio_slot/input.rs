@@ -168,7 +168,7 @@ impl VirtioSlot {
             Room::Short { all } => {
                 // Request a notification beyond the chains that are available: they are not enough.
                 let more = self.rings[queue].want_notifications(memory)?;
-                self.rings[queue].untake(before);
+                self.rings[queue].rewind(before);
                 if more {
                     return Ok(Filled::TryAgain);
                 }
