@@ -48,7 +48,7 @@ pub(crate) struct FarSide {
     /// Number of threads that wait for an answer of the fence.
     waiting: AtomicUsize,
     /// The reasons that were logged, and when the last one was. Never held across a system call.
-    told: Mutex<Option<(Vec<String>, Instant)>>,
+    reported: Mutex<Option<(Vec<String>, Instant)>>,
     asks: Asks,
     give_up_at: OnceLock<Instant>,
     /// The records beside the disks. Guards the list only; reading a record may block.
@@ -98,7 +98,7 @@ impl FarSide {
             closed: AtomicBool::new(false),
             fenced_event: event()?,
             waiting: AtomicUsize::new(0),
-            told: Mutex::default(),
+            reported: Mutex::default(),
             asks: Asks::default(),
             give_up_at: OnceLock::new(),
             records: Mutex::default(),
@@ -531,16 +531,16 @@ impl<'c> Waiting<'c> {
             far_side.waiting.fetch_add(1, Ordering::AcqRel);
             Self { far_side, since: Instant::now() }
         });
-        let mut told = far_side.told.lock().expect(POISONED);
-        let is_known = told
+        let mut reported = far_side.reported.lock().expect(POISONED);
+        let is_known = reported
             .as_ref()
             .is_some_and(|(known, at)| known.contains(&reason) || at.elapsed() < TELL_AGAIN);
         if !is_known {
-            let (mut known, _) = told.take().unwrap_or_else(|| (Vec::new(), Instant::now()));
+            let (mut known, _) = reported.take().unwrap_or_else(|| (Vec::new(), Instant::now()));
             known.truncate(REMEMBERED - 1);
             known.insert(0, reason.clone());
-            *told = Some((known, Instant::now()));
-            drop(told);
+            *reported = Some((known, Instant::now()));
+            drop(reported);
             log::warn!("effects are held: {reason}");
         }
     }
@@ -549,7 +549,7 @@ impl<'c> Waiting<'c> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.far_side.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *self.far_side.told.lock().expect(POISONED) = None;
+            *self.far_side.reported.lock().expect(POISONED) = None;
             log::info!("effects are no longer held, after {:?}", self.since.elapsed());
         }
     }

@@ -331,7 +331,7 @@ impl Shared {
         let mut work = Work::new(far_side, &self.given_up);
         // Number of jobs to finish before the next report.
         let mut left = 0_usize;
-        let mut told = Instant::now();
+        let mut reported_at = Instant::now();
         loop {
             let (job, queued) = match self.take() {
                 Some(taken) => taken,
@@ -340,7 +340,7 @@ impl Shared {
                     if !self.sleep() {
                         return;
                     }
-                    told = Instant::now();
+                    reported_at = Instant::now();
                     continue;
                 }
             };
@@ -348,10 +348,10 @@ impl Shared {
             work.permits.end();
             left = if left == 0 { queued } else { left - 1 };
             // Frames are always reported as a batch.
-            let prompt = output.is_slow() && told.elapsed() >= PROMPT;
+            let prompt = output.is_slow() && reported_at.elapsed() >= PROMPT;
             if left == 0 || prompt {
                 work.post();
-                told = Instant::now();
+                reported_at = Instant::now();
             }
         }
     }
