@@ -71,7 +71,7 @@ pub struct SlotState {
     /// The number of changes of the configuration space.
     pub config_generation: u32,
     /// Requests with smaller ids were made before the last reset.
-    pub life: u64,
+    pub first_id: u64,
     /// The virtqueues.
     pub queues: Vec<QueueSaved>,
     /// Input received from outside that the driver has not yet taken, by port.
