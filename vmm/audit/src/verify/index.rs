@@ -29,8 +29,8 @@ pub(super) struct Index<'l> {
     accepted: HashMap<u64, Accepted>,
     gave_up: HashSet<u64>,
     won: Vec<Place>,
-    /// Logs of one life of a virtual machine have the same number.
-    life: Vec<usize>,
+    /// Logs of one history of a virtual machine have the same number.
+    history: Vec<usize>,
 }
 
 impl<'l> Index<'l> {
@@ -42,7 +42,7 @@ impl<'l> Index<'l> {
             accepted: HashMap::new(),
             gave_up: HashSet::new(),
             won: Vec::new(),
-            life: (0..logs.len()).collect(),
+            history: (0..logs.len()).collect(),
         };
         for (log, of) in logs.iter().enumerate() {
             let mut current = index.recall(log);
@@ -107,12 +107,12 @@ impl<'l> Index<'l> {
         }
     }
 
-    /// Two logs of one session belong to one life of a virtual machine.
+    /// Two logs of one session belong to one history of a virtual machine.
     fn relate(&mut self) {
         for (session, accepted) in &self.accepted {
             let Some(primary) = self.joined.get(session) else { continue };
-            let (from, to) = (self.life[accepted.log], self.life[*primary]);
-            self.life.iter_mut().filter(|life| **life == from).for_each(|life| *life = to);
+            let (from, to) = (self.history[accepted.log], self.history[*primary]);
+            self.history.iter_mut().filter(|history| **history == from).for_each(|history| *history = to);
         }
     }
 
@@ -125,7 +125,7 @@ impl<'l> Index<'l> {
     }
 
     pub(super) fn related(&self, one: usize, other: usize) -> bool {
-        self.life[one] == self.life[other]
+        self.history[one] == self.history[other]
     }
 
     /// Whether the times of two logs are of one clock.
