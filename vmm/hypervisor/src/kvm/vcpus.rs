@@ -204,14 +204,14 @@ impl VcpuSet {
     /// (`kvm-nx-lpage-recovery`); without it `KVM_RUN` fails with EAGAIN. P7, P9: a standby finds this out before it is ready,
     /// not when it takes over. The guest does not run.
     fn try_run(&self) -> Result<(), VcpuError> {
-        let (tell, told) = sync_channel(1);
+        let (reply, answer) = sync_channel(1);
         // On the vCPU's own thread: KVM waits for a grace period when another thread runs it later.
         self.each(move |index, fd| {
             if index == 0 {
-                let _ = tell.send(run_nothing(fd));
+                let _ = reply.send(run_nothing(fd));
             }
         })?;
-        told.recv().map_or(Ok(()), |ran| ran.map_err(VcpuError::Enter))
+        answer.recv().map_or(Ok(()), |ran| ran.map_err(VcpuError::Enter))
     }
 
     /// Number of vCPUs.
