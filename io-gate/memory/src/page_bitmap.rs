@@ -232,7 +232,8 @@ mod tests {
                 }
             }
             look();
-            let count = |page| reported.borrow().iter().filter(|&&reported| reported == page).count();
+            let count =
+                |page| reported.borrow().iter().filter(|&&reported| reported == page).count();
             assert_eq!(count(PAGE), 1, "{before} {step} {look_inside}");
             assert_eq!(count(PAGE + 1), usize::from(before));
         }

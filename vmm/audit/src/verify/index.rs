@@ -112,7 +112,10 @@ impl<'l> Index<'l> {
         for (session, accepted) in &self.accepted {
             let Some(primary) = self.joined.get(session) else { continue };
             let (from, to) = (self.history[accepted.log], self.history[*primary]);
-            self.history.iter_mut().filter(|history| **history == from).for_each(|history| *history = to);
+            self.history
+                .iter_mut()
+                .filter(|history| **history == from)
+                .for_each(|history| *history = to);
         }
     }
 
