@@ -277,7 +277,7 @@ impl World {
             true => self.kill(Host::A),
             false => self.stop_for(Host::A, 1_000_000_000..4_000_000_000),
         }
-        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        self.wait_for("P7: a takeover", |_| judge::runs() > 1);
         self.pass(1..200);
         (self.primary, self.standby) = (Host::B, Host::C);
         self.cable = Cable::lay(&self.places.near(Host::C), self.places.far(Host::C));
@@ -417,7 +417,7 @@ impl World {
             broken("P7: a console that nobody reads ends the protection");
         }
         self.kill(Host::A);
-        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        self.wait_for("P7: a takeover", |_| judge::runs() > 1);
         self.goes_on_without_readers();
     }
 
@@ -432,7 +432,7 @@ impl World {
         }
         self.heal();
         self.pass(1000..2000);
-        if judge::lives() > 1 {
+        if judge::runs() > 1 {
             broken("P2: a standby that asks another arbiter has taken over");
         }
     }
@@ -549,13 +549,13 @@ impl World {
                 matches!(fault, Fault::EndPrimary | Fault::ReaderStops | Fault::SlowStorage(_))
             };
             self.pass(3000..3001);
-            if self.faults.iter().all(harmless) && judge::lives() > self.lives {
+            if self.faults.iter().all(harmless) && judge::runs() > self.lives {
                 broken("P7: the guest of a machine that was told to end goes on");
             }
             return;
         }
         // A guest that was never protected dies with its host.
-        if self.killed == [self.primary] && !protected && judge::lives() == self.lives {
+        if self.killed == [self.primary] && !protected && judge::runs() == self.lives {
             return self.holds_nothing(self.standby);
         }
         let before = judge::total();
