@@ -8,12 +8,12 @@
 mod calls;
 mod cells;
 mod judge;
-mod life;
 mod lists;
 mod pair;
 mod reasons;
 mod results;
 mod roles;
+mod scenario;
 mod table;
 
 use std::process::ExitCode;
@@ -24,10 +24,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use judge::Patience;
 use kemari_flags::faults::Arguments;
-use life::Cell;
 use pair::Programs;
 use reasons::Reasons;
 use results::{Line, Results};
+use scenario::Cell;
 
 /// Number of tries for a fault: a busy machine may keep a pair from reaching its fault's phase.
 const TRIES: usize = 3;
@@ -152,7 +152,7 @@ fn one(
     loop {
         tries += 1;
         match judge::run(programs, &cell, seed, patience, reasons) {
-            // This life had fewer such calls than the observed one, or took another course on a busy machine.
+            // This scenario had fewer such calls than the observed one, or took another course on a busy machine.
             Ok(outcome) if !outcome.is_made() && tries < patience.tries => cell.skip = 0,
             Ok(outcome) => return Ok(Line::new(&cell, outcome)),
             Err(error) if tries == TRIES => return Err(error),

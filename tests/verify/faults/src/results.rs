@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::Outcome;
-use crate::life::Cell;
 use crate::reasons::Reasons;
 use crate::roles;
+use crate::scenario::Cell;
 
 /// How each line begins.
 const BEGIN: &str = r#"{"side":"#;

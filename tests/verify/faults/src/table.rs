@@ -8,11 +8,11 @@ use kemari_flags::faults::Fault;
 
 use crate::calls;
 use crate::judge::NOT_REACHED;
-use crate::life::Counts;
 use crate::lists;
 use crate::reasons::Reasons;
 use crate::results::Line;
 use crate::roles;
+use crate::scenario::Counts;
 
 /// The text before the table.
 const HEAD: &str = "# Faults by thread and system call
