@@ -106,7 +106,7 @@ impl Held {
 }
 
 /// P7. Released effects wait for an arbiter that is out of reach, and an acknowledgement arrives meanwhile. Fails if the standby
-/// is told of the end only after that wait.
+/// is told_after of the end only after that wait.
 #[test]
 fn a_machine_that_was_stopped_stays_stopped() {
     let bench = protected_by(PATIENCE, Duration::from_millis(20), |_| {});
@@ -122,11 +122,11 @@ fn a_machine_that_was_stopped_stays_stopped() {
         }
         End::TakeOver(_) => panic!("the guest that was stopped runs on the standby"),
     }
-    let told = begun.elapsed();
+    let told_after = begun.elapsed();
     let term = concluding.join().unwrap();
     assert!(term.is_some(), "nobody is to go on with the guest: the name can be freed");
     assert!(begun.elapsed() >= DRAINED, "nothing was waited for: this test shows nothing");
-    assert!(told < DRAINED, "the standby was told last, after {told:?}");
+    assert!(told_after < DRAINED, "the standby was told last, after {told_after:?}");
     drop(bench.dir);
 }
 

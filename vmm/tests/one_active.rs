@@ -819,10 +819,10 @@ fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let lines = standby.lines();
-    let told = lines.iter().filter(|line| {
+    let lines_of_it = lines.iter().filter(|line| {
         line.contains("the arbiter is unreachable") && !line.contains("could not continue")
     });
-    assert_eq!(told.count(), 1, "{}", lines.join("\n"));
+    assert_eq!(lines_of_it.count(), 1, "{}", lines.join("\n"));
 }
 
 /// Fails if only a record of the own term is freed: a guest that has released nothing since has not raised it.

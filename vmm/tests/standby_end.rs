@@ -140,14 +140,14 @@ fn p7_a_move_keeps_the_primary_waiting_only_when_this_side_is_ready() {
     let standby =
         Standby::start_with_disks(&far, Some(theirs), fence, disks.clone(), Arc::default());
     let _primary = Primary::protected(dir.path(), far, true, disks);
-    let (tell, told) = sync_channel(1);
+    let (reply, answer) = sync_channel(1);
     let said = Some(standby.session());
-    standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, tell)).unwrap();
+    standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, reply)).unwrap();
     opening.recv_timeout(PATIENCE).unwrap();
     assert_eq!(standby.status()["state"], "ready");
     let_go.send(()).unwrap();
     assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Ok(()));
+    assert_eq!(answer.recv_timeout(PATIENCE).unwrap(), Ok(()));
     answer.send(()).unwrap();
     assert!(matches!(standby.end(), End::TakeOver(_)));
 }
@@ -167,9 +167,9 @@ fn p7_a_move_that_the_primarys_loss_overtakes_discards_nothing() {
     for (opened, expected) in
         [(Err("no disk".to_owned()), "no disk"), (Ok(()), "already asked the arbiter")]
     {
-        let (tell, told) = sync_channel(1);
-        standby.inputs.send(Input::Opened(said, opened, tell)).unwrap();
-        let refusal = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+        let (reply, answer) = sync_channel(1);
+        standby.inputs.send(Input::Opened(said, opened, reply)).unwrap();
+        let refusal = answer.recv_timeout(PATIENCE).unwrap().unwrap_err();
         assert!(refusal.contains(expected), "{refusal}");
     }
     assert_eq!(standby.status()["state"], "doubting");
@@ -191,9 +191,9 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     primary.cable.cut();
     wait_for("the loss", || standby.status()["state"] == "waiting-for-operator");
     let take_over = || {
-        let (tell, answer) = sync_channel(1);
+        let (reply, answer) = sync_channel(1);
         let said = Some(standby.session());
-        standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, tell)).unwrap();
+        standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, reply)).unwrap();
         answer
     };
     let first = take_over();
@@ -209,7 +209,7 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     standby.stops();
 }
 
-/// P2, P7. Fails if a primary that panics does not tell why, or if it claims the next term itself when its standby closes the
+/// P2, P7. Fails if a primary that panics does not reply why, or if it claims the next term itself when its standby closes the
 /// link: no machine would have the guest.
 #[test]
 fn p7_the_last_word_of_a_primary_that_panics_leaves_the_term_to_its_standby() {
