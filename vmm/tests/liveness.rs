@@ -106,7 +106,7 @@ impl Held {
 }
 
 /// P7. Released effects wait for an arbiter that is out of reach, and an acknowledgement arrives meanwhile. Fails if the standby
-/// is told_after of the end only after that wait.
+/// is told of the end only after that wait.
 #[test]
 fn a_machine_that_was_stopped_stays_stopped() {
     let bench = protected_by(PATIENCE, Duration::from_millis(20), |_| {});

@@ -209,7 +209,7 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     standby.stops();
 }
 
-/// P2, P7. Fails if a primary that panics does not reply why, or if it claims the next term itself when its standby closes the
+/// P2, P7. Fails if a primary that panics does not tell why, or if it claims the next term itself when its standby closes the
 /// link: no machine would have the guest.
 #[test]
 fn p7_the_last_word_of_a_primary_that_panics_leaves_the_term_to_its_standby() {

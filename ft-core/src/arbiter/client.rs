@@ -244,7 +244,7 @@ impl Client {
             return None;
         }
         // A due renewal goes first: a request can wait, the lease cannot. But no renewal comes between
-        // a look and the replacement that follows, which would then find the renewal changed.
+        // a look and the replacement that follows, which would then find the renewal number changed.
         let midway = self.wanted.as_ref().is_some_and(|wanted| !matches!(wanted.step, Step::Look));
         if self.due <= now && !midway {
             self.asked = Some(Asked { renewal: true, sent: now });

@@ -2,7 +2,7 @@
 //! code that carries them out (etcd, a simulation) lives outside. The [`Client`] claims terms there
 //! and holds the [`Lease`] (P2).
 //!
-//! For each virtual machine the register has one record of the current term, and a renewal that
+//! For each virtual machine the register has one record of the current term, and a renewal number that
 //! changes with every renewal. It is asked one question at a time, and can only compare and
 //! replace. An answer may be lost, and a question that was given up may still be carried out later.
 
@@ -123,7 +123,7 @@ pub struct Written {
     pub value: Vec<u8>,
 }
 
-/// The record and the renewal at one time.
+/// The record and the renewal number at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// `None`: no process has ever held a term.
@@ -135,16 +135,16 @@ pub struct Snapshot {
 /// A question to the register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Return the record and the renewal.
+    /// Return the record and the renewal number.
     Look,
-    /// Write `new` and a renewal, if record and renewal are still those of `seen`.
+    /// Write `new` and renew, if record and renewal number are still those of `seen`.
     Replace {
-        /// The former record and renewal.
+        /// The former record and renewal number.
         seen: Snapshot,
         /// The record to write.
         new: Held,
     },
-    /// Write a renewal if the record is still this one and no renewal of this process was undone;
+    /// Renew if the record is still this one and no renewal of this process was undone;
     /// otherwise return the record.
     Renew(Written),
 }
@@ -154,9 +154,9 @@ pub enum Question {
 pub enum Reply<E> {
     /// To [`Question::Look`].
     Looked(Snapshot),
-    /// To [`Question::Replace`]: the written record, or `None` if record or renewal differed.
+    /// To [`Question::Replace`]: the written record, or `None` if record or renewal number differed.
     Replaced(Option<Written>),
-    /// To [`Question::Renew`]: the renewal was written.
+    /// To [`Question::Renew`]: the lease was renewed.
     Renewed,
     /// To [`Question::Renew`]: there is another record, or none; or the renewal is older than this
     /// process's last one.

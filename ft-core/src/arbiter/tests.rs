@@ -377,7 +377,7 @@ fn p2_the_guard_covers_clocks_that_are_five_per_cent_off() {
 }
 
 /// A due renewal goes first, but not between a look and the replacement that follows, which would
-/// then find the renewal changed.
+/// then find the renewal number changed.
 #[test]
 fn a_renewal_waits_for_a_claim_that_is_half_way() {
     let (mut register, mut a) = (Register::default(), client("a"));
