@@ -84,7 +84,7 @@ const NUMBERS: &[Case] = &[
     ("--arbiter-lease 5000000000", &["100 to 600000"]),
     ("--audit @log,keep=65", &["`keep=65`", "2 to 64"]),
     ("--audit @log,keep=1", &["`keep=1`", "2 to 64"]),
-    ("--audit @log,size=64M", &["`size=64M`", "such as 64MiB"]),
+    ("--audit @log,size=64M", &["`size=64M`", "for instance 64MiB"]),
     ("--audit @log,size=0KiB", &["16KiB to 1024GiB"]),
     ("--audit @log,size=+64MiB", &["16KiB to 1024GiB"]),
     ("--audit @log,size=99999999999999999GiB", &["16KiB to 1024GiB"]),

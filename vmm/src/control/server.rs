@@ -316,7 +316,7 @@ impl Client {
             Ok(request) => request,
             Err(error) => {
                 return self.answer(Err(format!(
-                    "expected a JSON command such as {{\"command\":\"status\"}}: {error}"
+                    "expected a JSON command, for instance {{\"command\":\"status\"}}, found: {error}"
                 )));
             }
         };

@@ -63,7 +63,7 @@ pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
 fn reader_of(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fifo = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
-        Errno::NXIO => io::Error::other("expected that somebody reads this FIFO, found nobody"),
+        Errno::NXIO => io::Error::other("expected a reader of this FIFO, found none"),
         other => other.into(),
     })?;
     // Blocking from here on: a report may be longer than the FIFO's buffer.
@@ -97,6 +97,6 @@ mod tests {
         let fifo = dir.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
         let error = format!("{:#}", write(&fifo, "{}").unwrap_err());
-        assert!(error.contains("found nobody"), "{error}");
+        assert!(error.contains("found none"), "{error}");
     }
 }

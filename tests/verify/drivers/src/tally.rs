@@ -75,7 +75,7 @@ impl Tally {
     /// For each kind, the number of worlds in which it happened.
     pub(crate) fn summary(&self) -> String {
         let one = |(kind, name): &(Kind, &str)| format!("{name} {}", self.worlds[*kind as usize]);
-        format!("in so many worlds: {}", KINDS.iter().map(one).collect::<Vec<_>>().join(", "))
+        format!("numbers of worlds: {}", KINDS.iter().map(one).collect::<Vec<_>>().join(", "))
     }
 
     /// The kinds that happened in no world.

@@ -159,7 +159,9 @@ pub fn socket_path(path: &str) -> Result<PathBuf, String> {
 
 fn parse_mac(part: &Part) -> Result<[u8; 6], String> {
     let bad = || {
-        part.wrong("a MAC address such as 52:54:00:12:34:56 (not all zeros, not a group address)")
+        part.wrong(
+            "a MAC address, for instance 52:54:00:12:34:56 (not all zeros, not a group address)",
+        )
     };
     let mut mac = [0; 6];
     let mut bytes = part.text()?.split(':');
