@@ -67,7 +67,7 @@ const WORDS: &[Case] = &[
     ("run-pair --kill primary,throttle", &["--kill throttle", "add --loopback"]),
     ("run-pair --kill ", &["--kill"]),
     ("run-pair --net-model e1000", &["--net-model e1000", "add --guest linux"]),
-    ("run-pair --guest linux --device pager", &["--device", "leave out --guest linux"]),
+    ("run-pair --guest linux --device pager", &["--device", "remove --guest linux"]),
     ("run-pair --guest linux --lab --interactive", &["--lab", "no --interactive"]),
     ("run-pair --device nix", &["--device: expected one of beeper", "found `nix`", "new-device"]),
     ("run-pair --device beeper,console=none", &["--device: expected one of beeper"]),

@@ -177,7 +177,7 @@ impl Arguments {
         );
         ensure!(
             self.guest == Guest::Micro || self.device.is_none(),
-            "--device: the stock Debian guest does not drive it: leave out --guest linux"
+            "--device: the stock Debian guest does not drive it: remove --guest linux"
         );
         ensure!(
             self.guest == Guest::Micro || !kills.contains(&Kill::Reset),
