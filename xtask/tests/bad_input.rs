@@ -92,7 +92,7 @@ const WORDS: &[Case] = &[
     ("run-pair --kill deleted-tap,slow-network", &["--kill deleted-tap,slow-network", "a socket"]),
     ("run-pair --kill slow-arbiter --arbiter etcd", &["--kill slow-arbiter", "remove --arbiter"]),
     ("run-pair --kill two-arbiters --arbiter etcd", &["--kill two-arbiters", "a directory"]),
-    ("run-pair --kill reset --guest linux", &["--kill reset", "leave out --guest linux"]),
+    ("run-pair --kill reset --guest linux", &["--kill reset", "remove --guest linux"]),
     ("torture --fault thunder", &["--fault: expected primary, standby", "found `thunder`"]),
     ("torture --tls --plain", &["--tls", "--plain"]),
     ("torture --json @notes", &["--json", "it is left alone"]),
