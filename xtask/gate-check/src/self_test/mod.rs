@@ -214,11 +214,11 @@ impl TestCopy {
         }
         // The layer `types` reports code that does not compile, but it does not read the monitor. An attack that fits the tree no
         // longer is not one that passes.
-        if !fate.caught.contains_key(&Catcher::Layer(Layer::Types)) {
+        if !result.caught.contains_key(&Catcher::Layer(Layer::Types)) {
             let says = |(layer, why)| {
                 format!("`{layer}` cannot look at code that does not compile: {why}")
             };
-            fate.broken.extend(not_reached.into_iter().map(says));
+            result.broken.extend(not_reached.into_iter().map(says));
         }
         if let Some(test) = &attack.test
             && let Some(said) = self.counted(test)?
