@@ -25,11 +25,11 @@ mod switch {
         ApplyOutOfOrder,
         /// pages are applied before the whole checkpoint is there
         ApplyBeforeWhole,
-        /// the primary lets everything out when the link is lost
+        /// the primary releases everything when the link is lost
         FlushOnLinkError,
         /// a standby's Bye to an earlier session counts for this one
         AnyonesBye,
-        /// the standby takes a checkpoint that was said in an earlier session
+        /// the standby takes a checkpoint of an earlier session
         TakeReplay,
         /// the primary runs alone without asking the arbiter
         AloneWithoutArbiter,
@@ -97,9 +97,9 @@ mod switch {
         NeverRecovers,
         /// a primary that is refused opens its gate although the standby may hold a checkpoint
         RefuseOpens,
-        /// a standby that does not give its checkpoint up is waited for without end
+        /// the primary waits without end for a standby that does not discard its checkpoint
         DetachForEver,
-        /// what a standby lacks is told of its successor
+        /// what a standby lacks is reported of its successor
         ForgetLack,
         /// a standby that was denied a term does not know that there is one
         DeniedForgetsTerm,

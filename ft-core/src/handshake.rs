@@ -292,7 +292,7 @@ fn compare_arbiters(primary: &ArbiterView, standby: &ArbiterView, reasons: &mut 
     }
     if (&primary.id, &primary.mark) != (&standby.id, &standby.mark) {
         reasons.push(format!(
-            "arbiter: primary {primary}, standby {standby}: they are not the same one: --arbiter must name one place that both \
+            "arbiter: primary {primary}, standby {standby}: they differ: --arbiter must name one place that both \
              hosts see, not a copy"
         ));
     }
@@ -309,8 +309,9 @@ pub fn compare_counter_marks(primary: &ArbiterView, standby: &ArbiterView) -> Re
         return Ok(());
     }
     Err(Refusal(Vec::from([format!(
-        "arbiter: the standby has left the word `{expected}` in {}, the primary finds `{found}` in {}: they are not the same one: \
-         --arbiter must name one place that both hosts see and write, not a replica that is kept up to date in one direction",
+        "arbiter: the standby wrote the counter-mark `{expected}` to {}, the primary found `{found}` in {}: they use \
+         different arbiters: --arbiter must name one place that both hosts read and write, not a replica that is \
+         updated in one direction",
         standby.place, primary.place
     )])))
 }
@@ -334,12 +335,12 @@ pub fn compare_disk_counter_marks(
                 continue;
             }
             let left = left.map_or("nothing".to_string(), |left| {
-                format!("the word `{}` in {}", left.word, left.place)
+                format!("the counter-mark `{}` to {}", left.word, left.place)
             });
             reasons.push(format!(
-                "disk in slot {}: the standby has left {left}, the primary finds `{}` in {}: they do not see the same: give both the \
-                 one image (and the one file of fence=) on storage that both hosts see and write, not a replica that is kept up to \
-                 date in one direction",
+                "disk in slot {}: the standby wrote {left}, the primary found `{}` in {}: they use different disks: \
+                 give both hosts the same image (and the same file in fence=) on storage that both read and write, \
+                 not a replica that is updated in one direction",
                 ours.slot, found.word, found.place
             ));
         }
@@ -393,13 +394,13 @@ fn advise(primary: &[DeviceLayout], standby: &[DeviceLayout]) -> String {
         ([ours], []) => {
             let flag = flag_of(&ours.kind);
             format!(
-                "the standby lacks it: give the standby the primary's {flag}, or take it from the primary"
+                "the standby lacks it: give the standby the primary's {flag}, or remove it from the primary"
             )
         }
         ([], [theirs]) => {
             let flag = flag_of(&theirs.kind);
             format!(
-                "the primary lacks it: give the primary the standby's {flag}, or take it from the standby"
+                "the primary lacks it: give the primary the standby's {flag}, or remove it from the standby"
             )
         }
         _ => "give both the same devices, in the same order, from the same release".to_string(),
@@ -432,8 +433,8 @@ fn compare_disks(primary: &[DiskStorage], standby: &[DiskStorage], reasons: &mut
         let (ours, theirs) = (of(primary), of(standby));
         if ours != theirs {
             reasons.push(format!(
-                "disk in slot {slot}: primary {ours}; standby {theirs}: they do not see the same \
-                 disk: give both the one image on storage that both hosts share, not a copy"
+                "disk in slot {slot}: primary {ours}; standby {theirs}: they use different disks: give both hosts the \
+                 same image on storage that they share, not a copy"
             ));
         }
         compare_fences(slot, primary, standby, reasons);
@@ -457,8 +458,8 @@ fn compare_fences(
             view.map_or_else(|| "none".to_string(), |view| view.to_string())
         };
         reasons.push(format!(
-            "fence record of the disk in slot {slot}: primary {}; standby {}: they are not the same file: have fence= in --disk \
-             name one file that both hosts see, or leave it out on both sides",
+            "fence record of the disk in slot {slot}: primary {}; standby {}: they are different files: name in \
+             fence= of --disk one file that both hosts see, or leave fence= out on both sides",
             shown(ours),
             shown(theirs)
         ));
@@ -477,8 +478,8 @@ fn compare_boot(primary: &Hello, standby: &Hello, reasons: &mut Vec<String>) {
         let mut compare = |what: &str, ours: String, theirs: String| {
             if ours != theirs {
                 reasons.push(format!(
-                    "{what}: primary {ours}, standby {theirs}: give the standby the same --{what}, or none of --kernel, \
-                     --initrd and --cmdline: it then takes the primary's"
+                    "{what}: primary {ours}, standby {theirs}: give the standby the same --{what}, or none of \
+                     --kernel, --initrd and --cmdline: it then uses the primary's"
                 ));
             }
         };
@@ -492,7 +493,8 @@ fn compare_boot(primary: &Hello, standby: &Hello, reasons: &mut Vec<String>) {
         (total_size(&images_to_send(primary, standby)), primary.layout.memory_size());
     if size > memory {
         reasons.push(format!(
-            "kernel and initrd: {size} bytes are to be sent, expected no more than the {memory} bytes of guest memory: \
+            "kernel and initrd: the primary has to send {size} bytes, expected at most the {memory} bytes of \
+             guest memory: \
              give the standby the same files by --kernel and --initrd"
         ));
     }
@@ -518,7 +520,7 @@ fn compare_facts(
         let (ours, theirs) = (of(primary), of(standby));
         if ours != theirs {
             reasons.push(format!(
-                "{name}: primary has {ours}, standby has {theirs}: use hosts that are alike in this"
+                "{name}: primary has {ours}, standby has {theirs}: use hosts with the same value"
             ));
         }
     }
@@ -647,7 +649,7 @@ mod tests {
         assert!(text.contains("primary file:/a (id id 1,"), "{text}");
         assert!(text.contains("standby file:/b (id id 2,"), "{text}");
         let text = refused(|other| other.arbiter.mark = "mark 2".into());
-        assert!(text.contains("mark mark 2): they are not the same one"), "{text}");
+        assert!(text.contains("mark mark 2): they differ"), "{text}");
         let text = refused(|other| other.layout.memory[0].len = 256 << 20);
         assert!(text.contains("512 MiB at 0x0, standby 256 MiB at 0x0"), "{text}");
         let text = refused(|other| other.layout.cpus = 1);
@@ -761,8 +763,8 @@ mod tests {
         assert_eq!(compared("word 1", "word 1"), Ok(()));
         assert!(compared("", "").is_err());
         let text = compared("none", "word 1").unwrap_err().to_string();
-        assert!(text.contains("left the word `word 1` in file:/b"), "{text}");
-        assert!(text.contains("the primary finds `none` in file:/a"), "{text}");
+        assert!(text.contains("wrote the counter-mark `word 1` to file:/b"), "{text}");
+        assert!(text.contains("the primary found `none` in file:/a"), "{text}");
     }
 
     /// P3: the same for each place beside each disk.
@@ -782,7 +784,10 @@ mod tests {
             assert!(compared(found, said).is_err(), "{found:?}, {said:?}");
         }
         let text = compared(&["none"], &["word 1"]).unwrap_err().to_string();
-        assert!(text.contains("left the word `word 1` in /b, the primary finds `none`"), "{text}");
+        assert!(
+            text.contains("wrote the counter-mark `word 1` to /b, the primary found `none`"),
+            "{text}"
+        );
     }
 
     /// P2: the places may differ, since each host may have its own name for the file.
@@ -797,7 +802,7 @@ mod tests {
         });
         assert!(text.contains("primary /a/fence: term 3; standby /b/fence: term 2"), "{text}");
         let text = refused(|other| other.disks[0].fence = None);
-        assert!(text.contains("standby none: they are not the same file"), "{text}");
+        assert!(text.contains("standby none: they are different files"), "{text}");
     }
 
     #[test]
@@ -831,10 +836,7 @@ mod tests {
         theirs.boot = None;
         ours.boot.as_mut().unwrap().kernel.size = u64::MAX;
         let text = compare(&ours, &theirs).unwrap_err().to_string();
-        assert!(
-            text.contains("expected no more than the 536870912 bytes of guest memory"),
-            "{text}"
-        );
+        assert!(text.contains("expected at most the 536870912 bytes of guest memory"), "{text}");
         theirs.images = ours.boot.as_ref().unwrap().images().collect();
         assert_eq!(
             compare(&ours, &theirs),

@@ -121,7 +121,7 @@ impl EpochPolicy {
             .flatten()
             .chain([self.timer_due(inputs)])
             .min_by_key(|(due, _)| *due)
-            .expect("the timer is always due at some time");
+            .expect("the timer always has a due time");
         let due = due.max(inputs.last_seal + self.least_gap(inputs.last_pause));
         if due <= now { Decision::SealNow(reason) } else { Decision::WaitUntil(due) }
     }

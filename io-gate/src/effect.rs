@@ -33,7 +33,7 @@ pub(crate) mod sealed {
     /// Keeps [`super::EffectKind`] closed: a new way out is a change to this crate.
     #[diagnostic::on_unimplemented(
         message = "`{Self}` cannot be made a kind of outward effect outside `io-gate`",
-        label = "the family of effects is sealed",
+        label = "the set of effects is sealed",
         note = "every way out of the machine is listed in `io-gate`, with its backend in `io-gate-host`; stage one of those, or add the kind there"
     )]
     pub trait Sealed {}

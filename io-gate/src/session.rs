@@ -40,7 +40,7 @@ impl Ledger {
         match verdict {
             Ok(Some(len)) => {
                 let waiting = self.waiting_since(first, origin).count();
-                assert!(waiting == 0, "P5: a chain was called done with {waiting} in flight");
+                assert!(waiting == 0, "P5: a chain was reported as done with {waiting} in flight");
                 Ok(ChainOutcome::Done(len))
             }
             Ok(None) => {

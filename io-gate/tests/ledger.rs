@@ -74,7 +74,7 @@ fn a_chain_that_stages_twice_panics() {
 }
 
 #[test]
-#[should_panic(expected = "P5: a chain was called done with 1 in flight")]
+#[should_panic(expected = "P5: a chain was reported as done with 1 in flight")]
 fn a_chain_that_stages_and_is_called_done_panics() {
     let (mut ledger, _authority) = new_gate();
     let _ = ledger.chain_session(origin(0), |gate| {

@@ -65,9 +65,9 @@ impl Bench {
     }
 
     /// The outcome of a request.
-    fn outcome(&self, wish: u64) -> Result<u64, String> {
-        wait_for("what becomes of it", || self.engine.attempt(wish).is_some());
-        self.engine.attempt(wish).unwrap()
+    fn outcome(&self, attempt: u64) -> Result<u64, String> {
+        wait_for("what becomes of it", || self.engine.attempt(attempt).is_some());
+        self.engine.attempt(attempt).unwrap()
     }
 }
 

@@ -87,7 +87,7 @@ fn a_guest_alone_is_on_record_and_an_altered_record_is_seen() {
     hold.event = Event::Held { next: 1 };
     held.entries.insert(staged, hold);
     let (code, text) = verify(&held);
-    assert!(code == Some(1) && text.contains("found no ACK"), "{code:?}: {text}");
+    assert!(code == Some(1) && text.contains("expected an ACK of"), "{code:?}: {text}");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_damaged_log_is_incomplete_and_a_torn_one_is_not() {
     std::fs::write(&file, &whole[..whole.len() - RECORD_LEN / 2]).unwrap();
     let output = audit(&["verify"], &base);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    assert!(said(&output).contains("1 of them without a last record"), "{}", said(&output));
+    assert!(said(&output).contains("1 of them without an end record"), "{}", said(&output));
 
     let mut flipped = whole.clone();
     flipped[HEADER_LEN + 5 * RECORD_LEN + 17] ^= 4;
@@ -137,7 +137,7 @@ fn a_log_that_was_rotated_is_judged_as_far_as_it_is_there() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert_eq!(said(&output), once);
     let noted = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(noted.matches("counted once").count(), 1, "{noted}");
+    assert_eq!(noted.matches("counted only once").count(), 1, "{noted}");
     assert_eq!(noted.matches("named twice").count(), 3, "{noted}");
 }
 

@@ -118,7 +118,7 @@ fn a_guest_that_prints_beyond_a_limit_of_files_goes_on() {
     let mut command = Command::new("prlimit");
     command.args(["--fsize=65536", KEMARI]);
     let mut guest = Guest::boot_through(command, "flood=serial", 1, &[]);
-    let said = guest.process.wait_line("what is printed is dropped", micro::PATIENCE);
+    let said = guest.process.wait_line("output is dropped", micro::PATIENCE);
     assert!(said.is_some(), "{:?}", guest.process.lines());
     guest.ask(Op::Ping);
     guest.tell(Op::PowerOff);

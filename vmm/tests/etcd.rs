@@ -347,7 +347,7 @@ fn p2_another_etcd_is_told_from_the_one_that_the_other_side_asks() {
     assert!(view.id != found.id && view.mark != found.mark, "{view}, {found}");
     other.follow(Term(1), "a");
     let refusal = other.claim(Term(2), "silence").unwrap_err().to_string();
-    assert!(refusal.contains("to be of a, found: term 1 is held by stranger"), "{refusal}");
+    assert!(refusal.contains("to belong to a, found: term 1 is held by stranger"), "{refusal}");
     same.follow(Term(1), "a");
     assert_eq!(claim(&same, 2), Verdict::Granted);
 }

@@ -153,7 +153,7 @@ fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
 
     // An old session as a whole: it is of this machine and of this term, byte for byte.
     say(address, &session);
-    let heard = pair.standby.wait_line("End: it is of session", PATIENCE);
+    let heard = pair.standby.wait_line("End: expected session", PATIENCE);
     assert!(heard.is_some(), "{}", pair.standby.lines().join("\n"));
     pair.wait_for(&socket, "waiting");
     // Torn at any place.

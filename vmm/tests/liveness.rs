@@ -122,11 +122,11 @@ fn a_machine_that_was_stopped_stays_stopped() {
         }
         End::TakeOver(_) => panic!("the guest that was stopped runs on the standby"),
     }
-    let told = begun.elapsed();
+    let told_after = begun.elapsed();
     let term = concluding.join().unwrap();
     assert!(term.is_some(), "nobody is to go on with the guest: the name can be freed");
     assert!(begun.elapsed() >= DRAINED, "nothing was waited for: this test shows nothing");
-    assert!(told < DRAINED, "the standby was told last, after {told:?}");
+    assert!(told_after < DRAINED, "the standby was told last, after {told_after:?}");
     drop(bench.dir);
 }
 

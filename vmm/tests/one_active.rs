@@ -136,7 +136,7 @@ fn p2_a_standby_with_a_directory_of_its_own_is_refused() {
     for name in ["a", "b"] {
         assert!(line.contains(&bench.spelled("", "file:", name)), "{line}");
     }
-    assert!(line.contains("they are not the same one"), "{line}");
+    assert!(line.contains("they differ"), "{line}");
 }
 
 /// Keeps a copy of the arbiter's directory `from` in `to` up to date, one way.
@@ -197,16 +197,16 @@ fn refused_for_its_replica(bench: &Bench, standby: &Process, places: &[String; 2
             Err(refusal) => format!("{refusal:#}"),
             Ok(_) => panic!("it is {}", bench.status("primary").unwrap().state()),
         };
-        if said.contains("the standby has left the word") {
+        if said.contains("the standby wrote the counter-mark") {
             assert!(places.iter().all(|place| said.contains(place)), "{said}");
             break;
         }
-        let copied = ["they are not the same", "they do not see the same disk"];
+        let copied = ["they differ", "they are different files", "they use different disks"];
         let is_late = copied.iter().any(|reason| said.contains(reason));
         assert!(is_late && Instant::now() < deadline, "{said}");
     }
     assert_eq!(bench.status("primary").unwrap().state(), "alone");
-    standby.wait_line("the standby has left the word", PATIENCE).unwrap();
+    standby.wait_line("the standby wrote the counter-mark", PATIENCE).unwrap();
 }
 
 /// P2: the standby uses a copy of the directory that is kept up to date. It has the mark, but a term that is won in either is not
@@ -535,10 +535,10 @@ fn p7_a_standby_that_lacks_its_disk_does_not_take_over_for_its_operator() {
     primary.kill();
     bench.wait_state(&standby, "waiting-for-operator");
     fs::rename(&link, &away).unwrap();
-    standby.wait_line("could not go on with the guest", PATIENCE).unwrap();
+    standby.wait_line("could not continue the guest", PATIENCE).unwrap();
     let socket = bench.path("standby.sock");
     let refusal = control(Path::new(KEMARI), &socket, &["take-over"]).unwrap_err();
-    assert!(format!("{refusal:#}").contains("lacks nothing"), "{refusal:#}");
+    assert!(format!("{refusal:#}").contains("has all that the guest needs"), "{refusal:#}");
     assert_eq!(bench.status("standby").unwrap().state(), "waiting-for-operator");
     fs::rename(&away, &link).unwrap();
     standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
@@ -567,7 +567,7 @@ fn p2_a_standby_with_a_fence_record_of_its_own_is_refused() {
     for name in ["disk.img.kemari-fence", "copy"] {
         assert!(said.contains(&bench.spelled("", "", name)), "{said}");
     }
-    assert!(said.contains("they are not the same file"), "{said}");
+    assert!(said.contains("they are different files"), "{said}");
 }
 
 /// P2: a process that has the image open is alive, even if the operator believes otherwise: a seizure overrides records, but no
@@ -807,7 +807,7 @@ fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
     fs::rename(bench.path("a"), bench.path("away")).unwrap();
     primary.kill();
     // Another thread writes the lines than answers the status.
-    let first = standby.wait_line("the arbiter cannot be asked", PATIENCE);
+    let first = standby.wait_line("the arbiter is unreachable", PATIENCE);
     assert!(first.is_some(), "{}", standby.lines().join("\n"));
     let unanswered = || {
         let status = bench.status("standby");
@@ -819,10 +819,10 @@ fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let lines = standby.lines();
-    let told = lines.iter().filter(|line| {
-        line.contains("the arbiter cannot be asked") && !line.contains("could not go on")
+    let lines_of_it = lines.iter().filter(|line| {
+        line.contains("the arbiter is unreachable") && !line.contains("could not continue")
     });
-    assert_eq!(told.count(), 1, "{}", lines.join("\n"));
+    assert_eq!(lines_of_it.count(), 1, "{}", lines.join("\n"));
 }
 
 /// Fails if only a record of the own term is freed: a guest that has released nothing since has not raised it.

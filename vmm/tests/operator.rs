@@ -17,7 +17,7 @@ use kemari_arbiter::{Arbiter, FileArbiter, Verdict};
 use kemari_testbed::pair::status::{Status, control};
 use kemari_testbed::ports::free_address;
 use kemari_testbed::process::{Process, tied_to_us};
-use kemari_vmm::control::{Command as Wish, ControlSocket, Reply, Request, request};
+use kemari_vmm::control::{Command as ControlCommand, ControlSocket, Reply, Request, request};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
@@ -98,7 +98,7 @@ impl Bench {
     }
 }
 
-fn wish(command: Wish) -> Request {
+fn request_for(command: ControlCommand) -> Request {
     Request { command, wait_ms: None }
 }
 
@@ -107,7 +107,7 @@ fn a_silent_client_delays_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let handler = |command| match command {
-        Wish::Status => Reply::done("idle"),
+        ControlCommand::Status => Reply::done("idle"),
         // More than a socket's buffer.
         _ => Reply::Now(Ok(json!({ "huge": "x".repeat(1 << 20) }))),
     };
@@ -126,7 +126,7 @@ fn a_silent_client_delays_nobody() {
     }
     let begun = Instant::now();
     for _ in 0..3 {
-        request(&path, &wish(Wish::Status)).unwrap();
+        request(&path, &request_for(ControlCommand::Status)).unwrap();
     }
     // Waiting for any one of them would take five seconds.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
@@ -142,7 +142,7 @@ fn whoever_came_before_the_end_is_answered() {
     let handler = |_| Reply::done("powered-off");
     let socket = ControlSocket::listen(&path, Arc::new(handler)).unwrap();
     let mut clients = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
-    request(&path, &wish(Wish::Status)).unwrap();
+    request(&path, &request_for(ControlCommand::Status)).unwrap();
     let [asks, silent, half] = &mut clients;
     half.write_all(b"{\"comm").unwrap();
     std::thread::scope(|scope| {
@@ -207,7 +207,7 @@ fn what_takes_time_is_answered_at_its_end() {
     let socket = ControlSocket::listen(
         &path,
         Arc::new(move |command| match command {
-            Wish::Status => Reply::done("idle"),
+            ControlCommand::Status => Reply::done("idle"),
             _ => {
                 let seen = seen.clone();
                 let look = move || seen.load(Ordering::SeqCst).then(|| Ok(json!({ "done": true })));
@@ -216,15 +216,15 @@ fn what_takes_time_is_answered_at_its_end() {
         }),
     )
     .unwrap();
-    let short = Request { command: Wish::RunAlone, wait_ms: Some(1) };
+    let short = Request { command: ControlCommand::RunAlone, wait_ms: Some(1) };
     let late = request(&path, &short).unwrap_err();
-    assert!(late.contains("still under way: half of it"), "{late}");
-    let at_once = Request { command: Wish::RunAlone, wait_ms: Some(0) };
+    assert!(late.contains("still in progress: half of it"), "{late}");
+    let at_once = Request { command: ControlCommand::RunAlone, wait_ms: Some(0) };
     assert_eq!(request(&path, &at_once).unwrap()["done"], false);
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| request(&path, &wish(Wish::RunAlone)));
+        let waits = scope.spawn(|| request(&path, &request_for(ControlCommand::RunAlone)));
         // Others are served meanwhile.
-        request(&path, &wish(Wish::Status)).unwrap();
+        request(&path, &request_for(ControlCommand::Status)).unwrap();
         over.store(true, Ordering::SeqCst);
         assert_eq!(waits.join().unwrap().unwrap()["done"], true);
     });
@@ -232,7 +232,7 @@ fn what_takes_time_is_answered_at_its_end() {
     over.store(false, Ordering::SeqCst);
     let mut waits = UnixStream::connect(&path).unwrap();
     waits.write_all(b"{\"command\":\"run-alone\"}\n").unwrap();
-    request(&path, &wish(Wish::Status)).unwrap();
+    request(&path, &request_for(ControlCommand::Status)).unwrap();
     drop(socket);
     let mut answer = String::new();
     waits.read_to_string(&mut answer).unwrap();
@@ -297,7 +297,7 @@ fn protect_says_what_came_of_it_and_leaves_a_standby_that_hangs() {
     let hangs = UnixListener::bind(bench.path("hangs")).unwrap();
     let late =
         bench.tell("primary", &["--timeout", "1", "protect", &bench.unix("hangs")]).unwrap_err();
-    assert!(late.contains("still under way") && late.contains("joining"), "{late}");
+    assert!(late.contains("still in progress") && late.contains("joining"), "{late}");
     let _standby = bench.standby("standby", &guest, &bench.unix("link"));
     std::thread::scope(|scope| {
         // The client that waits for the former request gets an answer.
@@ -450,7 +450,7 @@ fn shutdown_presses_the_power_button() {
     let bench = Bench::new();
     let mut guest = bench.guest();
     let deaf = bench.tell("primary", &["--timeout", "1", "shutdown"]).unwrap_err();
-    assert!(deaf.contains("does not listen to its power button"), "{deaf}");
+    assert!(deaf.contains("ignores its power button"), "{deaf}");
     assert!(deaf.contains("power-off"), "{deaf}");
     guest.ask(Op::Ping);
 
@@ -464,8 +464,8 @@ fn shutdown_presses_the_power_button() {
         shutdown.wait_line(word, PATIENCE).unwrap_or_else(|| panic!("{}", said()));
         (said(), shutdown)
     };
-    let (said, mut shutdown) = waits("does not listen to its power button", &bench);
-    assert!(said.contains("waiting 60 s at most"), "{said}");
+    let (said, mut shutdown) = waits("ignores its power button", &bench);
+    assert!(said.contains("waiting at most 60 s"), "{said}");
     assert!(said.contains("`kemari ctl power-off`"), "{said}");
     assert!(shutdown.exited().is_none(), "{said}");
     bench.tell("primary", &["power-off"]).unwrap();
@@ -481,8 +481,8 @@ fn shutdown_presses_the_power_button() {
 
     let bench = Bench::new();
     let mut guest = bench.guest_with("button=power-off");
-    let (said, mut shutdown) = waits("waiting 60 s at most", &bench);
+    let (said, mut shutdown) = waits("waiting at most 60 s", &bench);
     assert!(shutdown.wait_exit(PATIENCE).unwrap().success(), "{said}");
     let said = shutdown.lines().join("\n");
-    assert!(guest.wait_exit().success() && !said.contains("does not listen"), "{said}");
+    assert!(guest.wait_exit().success() && !said.contains("ignores its power button"), "{said}");
 }

@@ -423,14 +423,14 @@ fn an_arbiter_that_does_not_answer_is_said() {
     bench.protect().unwrap();
     bench.protected();
     std::fs::rename(bench.path("arbiter"), bench.path("away")).unwrap();
-    bench.degraded("the arbiter cannot be asked");
+    bench.degraded("the arbiter is unreachable");
     std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
     bench.protected();
 
     // The arbiter answers, and would not let this side go on: its data went back to before this machine began.
     let term = bench.path(&format!("arbiter/default/term-{:020}.json", 1));
     std::fs::rename(&term, bench.path("away")).unwrap();
-    bench.degraded("the arbiter cannot be asked");
+    bench.degraded("the arbiter is unreachable");
     std::fs::rename(bench.path("away"), &term).unwrap();
     bench.protected();
 }
@@ -515,7 +515,7 @@ fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     primary.kill().unwrap();
     bench.wait("b", |status| {
         let why = status["reason"].as_str().unwrap_or_default();
-        status["state"] == "doubting" && why.contains("the arbiter cannot be asked")
+        status["state"] == "doubting" && why.contains("the arbiter is unreachable")
     });
     // Enough to ask.
     leave_descriptors(&standby, Some(2));

@@ -158,7 +158,7 @@ fn a_tap_that_cannot_be_had() {
     }
     command.arg(KEMARI).args(["run", "--serial", "none", "--memory", "64", "--kernel"]);
     command.arg(micro::image()).args(["--net", "tap=kemari-none0,create=on"]).stdin(Stdio::null());
-    refused_in_a_line(&mut command, &["tap=kemari-none0", "make it for this user"]);
+    refused_in_a_line(&mut command, &["tap=kemari-none0", "create it for this user"]);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_limit_that_is_enough_for_the_machine_alone_is_a_warning() {
     command.arg("--serial").arg(format!("file={}", console.display()));
     command.arg("--kernel").arg(micro::image()).stdin(Stdio::null());
     let mut process = Process::start("kemari", command, &dir.path().join("log")).unwrap();
-    let warning = process.wait_line("too little may be mapped", PATIENCE);
+    let warning = process.wait_line("limit on mapped memory is low", PATIENCE);
     assert!(warning.is_some_and(|line| line.contains("RLIMIT_DATA")), "{:?}", process.lines());
     let begun = Instant::now();
     while !fs::metadata(&console).is_ok_and(|console| console.len() > 0) {

@@ -140,14 +140,14 @@ fn p7_a_move_keeps_the_primary_waiting_only_when_this_side_is_ready() {
     let standby =
         Standby::start_with_disks(&far, Some(theirs), fence, disks.clone(), Arc::default());
     let _primary = Primary::protected(dir.path(), far, true, disks);
-    let (tell, told) = sync_channel(1);
+    let (reply, outcome) = sync_channel(1);
     let said = Some(standby.session());
-    standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, tell)).unwrap();
+    standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, reply)).unwrap();
     opening.recv_timeout(PATIENCE).unwrap();
     assert_eq!(standby.status()["state"], "ready");
     let_go.send(()).unwrap();
     assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Ok(()));
+    assert_eq!(outcome.recv_timeout(PATIENCE).unwrap(), Ok(()));
     answer.send(()).unwrap();
     assert!(matches!(standby.end(), End::TakeOver(_)));
 }
@@ -164,10 +164,12 @@ fn p7_a_move_that_the_primarys_loss_overtakes_discards_nothing() {
     let said = standby.session();
     primary.cable.cut();
     assert_eq!(is_asked.recv_timeout(PATIENCE).unwrap(), Term(2));
-    for (opened, expected) in [(Err("no disk".to_owned()), "no disk"), (Ok(()), "being asked")] {
-        let (tell, told) = sync_channel(1);
-        standby.inputs.send(Input::Opened(said, opened, tell)).unwrap();
-        let refusal = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    for (opened, expected) in
+        [(Err("no disk".to_owned()), "no disk"), (Ok(()), "already asked the arbiter")]
+    {
+        let (reply, outcome) = sync_channel(1);
+        standby.inputs.send(Input::Opened(said, opened, reply)).unwrap();
+        let refusal = outcome.recv_timeout(PATIENCE).unwrap().unwrap_err();
         assert!(refusal.contains(expected), "{refusal}");
     }
     assert_eq!(standby.status()["state"], "doubting");
@@ -189,10 +191,10 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     primary.cable.cut();
     wait_for("the loss", || standby.status()["state"] == "waiting-for-operator");
     let take_over = || {
-        let (tell, answer) = sync_channel(1);
+        let (reply, outcome) = sync_channel(1);
         let said = Some(standby.session());
-        standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, tell)).unwrap();
-        answer
+        standby.inputs.send(Input::Operator(Event::OperatorTakeOver, said, reply)).unwrap();
+        outcome
     };
     let first = take_over();
     opening.recv_timeout(PATIENCE).unwrap();

@@ -77,8 +77,8 @@ impl Bench {
 
     fn protect(&self) -> Result<Value, String> {
         let patience = PATIENCE.as_secs().to_string();
-        let wish = ["--timeout", &patience, "protect", &self.link()];
-        control(Path::new(KEMARI), &self.path("a"), &wish).map_err(|error| format!("{error:#}"))
+        let command = ["--timeout", &patience, "protect", &self.link()];
+        control(Path::new(KEMARI), &self.path("a"), &command).map_err(|error| format!("{error:#}"))
     }
 
     #[track_caller]

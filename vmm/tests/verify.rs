@@ -90,7 +90,7 @@ fn p8_a_standby_that_differs_is_given_up_and_both_sides_say_so() {
     guest.ask(Op::Ping);
     let line = guest.process.wait_line("unprotected: ", PATIENCE).unwrap();
     assert!(line.contains("is not the same on both sides"), "{line}");
-    standby.wait_line("gave its checkpoint up", PATIENCE).unwrap();
+    standby.wait_line("discarded its checkpoint", PATIENCE).unwrap();
     standby.wait_line("checkpoint discarded", PATIENCE).unwrap();
     // A new session begins with a new copy: it is as good as any.
     wait_for("the next session", || status(&dir.path().join("control"))["state"] == "protected");

@@ -51,7 +51,7 @@ fn check_call(call: &str) -> Result<()> {
     let is_listed = LISTS.lines().any(|line| line.split(' ').nth(1) == Some(call));
     ensure!(
         is_listed,
-        "--call: expected a system call on a list in vmm/confine/src/seccomp/filter.rs, found `{call}`"
+        "--call: expected a system call of a list in vmm/confine/src/seccomp/filter.rs, found `{call}`"
     );
     Ok(())
 }

@@ -4,8 +4,8 @@
 //! ```text
 //!              next(now)                 reply(now, ..)
 //!   RESTING --------------> ASKING ---------------------> RESTING, and a result
-//!      ^  a beat is due, or a wish       a wish takes several questions:
-//!      +--- wish(..)                     look -> replace (-> look again, if something had changed)
+//!      ^  a renewal is due, or a request    a request takes several questions:
+//!      +--- request(..)                  look -> replace (-> look again, if something had changed)
 //!                                        look -> renew   (the term is ours: an answer was lost)
 //! ```
 //!
@@ -45,7 +45,7 @@ pub struct ClientOptions {
 
 /// What the process wants from the arbiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Request {
     /// To check that it answers.
     Look,
     /// To win a term: the one after the current one, or one that this process has already won.
@@ -67,7 +67,7 @@ pub enum Wish {
     },
 }
 
-/// The result of a wish.
+/// The result of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Success {
     /// The arbiter answers.
@@ -86,9 +86,9 @@ pub enum Success {
     Ended,
 }
 
-/// Why a question or a wish failed.
+/// Why a question or a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble<E> {
+pub enum ClientError<E> {
     /// The register did not answer. The question may still be carried out.
     Failed(E),
     /// The expected term is missing: the register was set back, or is another one.
@@ -117,16 +117,16 @@ pub enum Trouble<E> {
 
 /// A result for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told<E> {
+pub enum Completion<E> {
     /// The result of a renewal, or of a check of the present holder.
-    Beat(Result<(), Trouble<E>>),
-    /// The result of the wish.
-    Wish(Result<Success, Trouble<E>>),
+    Renewal(Result<(), ClientError<E>>),
+    /// The result of the request.
+    Request(Result<Success, ClientError<E>>),
 }
 
 #[derive(Debug)]
 struct Wanted {
-    wish: Wish,
+    request: Request,
     rounds: usize,
     step: Step,
 }
@@ -140,7 +140,7 @@ enum Step {
 
 #[derive(Clone, Copy, Debug)]
 struct Asked {
-    beat: bool,
+    renewal: bool,
     sent: Time,
 }
 
@@ -220,20 +220,20 @@ impl Client {
         self.due
     }
 
-    /// Accepts a wish. [`Self::next`] returns the questions that it needs.
+    /// Accepts a request. [`Self::next`] returns the questions that it needs.
     ///
     /// # Errors
-    /// When there is already a wish.
-    pub fn wish(&mut self, wish: Wish) -> Result<(), Illegal> {
+    /// When there is already a request.
+    pub fn request(&mut self, request: Request) -> Result<(), Illegal> {
         if self.wanted.is_some() {
-            return Err(self.illegal("wish", "one wish at a time"));
+            return Err(self.illegal("request", "one request at a time"));
         }
-        if let Wish::End { .. } = wish {
+        if let Request::End { .. } = request {
             // Lose the right before others learn that they need not wait.
             self.lose("the machine has ended".to_owned());
             self.mine = None;
         }
-        self.wanted = Some(Wanted { wish, rounds: ROUNDS, step: Step::Look });
+        self.wanted = Some(Wanted { request, rounds: ROUNDS, step: Step::Look });
         Ok(())
     }
 
@@ -243,15 +243,15 @@ impl Client {
         if self.asked.is_some() {
             return None;
         }
-        // A due renewal goes first: a wish can wait, the lease cannot. But no renewal comes between
-        // a look and the replacement that follows, which would then find the beat changed.
+        // A due renewal goes first: a request can wait, the lease cannot. But no renewal comes between
+        // a look and the replacement that follows, which would then find the renewal number changed.
         let midway = self.wanted.as_ref().is_some_and(|wanted| !matches!(wanted.step, Step::Look));
         if self.due <= now && !midway {
-            self.asked = Some(Asked { beat: true, sent: now });
+            self.asked = Some(Asked { renewal: true, sent: now });
             return Some(self.mine.clone().map_or(Question::Look, Question::Renew));
         }
         let wanted = self.wanted.as_ref()?;
-        self.asked = Some(Asked { beat: false, sent: now });
+        self.asked = Some(Asked { renewal: false, sent: now });
         Some(match &wanted.step {
             Step::Look => Question::Look,
             Step::Replace(seen, new) => Question::Replace { seen: seen.clone(), new: new.clone() },
@@ -263,25 +263,29 @@ impl Client {
     ///
     /// # Errors
     /// When no question with such an answer was asked.
-    pub fn reply<E>(&mut self, now: Time, reply: Reply<E>) -> Result<Option<Told<E>>, Illegal> {
-        let Some(Asked { beat, sent }) = self.asked else {
-            return Err(self.illegal("reply", "nothing was asked"));
+    pub fn reply<E>(
+        &mut self,
+        now: Time,
+        reply: Reply<E>,
+    ) -> Result<Option<Completion<E>>, Illegal> {
+        let Some(Asked { renewal, sent }) = self.asked else {
+            return Err(self.illegal("reply", "no question was asked"));
         };
-        let told = if beat {
-            let result = self.beaten(now, sent, reply)?;
+        let completion = if renewal {
+            let result = self.renewal_answered(now, sent, reply)?;
             self.due = match &result {
                 Ok(()) => sent + self.options.interval,
                 Err(_) => now + self.options.retry,
             };
-            Some(Told::Beat(result))
+            Some(Completion::Renewal(result))
         } else {
-            self.advance(now, sent, reply)?.map(Told::Wish)
+            self.advance(now, sent, reply)?.map(Completion::Request)
         };
         self.asked = None;
-        if matches!(told, Some(Told::Wish(_))) {
+        if matches!(completion, Some(Completion::Request(_))) {
             self.wanted = None;
         }
-        Ok(told)
+        Ok(completion)
     }
 
     fn illegal(&self, event: &'static str, expected: &'static str) -> Illegal {
@@ -296,14 +300,14 @@ impl Client {
 
     // ---- the lease ----
 
-    fn beaten<E>(
+    fn renewal_answered<E>(
         &mut self,
         now: Time,
         sent: Time,
         reply: Reply<E>,
-    ) -> Result<Result<(), Trouble<E>>, Illegal> {
+    ) -> Result<Result<(), ClientError<E>>, Illegal> {
         Ok(match reply {
-            Reply::Failed(error) => Err(Trouble::Failed(error)),
+            Reply::Failed(error) => Err(ClientError::Failed(error)),
             Reply::Looked(snapshot) if self.mine.is_none() => self.saw(now, snapshot),
             reply => self.renewed(now, sent, reply)?,
         })
@@ -314,17 +318,17 @@ impl Client {
         now: Time,
         sent: Time,
         reply: Reply<E>,
-    ) -> Result<Result<(), Trouble<E>>, Illegal> {
+    ) -> Result<Result<(), ClientError<E>>, Illegal> {
         let Some(mine) = &self.mine else {
             return Err(self.illegal("reply", "no renewal was asked for"));
         };
         let expected = mine.held.record.term;
         match reply {
             Reply::Renewed => self.lease.renewed(sent, now),
-            // P2: the record is unchanged, but a beat of this process is missing: others may have
+            // P2: the record is unchanged, but a renewal of this process is missing: others may have
             // performed since, and have been undone too.
             Reply::Found(Some(found)) if found.value == mine.value => {
-                return Ok(Err(Trouble::WentBack { term: expected }));
+                return Ok(Err(ClientError::WentBack { term: expected }));
             }
             Reply::Found(Some(found))
                 if found.held.record.holder == self.options.holder
@@ -338,7 +342,7 @@ impl Client {
                 self.mine = None;
             }
             Reply::Found(found) => return Ok(Err(missing(expected, found.as_ref()))),
-            Reply::Failed(error) => return Ok(Err(Trouble::Failed(error))),
+            Reply::Failed(error) => return Ok(Err(ClientError::Failed(error))),
             _ => return Err(self.illegal("reply", "a renewal is answered by Renewed or Found")),
         }
         Ok(Ok(()))
@@ -352,7 +356,7 @@ impl Client {
 
     /// Records how long the register has been unchanged: the holder's lease is judged by this. If
     /// something seen earlier is undone, nothing seen now is reliable (P2).
-    fn saw<E>(&mut self, now: Time, snapshot: Snapshot) -> Result<(), Trouble<E>> {
+    fn saw<E>(&mut self, now: Time, snapshot: Snapshot) -> Result<(), ClientError<E>> {
         let term =
             |snapshot: &Snapshot| snapshot.term.as_ref().map_or(0, |term| term.held.record.term);
         if let Some((seen, _)) = &self.seen {
@@ -360,8 +364,8 @@ impl Client {
             if term(&snapshot) < expected {
                 return Err(missing(expected, snapshot.term.as_ref()));
             }
-            if snapshot.beat < seen.beat {
-                return Err(Trouble::WentBack { term: expected });
+            if snapshot.renewal < seen.renewal {
+                return Err(ClientError::WentBack { term: expected });
             }
         }
         if let Some((seen, _)) = &mut self.seen
@@ -375,24 +379,24 @@ impl Client {
         Ok(())
     }
 
-    // ---- wishes ----
+    // ---- requests ----
 
     fn advance<E>(
         &mut self,
         now: Time,
         sent: Time,
         reply: Reply<E>,
-    ) -> Result<Option<Result<Success, Trouble<E>>>, Illegal> {
-        let Some(Wanted { wish, step, .. }) = &self.wanted else {
-            return Err(self.illegal("reply", "nothing was wished for"));
+    ) -> Result<Option<Result<Success, ClientError<E>>>, Illegal> {
+        let Some(Wanted { request, step, .. }) = &self.wanted else {
+            return Err(self.illegal("reply", "nothing was requested"));
         };
         Ok(match (step, reply) {
-            (_, Reply::Failed(error)) => Some(Err(Trouble::Failed(error))),
+            (_, Reply::Failed(error)) => Some(Err(ClientError::Failed(error))),
             (Step::Look, Reply::Looked(snapshot)) => {
-                let wish = wish.clone();
+                let request = request.clone();
                 match self.saw(now, snapshot.clone()) {
-                    Ok(()) => self.decide(now, &wish, snapshot),
-                    Err(trouble) => Some(Err(trouble)),
+                    Ok(()) => self.decide(now, &request, snapshot),
+                    Err(error) => Some(Err(error)),
                 }
             }
             (Step::Replace(..), Reply::Replaced(None)) => self.again(),
@@ -409,14 +413,14 @@ impl Client {
     }
 
     /// Another process was faster: start again with a look.
-    fn again<E>(&mut self) -> Option<Result<Success, Trouble<E>>> {
+    fn again<E>(&mut self) -> Option<Result<Success, ClientError<E>>> {
         let wanted = self.wanted.as_mut()?;
         wanted.rounds -= 1;
         wanted.step = Step::Look;
-        (wanted.rounds == 0).then_some(Err(Trouble::Changing))
+        (wanted.rounds == 0).then_some(Err(ClientError::Changing))
     }
 
-    fn go_on<E>(&mut self, step: Step) -> Option<Result<Success, Trouble<E>>> {
+    fn go_on<E>(&mut self, step: Step) -> Option<Result<Success, ClientError<E>>> {
         if let Some(wanted) = &mut self.wanted {
             wanted.step = step;
         }
@@ -426,27 +430,27 @@ impl Client {
     fn decide<E>(
         &mut self,
         now: Time,
-        wish: &Wish,
+        request: &Request,
         snapshot: Snapshot,
-    ) -> Option<Result<Success, Trouble<E>>> {
-        match wish {
-            Wish::Look => Some(self.look(snapshot.term.as_ref())),
-            Wish::Claim { term, why } => self.claim(now, *term, why, snapshot),
-            Wish::Begin { seize } => self.begin(now, *seize, snapshot),
-            Wish::End { term } => self.end(*term, snapshot),
+    ) -> Option<Result<Success, ClientError<E>>> {
+        match request {
+            Request::Look => Some(self.look(snapshot.term.as_ref())),
+            Request::Claim { term, why } => self.claim(now, *term, why, snapshot),
+            Request::Begin { seize } => self.begin(now, *seize, snapshot),
+            Request::End { term } => self.end(*term, snapshot),
         }
     }
 
     /// P9: a register that went back, or is another one, would grant nothing to the successor of a
     /// term that it does not know.
-    fn look<E>(&self, found: Option<&Written>) -> Result<Success, Trouble<E>> {
+    fn look<E>(&self, found: Option<&Written>) -> Result<Success, ClientError<E>> {
         let Some((term, expected)) = &self.followed else { return Ok(Success::Looked) };
         match found.map(|found| &found.held.record) {
             Some(record) if record.term > term.0 => Ok(Success::Looked),
             Some(record) if record.term == term.0 && record.holder == *expected => {
                 Ok(Success::Looked)
             }
-            Some(record) if record.term == term.0 => Err(Trouble::Stranger {
+            Some(record) if record.term == term.0 => Err(ClientError::Stranger {
                 expected: expected.clone(),
                 found: Box::new(record.clone()),
             }),
@@ -460,7 +464,7 @@ impl Client {
         term: Term,
         why: &str,
         snapshot: Snapshot,
-    ) -> Option<Result<Success, Trouble<E>>> {
+    ) -> Option<Result<Success, ClientError<E>>> {
         let before = term.0 - 1;
         let Some(current) = &snapshot.term else { return Some(Err(missing(before, None))) };
         let record = &current.held.record;
@@ -479,7 +483,7 @@ impl Client {
             return Some(if expected == self.options.holder {
                 Ok(Success::Denied(record.clone()))
             } else {
-                Err(Trouble::Stranger { expected, found: Box::new(record.clone()) })
+                Err(ClientError::Stranger { expected, found: Box::new(record.clone()) })
             });
         }
         if current.held.ended {
@@ -505,7 +509,7 @@ impl Client {
         now: Time,
         seize: bool,
         snapshot: Snapshot,
-    ) -> Option<Result<Success, Trouble<E>>> {
+    ) -> Option<Result<Success, ClientError<E>>> {
         if let Some(current) = &snapshot.term
             && current.held.record.holder == self.options.holder
         {
@@ -524,7 +528,11 @@ impl Client {
         self.go_on(Step::Replace(snapshot, new))
     }
 
-    fn end<E>(&mut self, term: Term, snapshot: Snapshot) -> Option<Result<Success, Trouble<E>>> {
+    fn end<E>(
+        &mut self,
+        term: Term,
+        snapshot: Snapshot,
+    ) -> Option<Result<Success, ClientError<E>>> {
         let ours =
             |held: &Held| held.record.term == term.0 && held.record.holder == self.options.holder;
         match &snapshot.term {
@@ -539,7 +547,7 @@ impl Client {
 
     /// Adopts a term that this process won earlier, but whose answer was lost. The time of winning
     /// is unknown, so the former holder's lease is waited for from now on.
-    fn adopt<E>(&mut self, now: Time, current: Written) -> Option<Result<Success, Trouble<E>>> {
+    fn adopt<E>(&mut self, now: Time, current: Written) -> Option<Result<Success, ClientError<E>>> {
         let waits = self.mine.is_none() && !deliberate!(AdoptDoesNotWait);
         let begins = now + Duration::from_millis(current.held.lease_ms);
         self.won(current.clone(), waits.then_some(begins));
@@ -567,8 +575,8 @@ impl Client {
     }
 
     fn granted(&self) -> Success {
-        match self.wanted.as_ref().map(|wanted| &wanted.wish) {
-            Some(Wish::Begin { .. }) => Success::Began(Term(self.term)),
+        match self.wanted.as_ref().map(|wanted| &wanted.request) {
+            Some(Request::Begin { .. }) => Success::Began(Term(self.term)),
             _ => Success::Granted,
         }
     }
@@ -587,6 +595,6 @@ impl Client {
     }
 }
 
-fn missing<E>(expected: u64, found: Option<&Written>) -> Trouble<E> {
-    Trouble::Missing { expected, found: found.map(|found| Box::new(found.held.record.clone())) }
+fn missing<E>(expected: u64, found: Option<&Written>) -> ClientError<E> {
+    ClientError::Missing { expected, found: found.map(|found| Box::new(found.held.record.clone())) }
 }

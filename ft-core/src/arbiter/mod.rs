@@ -2,7 +2,7 @@
 //! code that carries them out (etcd, a simulation) lives outside. The [`Client`] claims terms there
 //! and holds the [`Lease`] (P2).
 //!
-//! For each virtual machine the register has one record of the current term, and a beat that
+//! For each virtual machine the register has one record of the current term, and a renewal number that
 //! changes with every renewal. It is asked one question at a time, and can only compare and
 //! replace. An answer may be lost, and a question that was given up may still be carried out later.
 
@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use io_gate::host::Term;
 use serde::{Deserialize, Serialize};
 
-pub use client::{Client, ClientOptions, Success, Told, Trouble, Wish};
+pub use client::{Client, ClientError, ClientOptions, Completion, Request, Success};
 pub use lease::{Lease, Right};
 
 /// One term of one virtual machine, and its winner.
@@ -123,28 +123,28 @@ pub struct Written {
     pub value: Vec<u8>,
 }
 
-/// The record and the beat at one time.
+/// The record and the renewal number at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// `None`: no process has ever held a term.
     pub term: Option<Written>,
     /// Changes with every renewal; 0 if there was none.
-    pub beat: i64,
+    pub renewal: i64,
 }
 
 /// A question to the register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Return the record and the beat.
+    /// Return the record and the renewal number.
     Look,
-    /// Write `new` and a beat, if record and beat are still those of `seen`.
+    /// Write `new` and renew, if record and renewal number are still those of `seen`.
     Replace {
-        /// The former record and beat.
+        /// The former record and renewal number.
         seen: Snapshot,
         /// The record to write.
         new: Held,
     },
-    /// Write a beat if the record is still this one and no beat of this process was undone;
+    /// Renew if the record is still this one and no renewal of this process was undone;
     /// otherwise return the record.
     Renew(Written),
 }
@@ -154,11 +154,11 @@ pub enum Question {
 pub enum Reply<E> {
     /// To [`Question::Look`].
     Looked(Snapshot),
-    /// To [`Question::Replace`]: the written record, or `None` if record or beat differed.
+    /// To [`Question::Replace`]: the written record, or `None` if record or renewal number differed.
     Replaced(Option<Written>),
-    /// To [`Question::Renew`]: the beat was written.
+    /// To [`Question::Renew`]: the lease was renewed.
     Renewed,
-    /// To [`Question::Renew`]: there is another record, or none; or the beat is older than this
+    /// To [`Question::Renew`]: there is another record, or none; or the renewal is older than this
     /// process's last one.
     Found(Option<Written>),
     /// The result is unknown.

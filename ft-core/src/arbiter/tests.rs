@@ -32,26 +32,26 @@ fn client(holder: &str) -> Client {
 #[derive(Default)]
 struct Register {
     record: Option<Written>,
-    beat: i64,
+    renewal: i64,
 }
 
 impl Register {
     fn answer(&mut self, question: Question) -> Reply<()> {
         match question {
             Question::Look => {
-                Reply::Looked(Snapshot { term: self.record.clone(), beat: self.beat })
+                Reply::Looked(Snapshot { term: self.record.clone(), renewal: self.renewal })
             }
             Question::Replace { seen, new } => {
-                if seen.term != self.record || seen.beat != self.beat {
+                if seen.term != self.record || seen.renewal != self.renewal {
                     return Reply::Replaced(None);
                 }
-                self.beat += 1;
+                self.renewal += 1;
                 let value = alloc::format!("{new:?}").into_bytes();
                 self.record = Some(Written { held: new, value });
                 Reply::Replaced(self.record.clone())
             }
             Question::Renew(mine) if self.record.as_ref() == Some(&mine) => {
-                self.beat += 1;
+                self.renewal += 1;
                 Reply::Renewed
             }
             Question::Renew(_) => Reply::Found(self.record.clone()),
@@ -59,11 +59,11 @@ impl Register {
     }
 
     /// Answers questions until there is a result.
-    fn serve(&mut self, client: &mut Client, now: Time) -> Option<Told<()>> {
+    fn serve(&mut self, client: &mut Client, now: Time) -> Option<Completion<()>> {
         while let Some(question) = client.next(now) {
             let reply = self.answer(question);
-            if let Some(told) = client.reply(now, reply).unwrap() {
-                return Some(told);
+            if let Some(completion) = client.reply(now, reply).unwrap() {
+                return Some(completion);
             }
         }
         None
@@ -73,25 +73,25 @@ impl Register {
         &mut self,
         client: &mut Client,
         now: Time,
-        wish: Wish,
-    ) -> Result<Success, Trouble<()>> {
-        client.wish(wish).unwrap();
+        request: Request,
+    ) -> Result<Success, ClientError<()>> {
+        client.request(request).unwrap();
         loop {
             match self.serve(client, now) {
-                Some(Told::Wish(result)) => return result,
-                Some(Told::Beat(result)) => result.unwrap(),
-                None => panic!("the wish was forgotten"),
+                Some(Completion::Request(result)) => return result,
+                Some(Completion::Renewal(result)) => result.unwrap(),
+                None => panic!("the request was forgotten"),
             }
         }
     }
 }
 
-fn claim(term: u64) -> Wish {
-    Wish::Claim { term: Term(term), why: "test".to_string() }
+fn claim(term: u64) -> Request {
+    Request::Claim { term: Term(term), why: "test".to_string() }
 }
 
-fn begin() -> Wish {
-    Wish::Begin { seize: false }
+fn begin() -> Request {
+    Request::Begin { seize: false }
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn p2_a_term_is_won_once_and_the_winner_waits_for_the_former_lease() {
     assert_eq!(register.grant(&mut a, at(0), begin()), Ok(Success::Began(Term(1))));
     assert_eq!(a.lease().ask(at(1)), Right::Held);
     assert!(matches!(register.grant(&mut b, at(10), begin()), Ok(Success::Taken(_))));
-    // Both want the next term; b has seen the beat since 10.
+    // Both want the next term; b has seen the renewal since 10.
     assert_eq!(register.grant(&mut b, at(50), claim(2)), Ok(Success::Granted));
     assert!(matches!(register.grant(&mut a, at(60), claim(2)), Ok(Success::Denied(record))
         if record.holder == "b"));
@@ -109,7 +109,7 @@ fn p2_a_term_is_won_once_and_the_winner_waits_for_the_former_lease() {
     // The former holder learns of it when its renewal is due, and at the latest when its lease
     // ends.
     assert_eq!(a.lease().ask(at(LEASE - LEASE / 8)), Right::Lapsed);
-    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    assert_eq!(register.serve(&mut a, at(200)), Some(Completion::Renewal(Ok(()))));
     assert_eq!((a.lease().ask(at(201)), a.lost()), (Right::Lost, Some("term 2 is held by b")));
     assert_eq!((a.term(), b.term()), (1, 2));
 }
@@ -133,13 +133,16 @@ fn p2_a_renewal_counts_from_sending() {
     let question = a.next(at(200)).unwrap();
     assert_eq!(a.next(at(201)), None, "one question at a time");
     let reply = register.answer(question);
-    assert_eq!(a.reply(at(650), reply), Ok(Some(Told::Beat(Ok(())))));
+    assert_eq!(a.reply(at(650), reply), Ok(Some(Completion::Renewal(Ok(())))));
     assert_eq!(a.lease().ask(at(200 + 699)), Right::Held);
     assert_eq!(a.lease().ask(at(200 + 700)), Right::Lapsed);
     // Late: the next is due at once. It fails, and is tried again soon.
     assert_eq!(a.next_deadline(), at(400));
     a.next(at(650)).unwrap();
-    assert_eq!(a.reply(at(700), Reply::Failed(())), Ok(Some(Told::Beat(Err(Trouble::Failed(()))))));
+    assert_eq!(
+        a.reply(at(700), Reply::Failed(())),
+        Ok(Some(Completion::Renewal(Err(ClientError::Failed(())))))
+    );
     assert_eq!(a.next_deadline(), at(800));
 }
 
@@ -149,19 +152,19 @@ fn a_lost_answer_is_found_again() {
     for again in [false, true] {
         let (mut register, mut a) = (Register::default(), client("a"));
         register.grant(&mut a, at(0), begin()).unwrap();
-        a.wish(claim(2)).unwrap();
+        a.request(claim(2)).unwrap();
         for _ in 0..2 {
             let question = a.next(at(10)).unwrap();
             let reply = register.answer(question.clone());
             let lost = matches!(question, Question::Replace { .. });
-            let told = a.reply(at(20), if lost { Reply::Failed(()) } else { reply }).unwrap();
-            assert_eq!(told.is_some(), lost);
+            let completion = a.reply(at(20), if lost { Reply::Failed(()) } else { reply }).unwrap();
+            assert_eq!(completion.is_some(), lost);
         }
         assert_eq!(a.term(), 1);
         if again {
             assert_eq!(register.grant(&mut a, at(30), claim(2)), Ok(Success::Granted));
         } else {
-            assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+            assert_eq!(register.serve(&mut a, at(200)), Some(Completion::Renewal(Ok(()))));
         }
         assert_eq!((a.term(), a.lost()), (2, None));
         assert_eq!(a.lease().begins(), at(0), "nobody else has performed meanwhile");
@@ -174,13 +177,13 @@ fn a_lost_answer_is_found_again() {
 fn p2_a_stranger_that_finds_that_it_has_won_waits() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
     register.grant(&mut a, at(0), begin()).unwrap();
-    b.wish(claim(2)).unwrap();
-    let mut told = None;
-    while told.is_none() {
+    b.request(claim(2)).unwrap();
+    let mut completion = None;
+    while completion.is_none() {
         let question = b.next(at(10)).unwrap();
         let reply = register.answer(question.clone());
         let lost = matches!(question, Question::Replace { .. });
-        told = b.reply(at(10), if lost { Reply::Failed(()) } else { reply }).unwrap();
+        completion = b.reply(at(10), if lost { Reply::Failed(()) } else { reply }).unwrap();
     }
     assert_eq!(register.grant(&mut b, at(100), claim(2)), Ok(Success::Granted));
     assert_eq!(b.lease().begins(), at(100 + LEASE));
@@ -190,28 +193,28 @@ fn p2_a_stranger_that_finds_that_it_has_won_waits() {
 fn a_claim_that_meets_a_renewal_is_made_again_and_not_for_ever() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
     register.grant(&mut a, at(0), begin()).unwrap();
-    b.wish(claim(2)).unwrap();
+    b.request(claim(2)).unwrap();
     let mut rounds = 0;
-    let told = loop {
+    let completion = loop {
         let question = b.next(at(1)).unwrap();
-        let renewed = register.beat + 1;
+        let renewed = register.renewal + 1;
         if matches!(question, Question::Replace { .. }) {
-            register.beat = renewed;
+            register.renewal = renewed;
             rounds += 1;
         }
         let reply = register.answer(question);
-        if let Some(told) = b.reply(at(1), reply).unwrap() {
-            break told;
+        if let Some(completion) = b.reply(at(1), reply).unwrap() {
+            break completion;
         }
     };
-    assert_eq!((told, rounds), (Told::Wish(Err(Trouble::Changing)), 8));
+    assert_eq!((completion, rounds), (Completion::Request(Err(ClientError::Changing)), 8));
 }
 
 #[test]
 fn a_register_that_went_back_grants_nothing() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
-    let missing = |result: Result<Success, Trouble<()>>, term| {
-        assert!(matches!(result, Err(Trouble::Missing { expected, .. }) if expected == term));
+    let missing = |result: Result<Success, ClientError<()>>, term| {
+        assert!(matches!(result, Err(ClientError::Missing { expected, .. }) if expected == term));
     };
     missing(register.grant(&mut b, at(0), claim(2)), 1);
     register.grant(&mut a, at(0), begin()).unwrap();
@@ -221,14 +224,20 @@ fn a_register_that_went_back_grants_nothing() {
     register.record = backup;
     // Its own earlier record: what others have won meanwhile may be undone together with the later
     // one.
-    let told = register.serve(&mut a, at(200));
-    assert!(matches!(told, Some(Told::Beat(Err(Trouble::Missing { .. })))), "{told:?}");
+    let completion = register.serve(&mut a, at(200));
+    assert!(
+        matches!(completion, Some(Completion::Renewal(Err(ClientError::Missing { .. })))),
+        "{completion:?}"
+    );
     register.record = None;
-    let told = register.serve(&mut a, at(400));
-    assert!(matches!(told, Some(Told::Beat(Err(Trouble::Missing { .. })))), "{told:?}");
+    let completion = register.serve(&mut a, at(400));
+    assert!(
+        matches!(completion, Some(Completion::Renewal(Err(ClientError::Missing { .. })))),
+        "{completion:?}"
+    );
 }
 
-/// P2: an unchanged record proves nothing if a beat is undone: others may have won and performed
+/// P2: an unchanged record proves nothing if a renewal is undone: others may have won and performed
 /// since.
 #[test]
 fn p2_a_holder_whose_beat_is_undone_renews_nothing() {
@@ -236,9 +245,9 @@ fn p2_a_holder_whose_beat_is_undone_renews_nothing() {
     register.grant(&mut a, at(0), begin()).unwrap();
     let mine = a.next(at(200)).unwrap();
     let Question::Renew(written) = mine else { panic!("{mine:?}") };
-    // The answer of a register that does not find the last beat.
-    let told = a.reply(at(201), Reply::<()>::Found(Some(written))).unwrap();
-    assert_eq!(told, Some(Told::Beat(Err(Trouble::WentBack { term: 1 }))));
+    // The answer of a register that does not find the last renewal.
+    let completion = a.reply(at(201), Reply::<()>::Found(Some(written))).unwrap();
+    assert_eq!(completion, Some(Completion::Renewal(Err(ClientError::WentBack { term: 1 }))));
     assert_eq!(a.lease().ask(at(LEASE)), Right::Lapsed);
 }
 
@@ -247,15 +256,15 @@ fn p2_a_holder_whose_beat_is_undone_renews_nothing() {
 fn p2_whoever_has_seen_a_later_state_claims_nothing_from_an_earlier_one() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
     register.grant(&mut a, at(0), begin()).unwrap();
-    let backup = (register.record.clone(), register.beat);
-    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
-    assert_eq!(register.serve(&mut b, at(200)), Some(Told::Beat(Ok(()))));
-    (register.record, register.beat) = backup;
-    let undone = Err(Trouble::WentBack { term: 1 });
+    let backup = (register.record.clone(), register.renewal);
+    assert_eq!(register.serve(&mut a, at(200)), Some(Completion::Renewal(Ok(()))));
+    assert_eq!(register.serve(&mut b, at(200)), Some(Completion::Renewal(Ok(()))));
+    (register.record, register.renewal) = backup;
+    let undone = Err(ClientError::WentBack { term: 1 });
     assert_eq!(register.grant(&mut b, at(210), claim(2)), undone);
     register.record = None;
     let result = register.grant(&mut b, at(220), claim(2));
-    assert!(matches!(result, Err(Trouble::Missing { expected: 1, found: None })), "{result:?}");
+    assert!(matches!(result, Err(ClientError::Missing { expected: 1, found: None })), "{result:?}");
 }
 
 /// P2: the former term has the right number, but belongs to a process that this one has not
@@ -267,7 +276,7 @@ fn p2_a_standby_succeeds_the_primary_that_it_has_followed_only() {
     b.follow(Term(1), "another a");
     let result = register.grant(&mut b, at(0), claim(2));
     assert!(
-        matches!(&result, Err(Trouble::Stranger { expected, found })
+        matches!(&result, Err(ClientError::Stranger { expected, found })
         if expected == "another a" && found.holder == "a"),
         "{result:?}"
     );
@@ -279,17 +288,20 @@ fn p2_a_standby_succeeds_the_primary_that_it_has_followed_only() {
 #[test]
 fn p9_a_look_finds_what_a_claim_would() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
-    assert_eq!(register.grant(&mut b, at(0), Wish::Look), Ok(Success::Looked));
+    assert_eq!(register.grant(&mut b, at(0), Request::Look), Ok(Success::Looked));
     b.follow(Term(1), "a");
-    let nothing = register.grant(&mut b, at(0), Wish::Look);
-    assert!(matches!(nothing, Err(Trouble::Missing { expected: 1, found: None })), "{nothing:?}");
+    let nothing = register.grant(&mut b, at(0), Request::Look);
+    assert!(
+        matches!(nothing, Err(ClientError::Missing { expected: 1, found: None })),
+        "{nothing:?}"
+    );
     register.grant(&mut a, at(0), begin()).unwrap();
-    assert_eq!(register.grant(&mut b, at(0), Wish::Look), Ok(Success::Looked));
+    assert_eq!(register.grant(&mut b, at(0), Request::Look), Ok(Success::Looked));
     b.follow(Term(1), "another a");
-    let stranger = register.grant(&mut b, at(0), Wish::Look);
-    assert!(matches!(stranger, Err(Trouble::Stranger { .. })), "{stranger:?}");
+    let stranger = register.grant(&mut b, at(0), Request::Look);
+    assert!(matches!(stranger, Err(ClientError::Stranger { .. })), "{stranger:?}");
     register.grant(&mut a, at(0), claim(2)).unwrap();
-    assert_eq!(register.grant(&mut b, at(0), Wish::Look), Ok(Success::Looked), "a later term");
+    assert_eq!(register.grant(&mut b, at(0), Request::Look), Ok(Success::Looked), "a later term");
 }
 
 /// P2: another process has won this process's term, in a register that went back.
@@ -301,7 +313,7 @@ fn p2_a_term_of_its_own_number_and_another_holder_is_lost() {
     register.grant(&mut b, at(10), begin()).unwrap();
     let result = register.grant(&mut a, at(20), claim(2));
     assert!(matches!(&result, Ok(Success::Denied(record)) if record.holder == "b"), "{result:?}");
-    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    assert_eq!(register.serve(&mut a, at(200)), Some(Completion::Renewal(Ok(()))));
     assert_eq!(a.lease().ask(at(201)), Right::Lost);
 }
 
@@ -313,7 +325,7 @@ fn p2_a_machine_begins_after_the_term_that_is_written_beside_its_disks() {
     a.set_disk_claim(Some(disk(7, false)));
     let behind = Ok(Success::Behind(None, disk(7, false)));
     assert_eq!(register.grant(&mut a, at(0), begin()), behind);
-    let seize = Wish::Begin { seize: true };
+    let seize = Request::Begin { seize: true };
     assert_eq!(register.grant(&mut a, at(0), seize), Ok(Success::Began(Term(8))));
     let (mut register, mut b) = (Register::default(), client("b"));
     b.set_disk_claim(Some(disk(7, true)));
@@ -324,12 +336,12 @@ fn p2_a_machine_begins_after_the_term_that_is_written_beside_its_disks() {
 fn a_machine_that_has_ended_is_not_brought_back_and_its_name_is_free() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
     register.grant(&mut a, at(0), begin()).unwrap();
-    a.wish(Wish::End { term: Term(1) }).unwrap();
+    a.request(Request::End { term: Term(1) }).unwrap();
     assert_eq!(a.lease().ask(at(1)), Right::Lost, "before others are told");
     a.next(at(1)).unwrap();
-    let failed = Told::Wish(Err(Trouble::Failed(())));
+    let failed = Completion::Request(Err(ClientError::Failed(())));
     assert_eq!(a.reply(at(1), Reply::Failed(())), Ok(Some(failed)));
-    let end = Wish::End { term: Term(1) };
+    let end = Request::End { term: Term(1) };
     assert_eq!(register.grant(&mut a, at(2), end.clone()), Ok(Success::Ended));
     assert_eq!(
         register.grant(&mut a, at(3), end),
@@ -347,11 +359,11 @@ fn what_was_not_asked_is_not_answered() {
     let mut a = client("a");
     let illegal = a.reply(at(0), Reply::<()>::Renewed).unwrap_err();
     assert_eq!((illegal.state, illegal.event), ("resting", "reply"));
-    a.wish(begin()).unwrap();
-    assert_eq!(a.wish(begin()).unwrap_err().expected, "one wish at a time");
+    a.request(begin()).unwrap();
+    assert_eq!(a.request(begin()).unwrap_err().expected, "one request at a time");
     a.next(at(0)).unwrap();
     assert_eq!(a.reply(at(0), Reply::<()>::Renewed).unwrap_err().state, "asking");
-    let empty = Snapshot { term: None, beat: 0 };
+    let empty = Snapshot { term: None, renewal: 0 };
     assert_eq!(a.reply(at(0), Reply::<()>::Looked(empty)), Ok(None), "the machine has not changed");
 }
 
@@ -365,7 +377,7 @@ fn p2_the_guard_covers_clocks_that_are_five_per_cent_off() {
 }
 
 /// A due renewal goes first, but not between a look and the replacement that follows, which would
-/// then find the beat changed.
+/// then find the renewal number changed.
 #[test]
 fn a_renewal_waits_for_a_claim_that_is_half_way() {
     let (mut register, mut a) = (Register::default(), client("a"));
@@ -375,12 +387,12 @@ fn a_renewal_waits_for_a_claim_that_is_half_way() {
         let reply = register.answer(question.clone());
         (question, a.reply(at(now), reply).unwrap())
     };
-    a.wish(claim(2)).unwrap();
+    a.request(claim(2)).unwrap();
     assert_eq!(ask(&mut register, &mut a, 199), (Question::Look, None));
-    let (question, told) = ask(&mut register, &mut a, 200);
+    let (question, completion) = ask(&mut register, &mut a, 200);
     assert!(matches!(question, Question::Replace { .. }), "{question:?}");
-    assert_eq!(told, Some(Told::Wish(Ok(Success::Granted))));
-    a.wish(Wish::Look).unwrap();
+    assert_eq!(completion, Some(Completion::Request(Ok(Success::Granted))));
+    a.request(Request::Look).unwrap();
     assert!(matches!(ask(&mut register, &mut a, 200).0, Question::Renew(_)), "a command can wait");
     assert_eq!(ask(&mut register, &mut a, 200).0, Question::Look);
 }
@@ -389,12 +401,12 @@ fn a_renewal_waits_for_a_claim_that_is_half_way() {
 fn a_claim_that_has_met_a_renewal_looks_again() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
     register.grant(&mut a, at(0), begin()).unwrap();
-    b.wish(claim(2)).unwrap();
+    b.request(claim(2)).unwrap();
     let question = b.next(at(1)).unwrap();
     let reply = register.answer(question);
     assert_eq!(b.reply(at(1), reply).unwrap(), None);
-    register.beat += 1;
-    assert_eq!(register.serve(&mut b, at(1)), Some(Told::Wish(Ok(Success::Granted))));
+    register.renewal += 1;
+    assert_eq!(register.serve(&mut b, at(1)), Some(Completion::Request(Ok(Success::Granted))));
     assert_eq!(b.lease().begins(), at(1 + LEASE), "the renewal counts");
 }
 
@@ -405,8 +417,8 @@ fn p9_a_look_misses_the_term_that_was_followed() {
     register.grant(&mut a, at(0), begin()).unwrap();
     for holder in ["a", "another a"] {
         b.follow(Term(2), holder);
-        let result = register.grant(&mut b, at(0), Wish::Look);
-        assert!(matches!(result, Err(Trouble::Missing { expected: 2, .. })), "{result:?}");
+        let result = register.grant(&mut b, at(0), Request::Look);
+        assert!(matches!(result, Err(ClientError::Missing { expected: 2, .. })), "{result:?}");
     }
 }
 
@@ -422,6 +434,6 @@ fn p2_what_has_ended_or_is_lost_leaves_no_lease() {
     assert_eq!(register.grant(&mut b, at(10), begin()), Ok(Success::Began(Term(2))));
     let held = &register.record.as_ref().unwrap().held;
     assert_eq!((held.lease_ms, held.record.won_at), (LEASE, 0));
-    assert_eq!(register.serve(&mut a, at(200)), Some(Told::Beat(Ok(()))));
+    assert_eq!(register.serve(&mut a, at(200)), Some(Completion::Renewal(Ok(()))));
     assert_eq!((a.lease().ask(at(201)), a.next(at(400))), (Right::Lost, Some(Question::Look)));
 }

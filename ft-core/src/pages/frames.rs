@@ -61,7 +61,7 @@ impl PageFrames {
         let begins = self.frames.last().is_none_or(|frame| frame.pages == FRAME_PAGES);
         let at = self.end + if begins { HEADER_LEN } else { 0 };
         let (entry, rest) = self.bytes[at..].split_at_mut(ENTRY);
-        let page = rest.first_chunk_mut().expect("there is room for the pages that were asked for");
+        let page = rest.first_chunk_mut().expect("there is room for the requested pages");
         fill(page)?;
         let (encoding, len) = if is_zero(page) { (ZERO, 0) } else { (RAW, PAGE_SIZE) };
         entry.copy_from_slice(&(address | encoding).to_le_bytes());
@@ -89,7 +89,7 @@ impl PageFrames {
             let end = self.frame_end(index);
             let bytes = &mut self.bytes[frame.start..end];
             let header = Header::finish(bytes, 0, Kind::Pages, epoch, term)
-                .expect("so many pages are within the limit of their kind");
+                .expect("the number of pages is within the limit of their kind");
             each(&header, frame.pages, bytes)?;
         }
         Ok(())
@@ -120,7 +120,8 @@ impl PageFrames {
                     }
                 }
             }
-            let header = frame.finish().expect("so many pages are within the limit of their kind");
+            let header =
+                frame.finish().expect("the number of pages is within the limit of their kind");
             each(&header, span.pages, out)?;
         }
         Ok(())

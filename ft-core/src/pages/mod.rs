@@ -59,7 +59,7 @@ pub enum Compression {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PagesError {
     /// It ends within a page.
-    #[error("page {address:#x}: {expected} bytes expected, {found} left in the frame")]
+    #[error("page {address:#x}: expected {expected} bytes, found {found} left in the frame")]
     Torn {
         /// The page, or 0 if even its address is incomplete.
         address: u64,
@@ -107,7 +107,7 @@ pub fn is_zero(page: &Page) -> bool {
         block
             .chunks_exact(16)
             .fold(0, |bits, word| {
-                bits | u128::from_ne_bytes(word.try_into().expect("the chunk is of 16 bytes"))
+                bits | u128::from_ne_bytes(word.try_into().expect("the chunk has 16 bytes"))
             })
             .eq(&0)
     })
@@ -174,7 +174,7 @@ impl<'a> PageFrame<'a> {
         self.out.resize(at + ENTRY + PAGE_SIZE, 0);
         let page: &mut Page = (&mut self.out[at + ENTRY..])
             .try_into()
-            .expect("the buffer was made longer by an entry and a page");
+            .expect("the buffer was extended by an entry and a page");
         if let Err(error) = fill(page) {
             self.out.truncate(at);
             return Err(error);
@@ -184,7 +184,7 @@ impl<'a> PageFrame<'a> {
     }
 
     fn check(&self, address: u64) {
-        assert!(!self.is_full(), "a page frame takes no more");
+        assert!(!self.is_full(), "a page frame is full");
         assert!(address.is_multiple_of(PAGE_SIZE as u64), "{address:#x} is not a page's address");
         assert!(self.last.is_none_or(|last| last < address), "{address:#x} after {:?}", self.last);
     }
@@ -194,7 +194,7 @@ impl<'a> PageFrame<'a> {
     /// # Panics
     /// As [`push`](Self::push), and when the kind is not [`Kind::Pages`].
     pub fn push_changes(&mut self, address: u64, page: &Page, sent: &mut SentPages) {
-        assert!(self.kind == Kind::Pages, "P4: nothing is known of a page before it was sent");
+        assert!(self.kind == Kind::Pages, "P4: a page must be sent whole before its lines");
         self.check(address);
         match sent.exchange(address, page) {
             Some(lines) if lines.count_ones() < MANY_LINES => {

@@ -222,7 +222,7 @@ pub enum Report {
         reason: String,
     },
     /// A standby has accepted this machine.
-    #[error("joined a standby of release {release}; sending memory")]
+    #[error("connected to a standby of release {release}; sending guest memory")]
     Joined {
         /// The standby's release.
         release: String,
@@ -234,7 +234,7 @@ pub enum Report {
         epoch: Epoch,
     },
     /// A standby holds a checkpoint, but could not continue the guest.
-    #[error("not protected: the standby could not go on with the guest: {reason}")]
+    #[error("not protected: the standby could not continue the guest: {reason}")]
     Degraded {
         /// What the standby lacks.
         reason: String,
@@ -255,15 +255,15 @@ pub enum Report {
     #[error("no longer stalled")]
     Recovered,
     /// The arbiter did not answer. Output is held, and the arbiter is asked again.
-    #[error("the arbiter cannot be asked, output is held: {reason}")]
+    #[error("the arbiter is unreachable, output is held: {reason}")]
     ArbiterUnreachable {
         /// Why.
         reason: String,
     },
     /// Output is held until the operator decides.
     #[error(
-        "output is held until an operator decides, as there is no arbiter (`run-alone` here, or \
-         `take-over` on the standby, never both): {reason}"
+        "output is held until an operator decides, as there is no arbiter (`run-alone` here or `take-over` on the \
+         standby, never both): {reason}"
     )]
     WaitingForOperator {
         /// What led to the doubt.

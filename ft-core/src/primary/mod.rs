@@ -368,7 +368,7 @@ impl Primary {
         let mut actions = Vec::new();
         let out = &mut actions;
         if self.phase == Phase::Stopped {
-            return Err(self.illegal(&event, "a stopped machine is given no more events"));
+            return Err(self.illegal(&event, "a stopped machine gets no more events"));
         }
         match event {
             Event::StandbyConnected { link, hello } => self.connected(now, link, hello, out)?,
@@ -465,18 +465,20 @@ impl Primary {
 
     fn protect(&mut self, now: Time, out: &mut Vec<Action>) -> Result<()> {
         if self.stalled.is_some() {
-            return Err(self
-                .illegal_named("operator: protect", "a machine that is stalled joins no standby"));
+            return Err(self.illegal_named(
+                "operator: protect",
+                "a stalled machine does not connect to a standby",
+            ));
         }
         if self.phase.standby_may_take_over() {
             return Err(self.illegal_named(
                 "operator: protect",
-                "a standby may hold a checkpoint of this machine: give that up first (`run-alone`)",
+                "a standby may hold a checkpoint of this machine: end its protection first (`run-alone`)",
             ));
         }
         if self.phase != Phase::Alone {
             // A standby that is being joined holds no checkpoint yet, and may hang.
-            self.leave_standby(now, "the operator wants another standby", out);
+            self.leave_standby(now, "the operator has named another standby", out);
         }
         // The reason and the failures belong to the former address.
         self.reason = None;
@@ -515,8 +517,10 @@ impl Primary {
             && !deliberate!(UnwantedJoined);
         if unwanted || self.stalled.is_some() {
             let reason = match &self.stalled {
-                Some(reason) => format!("a machine that is stalled joins no standby: {reason}"),
-                None => "the operator wants no standby any more".to_string(),
+                Some(reason) => {
+                    format!("a stalled machine does not connect to a standby: {reason}")
+                }
+                None => "the operator has ended protection".to_string(),
             };
             out.push(Action::CloseLink { link, reason });
             return Ok(());
@@ -543,7 +547,8 @@ impl Primary {
         let Some(session) = &mut self.session else { return };
         if theirs.session != session.hello.session && !deliberate!(AnyWelcome) {
             let (expected, found) = (session.hello.session, theirs.session);
-            let why = format!("the standby answers session {found:#x}, this is {expected:#x}");
+            let why =
+                format!("expected an answer for session {expected:#x}, found one for {found:#x}");
             return self.break_off(now, why, out);
         }
         if let Err(refusal) = handshake::compare(&session.hello, &theirs) {
@@ -566,7 +571,7 @@ impl Primary {
 
     fn precopy_done(&mut self, out: &mut Vec<Action>) -> Result<()> {
         let Some(session) = self.session.as_ref().filter(|_| self.phase == Phase::Copying) else {
-            return Err(self.illegal_named("pre-copy done", "no pre-copy is under way"));
+            return Err(self.illegal_named("pre-copy done", "no pre-copy is in progress"));
         };
         let link = session.link;
         self.phase = Phase::Sealing;
@@ -582,14 +587,12 @@ impl Primary {
         if !self.is_current(link) && !deliberate!(SealedForAnother) {
             // P4: memory that was marked clean for an ended session would be missing in the next
             // one.
-            return Err(
-                self.illegal_named("sealed", "the session that it was sealed for has ended")
-            );
+            return Err(self.illegal_named("sealed", "the session of this epoch has ended"));
         }
         if self.phase != Phase::Sealing && !self.may_seal() {
             return Err(self.illegal_named(
                 "sealed",
-                "no epoch is sealed without a standby, or while too many are unacknowledged",
+                "an epoch is sealed only with a standby, and while few enough are unacknowledged",
             ));
         }
         let follows = match self.sealed {
@@ -638,7 +641,9 @@ impl Primary {
         }
         if header.term != self.term && !deliberate!(SkipTermCheck) {
             let (found, ours) = (header.term, self.term);
-            let why = format!("the standby speaks of term {found}, this is term {ours}");
+            let why = format!(
+                "expected a message of term {ours} from the standby, found one of term {found}"
+            );
             return self.break_off(now, why, out);
         }
         if let Some(session) = &mut self.session {
@@ -765,7 +770,7 @@ impl Primary {
             return self.renounced(now, reason, &why, out);
         }
         let why = format!(
-            "the standby says Bye to session {:#x} as {:#x}, this is {session:#x} with {theirs:#x}",
+            "the standby ends session {:#x} as {:#x}, expected session {session:#x} with {theirs:#x}",
             said.0, said.1
         );
         self.break_off(now, why, out);
@@ -775,7 +780,7 @@ impl Primary {
     fn renounced(&mut self, now: Time, reason: ByeReason, why: &str, out: &mut Vec<Action>) {
         let held = !matches!(self.phase, Phase::Joining | Phase::Copying);
         let mut text = match reason {
-            ByeReason::Detached => "the standby has given its checkpoint up".to_string(),
+            ByeReason::Detached => "the standby has discarded its checkpoint".to_string(),
             _ => "the standby was stopped by its operator".to_string(),
         };
         if !why.is_empty() {
@@ -914,7 +919,7 @@ impl Primary {
 
     fn lose_silent(&mut self, now: Time, out: &mut Vec<Action>) {
         let patience = self.patience();
-        self.lose(now, format!("no word from the standby for {patience:?}"), out);
+        self.lose(now, format!("no message from the standby for {patience:?}"), out);
     }
 
     fn tick(&mut self, now: Time, out: &mut Vec<Action>) {
@@ -927,7 +932,7 @@ impl Primary {
                 self.close(String::new(), out);
                 return self.go_alone(now, true, String::new(), out);
             }
-            self.lose(now, "the standby does not give its checkpoint up".to_string(), out);
+            self.lose(now, "the standby does not discard its checkpoint".to_string(), out);
         }
         self.give_up_waiting(now, out);
         self.give_sign_of_life(now, out);
@@ -1020,7 +1025,7 @@ impl Primary {
                 let again = now + self.options.arbiter_retry.after(asking.failures);
                 asking.retry = Some(again.max(asking.not_before));
             }
-            self.reason = Some(format!("{}; the arbiter cannot be asked: {reason}", asking.why));
+            self.reason = Some(format!("{}; the arbiter is unreachable: {reason}", asking.why));
         }
         out.push(Action::Report(Report::ArbiterUnreachable { reason }));
         Ok(())

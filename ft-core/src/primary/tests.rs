@@ -847,7 +847,7 @@ fn an_arbiter_that_does_not_answer_is_in_the_status() {
     let lost = "the link to the standby was lost: reset by peer";
     assert_eq!(pair.primary.reason(), Some(lost));
     pair.give(Event::ArbiterUnreachable { reason: "timeout".into() });
-    let both = format!("{lost}; the arbiter cannot be asked: timeout");
+    let both = format!("{lost}; the arbiter is unreachable: timeout");
     assert_eq!(pair.primary.reason(), Some(both.as_str()));
     pair.now += 50 * MS;
     pair.give(Event::Tick);

@@ -262,7 +262,7 @@ impl TakenOver {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Report {
     /// A primary was accepted.
-    #[error("a primary of release {release} has joined in term {term}; receiving memory")]
+    #[error("a primary of release {release} has connected in term {term}; receiving guest memory")]
     Filling {
         /// The primary's term.
         term: Term,
@@ -282,37 +282,37 @@ pub enum Report {
         reason: String,
     },
     /// The arbiter did not answer. It is asked again.
-    #[error("the arbiter cannot be asked: {reason}")]
+    #[error("the arbiter is unreachable: {reason}")]
     ArbiterUnreachable {
         /// Why.
         reason: String,
     },
     /// The checkpoint was given up, and the primary was told: it continues without asking the
     /// arbiter.
-    #[error("gave its checkpoint up: {reason}")]
+    #[error("discarded its checkpoint: {reason}")]
     GaveUp {
         /// Why.
         reason: String,
     },
     /// This side could not continue the guest.
-    #[error("could not go on with the guest: {reason}")]
+    #[error("could not continue the guest: {reason}")]
     Degraded {
         /// What is missing.
         reason: String,
     },
     /// Nothing is missing any more.
-    #[error("could go on with the guest: nothing is missing any more")]
+    #[error("can continue the guest again: nothing is missing any more")]
     Whole,
     /// The primary is unreachable, and this side does not ask for the right to continue.
-    #[error("will not take over before this is put right: {reason}")]
+    #[error("will not take over before this is fixed: {reason}")]
     WillNotTakeOver {
         /// What is missing.
         reason: String,
     },
     /// Nothing happens until the operator decides.
     #[error(
-        "nothing happens until an operator decides, as there is no arbiter (`take-over` here, or \
-         `run-alone` on the primary, never both): {reason}"
+        "waits for an operator's decision, as there is no arbiter (`take-over` here or `run-alone` on the primary, \
+         never both): {reason}"
     )]
     WaitingForOperator {
         /// What led to the doubt.

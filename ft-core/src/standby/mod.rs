@@ -380,7 +380,7 @@ impl Standby {
             }
             _ => {
                 let reason = format!(
-                    "this standby is {}: one primary at a time, try again later",
+                    "this standby is {}: it accepts one primary at a time, try again later",
                     self.phase.name()
                 );
                 let message = Message::Refuse { reason: reason.clone() };
@@ -395,8 +395,8 @@ impl Standby {
     fn hello(&mut self, hello: Box<Hello>, out: &mut Vec<Action>) {
         if hello.term < self.term && !deliberate!(AcceptOlderTerm) {
             let why = format!(
-                "term: the primary acts in term {}, but this standby has heard of term {}: that \
-                 primary has been replaced, stop it",
+                "term: the primary runs in term {}, but this standby knows of term {}: that primary has been \
+                 replaced, stop it",
                 hello.term, self.term
             );
             return self.break_off(why, out);
@@ -406,8 +406,8 @@ impl Standby {
             && *leader != hello.holder
         {
             let why = format!(
-                "term: the primary {} acts in term {}, but this standby has heard of {leader} in it: the arbiter's data went back, \
-                 or there are two; stop the one that is not to be",
+                "term: the primary {} runs in term {}, but this standby knows {leader} as its holder: the arbiter's \
+                 data went back to an earlier state, or there are two arbiters; stop the wrong primary",
                 hello.holder, hello.term
             );
             return self.break_off(why, out);
@@ -424,13 +424,13 @@ impl Standby {
                     match self.phase {
                         Phase::WaitingForOperator =>
                             "waits for its operator (`take-over` or `discard`)",
-                        _ => "takes over when what it lacks is there",
+                        _ => "takes over when the missing resources are there",
                     }
                 );
                 return self.break_off(why, out);
             }
             (self.term, self.leader) = (hello.term, None);
-            let reason = format!("the primary goes on in term {}", hello.term);
+            let reason = format!("the primary continues in term {}", hello.term);
             self.discard(reason, out);
             self.asking = None;
             self.phase = Phase::Greeting;
@@ -446,7 +446,7 @@ impl Standby {
         if self.phase == Phase::Greeting && asked {
             Ok(())
         } else {
-            Err(self.illegal(event, "no description was asked for"))
+            Err(self.illegal(event, "no description was requested"))
         }
     }
 
@@ -461,7 +461,7 @@ impl Standby {
         ours.options = hello.options;
         let number = ours.standby_session;
         if let Some(lack) = self.lack.as_ref().filter(|lack| lack.blocks) {
-            let why = format!("it could not go on with the guest: {}", lack.reason);
+            let why = format!("it could not continue the guest: {}", lack.reason);
             self.break_off(why, out);
             return Ok(());
         }
@@ -500,7 +500,7 @@ impl Standby {
                 | Message::End(_)
         );
         if checking && data {
-            return Err(self.illegal("frame", "a Check is answered before more data is given"));
+            return Err(self.illegal("frame", "a Check is answered before more data is passed in"));
         }
         Ok(())
     }
@@ -533,13 +533,15 @@ impl Standby {
         let Frame { header, message } = frame;
         let kind = message.kind().name();
         if let Message::Refuse { reason } = message {
-            return self.lose(format!("the primary does not go on: {reason}"), out);
+            return self.lose(format!("the primary cannot continue: {reason}"), out);
         }
         let Some(session) = &mut self.session else { return };
         let expected = session.hello.as_ref().map(|hello| hello.term);
         if let Some(expected) = expected.filter(|term| *term != header.term) {
             let found = header.term;
-            let why = format!("the primary speaks of term {found}, this session is of {expected}");
+            let why = format!(
+                "expected a message of term {expected} from the primary, found one of term {found}"
+            );
             return self.break_off(why, out);
         }
         if !matches!(message, Message::Heartbeat(_)) || !deliberate!(DeafToHeartbeats) {
@@ -604,7 +606,7 @@ impl Standby {
         let checking = self.session.as_ref().and_then(|session| session.checking.clone());
         checking
             .filter(|checkpoint| checkpoint.epoch() == epoch)
-            .ok_or_else(|| self.illegal(event, "this checkpoint is not being checked"))
+            .ok_or_else(|| self.illegal(event, "this checkpoint is not under check"))
     }
 
     /// P4: acknowledges a checkpoint that came whole, was verified, and can be applied. No other
@@ -668,7 +670,7 @@ impl Standby {
     /// P2, P4: a side that cannot continue must not win the term. If the primary is gone too, the
     /// guest is lost in any case; if it is alive, it continues.
     fn cannot_go_on(&mut self, reason: &str, out: &mut Vec<Action>) -> Result<()> {
-        let reason = format!("this side could not go on from what it holds: {reason}");
+        let reason = format!("this side could not continue from its checkpoint: {reason}");
         if self.phase == Phase::WaitingForOperator {
             // No other machine may have the guest: the operator must find out what to do.
             self.reason = Some(reason.clone());
@@ -723,21 +725,21 @@ impl Standby {
             return;
         }
         if said == 0 {
-            return self.lose("the primary left before it was answered".to_string(), out);
+            return self.lose("the primary disconnected before the answer".to_string(), out);
         }
         // A Bye of another session does not give up the checkpoint (P4).
         if session != said || theirs != from {
             let why = format!(
-                "the primary says Bye to session {said:#x} as {from:#x}, this is {session:#x} with {theirs:#x}"
+                "the primary ends session {said:#x} as {from:#x}, expected session {session:#x} with {theirs:#x}"
             );
             return self.break_off(why, out);
         }
         let why = match reason {
             ByeReason::PoweredOff => "the guest has powered off",
             ByeReason::Stopped => "the primary was stopped by its operator",
-            ByeReason::Detach => "the primary runs alone by its operator's wish",
+            ByeReason::Detach => "the primary runs alone, as its operator decided",
             ByeReason::Detached => {
-                let why = "the primary says Bye as a standby does".to_string();
+                let why = "the primary sent a standby's Bye".to_string();
                 return self.break_off(why, out);
             }
         };
@@ -890,7 +892,7 @@ impl Standby {
         let patience = self.patience();
         let silent = |session: &Session| now.since(session.heard) > patience;
         if self.session.as_ref().is_some_and(silent) && !deliberate!(SilentPrimary) {
-            self.lose(format!("no word from the primary for {patience:?}"), out);
+            self.lose(format!("no message from the primary for {patience:?}"), out);
         }
         if let Some(asking) = &mut self.asking
             && asking.retry.is_some_and(|time| time <= now)
@@ -962,7 +964,7 @@ impl Standby {
         if let Some(asking) = &mut self.asking {
             asking.failures += 1;
             asking.retry = Some(now + self.options.arbiter_retry.after(asking.failures));
-            self.reason = Some(format!("{}; the arbiter cannot be asked: {reason}", asking.why));
+            self.reason = Some(format!("{}; the arbiter is unreachable: {reason}", asking.why));
         }
         out.push(Action::Report(Report::ArbiterUnreachable { reason }));
         Ok(())
@@ -975,7 +977,7 @@ impl Standby {
             {
                 Err(self.illegal(
                     "operator: take over",
-                    "a standby that lacks nothing that the guest could not run without: its status tells what is missing",
+                    "a standby that has all that the guest needs: its status names what is missing",
                 ))
             }
             Phase::WaitingForOperator => {
@@ -990,17 +992,17 @@ impl Standby {
                     session.checking = None;
                     session.to_verify = None;
                 }
-                self.doubt("the operator wants this side to take over".to_string(), out);
+                self.doubt("the operator has ordered a takeover".to_string(), out);
                 Ok(())
             }
             Phase::Doubting => Err(self.illegal(
                 "operator: take over",
-                "no takeover under way: the arbiter is being asked for the next term already",
+                "no takeover in progress: this side has already asked the arbiter for the next term",
             )),
             _ => Err(self.illegal(
                 "operator: take over",
-                "only a standby with a checkpoint takes over; without an arbiter only when the \
-                 primary is out of reach",
+                "only a standby with a checkpoint takes over; without an arbiter, only when the primary is out of \
+                 reach",
             )),
         }
     }
@@ -1009,8 +1011,8 @@ impl Standby {
         if self.phase != Phase::WaitingForOperator {
             return Err(self.illegal("operator: discard", "no checkpoint waits for an operator"));
         }
-        self.close("the operator gives the checkpoint up", out);
-        self.discard("the operator has given the checkpoint up".to_string(), out);
+        self.close("the operator discards the checkpoint", out);
+        self.discard("the operator has discarded the checkpoint".to_string(), out);
         self.phase = Phase::Waiting;
         Ok(())
     }

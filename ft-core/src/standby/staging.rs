@@ -127,25 +127,27 @@ pub(super) enum Step {
 pub(super) enum StagingError {
     #[error("{0}")]
     Pages(#[from] PagesError),
-    #[error("it is of epoch {found}, epoch {expected} is the next")]
+    #[error("expected epoch {expected}, found epoch {found}")]
     Epoch { found: Epoch, expected: Epoch },
-    #[error(
-        "changed lines came before a whole copy of memory: of what they change nothing is known"
-    )]
+    #[error("changed lines came before a whole copy of memory")]
     BulkChanges,
-    #[error("memory was sent as for a first checkpoint, but one is held or under way")]
+    #[error(
+        "memory was sent as for a first checkpoint, but a checkpoint is already held or in progress"
+    )]
     LateBulk,
-    #[error("{found} bytes of images came, {expected} are still to come")]
+    #[error("{found} bytes of kernel and initrd came, expected at most {expected} more")]
     Images { found: u64, expected: u64 },
     #[error("{missing} bytes of kernel and initrd are missing")]
     NoImages { missing: u64 },
-    #[error("the checkpoint grows beyond {limit} bytes: more than guest memory and its state")]
+    #[error(
+        "expected a checkpoint of at most {limit} bytes (guest memory and machine state), found more"
+    )]
     TooBig { limit: u64 },
-    #[error("it is of session {found:#x}, this is {expected:#x}")]
+    #[error("expected session {expected:#x}, found session {found:#x}")]
     Session { found: u64, expected: u64 },
-    #[error("epoch {epoch} does not add up: frames are missing, doubled, or not in order")]
+    #[error("epoch {epoch} is not complete: frames are missing, repeated or out of order")]
     Digest { epoch: Epoch },
-    #[error("epoch {epoch} brings no machine state")]
+    #[error("epoch {epoch} has no machine state")]
     NoState { epoch: Epoch },
     #[error("it is not part of a checkpoint")]
     Unexpected,

@@ -66,7 +66,7 @@ const REST_OF_STATE: usize = 4 * 1024 * 1024;
 // P4, P9: whatever a guest requests, a standby accepts its checkpoint.
 const _: () = assert!(
     io_gate::host::MAX_RECORDED + REST_OF_STATE <= Kind::State.max_body() as usize,
-    "a full gate does not fit a State"
+    "a full gate does not fit in a State frame"
 );
 
 impl Kind {
@@ -134,7 +134,8 @@ impl Kind {
 pub enum WireError {
     /// The bytes are not a frame.
     #[error(
-        "a frame begins with {MAGIC:02x?} (\"KMRI\"), found {found:02x?}: is the other end of the link a kemari of this virtual machine?"
+        "a frame begins with {MAGIC:02x?} (\"KMRI\"), found {found:02x?}: check that the other end of the link is a \
+         kemari of this virtual machine"
     )]
     Magic {
         /// The bytes found.
@@ -157,7 +158,7 @@ pub enum WireError {
     /// The header was altered on the way. Its body length is not trusted, since the receiver could
     /// wait for bytes that never come (P7).
     #[error(
-        "header checksum {expected:08x} expected, {found:08x} found: the bytes changed on the way"
+        "expected header checksum {expected:08x}, found {found:08x}: the bytes changed in transit"
     )]
     Header {
         /// The check in the header.
@@ -174,7 +175,7 @@ pub enum WireError {
         term: u64,
     },
     /// A length above the limit of its kind.
-    #[error("{} of {found} bytes: at most {} are allowed", kind.name(), kind.max_body())]
+    #[error("{} of {found} bytes: expected at most {} bytes", kind.name(), kind.max_body())]
     TooLong {
         /// The kind.
         kind: Kind,
@@ -192,7 +193,7 @@ pub enum WireError {
         found: usize,
     },
     /// The bytes were altered on the way.
-    #[error("{}: checksum {expected:016x} expected, {found:016x} found: the bytes changed on the way", kind.name())]
+    #[error("{}: expected checksum {expected:016x}, found {found:016x}: the bytes changed in transit", kind.name())]
     Checksum {
         /// The kind.
         kind: Kind,

@@ -27,7 +27,10 @@ where
     let try_one = |seed| {
         let guest = guest.clone();
         guarded(move || guest(seed)).map_err(|violation| Violation {
-            seen: format!("{}; again by {SEED}={seed} before the same command", violation.seen),
+            seen: format!(
+                "{}; to repeat it, set {SEED}={seed} and run the same command",
+                violation.seen
+            ),
             ..violation
         })
     };

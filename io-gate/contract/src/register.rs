@@ -116,7 +116,7 @@ impl RegisterContract {
     pub fn try_check(self) -> Result<(), Violation> {
         guarded(move || {
             if self.steps.is_empty() {
-                return Rule::Script.broken("an example without a single access");
+                return Rule::Script.broken("an example without any access");
             }
             self.check_continuity()?;
             self.check_state()?;

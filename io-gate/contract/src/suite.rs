@@ -34,7 +34,7 @@ pub(crate) fn guarded(
         Err(RecvTimeoutError::Timeout) => {
             Rule::Returns.broken(format!("no answer in {} s", DEADLINE.as_secs()))
         }
-        Err(RecvTimeoutError::Disconnected) => Rule::NoPanic.broken("a panic without a word"),
+        Err(RecvTimeoutError::Disconnected) => Rule::NoPanic.broken("a panic without a message"),
     }
 }
 

@@ -33,13 +33,13 @@ impl Rule {
     fn says(self) -> &'static str {
         match self {
             Self::Continuity => {
-                "a device that is saved and restored between two steps goes on as if nothing had happened"
+                "a device that is saved and restored between two steps continues as if nothing had happened"
             }
-            Self::RoundTrip => "what is restored is what was saved",
+            Self::RoundTrip => "the restored state is the saved state",
             Self::StateRefused => {
-                "a saved state that this device cannot have written is an error of `restore`"
+                "`restore` refuses a saved state that this device cannot have written"
             }
-            Self::UnchangedByRefusal => "a refused state leaves the device as it was",
+            Self::UnchangedByRefusal => "a refused state does not change the device",
             Self::Reset => "`reset` brings back the state after power-on",
             Self::Features => {
                 "every set of offered features can be accepted, again after each reset"
@@ -50,12 +50,12 @@ impl Rule {
             Self::Determinism => "the same requests cause the same effects",
             Self::NoPanic => "no request makes a device panic or breaks the gate's counts",
             Self::Returns => "every call returns",
-            Self::Room => "a device says it has written at most what it had room for",
+            Self::Room => "a device reports at most as many written bytes as there was room for",
             Self::Used => {
-                "the bytes that a device says it has written are written, from the chain's beginning on"
+                "the bytes that a device reports as written are written, from the beginning of the chain"
             }
-            Self::TakesInput => "a device with room for it takes input",
-            Self::Script => "the example in the test is one that the device can serve",
+            Self::TakesInput => "a device with room for input accepts it",
+            Self::Script => "the device can serve the example in the test",
         }
     }
 
@@ -63,39 +63,37 @@ impl Rule {
     fn advice(self) -> &'static str {
         match self {
             Self::Continuity | Self::RoundTrip => {
-                "look for a field that `save` or `restore` leaves out; what a request in flight needs later is read again \
-                 from its chain in `complete`"
+                "look for a field that `save` or `restore` leaves out; data that a request in flight needs later is \
+                 read again from its chain in `complete`"
             }
             Self::StateRefused => {
                 "open the state with `SavedState::open`, read each number with `small`, check its range, and end with \
                  `Fields::close`"
             }
             Self::UnchangedByRefusal => {
-                "in `restore`, read and check every field before the first is assigned"
+                "in `restore`, read and check every field before you assign the first"
             }
             Self::Reset => "assign every field in `reset`, most simply `*self = Self::new(..)`",
-            Self::Features => "let `activate` depend on its argument alone",
+            Self::Features => "let `activate` depend only on its argument",
             Self::Negotiated => {
-                "keep what `activate` was told, and refuse in `process` and `intake` what needs a feature that is not among it; \
-                 in the test, say of each request with `needs` which features it needs, and with `without_requests` of which \
-                 features no request depends"
+                "keep the features that `activate` received, and refuse in `process` and `intake` each request that \
+                 needs another feature; in the test, name with `needs` the features that each request needs, and with \
+                 `without_requests` the features that no request depends on"
             }
             Self::Determinism => {
-                "look for state outside the device, such as a static; a device has no clock and no random numbers but the \
-                 gate's"
+                "look for state outside the device, for instance a static; a device takes time and random numbers \
+                 only from the gate"
             }
             Self::NoPanic => {
-                "check lengths and offsets before they are used; return `DeviceError` for what makes no sense; stage or \
+                "check lengths and offsets before you use them; return `DeviceError` for an invalid request; stage or \
                  drop every token"
             }
             Self::Returns => {
-                "bound every loop by what the guest has given, never by a value it has written"
+                "bound every loop by the length of the request, never by a value that the guest has written"
             }
-            Self::Room => {
-                "count what `Chain::write` has written and what the outcome says, nothing else"
-            }
+            Self::Room => "count only what `Chain::write` has written and what the outcome says",
             Self::Used => {
-                "write the whole room up to the last byte that counts (zeroes where there is nothing to say), or count less"
+                "write all bytes up to the last byte that counts (zeroes where there is no data), or count fewer"
             }
             Self::TakesInput => "consume at least a byte, or all of a packet that does not fit",
             Self::Script => "correct the example, or the device",
@@ -107,7 +105,7 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "the contract: {}", self.rule.says())?;
         writeln!(f, "seen:         {}", self.seen)?;
-        write!(f, "to mend it:   {}", self.rule.advice())
+        write!(f, "to fix it:    {}", self.rule.advice())
     }
 }
 

@@ -119,7 +119,7 @@ impl VirtioContract {
     pub fn try_check(self) -> Result<(), Violation> {
         guarded(move || {
             if self.steps.is_empty() {
-                return Rule::Script.broken("an example without a single request");
+                return Rule::Script.broken("an example without any request");
             }
             self.check_continuity()?;
             self.check_state()?;
@@ -273,7 +273,8 @@ impl VirtioContract {
                     .broken(format!("{set:#x} accepted again after a reset gives another state"));
             }
             if device.features() != offered {
-                return Rule::Features.broken(format!("with {set:#x} accepted it offers others"));
+                return Rule::Features
+                    .broken(format!("after {set:#x} is accepted it offers other features"));
             }
             let mut world = World::with(device, self.steps.len());
             self.play(&mut world, &self.moves(Pace::TwoBehind), Outcome::Success(0))?;
@@ -288,7 +289,7 @@ impl VirtioContract {
         let said = self.needs.iter().fold(self.without_requests, |all, needs| all | needs);
         if offered & !said != 0 {
             return Rule::Negotiated.broken(format!(
-                "of the features {:#x}, which are offered, the example says nothing",
+                "the example does not cover the offered features {:#x}",
                 offered & !said
             ));
         }

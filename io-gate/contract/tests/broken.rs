@@ -216,16 +216,16 @@ fn a_good_device_passes() {
 #[test]
 fn each_fault_is_found_and_named() {
     let expected = [
-        (Fault::ForgetsAField, "goes on as if nothing had happened"),
-        (Fault::RemembersARequest, "goes on as if nothing had happened"),
+        (Fault::ForgetsAField, "continues as if nothing had happened"),
+        (Fault::RemembersARequest, "continues as if nothing had happened"),
         (Fault::ResetsHalf, "state after power-on"),
         (Fault::PanicsOnAShortChain, "a panic"),
         (Fault::ForgetsAToken, "P5: "),
         (Fault::ClaimsTooMuch, "4096 bytes written, room for 8"),
-        (Fault::AcceptsAnything, "is an error of `restore`"),
-        (Fault::ChangesBeforeItRefuses, "leaves the device as it was"),
-        (Fault::TakesNoInput, "takes input"),
-        (Fault::CompletesTwice, "P5: a chain was called done with 1 in flight"),
+        (Fault::AcceptsAnything, "`restore` refuses a saved state"),
+        (Fault::ChangesBeforeItRefuses, "does not change the device"),
+        (Fault::TakesNoInput, "with room for input accepts it"),
+        (Fault::CompletesTwice, "P5: a chain was reported as done with 1 in flight"),
         (Fault::RemembersAcrossReset, "reset after 0 of"),
         (Fault::ForgetsWhatTheExampleLeavesOut, "random requests"),
         (Fault::PanicsOnLongInput, "bytes of input at port 0"),

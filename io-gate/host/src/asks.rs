@@ -16,7 +16,7 @@ const LATE: Duration = Duration::from_secs(1);
 pub(crate) struct Asks {
     /// When each question began, and its thread: at most one for each thread that performs.
     under_way: Mutex<Vec<(Instant, ThreadId)>>,
-    told: AtomicBool,
+    reported: AtomicBool,
 }
 
 /// A question without an answer yet.
@@ -48,16 +48,16 @@ impl Asks {
     /// Logs once when questions are late, and once when they no longer are. Call it regularly.
     pub(crate) fn tell(&self) {
         let late = self.are_late();
-        if self.told.swap(late, Ordering::Relaxed) == late {
+        if self.reported.swap(late, Ordering::Relaxed) == late {
             return;
         }
         if late {
             log::warn!(
-                "effects are held: neither a yes nor a no for {LATE:?}: look for the arbiter's directory, or the storage of a disk's \
-                 fence record, that does not answer"
+                "effects are held: no answer for {LATE:?}: look for an arbiter's directory, or the storage of a \
+                 disk's fence record, that does not answer"
             );
         } else {
-            log::info!("effects are held no longer: there is an answer again");
+            log::info!("effects are no longer held: there is an answer again");
         }
     }
 

@@ -82,7 +82,7 @@ pub(crate) fn loop_backing(device: &File, read_only: bool) -> io::Result<Option<
             None => return Ok(found),
         }
     }
-    Err(io::Error::other("expected no more than eight loop devices, one on the other"))
+    Err(io::Error::other("expected at most eight loop devices stacked on each other"))
 }
 
 fn one_loop(device: &File, read_only: bool) -> io::Result<Option<File>> {
@@ -92,8 +92,8 @@ fn one_loop(device: &File, read_only: bool) -> io::Result<Option<File>> {
     }
     let mut info = [0_u64; LOOP_INFO_WORDS];
     // SAFETY: the kernel writes a `loop_info64`, which is as long as `info`, or nothing.
-    let told = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr()) };
-    if told != 0 {
+    let status = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr()) };
+    if status != 0 {
         return Ok(None);
     }
     let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));

@@ -22,8 +22,8 @@ use crate::backend::disk::DiskError;
 use crate::backend::output::Output;
 use crate::backend::{Attached, Backend, ShareError};
 use crate::completion::{Completion, Kind, Performed};
-use crate::core::{Core, signal};
 use crate::descriptors::event;
+use crate::far_side::{FarSide, signal};
 use crate::fence::Fence;
 use crate::guest_memory::{GuestMemory, copy_out};
 use crate::inputs::{Inputs, Role, Token};
@@ -68,7 +68,7 @@ pub struct Sealed {
 
 /// The gate's host side. The device thread, the vCPU threads and the link thread share it.
 pub struct GateHost {
-    core: Arc<Core>,
+    far_side: Arc<FarSide>,
     /// Orders releasing and queueing for lanes. Never held while waiting for a lane (P7): the
     /// thread that receives an acknowledgement takes it, and that thread must keep hearing the
     /// standby.
@@ -123,11 +123,11 @@ impl GateHost {
         lane_start: LaneStart,
         observer: Option<Arc<dyn Observer>>,
     ) -> io::Result<Arc<Self>> {
-        let core = Arc::new(Core::new(ledger, memory, fence, observer)?);
+        let far_side = Arc::new(FarSide::new(ledger, memory, fence, observer)?);
         let power =
-            Lane::start("power".to_owned(), core.clone(), Output::Power, lane_start.clone())?;
+            Lane::start("power".to_owned(), far_side.clone(), Output::Power, lane_start.clone())?;
         Ok(Arc::new(Self {
-            core,
+            far_side,
             power,
             lane_start,
             performer: Mutex::new(()),
@@ -167,7 +167,7 @@ impl GateHost {
             // and the vCPU threads take the lock.
             let token = Token { slot, port, role: Role::Data };
             let backend =
-                Attached::new(backend, &self.core, &self.inputs, token, &self.lane_start)?;
+                Attached::new(backend, &self.far_side, &self.inputs, token, &self.lane_start)?;
             made.insert((slot, port), Arc::new(backend));
         }
         let mut attached = self.attached.write().expect(POISONED);
@@ -175,7 +175,7 @@ impl GateHost {
             return Err(taken(*slot, *port));
         }
         // P2: add the records before anything is performed on their disks.
-        records.into_iter().for_each(|record| self.core.add_record(record));
+        records.into_iter().for_each(|record| self.far_side.add_record(record));
         attached.extend(made.iter().map(|(place, backend)| (*place, backend.clone())));
         drop(attached);
         let negotiated = self.negotiated.lock().expect(POISONED);
@@ -203,7 +203,7 @@ impl GateHost {
     /// # Errors
     /// When a record cannot be written, or names another writer.
     pub fn claim_disks(&self) -> Result<(), DiskError> {
-        self.core.records().iter().try_for_each(|record| self.core.claim(record))
+        self.far_side.records().iter().try_for_each(|record| self.far_side.claim(record))
     }
 
     /// As [`claim_disks`](Self::claim_disks), and rewrites each record, so that no earlier copy of
@@ -212,7 +212,7 @@ impl GateHost {
     /// # Errors
     /// As [`claim_disks`](Self::claim_disks).
     pub fn renew_records(&self) -> Result<(), DiskError> {
-        self.core.records().iter().try_for_each(|record| self.core.renew(record))
+        self.far_side.records().iter().try_for_each(|record| self.far_side.renew(record))
     }
 
     /// Ends the machine in good order in this term: nothing more leaves, and the records free the
@@ -223,23 +223,23 @@ impl GateHost {
     #[must_use]
     pub fn free_disks(&self) -> bool {
         // Close first: a lane that is found idle then begins no write afterwards.
-        self.core.close();
+        self.far_side.close();
         let until = Instant::now() + CLOSING;
         let busy = |disk: &Arc<Attached>| disk.may_write() && !disk.lane().drain(until);
         let busy: Vec<_> = self.every_attached().into_iter().filter(busy).collect();
-        for record in self.core.records() {
+        for record in self.far_side.records() {
             if busy.iter().any(|disk| disk.has_record(&record)) {
                 continue;
             }
-            if let Err(error) = self.core.free(&record) {
+            if let Err(error) = self.far_side.free(&record) {
                 log::warn!("the next start on this disk needs --seize: {error}");
             }
         }
         for disk in &busy {
             log::error!(
-                "{}: expected its storage to have answered by the end of the machine, found a request under way, which may \
-                 still be carried out: the disk is not given free, and the next start needs --seize; see to it first that \
-                 this host's process has ended",
+                "{}: expected its storage to answer before the end of the machine, found a request in progress, which \
+                 may still be carried out: the disk is not released, and the next start needs --seize; before it, \
+                 make sure that the process on this host has ended",
                 disk.name()
             );
         }
@@ -252,7 +252,7 @@ impl GateHost {
     /// When the gate's counts do not add up (P5).
     #[must_use]
     pub fn seal(&self) -> Sealed {
-        let mut ledger = self.core.ledger();
+        let mut ledger = self.far_side.ledger();
         let staged = ledger.held_in(ledger.epoch());
         let epoch = ledger.seal();
         self.held_signalled.store(false, Ordering::Release);
@@ -262,7 +262,7 @@ impl GateHost {
     /// Spends a proof: the lanes perform the covered effects in order.
     pub fn release(&self, proof: Committed) {
         let performer = self.performer();
-        let batch = self.core.ledger().release(proof);
+        let batch = self.far_side.ledger().release(proof);
         self.note_released(&batch);
         self.hand_over_all(&performer, batch);
     }
@@ -271,8 +271,8 @@ impl GateHost {
     /// until [`hold`](Self::hold).
     pub fn run_alone(&self, proof: Alone) {
         let performer = self.performer();
-        let mut ledger = self.core.ledger();
-        if let Some(observer) = self.core.observer() {
+        let mut ledger = self.far_side.ledger();
+        if let Some(observer) = self.far_side.observer() {
             observer.opened(proof.term());
         }
         let mut batch = ledger.run_alone(proof);
@@ -288,10 +288,10 @@ impl GateHost {
         let performer = self.performer();
         // Effects staged while the gate was open leave first: they have no copy, and must not wait
         // for a standby that does not know them.
-        let mut ledger = self.core.ledger();
+        let mut ledger = self.far_side.ledger();
         let batch = ledger.take_ready();
         self.tell_staged(&batch);
-        if let Some(observer) = self.core.observer()
+        if let Some(observer) = self.far_side.observer()
             && !ledger.holds()
         {
             observer.held(ledger.next_id());
@@ -305,32 +305,32 @@ impl GateHost {
     /// Whether effects wait for an acknowledgement before they leave.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.core.ledger().holds()
+        self.far_side.ledger().holds()
     }
 
     /// Number of effects that wait to be released.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.core.ledger().held()
+        self.far_side.ledger().held()
     }
 
     /// Number of effects of the current epoch that wait to be released.
     #[must_use]
     pub fn held_in_epoch(&self) -> usize {
-        let ledger = self.core.ledger();
+        let ledger = self.far_side.ledger();
         ledger.held_in(ledger.epoch())
     }
 
     /// Counts of tokens and effects so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.core.ledger().counts()
+        self.far_side.ledger().counts()
     }
 
     /// The epoch of what is staged now.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.core.ledger().epoch()
+        self.far_side.ledger().epoch()
     }
 
     /// Adopts the requests in flight of a checkpoint. [`run_alone`](Self::run_alone) performs them
@@ -339,63 +339,64 @@ impl GateHost {
     /// # Panics
     /// When this gate is already in use.
     pub fn adopt(&self, epoch: Epoch, next_id: EffectId, in_flight: Vec<Record>) {
-        if let Some(observer) = self.core.observer() {
+        if let Some(observer) = self.far_side.observer() {
             let effects: Vec<Noted> = in_flight.iter().filter_map(Noted::of).collect();
             observer.adopted(&effects, next_id);
         }
-        self.core.ledger().adopt(epoch, next_id, in_flight);
+        self.far_side.ledger().adopt(epoch, next_id, in_flight);
     }
 
     /// Records that the right to perform is lost (P2): nothing is performed any more.
     pub fn set_fenced_off(&self) {
-        self.core.fence_off();
+        self.far_side.fence_off();
     }
 
     /// Whether the right to perform has been lost.
     #[must_use]
     pub fn is_fenced_off(&self) -> bool {
-        self.core.is_fenced_off()
+        self.far_side.is_fenced_off()
     }
 
     /// Whether terms decide who may perform. If so, a disk that other hosts can reach must have a
     /// record of the term beside it ([`DiskFence`](crate::backend::disk_fence::DiskFence)).
     #[must_use]
     pub fn has_term(&self) -> bool {
-        self.core.has_term()
+        self.far_side.has_term()
     }
 
     /// Whether released effects wait because the fence gives no answer.
     #[must_use]
     pub fn waits_for_fence(&self) -> bool {
-        self.core.waits_for_fence()
+        self.far_side.waits_for_fence()
     }
 
     /// Logs, once each time, where effects wait for an answer that does not come. A thread that
     /// performs no effects calls it regularly.
     pub fn tell_of_late_answers(&self) {
-        self.core.asks().tell();
+        self.far_side.asks().tell();
     }
 
     /// Since when a lane has waited for an answer of the fence or of a disk's record: the longest
     /// wait.
     #[must_use]
     pub fn asks_since(&self) -> Option<Instant> {
-        self.core.asks().oldest()
+        self.far_side.asks().oldest()
     }
 
     /// Whether a write may be on its way to a disk now, in an unfinished system call. P2: it may
     /// arrive whenever the storage answers.
     #[must_use]
     pub fn may_be_writing(&self) -> bool {
-        let writes =
-            |at: &Arc<Attached>| at.may_write() && at.lane().may_be_letting_out(self.core.asks());
+        let writes = |at: &Arc<Attached>| {
+            at.may_write() && at.lane().may_be_letting_out(self.far_side.asks())
+        };
         self.every_attached().iter().any(writes)
     }
 
     /// Signalled when the right to perform is lost.
     #[must_use]
     pub fn fenced_event(&self) -> &EventFd {
-        self.core.fenced_event()
+        self.far_side.fenced_event()
     }
 
     /// Whether everything released has been performed.
@@ -409,8 +410,8 @@ impl GateHost {
     /// [`LAST_PATIENCE`], and what has not been performed by then never is.
     pub fn drain(&self) {
         let until = Instant::now() + LAST_PATIENCE;
-        self.core.give_up_after(LAST_PATIENCE);
-        if self.core.is_fenced_off() {
+        self.far_side.give_up_after(LAST_PATIENCE);
+        if self.far_side.is_fenced_off() {
             return;
         }
         let attached = self.every_attached();
@@ -420,7 +421,8 @@ impl GateHost {
         {
             if !lane.drain(until) {
                 log::warn!(
-                    "{name}: has not taken its output within {LAST_PATIENCE:?}: it is given up, as at a power failure"
+                    "{name}: has not accepted its output within {LAST_PATIENCE:?}: the output is lost, as at a power \
+                     failure"
                 );
             }
         }
@@ -435,7 +437,7 @@ impl GateHost {
     /// Signalled when completions wait for the device thread.
     #[must_use]
     pub fn completions_event(&self) -> &EventFd {
-        self.core.completions_event()
+        self.far_side.completions_event()
     }
 
     /// The event descriptors by which this crate wakes other threads: all that a thread which runs
@@ -455,7 +457,7 @@ impl GateHost {
     /// slot that it names before the next [`seal`](Self::seal).
     #[must_use]
     pub fn take_completions(&self) -> Vec<Completion> {
-        self.core.take_completions()
+        self.far_side.take_completions()
     }
 
     /// Drops a completion whose slot does not exist (a checkpoint of another machine).
@@ -497,19 +499,19 @@ impl GateHost {
     /// Signalled when a power event has been performed.
     #[must_use]
     pub fn power_event(&self) -> &EventFd {
-        self.core.power_event()
+        self.far_side.power_event()
     }
 
     /// Takes the power events that have been performed, and resets their event.
     #[must_use]
     pub fn take_power_events(&self) -> Vec<PowerEvent> {
-        self.core.take_power_events()
+        self.far_side.take_power_events()
     }
 
     /// Takes the first power event that has been performed.
     #[must_use]
     pub fn next_power_event(&self) -> Option<PowerEvent> {
-        self.core.next_power_event()
+        self.far_side.next_power_event()
     }
 
     /// Drops all other resets: the machine has been reset, and resets that were held or queued
@@ -518,26 +520,26 @@ impl GateHost {
         // Cancel held resets before waiting for the lane: nothing released during that wait is one
         // of them.
         let performer = self.performer();
-        let mut ledger = self.core.ledger();
+        let mut ledger = self.far_side.ledger();
         let cancelled = ledger.cancel_resets();
         self.tell_cancelled(&cancelled);
-        self.core.take_up(ledger);
+        self.far_side.take_up(ledger);
         drop(performer);
         if !self.power.drain(Instant::now() + RESET_PATIENCE) {
             self.give_up_resets();
         }
-        self.core.forget_resets();
+        self.far_side.forget_resets();
     }
 
     /// The power lane waits for an unreachable arbiter: gives up the resets in its queue.
     fn give_up_resets(&self) {
         let _performer = self.performer();
         let given_up = self.power.give_up_resets();
-        let mut ledger = self.core.ledger();
+        let mut ledger = self.far_side.ledger();
         let abandoned = ledger.abandon_resets();
         self.tell_cancelled(&abandoned);
         given_up.into_iter().for_each(|request| ledger.settle(request));
-        self.core.take_up(ledger);
+        self.far_side.take_up(ledger);
     }
 
     /// How long effects have waited at the gate, by class.
@@ -558,11 +560,11 @@ impl GateHost {
     }
 
     pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
-        &self.core.memory
+        &self.far_side.memory
     }
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.core.ledger()
+        self.far_side.ledger()
     }
 
     /// Ends the staging done under one hold of the ledger's lock. Held payloads are copied, so that
@@ -583,7 +585,7 @@ impl GateHost {
 
     fn copy_held(&self, ledger: &mut Ledger) {
         let mut staged = Vec::new();
-        let observer = self.core.observer();
+        let observer = self.far_side.observer();
         let mut noted = Vec::new();
         ledger.copy_held(|record| {
             staged.push(record.id);
@@ -592,7 +594,7 @@ impl GateHost {
             }
             let Request::Effect(op) = &record.request else { return None };
             let ranges = op.payload()?.guest_ranges()?;
-            copy_out(&self.core.memory, ranges).ok()
+            copy_out(&self.far_side.memory, ranges).ok()
         });
         if staged.is_empty() {
             return;
@@ -613,7 +615,7 @@ impl GateHost {
 
     fn flush(&self, own: u16) -> Vec<Performed> {
         let performer = self.performer();
-        let mut ledger = self.core.ledger();
+        let mut ledger = self.far_side.ledger();
         let batch = ledger.take_ready();
         self.tell_staged(&batch);
         drop(ledger);
@@ -622,7 +624,7 @@ impl GateHost {
             if done.request.record().origin.slot() == own {
                 own_done.push(done);
             } else {
-                self.core.post(Completion(Kind::Performed(done)));
+                self.far_side.post(Completion(Kind::Performed(done)));
             }
         }
         own_done
@@ -630,7 +632,7 @@ impl GateHost {
 
     fn hand_over_all(&self, performer: &MutexGuard<'_, ()>, batch: Vec<Performable>) {
         for done in self.hand_over(performer, batch) {
-            self.core.post(Completion(Kind::Performed(done)));
+            self.far_side.post(Completion(Kind::Performed(done)));
         }
     }
 
@@ -653,7 +655,7 @@ impl GateHost {
                     continue;
                 }
                 Request::Input(InputOp::Entropy { into }) => {
-                    let (outcome, data) = perform::entropy(&self.core.memory, into);
+                    let (outcome, data) = perform::entropy(&self.far_side.memory, into);
                     done.push(Performed { request, outcome, data });
                     continue;
                 }
@@ -670,7 +672,7 @@ impl GateHost {
                 Some((place, backend)) => lanes.push((place, backend, vec![request])),
                 None => {
                     if let (Some(observer), Some(effect)) =
-                        (self.core.observer(), Noted::of(record))
+                        (self.far_side.observer(), Noted::of(record))
                     {
                         observer.returned(effect);
                     }
@@ -681,21 +683,21 @@ impl GateHost {
         }
         lanes.into_iter().for_each(|(_, backend, jobs)| backend.lane().push(jobs));
         self.power.push(power);
-        let core = self.core.clone();
-        done.into_iter().filter_map(move |done| core.settle_detached(done))
+        let far_side = self.far_side.clone();
+        done.into_iter().filter_map(move |done| far_side.settle_detached(done))
     }
 
     /// Reports effects that pass an open gate to the observer. The caller holds the ledger's lock,
     /// so that effects staged later are reported later.
     fn tell_staged(&self, batch: &[Performable]) {
-        let Some(observer) = self.core.observer() else { return };
+        let Some(observer) = self.far_side.observer() else { return };
         let own = batch.iter().filter(|request| !request.is_replay());
         let effects: Vec<Noted> = own.filter_map(|request| Noted::of(request.record())).collect();
         observer.staged(&effects);
     }
 
     fn tell_cancelled(&self, effects: &[EffectId]) {
-        if let Some(observer) = self.core.observer() {
+        if let Some(observer) = self.far_side.observer() {
             observer.cancelled(effects);
         }
     }
@@ -707,13 +709,13 @@ impl GateHost {
     }
 
     pub(crate) fn settle(&self, done: Performed) {
-        self.core.settle([done.request]);
+        self.far_side.settle([done.request]);
     }
 
     /// Settles requests under one hold of the ledger's lock.
     pub(crate) fn settle_all(&self, done: Vec<Performable>) {
         if !done.is_empty() {
-            self.core.settle(done);
+            self.far_side.settle(done);
         }
     }
 
@@ -748,15 +750,15 @@ impl GateHost {
         // cancelled.
         let given_up: Vec<Performable> =
             lanes.iter().flat_map(|backend| give_up(backend.lane())).collect();
-        let mut ledger = self.core.ledger();
+        let mut ledger = self.far_side.ledger();
         self.tell_cancelled(&cancel(&mut ledger, slot));
         given_up.into_iter().for_each(|request| ledger.settle(request));
-        for completion in self.core.take_completions_of(slot) {
+        for completion in self.far_side.take_completions_of(slot) {
             if let Kind::Performed(done) = completion.0 {
                 ledger.settle(done.request);
             }
         }
-        self.core.take_up(ledger);
+        self.far_side.take_up(ledger);
     }
 
     /// Waits a while until no system call for an earlier request reads the memory that the driver
@@ -772,7 +774,7 @@ impl GateHost {
     pub(crate) fn stalls(&self, ledger: &Ledger, slot: u16, queue: u16) -> bool {
         let full = ledger.is_full(slot);
         if full {
-            self.core.stall(ledger, slot, queue);
+            self.far_side.stall(ledger, slot, queue);
         }
         full
     }
@@ -788,18 +790,18 @@ impl GateHost {
     /// Whether a vCPU that waits for this slot may go on.
     #[must_use]
     pub fn has_room(&self, slot: u16) -> bool {
-        self.core.ledger().has_room(slot)
+        self.far_side.ledger().has_room(slot)
     }
 
     /// The weight of all requests that are not settled.
     #[must_use]
     pub fn load(&self) -> Weight {
-        self.core.ledger().load()
+        self.far_side.ledger().load()
     }
 
     /// Schedules the queue to be processed again soon.
     pub(crate) fn post_again(&self, slot: u16, queue: u16) {
-        self.core.post_again(slot, queue);
+        self.far_side.post_again(slot, queue);
     }
 
     /// Passes the driver's accepted features to backends that can take work off the driver.

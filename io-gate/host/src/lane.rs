@@ -20,7 +20,7 @@ use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
 use crate::asks::Asks;
 use crate::backend::output::Output;
 use crate::backend::work::Work;
-use crate::core::Core;
+use crate::far_side::FarSide;
 use crate::given_up::GivenUp;
 use crate::poisoned::POISONED;
 
@@ -145,7 +145,7 @@ impl State {
 impl Lane {
     pub(crate) fn start(
         name: String,
-        core: Arc<Core>,
+        far_side: Arc<FarSide>,
         output: Output,
         start: LaneStart,
     ) -> io::Result<Self> {
@@ -159,10 +159,10 @@ impl Lane {
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             start();
             let _end = End(&work);
-            work.run(&core, output);
+            work.run(&far_side, output);
         });
         let thread = thread.map_err(|error| {
-            io::Error::new(error.kind(), format!("no thread for a device's lane: {error}"))
+            io::Error::new(error.kind(), format!("cannot start the thread of a lane: {error}"))
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -261,7 +261,7 @@ impl Drop for Lane {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if !ended {
                 log::error!(
-                    "lane {name}: still in a system call, or without an answer of the arbiter: left behind"
+                    "lane {name}: still in a system call, or waiting for the arbiter: not waited for any longer"
                 );
             } else if thread.join().is_err() {
                 log::error!("lane {name} has panicked");
@@ -327,11 +327,11 @@ impl Shared {
         done(&state)
     }
 
-    fn run(&self, core: &Core, mut output: Output) {
-        let mut work = Work::new(core, &self.given_up);
+    fn run(&self, far_side: &FarSide, mut output: Output) {
+        let mut work = Work::new(far_side, &self.given_up);
         // Number of jobs to finish before the next report.
         let mut left = 0_usize;
-        let mut told = Instant::now();
+        let mut reported_at = Instant::now();
         loop {
             let (job, queued) = match self.take() {
                 Some(taken) => taken,
@@ -340,7 +340,7 @@ impl Shared {
                     if !self.sleep() {
                         return;
                     }
-                    told = Instant::now();
+                    reported_at = Instant::now();
                     continue;
                 }
             };
@@ -348,10 +348,10 @@ impl Shared {
             work.permits.end();
             left = if left == 0 { queued } else { left - 1 };
             // Frames are always reported as a batch.
-            let prompt = output.is_slow() && told.elapsed() >= PROMPT;
+            let prompt = output.is_slow() && reported_at.elapsed() >= PROMPT;
             if left == 0 || prompt {
                 work.post();
-                told = Instant::now();
+                reported_at = Instant::now();
             }
         }
     }

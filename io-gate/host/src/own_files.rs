@@ -96,7 +96,7 @@ pub enum PlaceError {
     },
     /// The system refused.
     #[error(
-        "{path}: cannot make it: {error}; expected a name in a directory that exists and can be written to"
+        "{path}: cannot create it: {error}; expected a name in a directory that exists and can be written to"
     )]
     Io {
         /// The name.
@@ -269,7 +269,7 @@ fn free(path: &Path) -> Result<(), PlaceError> {
     let file = dead_socket(path, &held.metadata().map_err(failed)?)?;
     let gone = remove_if(path, file).map(drop);
     gone.map_err(|error| {
-        failed(io::Error::other(format!("a socket that nobody uses cannot be removed: {error}")))
+        failed(io::Error::other(format!("cannot remove a socket that is not in use: {error}")))
     })
 }
 
@@ -278,7 +278,7 @@ fn must_be_socket(path: &Path, found: &Metadata) -> Result<(), PlaceError> {
         true => Ok(()),
         false => Err(PlaceError::Taken {
             path: path.to_owned(),
-            expected: "no file, or a socket that nobody uses",
+            expected: "no file, or a socket that is not in use",
             found: describe(found),
         }),
     }
@@ -316,7 +316,7 @@ fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
     }
     rename_to_free(&aside, path).map(|()| false).inspect_err(|error| {
         let (path, aside) = (path.display(), aside.display());
-        log::warn!("{path}: another file than kemari's had this name, and is {aside} now: {error}");
+        log::warn!("{path}: another file than kemari's had this name; it is now {aside}: {error}");
     })
 }
 

@@ -102,7 +102,7 @@ pub fn open_or_make(path: &Path, options: &OpenOptions, sign: &Sign) -> io::Resu
         };
         return Ok(Opened { file, maker, is_busy });
     }
-    Err(io::Error::other("other processes go on replacing it"))
+    Err(io::Error::other("other processes keep replacing it"))
 }
 
 /// Returns the maker of the file at `path`, if there is a file. Creates and changes nothing. The
@@ -173,7 +173,7 @@ fn mark(file: &File, sign: &Sign) {
         libc::fsetxattr(file, name, value.as_ptr().cast(), value.len(), 0)
     };
     if result != 0 {
-        log::debug!("a file cannot be marked: {}", io::Error::last_os_error());
+        log::debug!("cannot mark a file: {}", io::Error::last_os_error());
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn on_disk(
     match (Released::of(request), &request.record().request) {
         (Some(released), _) => Ok((effect(work, disk, released)?, Vec::new())),
         (None, Request::Input(InputOp::BlockRead { sector, into, .. })) => {
-            Ok(read(&work.core.memory, disk, *sector, into))
+            Ok(read(&work.far_side.memory, disk, *sector, into))
         }
         (None, _) => Ok((Outcome::Unsupported, Vec::new())),
     }
@@ -49,11 +49,11 @@ fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Ou
 }
 
 fn effect(work: &mut Work<'_>, disk: &Disk, released: Released<'_>) -> Result<Outcome, Refused> {
-    let Work { core, permits, .. } = work;
+    let Work { far_side, permits, .. } = work;
     let may = &mut || permits.next_write(disk.fence().map(|record| &**record));
     let (what, sector, result) = match released.op() {
         EffectOp::BlockWrite { sector, .. } => {
-            let Ok(bytes) = released.bytes(&core.memory) else {
+            let Ok(bytes) = released.bytes(&far_side.memory) else {
                 return Ok(Outcome::Failed);
             };
             ("write", *sector, disk.write(*sector, bytes, may))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::backend::disk_fence::DiskFence;
 use crate::clock::Moment;
-use crate::core::Core;
+use crate::far_side::FarSide;
 use crate::given_up::{GivenUp, NotPermitted};
 
 /// The fence's permission, for one system call.
@@ -53,7 +53,7 @@ pub(crate) type May<'a> = &'a mut dyn FnMut() -> Result<Permit, NotPermitted>;
 
 /// The source of a lane's permits.
 pub(crate) struct Permits<'l> {
-    core: &'l Core,
+    far_side: &'l FarSide,
     given_up: &'l GivenUp,
     /// When the question of the last granting answer was asked.
     asked: Option<Moment>,
@@ -62,8 +62,8 @@ pub(crate) struct Permits<'l> {
 }
 
 impl<'l> Permits<'l> {
-    pub(crate) fn new(core: &'l Core, given_up: &'l GivenUp) -> Self {
-        Self { core, given_up, asked: None, ready: None }
+    pub(crate) fn new(far_side: &'l FarSide, given_up: &'l GivenUp) -> Self {
+        Self { far_side, given_up, asked: None, ready: None }
     }
 
     /// Requests the permit for the next call now. It waits while the fence gives no answer, so no
@@ -88,13 +88,13 @@ impl<'l> Permits<'l> {
         if let Some(ready) = self.ready.take().filter(|ready| !ready.expired()) {
             return Ok(ready);
         }
-        let good_for = self.core.good_for();
+        let good_for = self.far_side.good_for();
         if let Some(asked) = self.asked.filter(|asked| asked.elapsed() < good_for) {
             return Ok(Permit { asked, good_for, max_age: Duration::ZERO });
         }
-        self.asked = self.core.permitted_by(self.given_up, None);
+        self.asked = self.far_side.permitted_by(self.given_up, None);
         let asked = self.asked.ok_or(NotPermitted)?;
-        Ok(Permit { asked, good_for, max_age: self.core.max_age() })
+        Ok(Permit { asked, good_for, max_age: self.far_side.max_age() })
     }
 
     /// As [`next`](Self::next), for a call that writes to a disk. If the disk has a fence record,
@@ -105,10 +105,10 @@ impl<'l> Permits<'l> {
     ) -> Result<Permit, NotPermitted> {
         self.refuse_if_given_up()?;
         let Some(record) = record else { return self.next() };
-        let asked = self.core.permitted_by(self.given_up, Some(record));
+        let asked = self.far_side.permitted_by(self.given_up, Some(record));
         self.asked = asked;
         let asked = asked.ok_or(NotPermitted)?;
-        Ok(Permit { asked, good_for: Duration::ZERO, max_age: self.core.max_age() })
+        Ok(Permit { asked, good_for: Duration::ZERO, max_age: self.far_side.max_age() })
     }
 
     /// Reports an effect by `tell`, unless it was given up meanwhile.
@@ -117,7 +117,7 @@ impl<'l> Permits<'l> {
     }
 
     fn refuse_if_given_up(&self) -> Result<(), NotPermitted> {
-        let refused = self.given_up.is_set() || self.core.lets_nothing_out();
+        let refused = self.given_up.is_set() || self.far_side.lets_nothing_out();
         if refused { Err(NotPermitted) } else { Ok(()) }
     }
 }

@@ -95,7 +95,7 @@ impl Ring {
         {
             let (name, alignment) = (part.name(), part.alignment());
             return Err(format!(
-                "expected the {name} at a multiple of {alignment}, found an address that ends in {low:#x}"
+                "expected the address of the {name} to be a multiple of {alignment}, found one that ends in {low:#x}"
             ));
         }
         match part {
@@ -158,7 +158,7 @@ impl Ring {
                 if addr < at + other.len(size) && at < addr + part.len(size) {
                     let (name, other) = (part.name(), other.name());
                     return Err(format!(
-                        "expected its parts beside each other, found the {name} at {addr:#x} and the {other} at {at:#x}"
+                        "expected parts that do not overlap, found the {name} at {addr:#x} and the {other} at {at:#x}"
                     ));
                 }
             }
@@ -193,14 +193,14 @@ impl Ring {
         walk(memory, &place, head, walked)
     }
 
-    /// The position in the available ring, for [`untake`](Self::untake).
+    /// The position in the available ring, for [`rewind`](Self::rewind).
     pub(crate) fn taken(&self) -> u16 {
         self.queue.next_avail()
     }
 
     /// Makes the chains popped since [`taken`](Self::taken) available again. None of them may have
     /// been given back.
-    pub(crate) fn untake(&mut self, taken: u16) {
+    pub(crate) fn rewind(&mut self, taken: u16) {
         self.queue.set_next_avail(taken);
     }
 

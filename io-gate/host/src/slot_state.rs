@@ -71,7 +71,7 @@ pub struct SlotState {
     /// The number of changes of the configuration space.
     pub config_generation: u32,
     /// Requests with smaller ids were made before the last reset.
-    pub life: u64,
+    pub first_id: u64,
     /// The virtqueues.
     pub queues: Vec<QueueSaved>,
     /// Input received from outside that the driver has not yet taken, by port.
@@ -115,7 +115,9 @@ pub enum SlotError {
         one_of: u64,
     },
     /// The driver continues although it must reset the device.
-    #[error("slot {slot}: expected a reset of the device, found a driver that goes on without")]
+    #[error(
+        "slot {slot}: expected a reset of the device, found a driver that continues without one"
+    )]
     NeedsReset {
         /// The slot.
         slot: u16,

@@ -173,12 +173,12 @@ fn a_reset_waits_for_no_write_that_was_copied() {
 
 /// The calls that an observer got, in order. It is slow to record that an effect is performed.
 #[derive(Default)]
-struct Told {
+struct Recorded {
     events: Mutex<Vec<(&'static str, EffectId)>>,
     changed: Condvar,
 }
 
-impl Observer for Told {
+impl Observer for Recorded {
     fn staged(&self, _effects: &[Noted]) {}
     fn held(&self, _next: EffectId) {}
     fn opened(&self, _term: Term) {}
@@ -214,11 +214,11 @@ impl Observer for Told {
 #[test]
 fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
     let image = image(SECTORS);
-    let told = Arc::new(Told::default());
+    let recorded = Arc::new(Recorded::default());
     let memory = guest_memory();
     let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
     let (ledger, authority) = new_gate();
-    let observer: Arc<dyn Observer> = told.clone();
+    let observer: Arc<dyn Observer> = recorded.clone();
     let gate = GateHost::with_observer(
         ledger,
         memory.clone(),
@@ -239,7 +239,7 @@ fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
     while !machine.gate.lanes_idle() {
         std::thread::yield_now();
     }
-    let events = told.events.lock().unwrap();
+    let events = recorded.events.lock().unwrap();
     for (at, (_, id)) in events.iter().enumerate().filter(|(_, (what, _))| *what == "cancelled") {
         let later = events[at..].contains(&("performing", *id));
         assert!(!later, "{events:?}");

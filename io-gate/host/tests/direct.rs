@@ -79,8 +79,8 @@ fn a_file_system_that_refuses_is_named() {
     let options = DiskOptions { read_only: true, ..DIRECT };
     let error = Disk::open(Path::new("/proc/cpuinfo"), options).unwrap_err();
     assert!(matches!(error, DiskError::Direct { .. }), "{error}");
-    let told = error.to_string();
-    assert!(told.contains("/proc/cpuinfo") && told.contains("direct=on"), "{told}");
+    let text = error.to_string();
+    assert!(text.contains("/proc/cpuinfo") && text.contains("direct=on"), "{text}");
 }
 
 /// The image would have to grow to write a partial last block.

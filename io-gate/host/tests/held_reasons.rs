@@ -44,7 +44,7 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
-fn told(reason: &str) -> usize {
+fn count_of(reason: &str) -> usize {
     let wanted = format!("effects are held: {reason}");
     LINES.0.lock().unwrap().iter().filter(|line| **line == wanted).count()
 }
@@ -77,11 +77,11 @@ fn a_reason_that_has_changed_is_told() {
     let _ = machine.kick();
     let sealed = machine.gate.seal();
     machine.commit(sealed.epoch);
-    wait_for("the first reason", || told("nobody answers") > 0);
+    wait_for("the first reason", || count_of("nobody answers") > 0);
     *fence.0.lock().unwrap() = Some("what answers has gone back");
-    wait_for("the second reason", || told("what answers has gone back") > 0);
+    wait_for("the second reason", || count_of("what answers has gone back") > 0);
     *fence.0.lock().unwrap() = None;
     machine.gate.drain();
     wait_for("the end", || !machine.gate.waits_for_fence());
-    assert_eq!((told("nobody answers"), told("what answers has gone back")), (1, 1));
+    assert_eq!((count_of("nobody answers"), count_of("what answers has gone back")), (1, 1));
 }

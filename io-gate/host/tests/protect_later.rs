@@ -49,7 +49,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
         let other = Disk::open(image.path(), DiskOptions::default()).unwrap();
         assert!(matches!(other.lock(Use::Pair), Err(DiskError::Locked { .. })));
         machine.gate.share_disk(SLOT, Port(0), true).unwrap();
-        assert_eq!(dirty_pages(image.path()), Some(0), "what was written before");
+        assert_eq!(dirty_pages(image.path()), Some(0), "cannot flush earlier writes");
         for sector in 1..4 {
             assert_eq!(write(&mut machine, sector), Some(0), "sector {sector}");
         }

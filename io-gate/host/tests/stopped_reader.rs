@@ -140,7 +140,7 @@ impl Stopped {
 
     /// The next line that the process reports, at most [`PATIENCE`] later.
     #[track_caller]
-    fn told(&mut self) -> String {
+    fn output(&mut self) -> String {
         let mut line = Vec::new();
         let stderr = self.child.stderr.as_mut().unwrap();
         let until = Instant::now() + PATIENCE;
@@ -163,8 +163,8 @@ impl Stopped {
     }
 
     fn in_flight(&mut self) -> usize {
-        let told = self.told();
-        told.strip_prefix("printed ").unwrap_or_else(|| panic!("{told}")).parse().unwrap()
+        let output = self.output();
+        output.strip_prefix("printed ").unwrap_or_else(|| panic!("{output}")).parse().unwrap()
     }
 
     /// Number of bytes on the screen that have not been read.
@@ -232,10 +232,10 @@ fn keys_are_taken_and_the_end_comes() {
         stopped.screen.read_exact(&mut [0; 700]).unwrap();
         for key in ["k", "l"] {
             stopped.keys.write_all(key.as_bytes()).unwrap();
-            assert_eq!(stopped.told(), format!("key {key}"), "{what}");
+            assert_eq!(stopped.output(), format!("key {key}"), "{what}");
         }
         stopped.keys.write_all(b"q").unwrap();
-        assert_eq!(stopped.told(), "drained", "{what}: {in_flight} in flight");
+        assert_eq!(stopped.output(), "drained", "{what}: {in_flight} in flight");
         assert_eq!(stopped.child.wait().unwrap().code(), Some(7), "{what}");
     }
 }
@@ -266,7 +266,7 @@ fn p2_of_the_bytes_that_wait_one_message_leaves_late() {
     let mut stopped = pipe();
     let before = stopped.bytes - stopped.in_flight();
     stopped.keys.write_all(b"f").unwrap();
-    assert_eq!(stopped.told(), "last");
+    assert_eq!(stopped.output(), "last");
     let mut screen = stopped.screen.try_clone().unwrap();
     let reader = std::thread::spawn(move || {
         // Read everything at once, so that there is room for many messages.
@@ -278,7 +278,7 @@ fn p2_of_the_bytes_that_wait_one_message_leaves_late() {
             }
         }
     });
-    assert_eq!(stopped.told(), "fenced");
+    assert_eq!(stopped.output(), "fenced");
     assert_eq!(stopped.child.wait().unwrap().code(), Some(8));
     let shown = reader.join().unwrap();
     let before = before + HARNESS;

@@ -210,20 +210,20 @@ mod tests {
             if before {
                 bitmap.mark_dirty((PAGE + 1) * PAGE_SIZE, 1);
             }
-            let told = RefCell::new(Vec::new());
+            let reported = RefCell::new(Vec::new());
             let at = Cell::new(0);
             let once = |action: &dyn Fn()| {
                 if at.replace(at.get() + 1) == step {
                     action();
                 }
             };
-            let look = || told.borrow_mut().extend(taken(&bitmap));
+            let look = || reported.borrow_mut().extend(taken(&bitmap));
             if look_inside {
                 bitmap.mark_in_steps(PAGE / BITS, 1 << (PAGE % BITS), || once(&look));
             } else {
                 let mark = || bitmap.mark_dirty(PAGE * PAGE_SIZE, 1);
                 let found = |index, bits| {
-                    told.borrow_mut().extend(pages(index, bits));
+                    reported.borrow_mut().extend(pages(index, bits));
                     once(&mark);
                 };
                 bitmap.take_in_steps(found, || once(&mark));
@@ -232,7 +232,8 @@ mod tests {
                 }
             }
             look();
-            let count = |page| told.borrow().iter().filter(|&&told| told == page).count();
+            let count =
+                |page| reported.borrow().iter().filter(|&&reported| reported == page).count();
             assert_eq!(count(PAGE), 1, "{before} {step} {look_inside}");
             assert_eq!(count(PAGE + 1), usize::from(before));
         }
@@ -257,9 +258,9 @@ mod tests {
             }
             running.fetch_sub(1, Ordering::Release);
         };
-        let mut told = vec![0_u8; PAGES];
+        let mut reported = vec![0_u8; PAGES];
         let mut look =
-            || bitmap.take(|index, bits| pages(index, bits).for_each(|page| told[page] += 1));
+            || bitmap.take(|index, bits| pages(index, bits).for_each(|page| reported[page] += 1));
         thread::scope(|scope| {
             let mark = &mark;
             for writer in 0..WRITERS {
@@ -271,7 +272,7 @@ mod tests {
         });
         // All marks are made: one take must find the rest.
         look();
-        let wrong: Vec<_> = told.iter().enumerate().filter(|&(_, &times)| times != 1).collect();
+        let wrong: Vec<_> = reported.iter().enumerate().filter(|&(_, &times)| times != 1).collect();
         assert!(
             wrong.is_empty(),
             "{} pages, and how often they were told: {:?}",

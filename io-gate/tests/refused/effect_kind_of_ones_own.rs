@@ -1,4 +1,4 @@
-//! The family of effects is sealed: a new way out is a change to `io-gate`, where it is reviewed.
+//! The set of effects is sealed: a new way out is a change to `io-gate`, where it is reviewed.
 
 use io_gate::{EffectKind, Gate};
 

@@ -60,7 +60,7 @@ pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
 impl Answer {
     /// The answer when there is no thread to ask with.
     pub fn no_thread(error: &io::Error) -> Self {
-        Self::Unreachable { reason: format!("no thread to ask it with: {error}") }
+        Self::Unreachable { reason: format!("cannot start a thread to ask it: {error}") }
     }
 }
 

@@ -25,7 +25,7 @@ struct State {
     /// Why the right is lost for good.
     lost: Option<String>,
     /// Why the lease cannot be renewed at the moment.
-    trouble: String,
+    reason: String,
     /// The last term that was won.
     term: u64,
 }
@@ -36,7 +36,7 @@ impl SharedLease {
         let state = State {
             lease: Lease::new(length),
             lost: None,
-            trouble: "no term has been won here".to_owned(),
+            reason: "this process has not won a term".to_owned(),
             term: 0,
         };
         Self { holder, max_age, state: Mutex::new(state), changed: Condvar::new() }
@@ -49,14 +49,14 @@ impl SharedLease {
         state.lost = client.lost().map(str::to_owned);
         if client.term() > state.term {
             state.term = client.term();
-            state.trouble = "the lease of the former holder may not have ended yet".to_owned();
+            state.reason = "the lease of the former holder may not have expired yet".to_owned();
         }
         self.changed.notify_all();
     }
 
     /// Notes that the lease cannot be renewed now.
-    pub(super) fn trouble(&self, reason: &str) {
-        self.lock().trouble = reason.to_owned();
+    pub(super) fn set_reason(&self, reason: &str) {
+        self.lock().reason = reason.to_owned();
     }
 
     fn ask_at(&self, now: Time) -> Permission {
@@ -100,6 +100,6 @@ impl Fence for SharedLease {
 
     fn reason(&self) -> String {
         let state = self.lock();
-        state.lost.as_ref().unwrap_or(&state.trouble).clone()
+        state.lost.as_ref().unwrap_or(&state.reason).clone()
     }
 }

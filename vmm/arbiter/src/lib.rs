@@ -60,7 +60,7 @@ fn members_of(text: &str) -> Result<Vec<String>, String> {
     for member in text.split(',') {
         values::address(member)?;
         if members.iter().any(|known| known == member) {
-            return Err(format!("`{member}` is given twice: expected each member once"));
+            return Err(format!("`{member}` is given twice, expected each member once"));
         }
         members.push(member.to_owned());
     }
@@ -110,7 +110,7 @@ pub enum ArbiterError {
         problem: String,
     },
     /// A record cannot be read.
-    #[error("arbiter record {path} is damaged: {source}; it must be JSON as written by kemari")]
+    #[error("arbiter record {path} is damaged: {source}; expected JSON that kemari has written")]
     Record {
         /// The record's path.
         path: PathBuf,
@@ -119,7 +119,8 @@ pub enum ArbiterError {
     },
     /// The directory does not know the previous term.
     #[error(
-        "{dir} has no record of term {term}: --arbiter must name the same directory on both hosts, and its data must not go back"
+        "{dir} has no record of term {term}: --arbiter must name the same directory on both hosts, and its data must \
+         not go back to an earlier state"
     )]
     Stranger {
         /// The virtual machine's directory.
@@ -129,8 +130,8 @@ pub enum ArbiterError {
     },
     /// Another directory is in the arbiter's place.
     #[error(
-        "{dir} is another directory than at the start (expected the one that this process has opened, with the id in its file \
-         `id`): put the former back, mounted as it was, or end this machine"
+        "{dir} is not the directory that this process opened at its start (expected the same id in its file `id`): \
+         mount the former directory again, or end this machine"
     )]
     Replaced {
         /// The virtual machine's directory.
@@ -138,8 +139,8 @@ pub enum ArbiterError {
     },
     /// A term has another holder than the one that this process knows.
     #[error(
-        "expected {place} to be of {expected}, found: {}; --arbiter must name the same arbiter on both hosts, and its data must \
-         not go back",
+        "expected {place} to belong to {expected}, found: {}; --arbiter must name the same arbiter on both hosts, and \
+         its data must not go back to an earlier state",
         describe(record)
     )]
     OtherHolder {
@@ -163,7 +164,8 @@ pub enum ArbiterError {
     },
     /// Another start was faster.
     #[error(
-        "virtual machine `{}`: another start was faster: {} (its record is {place}); one of the two is enough",
+        "virtual machine `{}`: another process has started it at the same time: {} (its record is {place}); one of \
+         the two is enough",
         record.vm, describe(record)
     )]
     Outrun {
@@ -174,9 +176,10 @@ pub enum ArbiterError {
     },
     /// A disk's record names a holder that the arbiter does not know.
     #[error(
-        "the record beside the disk says: {disk}; the arbiter at {place} does not know of that, its last word is {last}: its \
-         data went back, or it is another arbiter than the machine was begun with; if that process and its host are known to \
-         be dead, start with --seize"
+        "the record beside the disk says: {disk}; the arbiter at {place} does not have that term, its last record is \
+         {last}: its \
+         data went back to an earlier state, or the machine was started with another arbiter; if that process and its \
+         host are known to be dead, start with --seize"
     )]
     Behind {
         /// The arbiter.
@@ -213,7 +216,7 @@ fn describe(record: &TermRecord) -> String {
         text += &format!(" (won for: {})", record.why);
     }
     if is_gone(&record.holder) {
-        text += "; no such process is seen on this host now";
+        text += "; no such process runs on this host now";
     }
     text
 }

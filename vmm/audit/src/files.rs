@@ -71,7 +71,7 @@ fn parse_size(part: &Part) -> Result<u64, String> {
         number.parse::<u64>().ok()?.checked_mul(1 << shift)
     });
     let size = size.filter(|size| ((16 << 10)..=(1 << 40)).contains(size));
-    size.ok_or_else(|| part.wrong("a size with its unit, such as 64MiB (16KiB to 1024GiB)"))
+    size.ok_or_else(|| part.wrong("a size with its unit, for instance 64MiB (16KiB to 1024GiB)"))
 }
 
 /// The files of a log cannot be made.

@@ -68,9 +68,7 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     /// The file is not of an audit log.
-    #[error(
-        "expected a file of an audit log, which begins with \"KMRAUDIT\"; found something else"
-    )]
+    #[error("expected a file of an audit log, which begins with \"KMRAUDIT\", found other data")]
     Magic,
     /// The file is of another release.
     #[error(
@@ -79,7 +77,7 @@ pub enum FormatError {
     Version(u32),
     /// A checksum does not match.
     #[error(
-        "checksum {expected:016x} expected, {found:016x} found: the bytes have changed since they were written"
+        "checksum expected {expected:016x}, found {found:016x}: the bytes have changed since they were written"
     )]
     Checksum {
         /// The checksum in the file.
@@ -88,7 +86,7 @@ pub enum FormatError {
         found: u64,
     },
     /// A field has a value that is never written.
-    #[error("{what}: found {found}, which is never written")]
+    #[error("{what}: found {found}, a value that kemari never writes")]
     Value {
         /// The field.
         what: &'static str,

@@ -59,18 +59,21 @@ pub enum ReadError {
     },
     /// No file has this name.
     #[error(
-        "expected the files of an audit log, {0}.<run>.<number>, found none: give the path that was given to --audit"
+        "expected the files of an audit log, {0}.<run>.<number>, found none: name the path that was given to --audit"
     )]
     None(String),
     /// The file has no records.
-    #[error("{0}: expected an audit log, found less than its header: no record was written to it")]
+    #[error(
+        "{0}: expected an audit log, found a file shorter than its header: no record was written to it"
+    )]
     Empty(String),
     /// Files of different logs are mixed.
-    #[error("{0}: expected the next file of the log before it, found another's")]
+    #[error("{0}: expected the next file of the same log, found a file of another log")]
     Mixed(String),
     /// Two different files claim to be the same one.
     #[error(
-        "{0} and {1}: expected two copies of one file of a log, found two that differ: give the one that the host has"
+        "{0} and {1}: expected two copies of one file of a log, found two that differ: name only the original from \
+         the host"
     )]
     Differ(String, String),
 }
@@ -131,7 +134,7 @@ impl Run {
         };
         let said = match old.1 == part.1 {
             true => format!("{}, named twice", old.1.display()),
-            false => format!("{}, which {} is as well", old.1.display(), part.1.display()),
+            false => format!("{}, the same file as {}", old.1.display(), part.1.display()),
         };
         let (before, now) = (bytes_of(&old.1)?, bytes_of(&part.1)?);
         let records = before.len().min(now.len()).saturating_sub(HEADER_LEN) / RECORD_LEN;
@@ -260,12 +263,12 @@ impl Log {
             self.entries.push(entry);
             if let Event::Dropped { count } = entry.event {
                 return Err(format!(
-                    "{count} records were dropped as the writer could not keep up"
+                    "{count} records were dropped, as the writer could not keep up"
                 ));
             }
         }
         if !rest.is_empty() && !last {
-            return Err("a file that others follow ends within a record".to_owned());
+            return Err("a file ends within a record, although later files follow it".to_owned());
         }
         Ok(())
     }

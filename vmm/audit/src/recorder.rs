@@ -58,7 +58,8 @@ impl Writer {
         self.taken.clear();
         match &result {
             Err(error) if !self.failing => log::error!(
-                "the audit log cannot be written, so it will be incomplete: {error}; make room"
+                "the audit log cannot be written, and will be incomplete: {error}; free some disk space, or check the \
+                 directory of --audit"
             ),
             Ok(()) if self.failing => log::warn!("the audit log can be written again"),
             _ => {}

@@ -103,8 +103,8 @@ pub fn verify(logs: &[Log], allow_rotated: bool) -> Verdict {
         if log.is_rotated() && !allow_rotated {
             let next = log.header.before.next;
             reasons.push(format!(
-                "{}: what came before record {next} was rotated away (--rotated does without; more of size and keep \
-                 would have kept it)",
+                "{}: the records before {next} were rotated away (--rotated accepts this; a larger size= or keep= \
+                 keeps more)",
                 log.name
             ));
         }
@@ -138,8 +138,8 @@ fn across(index: &Index<'_>, walked: &[Walked]) -> Option<Box<Breach>> {
             && let Some(first) = walked[parent].first_performed_from(next)
         {
             let what = format!(
-                "expected that the primary of session {session:#x} has performed no effect that the checkpoint of epoch \
-                 {epoch}, from which its standby went on, does not have; found one"
+                "expected that the primary of session {session:#x} performed only effects that the checkpoint of \
+                 epoch {epoch} contains, from which its standby continued; found another effect performed"
             );
             let place = Place { log: parent, at: first };
             return Some(breach("P1", what, index.logs, &[place, won]));
@@ -171,8 +171,8 @@ fn by_one_clock(
         let old = walk.last_performed.range(..term).map(|(_, at)| Place { log, at: *at });
         if let Some(late) = old.into_iter().find(|late| index.entry(*late).time > since) {
             let what = format!(
-                "expected nothing to be performed in an older term once an effect was performed in term {term}; found it, \
-                 by the clock of the one host that both ran on"
+                "expected no effect of an older term after an effect of term {term}, found one, by the clock of the \
+                 host that both ran on"
             );
             return Some(breach("P2", what, index.logs, &[late, first]));
         }
@@ -188,7 +188,7 @@ impl std::fmt::Display for Counts {
             self.performed, self.after_ack, self.alone
         )?;
         if self.earlier > 0 {
-            write!(f, ", {} by what was rotated away", self.earlier)?;
+            write!(f, ", {} with records that were rotated away", self.earlier)?;
         }
         write!(
             f,
@@ -197,7 +197,7 @@ impl std::fmt::Display for Counts {
         )?;
         match self.cut {
             0 => Ok(()),
-            cut => write!(f, ", {cut} of them without a last record: proven as far as they go"),
+            cut => write!(f, ", {cut} of them without an end record: proved as far as they go"),
         }
     }
 }
@@ -215,7 +215,7 @@ impl std::fmt::Display for Verdict {
             }
             Self::Incomplete { reasons, counts } => {
                 write!(f, "incomplete: {}", reasons.join("; "))?;
-                write!(f, "\n  of what is there nothing is broken: {counts}")
+                write!(f, "\n  the records that are there show no violation: {counts}")
             }
         }
     }

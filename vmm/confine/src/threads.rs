@@ -12,6 +12,6 @@ pub fn start<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     Builder::new().name(name.to_owned()).spawn(work).map_err(|error| {
-        io::Error::new(error.kind(), format!("no thread `{name}` can be started: {error}"))
+        io::Error::new(error.kind(), format!("cannot start thread `{name}`: {error}"))
     })
 }

@@ -59,7 +59,7 @@ pub enum LoopError {
     #[error("the device thread has ended")]
     Ended,
     /// The thread is stuck in a device or in the kernel.
-    #[error("the device thread has given no answer for {0:?}")]
+    #[error("the device thread has not answered for {0:?}")]
     Silent(Duration),
 }
 
@@ -155,7 +155,7 @@ impl<R> Answer<R> {
     pub fn wait(&self) -> Result<R, LoopError> {
         match self.within(LONG) {
             Err(silent @ LoopError::Silent(_)) => {
-                log::warn!(target: STATE, "{silent}: what it is to do is waited for");
+                log::warn!(target: STATE, "{silent}: the answer to its last command is awaited");
                 self.0.recv().map_err(|_| LoopError::Ended)
             }
             answered => answered,

@@ -13,7 +13,8 @@ const PARTS: [&str; 3] = ["core", "alloc", "vm_superio"];
 /// The device is of a crate that the gate does not check.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "device `{name}`: expected a type of one of the crates {CRATES:?}, found one of `{found}`, which `cargo xtask gate` does not look at: make it a module of the crate `kemari-devices`"
+    "device `{name}`: expected a type of one of the crates {CRATES:?}, found one of `{found}`, which `cargo xtask \
+    gate` does not check: make it a module of the crate `kemari-devices`"
 )]
 pub struct NotGated {
     name: &'static str,

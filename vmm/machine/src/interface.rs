@@ -115,7 +115,7 @@ pub fn check_tap(name: &str, create: bool) -> Result<(), String> {
         Ok(None) if !create => Err(no_interface(name)),
         Ok(Some(found)) if found.kind != "tap" => Err(no_tap(name, &found.kind)),
         Ok(_) => Ok(()),
-        Err(error) => Err(format!("net tap={name}: the kernel cannot be asked for it: {error}")),
+        Err(error) => Err(format!("net tap={name}: cannot query the kernel for it: {error}")),
     }
 }
 
@@ -132,7 +132,7 @@ pub fn no_interface(name: &str) -> String {
 #[must_use]
 pub fn no_tap(name: &str, kind: &str) -> String {
     format!(
-        "net tap={name}: expected a tap, found {kind}: `ip tuntap add NAME mode tap` makes one that fits"
+        "net tap={name}: expected a tap, found {kind}: `ip tuntap add NAME mode tap` creates one that works"
     )
 }
 

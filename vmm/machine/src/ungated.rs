@@ -45,38 +45,44 @@ impl Ungated {
         match self {
             Self::VhostNet => (
                 "vhost-net",
-                "the host's kernel sends the guest's packets by itself, before any checkpoint that contains their cause is acknowledged, and what it writes into guest memory is not tracked",
+                "the host's kernel sends the guest's packets itself, before the checkpoint that contains their cause \
+                is acknowledged, and its writes to guest memory are not tracked",
                 "--net tap=IFNAME without vhost=on",
             ),
             Self::VhostUser => (
                 "vhost-user",
-                "another process maps guest memory and works the device's queues by itself: its effects are not held, and what it writes into guest memory is not tracked",
+                "another process maps guest memory and serves the device's queues itself: its effects are not held, \
+                and its writes to guest memory are not tracked",
                 "--net tap=IFNAME or stream=SOCKET, --disk path=FILE",
             ),
             Self::Vfio => (
                 "VFIO",
-                "a device of the host's reads and writes guest memory by itself: its effects are not held, its writes are not tracked, and its state cannot be moved to another host",
+                "a device of the host reads and writes guest memory itself: its effects are not held, its writes are \
+                not tracked, and its state cannot be moved to another host",
                 "--net tap=IFNAME, --disk path=FILE",
             ),
             Self::Vdpa => (
                 "vDPA",
-                "hardware works the device's queues by itself: its effects are not held, and what it writes into guest memory is not tracked",
+                "hardware serves the device's queues itself: its effects are not held, and its writes to guest memory \
+                are not tracked",
                 "--net tap=IFNAME",
             ),
             Self::SharedMemory => (
                 "guest memory in a shared file",
-                "other processes can change it unseen by dirty tracking, and see in it what has not been committed",
+                "other processes can change it without dirty tracking, and can see data that is not committed",
                 "--memory MIB without file=",
             ),
             Self::Pmem => (
                 "virtio-pmem",
-                "the guest writes the file by storing to memory, so that nothing can be held until its checkpoint is acknowledged",
+                "the guest writes to the file by a store to memory, so that no write can be held until its checkpoint \
+                is acknowledged",
                 "--disk path=FILE",
             ),
             Self::ForeignEvents => (
                 "an ioeventfd or irqfd of another process",
-                "KVM signals it while the guest runs, and takes interrupts from it, with nothing between: neither waits for a checkpoint",
-                "the devices of this program, whose notifications are their own",
+                "KVM signals it, and takes interrupts from it, directly while the guest runs: neither waits for a \
+                checkpoint",
+                "the devices of this program, which have their own notifications",
             ),
         }
     }

@@ -401,7 +401,7 @@ impl Inner {
             }
             if let Err(error) = self.take_step(step) {
                 // The driver reads the status back and sees that the bit is missing.
-                self.slot.warn(|| format!("{error}; the driver is not let go on"));
+                self.slot.warn(|| format!("{error}; the driver cannot continue"));
                 return if self.slot.needs_reset() { told() } else { Interrupt::NONE };
             }
             self.registers.status |= step;

@@ -70,7 +70,7 @@ fn check_loopback(members: &[String]) -> Result<(), CliError> {
         None => Ok(()),
         Some(member) => Err(CliError::usage(format!(
             "etcd at {member}: expected TLS to an address that is not loopback, found no --arbiter-ca: give it, or pass \
-             --insecure-plain-tcp if the network is yours alone"
+             --insecure-plain-tcp if the network is private"
         ))),
     }
 }

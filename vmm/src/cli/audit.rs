@@ -39,7 +39,7 @@ fn read(files: &[PathBuf]) -> Result<Vec<Log>, CliError> {
     let (logs, twice) =
         kemari_audit::read_all(files).map_err(|error| CliError::usage(error.to_string()))?;
     if !twice.is_empty() {
-        log::warn!("counted once: {}", twice.join("; "));
+        log::warn!("counted only once: {}", twice.join("; "));
     }
     Ok(logs)
 }

@@ -51,13 +51,13 @@ fn announce_shutdown(args: &CtlArgs) {
         return;
     }
     log::info!(
-        "pressing the guest's power button, then waiting {} s at most for it to power off (--timeout)",
+        "pressed the guest's power button; waiting at most {} s for it to power off (--timeout)",
         args.timeout
     );
     if status["listens_to_power_button"] == false {
         log::warn!(
-            "the guest does not listen to its power button (no ACPI driver has enabled it), and will not power off unless it \
-             does so soon; `kemari ctl power-off` cuts the power"
+            "the guest ignores its power button: no ACPI driver has enabled it; if it does not do so soon, cut the \
+            power with `kemari ctl power-off`"
         );
     }
     // Write the text now, not at the end.

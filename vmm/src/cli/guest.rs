@@ -194,7 +194,7 @@ fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
         && let Err(error) = kemari_arbiter::end(arbiter, term)
     {
         log::warn!(
-            "the machine's end could not be recorded, the next start needs --seize: {error}"
+            "cannot record the machine's end, so that the next start needs --seize: {error}"
         );
     }
 }
@@ -252,7 +252,7 @@ pub(super) fn enter_terminal(config: &MachineConfig) -> Option<RawMode> {
     }
     if shares_terminal_with_log() {
         log::info!(
-            "the guest's console and this log share a terminal: `2>>FILE` behind the command gives the log a place of its own"
+            "the guest's console and this log share a terminal: add `2>>FILE` to the command to write the log to a file"
         );
     }
     match RawMode::enter() {
@@ -263,7 +263,9 @@ pub(super) fn enter_terminal(config: &MachineConfig) -> Option<RawMode> {
             Some(raw)
         }
         Err(error) => {
-            log::warn!("the terminal cannot be made raw: {error}; the guest gets lines, not keys");
+            log::warn!(
+                "cannot set the terminal to raw mode: {error}; the guest gets lines, not keys"
+            );
             None
         }
     }
@@ -367,12 +369,12 @@ fn shutdown(engine: &Arc<Engine>) -> Reply {
     ended(engine, move || {
         let found = match machine.power_button() {
             Some(Button { pressed: false, .. }) => {
-                "it has seen the power button, and has not powered off yet"
+                "it has read the power button, and has not powered off yet"
             }
             Some(Button { enabled: true, .. }) => {
                 "it has enabled the power button, and has not read it yet: it may hang"
             }
-            _ => "it does not listen to its power button (no ACPI driver has enabled it)",
+            _ => "it ignores its power button (no ACPI driver has enabled it)",
         };
         format!("the guest runs: {found}; `kemari ctl power-off` cuts the power")
     })

@@ -18,9 +18,9 @@ use kemari_confine::threads;
 /// Everything with a bound of its own has ended before (docs/operating.md).
 const LONGEST_END: Duration = Duration::from_secs(20);
 
-static TOLD: OnceLock<SyncSender<Told>> = OnceLock::new();
+static NOTICES: OnceLock<SyncSender<Notice>> = OnceLock::new();
 
-enum Told {
+enum Notice {
     /// The process ends with this code.
     Ends(u8),
     /// A thread has panicked and waits for this work.
@@ -32,43 +32,43 @@ enum Told {
 /// # Errors
 /// When the thread cannot be started.
 pub(super) fn watch() -> io::Result<()> {
-    let (tell, told) = sync_channel(1);
+    let (notices, notice) = sync_channel(1);
     threads::start("end", move || {
         seccomp::enter(Role::Main, &[]);
-        while let Ok(told) = told.recv() {
-            match told {
+        while let Ok(notice) = notice.recv() {
+            match notice {
                 // Only the first code counts.
-                Told::Ends(code) => {
+                Notice::Ends(code) => {
                     std::thread::sleep(LONGEST_END);
                     end_at_once(code);
                 }
-                Told::Panicked(work) => work(),
+                Notice::Panicked(work) => work(),
             }
         }
     })?;
     // Called once per process.
-    let _ = TOLD.set(tell);
+    let _ = NOTICES.set(notices);
     Ok(())
 }
 
 /// Starts the bound: this process ends with `code`.
 pub(super) fn ends(code: u8) {
-    if let Some(tell) = TOLD.get() {
-        // A full channel means that the thread has been told already.
-        let _ = tell.try_send(Told::Ends(code));
+    if let Some(notices) = NOTICES.get() {
+        // A full channel means that the thread knows the first code already.
+        let _ = notices.try_send(Notice::Ends(code));
     }
 }
 
 /// Does `work` for a thread that panics, and waits at most `patience`: the work may need a lock that this same thread holds. Does
 /// nothing if the process ends already.
 pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration) {
-    let Some(tell) = TOLD.get() else { return };
+    let Some(notices) = NOTICES.get() else { return };
     let (done, is_done) = channel::<()>();
     let work = move || {
         work();
         drop(done);
     };
-    if tell.try_send(Told::Panicked(Box::new(work))).is_ok() {
+    if notices.try_send(Notice::Panicked(Box::new(work))).is_ok() {
         // Disconnects when `done` is dropped.
         let _ = is_done.recv_timeout(patience);
     }
@@ -77,8 +77,8 @@ pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration
 fn end_at_once(code: u8) {
     RawMode::restore();
     log::error!(
-        "the end takes longer than {LONGEST_END:?}: exiting now, without releasing the rest; look for storage that does not \
-         answer; the next start may need --seize"
+        "the end takes longer than {LONGEST_END:?}: exiting now, without releasing the remaining effects; look for \
+        storage that does not answer; the next start may need --seize"
     );
     logging::flush();
     std::process::exit(code.into());

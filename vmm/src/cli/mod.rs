@@ -115,7 +115,8 @@ fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
         && let Some(argument) = std::env::args_os().find(|argument| argument.to_str().is_none())
     {
         return Err(CliError::usage(format!(
-            "argument `{}`: expected UTF-8, found other bytes; give the file a name in UTF-8, by a link if need be",
+            "argument `{}`: expected UTF-8, found other bytes; rename the file, or make a link to it with a name in \
+            UTF-8",
             argument.display()
         )));
     }
@@ -150,7 +151,7 @@ fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
 fn probe(args: &ProbeArgs) -> Result<u8, CliError> {
     if args.limits {
         let limits = crate::probe::limits(&args.pages)
-            .map_err(|error| CliError::failed(format!("the limits cannot be measured: {error}")))?;
+            .map_err(|error| CliError::failed(format!("cannot measure the limits: {error}")))?;
         return print_json(&limits, args.json);
     }
     print_json(&crate::probe::probe(), args.json)

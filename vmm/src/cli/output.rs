@@ -13,7 +13,7 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
 pub(super) fn written(result: io::Result<()>) -> Result<(), CliError> {
     match result {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::failed(format!(
-            "cannot print the answer to standard output: {error}; expected a file or a pipe that takes it"
+            "cannot print the answer to standard output: {error}; expected a file or a pipe that can be written to"
         ))),
         _ => Ok(()),
     }

@@ -121,16 +121,18 @@ impl Death {
         let place = &self.place;
         match self.since {
             Some(epoch) if self.again => format!(
-                "the {place} on both hosts, in epoch {}: the guest's request makes it panic wherever it runs. Not started again",
+                "the {place} on both hosts, in epoch {}: a request of the guest makes it panic on any host. Not \
+                started again",
                 epoch.next()
             ),
             Some(epoch) => format!(
-                "the {place}, in epoch {}, which this host had taken over: the former host may have ended by the same request. \
-                 Not started again",
+                "the {place}, in epoch {}, which this host had taken over: the same request may have ended the former \
+                host. Not started again",
                 epoch.next()
             ),
             None => format!(
-                "the {place}: a defect of the device, which a request of the guest has met. Where the guest goes on it may meet it again"
+                "the {place}: a defect of the device, triggered by a request of the guest. It may occur again on the \
+                host that continues the guest"
             ),
         }
     }
@@ -201,7 +203,7 @@ mod tests {
     fn p1_a_panic_in_an_adapter_is_a_devices() {
         assert!(!is_of_the_machine("io-gate/host/src/adapter/serial.rs"));
         assert!(!is_of_the_machine("devices/src/beeper.rs"));
-        assert!(is_of_the_machine(file!()) && is_of_the_machine("io-gate/host/src/core.rs"));
+        assert!(is_of_the_machine(file!()) && is_of_the_machine("io-gate/host/src/far_side.rs"));
     }
 
     #[test]

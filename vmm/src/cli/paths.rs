@@ -146,7 +146,8 @@ impl Paths {
         });
         mistaken.map_or(Ok(()), |given| {
             Err(CliError::usage(format!(
-                "{} {}: expected another name, found one that kemari gives to records of its own; what is there is left alone: choose another path",
+                "{} {}: expected another name, found one that kemari uses for its own records; the file is left alone: \
+                choose another path",
                 given.flag,
                 given.path.display(),
             )))
@@ -164,7 +165,7 @@ impl Paths {
             self.0.iter().find(|given| given.made && place(&given.path).starts_with(&directory));
         inside.map_or(Ok(()), |given| {
             Err(CliError::usage(format!(
-                "{} {}: expected a place of its own, found one in the arbiter's directory, {}; choose another directory",
+                "{} {}: expected a path outside of the arbiter's directory, found one in {}; choose another directory",
                 given.flag,
                 given.path.display(),
                 arbiter.path.display()
@@ -251,7 +252,7 @@ fn may_be_one(first: &Given, second: &Given) -> bool {
 fn twice(first: &Given, second: &Given) -> CliError {
     let path = |given: &Given| given.path.display().to_string().replace("/\0/", "");
     CliError::usage(format!(
-        "{} {}: given twice: expected a path of its own, found that of {} ({}); change one of them",
+        "{} {}: given twice: expected its own path, found that of {} ({}); change one of them",
         second.flag,
         path(second),
         first.flag,

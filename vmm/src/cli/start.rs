@@ -61,15 +61,16 @@ fn check_pair(args: &PairArgs) -> Result<(), CliError> {
     let (interval, timeout) = (replication.heartbeat_interval, replication.heartbeat_timeout);
     if timeout < interval.saturating_mul(2) {
         return Err(CliError::usage(format!(
-            "--heartbeat-timeout {timeout}: expected at least twice --heartbeat-interval, which is {interval}, or a side \
-             that lives is suspected; give {} or more, or beat more often",
+            "--heartbeat-timeout {timeout}: expected at least twice --heartbeat-interval, which is {interval}, \
+            otherwise a live side is suspected; raise it to at least {}, or lower --heartbeat-interval",
             interval.saturating_mul(2)
         )));
     }
     let is_etcd = matches!(args.arbiter.spec, ArbiterSpec::Etcd(_));
     if !is_etcd && (args.arbiter.ca.is_some() || args.arbiter.user.is_some()) {
         return Err(CliError::usage(
-            "--arbiter-ca, --arbiter-user: expected --arbiter etcd:HOST:PORT,... with them, found another arbiter or none",
+            "--arbiter-ca, --arbiter-user: expected --arbiter etcd:HOST:PORT,... with them, found another arbiter, or \
+            none",
         ));
     }
     Ok(())
@@ -80,8 +81,8 @@ fn check_seize(args: &RunArgs, machine: &MachineConfig) -> Result<(), CliError> 
     let has_arbiter = args.pair.arbiter.spec != ArbiterSpec::None;
     if args.seize && !has_arbiter && machine.disks().next().is_none() {
         return Err(CliError::usage(
-            "--seize: expected --arbiter file:DIR or etcd:HOST:PORT,..., or a --disk, with it, found nothing to take from \
-             anybody",
+            "--seize: expected --arbiter file:DIR or etcd:HOST:PORT,..., or a --disk, found none of them: there is no \
+            term to seize",
         ));
     }
     Ok(())
@@ -118,7 +119,7 @@ fn check_audit(args: &OperationArgs) -> Result<(), CliError> {
     let Some(audit) = &args.audit else { return Ok(()) };
     match std::fs::metadata(&audit.base) {
         Ok(found) if !found.is_file() => Err(CliError::usage(format!(
-            "--audit {}: expected what the names of new files begin with, found {}; add a name, for instance {}",
+            "--audit {}: expected the first part of the names of new files, found {}; add a name, for instance {}",
             audit.base.display(),
             own_files::describe(&found),
             if found.is_dir() { audit.base.join("audit") } else { "audit".into() }.display()
@@ -175,7 +176,7 @@ fn check_format(disk: &DiskConfig) -> Result<(), CliError> {
     let Ok(Some(format)) = found else { return Ok(()) };
     let path = disk.path.display();
     Err(CliError::usage(format!(
-        "disk {path}: this is {}, expected a raw image; {}, or take it as it is: --disk path={path},format=raw",
+        "disk {path}: this is {}, expected a raw image; {}, or use it as it is: --disk path={path},format=raw",
         format.name,
         format.to_raw.command(&disk.path)
     )))
@@ -192,8 +193,8 @@ pub(super) fn check_host(boot: &BootSource) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::usage(format!(
-        "--kernel {}: expected a KVM that runs all of a Linux kernel, found one that runs ring 3 only ({}): it would \
-         never say a word; use a host with VMX or SVM, look at `kemari probe`",
+        "--kernel {}: expected a KVM that runs all of a Linux kernel, found one that runs ring 3 only ({}), where the \
+        kernel would hang without any output; use a host with VMX or SVM (`kemari probe` reports it)",
         boot.kernel.display(),
         found.reason
     )))

@@ -135,18 +135,19 @@ pub fn request_within(path: &Path, request: &Request, patience: &Patience) -> Ou
     own_files::check_peer(path).map_err(|error| format!("--control {error}"))?;
     let line = talk(path, request, patience).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => format!(
-            "no answer from {0}: nobody has answered within {1} s; whoever has it may be stopped or stuck: look at the process \
-             (`fuser -v {0}`), or give it longer (--timeout). When it goes on, it may still do what it was asked",
+            "no answer from {0} within {1} s: its process may be stopped or stuck; look at the process (`fuser -v \
+            {0}`), or wait longer (--timeout). The command may still be carried out later",
             path.display(),
             patience.all.as_secs()
         ),
         _ => format!(
-            "no answer from {}: {error}; is that the --control of a running kemari?",
+            "no answer from {}: {error}; check that this is the --control of a running kemari",
             path.display()
         ),
     })?;
-    let answer: Value = serde_json::from_str(&line)
-        .map_err(|error| format!("{} gave no JSON: {error}", path.display()))?;
+    let answer: Value = serde_json::from_str(&line).map_err(|error| {
+        format!("{} expected an answer in JSON, found: {error}", path.display())
+    })?;
     match answer.get("error").and_then(Value::as_str) {
         Some(error) => Err(error.to_owned()),
         None => Ok(answer),
@@ -164,7 +165,7 @@ fn talk(path: &Path, request: &Request, patience: &Patience) -> io::Result<Strin
     let answer = Impatient { stream, patience };
     BufReader::new(answer.take(MAX_ANSWER)).read_line(&mut line)?;
     if line.is_empty() {
-        return Err(io::Error::new(ErrorKind::UnexpectedEof, "it has closed the connection"));
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "it closed the connection"));
     }
     Ok(line)
 }

@@ -197,7 +197,7 @@ impl Server {
                     continue;
                 }
                 Err(error) => {
-                    log::debug!("a control client could not be accepted: {error}");
+                    log::debug!("cannot accept a connection of a control client: {error}");
                     // The shortage may last, and the listener stays readable: wait before the next attempt.
                     std::thread::sleep(LOOK_EVERY);
                     return;
@@ -205,7 +205,10 @@ impl Server {
             };
             let mut client = Client::new(stream);
             if self.clients.len() >= self.most && !self.make_room() {
-                let busy = format!("{} commands are under way: try again later", self.most);
+                let busy = format!(
+                    "{} commands are in progress, and no more are accepted: try again later",
+                    self.most
+                );
                 client.answer(Err(busy));
                 client.write();
                 continue;
@@ -271,7 +274,7 @@ impl Client {
         self.write();
         if !matches!(self.state, State::Waiting(_)) && Instant::now() >= self.until {
             log::debug!(
-                "a control client that is silent, or does not take its answer, is given up"
+                "closed the connection of a control client that sent nothing, or did not read its answer"
             );
             self.state = State::Gone;
         }
@@ -313,7 +316,7 @@ impl Client {
             Ok(request) => request,
             Err(error) => {
                 return self.answer(Err(format!(
-                    "expected a JSON command such as {{\"command\":\"status\"}}: {error}"
+                    "expected a JSON command, for instance {{\"command\":\"status\"}}, found: {error}"
                 )));
             }
         };
@@ -348,7 +351,7 @@ impl Client {
         }
         if Instant::now() >= self.until {
             let so_far = (pending.so_far)();
-            return self.answer(Err(format!("not done in time, and still under way: {so_far}")));
+            return self.answer(Err(format!("not done in time, and still in progress: {so_far}")));
         }
         // No more bytes are expected: read only to see the client close.
         if matches!(self.stream.read(&mut [0; 512]), Ok(0)) && self.has_hung_up() {

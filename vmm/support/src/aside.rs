@@ -101,7 +101,9 @@ impl Aside {
         let begun = begin(thread, move || (work(), under_way));
         match begun.and_then(|answer| answer.within(patience)) {
             Ok((done, _under_way)) => done,
-            Err(NoAnswer::NoThread(error)) => Err(format!("{what}: no thread for it: {error}")),
+            Err(NoAnswer::NoThread(error)) => {
+                Err(format!("{what}: cannot start a thread for it: {error}"))
+            }
             Err(NoAnswer::Late) => Err(format!("{what}: no answer for {patience:?}")),
             Err(NoAnswer::Panicked) => Err(format!("{what}: its thread has panicked")),
         }

@@ -15,7 +15,7 @@ const MOST: u64 = 4 << 20;
 /// Reads a regular file. Does not wait for the writer of a FIFO, and does not read a device without an end.
 ///
 /// # Errors
-/// When it is no regular file, too large, or cannot be read.
+/// When it is not a regular file, too large, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, MOST)
 }
@@ -39,7 +39,7 @@ pub fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// Opens a regular file of any length; does not wait, as [`read`].
 ///
 /// # Errors
-/// When it is no regular file, or cannot be opened.
+/// When it is not a regular file, or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = open_at_once(path);
     // A socket cannot be opened at all: ask for the metadata by its path.
@@ -66,7 +66,7 @@ pub fn open_at_once(path: &Path) -> io::Result<File> {
 /// As [`read`].
 pub fn read_text(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(read(path)?);
-    text.map_err(|_| io::Error::other("bytes that are no text (expected UTF-8)"))
+    text.map_err(|_| io::Error::other("bytes that are not UTF-8 text"))
 }
 
 /// Makes the file system ask its server. An NFS client keeps what it knows of a directory for up to a minute (`acdirmax`),

@@ -100,11 +100,11 @@ pub fn address(text: &str) -> Result<(), String> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match bare {
         Some(ip) if ip.parse::<std::net::Ipv6Addr>().is_err() => {
-            return Err(format!("{FORM}, found `{host}`, which is no IPv6 address"));
+            return Err(format!("{FORM}, found `{host}`, which is not an IPv6 address"));
         }
         None if text.parse::<std::net::Ipv6Addr>().is_ok() || host.contains(':') => {
             return Err(format!(
-                "{FORM} with an IPv6 address in brackets, such as [::1]:7000, found `{text}`"
+                "{FORM} with an IPv6 address in brackets, for instance [::1]:7000, found `{text}`"
             ));
         }
         // Four numbers are no host name.
@@ -112,7 +112,7 @@ pub fn address(text: &str) -> Result<(), String> {
             && host.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit())
             && host.parse::<std::net::Ipv4Addr>().is_err() =>
         {
-            return Err(format!("{FORM}, found `{host}`, which is no IPv4 address"));
+            return Err(format!("{FORM}, found `{host}`, which is not an IPv4 address"));
         }
         None if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') => {
             return Err(format!("{FORM}, found no name or address of a host in `{text}`"));
@@ -193,7 +193,7 @@ pub fn list(text: &str, form: &str) -> Result<Vec<Part>, String> {
             None => (text, None),
         };
         if key.is_empty() {
-            return Err(format!("expected {form}; found nothing where a key is to be"));
+            return Err(format!("expected {form}; found nothing where a key is expected"));
         }
         if parts.iter().any(|part| part.key == key) {
             return Err(format!("`{key}` is given twice: expected each key once"));
@@ -206,7 +206,7 @@ pub fn list(text: &str, form: &str) -> Result<Vec<Part>, String> {
 /// The error message for an unknown key.
 #[must_use]
 pub fn unknown(part: &Part, form: &str) -> String {
-    let comma = if part.value.is_none() { "; a comma in a path is written twice" } else { "" };
+    let comma = if part.value.is_none() { "; write a comma in a path twice" } else { "" };
     format!("`{part}`: no such key; expected {form}{comma}")
 }
 

@@ -39,7 +39,7 @@ pub fn check(path: &Path) -> Result<()> {
     let is_report = BEGINNINGS.iter().any(|begin| text.starts_with(begin.as_bytes()));
     ensure!(
         text.is_empty() || is_report && std::str::from_utf8(&text).is_ok(),
-        "{}: expected a new file or a report of before, found something else; it is left alone: choose another name",
+        "{}: expected a new file or an earlier report, found another file; it is left alone: choose another name",
         path.display()
     );
     Ok(())
@@ -63,7 +63,7 @@ pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
 fn reader_of(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fifo = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
-        Errno::NXIO => io::Error::other("expected that somebody reads this FIFO, found nobody"),
+        Errno::NXIO => io::Error::other("expected a reader of this FIFO, found none"),
         other => other.into(),
     })?;
     // Blocking from here on: a report may be longer than the FIFO's buffer.
@@ -97,6 +97,6 @@ mod tests {
         let fifo = dir.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
         let error = format!("{:#}", write(&fifo, "{}").unwrap_err());
-        assert!(error.contains("found nobody"), "{error}");
+        assert!(error.contains("found none"), "{error}");
     }
 }

@@ -30,7 +30,7 @@ impl DepInfo {
     ) -> Result<Self> {
         let start = format!("lib{library}-");
         let made = compiled.artifacts.iter().find(|path| file_name(path).starts_with(&start));
-        let made = made.with_context(|| format!("cargo has made nothing of `{library}`"))?;
+        let made = made.with_context(|| format!("cargo has compiled no file of `{library}`"))?;
         let name = file_name(made).trim_start_matches("lib").to_owned();
         Self::read(subject, &made.with_file_name(name).with_extension("d"))
     }
@@ -85,7 +85,7 @@ fn of_program(
     let start = format!("lib{library}-");
     let beside = compiled.artifacts.iter().find(|path| file_name(path).starts_with(&start));
     let folder = beside.and_then(|path| path.parent());
-    let folder = folder.with_context(|| format!("cargo has made nothing of `{library}`"))?;
+    let folder = folder.with_context(|| format!("cargo has compiled no file of `{library}`"))?;
     let start = format!("{}-", program.replace('-', "_"));
     let mut found: Vec<_> = fs::read_dir(folder)?.collect::<Result<_, _>>()?;
     found.retain(|entry| {
@@ -94,7 +94,7 @@ fn of_program(
     });
     let time = |entry: &fs::DirEntry| entry.metadata().and_then(|data| data.modified()).ok();
     let newest = found.into_iter().max_by_key(time);
-    let newest = newest.with_context(|| format!("cargo has made nothing of `{program}`"))?;
+    let newest = newest.with_context(|| format!("cargo has compiled no file of `{program}`"))?;
     DepInfo::read(subject, &newest.path())
 }
 
@@ -108,7 +108,7 @@ fn unseen(subject: &Subject, name: &str, info: &DepInfo, scanned: &Path) -> Vec<
     };
     let files = info.files.iter().filter(|file| !is_scanned(file)).map(|file| {
         let shown = subject.shown(file);
-        let what = format!("`{}` is compiled, and no layer looks at it", shown.display());
+        let what = format!("`{}` is compiled, and no layer checks it", shown.display());
         Finding::new(&rules::FILES, Some(Place::line(shown, 1)), what)
     });
     let variables = info.variables.iter().filter(|variable| !variable.starts_with(FIXED));

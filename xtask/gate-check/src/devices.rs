@@ -45,7 +45,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         } else if let Some(listed) = listed {
             findings.extend(scan(subject, package, Some(listed))?);
         } else {
-            let what = format!("`{name}` can name the gate, and no layer looks at it");
+            let what = format!("`{name}` can name the gate, and no layer checks it");
             findings.push(Finding::new(
                 &rules::DEVICES_UNSEEN,
                 Some(manifest(subject, package)),
@@ -247,7 +247,7 @@ impl<'ast> Visit<'ast> for Scan {
 
     fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
         if attribute.path().is_ident("path") {
-            let what = "a module from a file elsewhere".to_owned();
+            let what = "a module in a file elsewhere".to_owned();
             self.0.push((&rules::DEVICES_HIDDEN, what, attribute.span()));
         }
     }

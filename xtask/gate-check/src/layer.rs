@@ -71,12 +71,12 @@ impl Layer {
             Self::Graph => "dependencies against the allow-list",
             Self::Bare => "compiles with no operating system (x86_64-unknown-none)",
             Self::LinuxCore => "compiles for Linux with core and alloc alone",
-            Self::Source => "what the compiler lets through, in the source",
+            Self::Source => "what the compiler accepts, in the source",
             Self::Expanded => "what macros expand to",
             Self::Symbols => "symbols and instructions of the compiled code",
             Self::Clippy => "disallowed methods, types and macros",
             Self::Devices => "who implements a device",
-            Self::Calls => "what the far side calls, by its compiled code",
+            Self::Calls => "what the far side calls, in its compiled code",
         }
     }
 }

@@ -187,12 +187,9 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
         .filter(|layer| arguments.layer.is_empty() || arguments.layer.contains(layer))
         .filter(|layer| !arguments.without.contains(layer))
         .collect();
-    ensure!(!layers.is_empty(), "no layer is left to look");
+    ensure!(!layers.is_empty(), "no layer is left to run");
     let subject = subject(arguments)?;
-    eprintln!(
-        "... looking at {} (the first time it compiles for minutes)",
-        subject.packages.join(", ")
-    );
+    eprintln!("... checking {} (the first run compiles for minutes)", subject.packages.join(", "));
     let looked = look(&subject, &layers);
     if arguments.json {
         println!("{:#}", report::json(&subject, &looked));
@@ -220,13 +217,15 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
             .map(|layer| layer.name())
             .collect();
         if !left.is_empty() {
-            println!("\nNOT LOOKED AT: {}", left.join(", "));
+            println!("\nNOT CHECKED: {}", left.join(", "));
         }
         let said = match verdict {
-            Verdict::Passed if !left.is_empty() => "those that looked have found no other way out",
+            Verdict::Passed if !left.is_empty() => {
+                "the layers that ran have found no other way out"
+            }
             Verdict::Passed => "the gate is the only way out",
-            Verdict::Failed => "there is another way out, or what looks like one",
-            Verdict::Unknown => "a layer could not look: nothing is known",
+            Verdict::Failed => "there is another way out, or code that looks like one",
+            Verdict::Unknown => "a layer could not run: the result is unknown",
         };
         println!("\n{said} ({:.1} s)", begin.elapsed().as_secs_f64());
     }

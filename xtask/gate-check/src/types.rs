@@ -61,8 +61,8 @@ fn files(subject: &Subject, package: &Package, compiled: &Compiled) -> Result<Ve
         };
         difference.map(finding).collect::<Vec<_>>()
     };
-    let unseen = only(&read, &scanned, "is compiled, and no layer looks at it");
-    Ok([unseen, only(&scanned, &read, "is looked at, and not compiled")].concat())
+    let unseen = only(&read, &scanned, "is compiled, and no layer checks it");
+    Ok([unseen, only(&scanned, &read, "is checked, and not compiled")].concat())
 }
 
 fn rule(said: &Diagnostic) -> &'static Rule {

@@ -76,10 +76,10 @@ fn look(tool: &Path, subject: &Subject, folder: &Path) -> Result<Option<String>>
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
     if output.status.success() {
-        ensure!(said.contains("Completed successfully"), "cargo-acl has not looked: {said}");
+        ensure!(said.contains("Completed successfully"), "cargo-acl has not run: {said}");
         return Ok(None);
     }
-    ensure!(said.contains("ERROR: "), "cargo-acl could not look: {said}");
+    ensure!(said.contains("ERROR: "), "cargo-acl could not run: {said}");
     Ok(Some(said))
 }
 

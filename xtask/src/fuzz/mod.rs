@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             outcome.executions,
             outcome.executions as f64 / time,
             outcome.kept,
-            if outcome.finding.is_some() { "FOUND SOMETHING" } else { "nothing found" },
+            if outcome.finding.is_some() { "FINDINGS" } else { "no findings" },
         );
         executions += outcome.executions;
         found.extend(outcome.finding.map(|finding| (target, finding)));
@@ -180,7 +180,7 @@ fn fuzz(engine: &Engine, target: &str, arguments: &Arguments) -> Result<Outcome>
     }
     ensure!(
         output.status.success() || finding.is_some(),
-        "{target}: the engine failed, and left no input behind"
+        "{target}: the engine failed, and wrote no input"
     );
     let executions = said
         .lines()

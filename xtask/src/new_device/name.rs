@@ -33,7 +33,7 @@ impl Name {
             && !text.contains("__");
         ensure!(
             shape && text.len() <= LONGEST,
-            "expected a name in snake case of at most {LONGEST} characters, such as `rain_gauge`, found `{text}`"
+            "expected a name in snake case of at most {LONGEST} characters, for instance `rain_gauge`, found `{text}`"
         );
         ensure!(
             !RESERVED.contains(&text) && text != "contract" && text != "test_support",

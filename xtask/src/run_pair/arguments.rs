@@ -177,11 +177,11 @@ impl Arguments {
         );
         ensure!(
             self.guest == Guest::Micro || self.device.is_none(),
-            "--device: the stock Debian guest does not drive it: leave out --guest linux"
+            "--device: the stock Debian guest does not drive it: remove --guest linux"
         );
         ensure!(
             self.guest == Guest::Micro || !kills.contains(&Kill::Reset),
-            "--kill reset: nobody can tell the Debian guest to: leave out --guest linux"
+            "--kill reset: the Debian guest cannot be told to reset: remove --guest linux"
         );
         ensure!(
             self.guest == Guest::Linux || self.cpus <= micro::MAX_CPUS,

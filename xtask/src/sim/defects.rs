@@ -109,14 +109,16 @@ fn search(
         .env("KEMARI_DEFECT", &defect.name)
         .output()?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let line = text.lines().last().context("the search said nothing")?;
+    let line = text.lines().last().context("the search printed nothing")?;
     let worlds = line.split(' ').next().and_then(|word| word.parse().ok());
-    let worlds: u64 = worlds.with_context(|| format!("expected a number of worlds: {line}"))?;
+    let worlds: u64 =
+        worlds.with_context(|| format!("expected a number of worlds, found: {line}"))?;
     if said.status.success() {
         return Ok(None);
     }
     let broken = text.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(": "));
-    let (seed, why) = broken.with_context(|| format!("expected a seed that breaks: {text}"))?;
+    let (seed, why) =
+        broken.with_context(|| format!("expected a seed that breaks a promise, found: {text}"))?;
     let why = why.strip_prefix("BROKEN ").unwrap_or(why);
     Ok(is_sound(program, defect, seed)?.then(|| (worlds, why.to_owned())))
 }
@@ -129,7 +131,7 @@ fn is_sound(program: &Path, defect: &Defect, seed: &str) -> Result<bool> {
         .output()?;
     if !said.status.success() {
         let text = String::from_utf8_lossy(&said.stdout);
-        println!("{}: this world breaks without it as well:\n{text}", defect.name);
+        println!("{}: this world also breaks without the defect:\n{text}", defect.name);
     }
     Ok(said.status.success())
 }

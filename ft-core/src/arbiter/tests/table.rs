@@ -20,7 +20,7 @@ const CLIENTS: &[(&str, Make)] = &[
     ("has seen a renew term 1 at 200, in beat 5", |register| {
         let mut client = client("me");
         set(register, "a", 1, false);
-        register.beat = 5;
+        register.renewal = 5;
         register.serve(&mut client, at(200)).unwrap();
         client
     }),
@@ -32,7 +32,7 @@ const CLIENTS: &[(&str, Make)] = &[
     ("has held term 1, and nobody knows whether its end was written", |register| {
         let mut client = client("me");
         register.grant(&mut client, at(0), begin()).unwrap();
-        client.wish(Wish::End { term: Term(1) }).unwrap();
+        client.request(Request::End { term: Term(1) }).unwrap();
         client.next(at(20)).unwrap();
         client.reply(at(30), Reply::Failed(())).unwrap();
         client
@@ -61,20 +61,20 @@ const REGISTERS: &[(&str, Change)] = &[
     ("term 2 of me, ended", |register| set(register, "me", 2, true)),
     ("term 2 of b", |register| set(register, "b", 2, false)),
     ("term 3 of b", |register| set(register, "b", 3, false)),
-    ("beats undone", |register| register.beat = -1),
+    ("beats undone", |register| register.renewal = -1),
 ];
 
-type Ask = fn() -> Option<Wish>;
+type Ask = fn() -> Option<Request>;
 
 const ASKS: &[(&str, u64, Ask)] = &[
     ("beat", 1000, || None),
-    ("look", 100, || Some(Wish::Look)),
+    ("look", 100, || Some(Request::Look)),
     ("claim 2", 100, || Some(claim(2))),
     ("claim 3", 100, || Some(claim(3))),
     ("begin", 100, || Some(begin())),
-    ("seize", 100, || Some(Wish::Begin { seize: true })),
-    ("end 1", 100, || Some(Wish::End { term: Term(1) })),
-    ("end 2", 100, || Some(Wish::End { term: Term(2) })),
+    ("seize", 100, || Some(Request::Begin { seize: true })),
+    ("end 1", 100, || Some(Request::End { term: Term(1) })),
+    ("end 2", 100, || Some(Request::End { term: Term(2) })),
 ];
 
 fn with_disk(term: u64, holder: &str, ended: bool) -> Client {
@@ -102,35 +102,35 @@ fn record(record: &TermRecord) -> alloc::string::String {
     format!("term {} of {}", record.term, record.holder)
 }
 
-fn trouble(trouble: &Trouble<()>) -> alloc::string::String {
+fn error(error: &ClientError<()>) -> alloc::string::String {
     let found = |found: &Option<alloc::boxed::Box<TermRecord>>| {
         found.as_ref().map_or("none".into(), |it| record(it))
     };
-    match trouble {
-        Trouble::Missing { expected, found: it } => {
+    match error {
+        ClientError::Missing { expected, found: it } => {
             format!("expected term {expected}, found {}", found(it))
         }
-        Trouble::Stranger { expected, found } => {
+        ClientError::Stranger { expected, found } => {
             format!("expected one of {expected}, found {}", record(found))
         }
         other => format!("{other:?}"),
     }
 }
 
-fn told(told: &Told<()>) -> alloc::string::String {
-    match told {
-        Told::Beat(Ok(())) => "beats".into(),
-        Told::Beat(Err(it)) | Told::Wish(Err(it)) => trouble(it),
-        Told::Wish(Ok(Success::Denied(it))) if it.why != "test" => {
+fn completion(completion: &Completion<()>) -> alloc::string::String {
+    match completion {
+        Completion::Renewal(Ok(())) => "beats".into(),
+        Completion::Renewal(Err(it)) | Completion::Request(Err(it)) => error(it),
+        Completion::Request(Ok(Success::Denied(it))) if it.why != "test" => {
             format!("denied: {}: {}", record(it), it.why)
         }
-        Told::Wish(Ok(Success::Denied(it))) => format!("denied: {}", record(it)),
-        Told::Wish(Ok(Success::Taken(it))) => format!("taken: {}", record(it)),
-        Told::Wish(Ok(Success::Behind(it, disk))) => {
+        Completion::Request(Ok(Success::Denied(it))) => format!("denied: {}", record(it)),
+        Completion::Request(Ok(Success::Taken(it))) => format!("taken: {}", record(it)),
+        Completion::Request(Ok(Success::Behind(it, disk))) => {
             let known = it.as_ref().map_or("nobody".into(), record);
             format!("behind: the disks know of term {}, the register of {known}", disk.term)
         }
-        Told::Wish(Ok(success)) => format!("{success:?}"),
+        Completion::Request(Ok(success)) => format!("{success:?}"),
     }
 }
 
@@ -145,30 +145,35 @@ fn right(client: &Client) -> alloc::string::String {
     }
 }
 
-fn outcome(make: Make, change: Change, time: u64, wish: Option<Wish>) -> alloc::string::String {
+fn outcome(
+    make: Make,
+    change: Change,
+    time: u64,
+    request: Option<Request>,
+) -> alloc::string::String {
     let mut register = Register::default();
     let mut client = make(&mut register);
     change(&mut register);
-    let before = (register.record.clone(), register.beat);
-    if let Some(wish) = wish {
-        client.wish(wish).unwrap();
+    let before = (register.record.clone(), register.renewal);
+    if let Some(request) = request {
+        client.request(request).unwrap();
     }
     let mut now = time;
-    let told = loop {
+    let completion = loop {
         let question = client.next(at(now)).unwrap();
         assert_eq!(client.next(at(now)), None, "one question at a time");
         let reply = register.answer(question);
         now += 10;
-        if let Some(told) = client.reply(at(now), reply).unwrap() {
-            break self::told(&told);
+        if let Some(completion) = client.reply(at(now), reply).unwrap() {
+            break self::completion(&completion);
         }
     };
-    let mut said = Vec::from([told]);
+    let mut said = Vec::from([completion]);
     if register.record != before.0 {
         let Held { record: new, lease_ms, ended } = &register.record.as_ref().unwrap().held;
         let ended = if *ended { ", ended" } else { "" };
         said.push(format!("writes {}, lease {lease_ms}{ended}", record(new)));
-    } else if register.beat != before.1 {
+    } else if register.renewal != before.1 {
         said.push("renews".into());
     }
     let due = client.next_deadline().0 / MS;
@@ -181,10 +186,10 @@ fn a_client_makes_of_what_it_finds_what_the_table_says() {
     let mut table = Table(alloc::string::String::new());
     for (name, make) in CLIENTS {
         let mut outcomes = Vec::new();
-        for (ask, time, wish) in ASKS {
+        for (ask, time, request) in ASKS {
             for (register, change) in REGISTERS {
                 let event = format!("{ask}, {register}");
-                outcomes.push((event, outcome(*make, *change, *time, wish())));
+                outcomes.push((event, outcome(*make, *change, *time, request())));
             }
         }
         table.state(name, "", outcomes);

@@ -53,11 +53,11 @@ const STATES: &[(&str, Make)] = &[
     ("doubting", Pair::doubting),
     ("doubting, asks later", || after(Pair::doubting(), [unanswered()])),
     ("doubting, was not ready", || after(Pair::doubting(), [not_ready()])),
-    ("doubting, was not ready, somebody connects", || {
+    ("doubting, was not ready, a connection comes", || {
         after(Pair::doubting(), [not_ready(), Event::Connected { link: NEXT }])
     }),
     ("doubting, held back", || after(Pair::ready(true), [lacks(true), lost()])),
-    ("doubting, held back, somebody connects", || {
+    ("doubting, held back, a connection comes", || {
         after(Pair::ready(true), [lacks(true), lost(), Event::Connected { link: NEXT }])
     }),
     ("doubting, by the operator's wish", || after(Pair::ready(true), [Event::OperatorTakeOver])),
@@ -65,7 +65,7 @@ const STATES: &[(&str, Make)] = &[
     ("waiting for the operator, lacks what it must have", || {
         after(Pair::ready(false), [lost(), lacks(true)])
     }),
-    ("waiting for the operator, somebody connects", || {
+    ("waiting for the operator, a connection comes", || {
         after(Pair::ready(false), [lost(), Event::Connected { link: NEXT }])
     }),
     ("has taken over", || after(Pair::doubting(), [granted(2)])),

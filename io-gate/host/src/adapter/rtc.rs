@@ -43,7 +43,10 @@ impl Clock {
         let behind = self.shown.saturating_sub(now);
         if behind > 0 {
             let seconds = [("seconds", u64::from(behind))];
-            note::info("rtc: this host's clock is behind what the guest has seen", &seconds);
+            note::info(
+                "rtc: this host's clock is behind the time that the guest has read",
+                &seconds,
+            );
             let mut state = self.chip.state();
             state.offset = state.offset.saturating_add(behind.into());
             self.chip = vm_superio::Rtc::from_state(&state, NoEvents);
@@ -79,7 +82,7 @@ impl Foreign for Clock {
         let (Some((register, 0)), Ok(word)) = (place(offset), <&[u8; REGISTER]>::try_from(from))
         else {
             note::debug(
-                "rtc: expected a write of 4 bytes to a register, found another: ignored",
+                "rtc: expected a write of 4 bytes to a register, found another width or offset: ignored",
                 &[],
             );
             return;

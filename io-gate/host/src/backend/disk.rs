@@ -113,8 +113,8 @@ impl Input {
             Side::Successor => self.lock(Use::Active).or_else(|_| {
                 self.lock(Use::Pair).inspect(|()| {
                     log::info!(
-                        "disk {}: another process has it open, the former primary perhaps; it is not waited for, as the term \
-                         decides who writes",
+                        "disk {}: another process has it open, perhaps the former primary; this machine does not wait \
+                         for it, as the term decides who writes",
                         self.path.display()
                     );
                 })
@@ -123,7 +123,7 @@ impl Input {
         };
         match locked {
             Err(error @ DiskError::Lock { .. }) if has_terms => {
-                log::warn!("{error}; the record beside it alone keeps others from writing");
+                log::warn!("{error}; only the record beside it keeps other machines from writing");
                 Ok(())
             }
             locked => locked,
@@ -179,7 +179,7 @@ impl Disk {
         // The metadata of a block device has no length.
         let bytes = file.seek(SeekFrom::End(0)).map_err(|_| DiskError::Kind {
             path: path.to_owned(),
-            found: "a file without a size, such as there are in /proc".to_owned(),
+            found: "a file without a size, like those in /proc".to_owned(),
         })?;
         if bytes < SECTOR {
             return Err(DiskError::Empty { path: path.to_owned(), bytes });
@@ -268,7 +268,7 @@ impl Disk {
             unsafe { libc::posix_fadvise(self.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
         if refused != 0 {
             let error = io::Error::from_raw_os_error(refused);
-            log::warn!("disk {}: what is cached of it stays: {error}", self.path.display());
+            log::warn!("disk {}: cannot drop its page cache: {error}", self.path.display());
         }
     }
 
@@ -517,8 +517,8 @@ pub fn check_unused(path: &Path) -> Result<(), DiskError> {
 fn lock_of_device(given: &File, path: &Path, read_only: bool) -> Option<File> {
     let backing = descriptors::loop_backing(given, read_only).unwrap_or_else(|error| {
         log::warn!(
-            "disk {}: the file behind it cannot be opened, so that only the device is locked, and whoever uses the file by \
-             another name is not kept away: {error}",
+            "disk {}: cannot open the file behind it, so that only the device is locked; a process that opens the \
+             file by another name is not kept away: {error}",
             path.display()
         );
         None
@@ -527,8 +527,8 @@ fn lock_of_device(given: &File, path: &Path, read_only: bool) -> Option<File> {
     let node = descriptors::kernels_node(device, read_only);
     if node.is_none() && device.metadata().is_ok_and(|found| is_block_device(found.file_type())) {
         log::warn!(
-            "disk {}: the kernel's own node of the device cannot be opened in /dev, so that whoever uses it by another node is \
-             not kept away",
+            "disk {}: cannot open the kernel's own node of the device in /dev; a process that opens the device by \
+             another node is not kept away",
             path.display()
         );
     }

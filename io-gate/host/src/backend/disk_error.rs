@@ -36,7 +36,8 @@ pub enum DiskError {
     },
     /// The file system has no `O_DIRECT`, or not for this file.
     #[error(
-        "disk {path}: its file system refuses to read past the page cache (O_DIRECT): {error}; leave `direct=on` out of --disk, or put the image on another file system"
+        "disk {path}: its file system does not support direct I/O (O_DIRECT): {error}; remove `direct=on` from \
+         --disk, or move the image to another file system"
     )]
     Direct {
         /// The file.
@@ -46,7 +47,8 @@ pub enum DiskError {
     },
     /// Its length is not a multiple of the block size.
     #[error(
-        "disk {path}: expected a multiple of {block} bytes, the blocks of its storage, found {bytes}; make the image larger, or leave `direct=on` out of --disk"
+        "disk {path}: expected a multiple of {block} bytes, the block size of its storage, found {bytes}; make the \
+         image larger, or remove `direct=on` from --disk"
     )]
     Blocks {
         /// The file.
@@ -66,8 +68,8 @@ pub enum DiskError {
     },
     /// The host uses the device, or another program holds it exclusively.
     #[error(
-        "disk {path}: the host has it mounted, or a program of the host holds it ({error}): expected a device that nobody uses; look \
-         with `lsblk {path}`, and unmount it first"
+        "disk {path}: the host has it mounted, or a program of the host holds it ({error}): expected a device that is \
+         not in use; look with `lsblk {path}`, and unmount it first"
     )]
     Busy {
         /// The device.
@@ -77,7 +79,7 @@ pub enum DiskError {
     },
     /// Its size has changed since it was opened.
     #[error(
-        "disk {path}: expected {expected} bytes, as when this machine opened it, found {found}: give it back its size"
+        "disk {path}: expected {expected} bytes, as when this machine opened it, found {found}: restore its size"
     )]
     Resized {
         /// The file.
@@ -101,7 +103,7 @@ pub enum DiskError {
         claim: Box<Claim>,
     },
     /// The fence record of the disk cannot be used.
-    #[error("the fence record {path}: {error}; `fence=off` in --disk does without")]
+    #[error("the fence record {path}: {error}; `fence=off` in --disk runs without a record")]
     Fence {
         /// The record.
         path: PathBuf,

@@ -78,13 +78,13 @@ pub(crate) enum DiskFenceError {
     )]
     OtherMachine { path: PathBuf, expected: String, found: Claim },
     #[error(
-        "the fence record {path} is another file than this machine has opened: expected nobody to replace it while the disk \
+        "the fence record {path} is another file than this machine has opened: expected no replacement while the disk \
          is in use; end this machine, or put the file back"
     )]
     Replaced { path: PathBuf },
     #[error(
-        "the fence record {path}: expected it to be free to be written within {LOCK_PATIENCE:?}, found that {found}; `lslocks` \
-         names whoever has it locked on this host"
+        "the fence record {path}: expected to lock it within {LOCK_PATIENCE:?}, found that {found}; `lslocks` names \
+         the process that holds the lock on this host"
     )]
     Locked { path: PathBuf, found: &'static str },
 }
@@ -212,7 +212,7 @@ impl DiskFence {
             if let Some(found) = self.read()?.filter(|found| self.is_ours(found, term, holder)) {
                 let claim = change(&found, self.claim_of(term, holder));
                 if begun.elapsed() >= LOCK_PATIENCE {
-                    return Err(locked("its storage, or this process, was slower than that"));
+                    return Err(locked("its storage or this process was too slow"));
                 }
                 self.write(&claim)?;
             }
@@ -532,7 +532,7 @@ mod tests {
             ours
         };
         let refusal = a.rewrite(1, "a", stopped).unwrap_err().to_string();
-        assert!(refusal.contains("slower than that"), "{refusal}");
+        assert!(refusal.contains("too slow"), "{refusal}");
         assert!(!granted(&a, 1, "a") && granted(&b, 2, "b"));
     }
 

@@ -91,7 +91,8 @@ fn go_back(file: &File, former: Option<Use>) {
         // enough of this side's locks is left for that.
         if !is_taken(&error) || Instant::now() >= until {
             return log::error!(
-                "a disk's lock could not be taken again for {former:?}, as it was: {error}: others may find part of it only"
+                "cannot take a disk's lock again for {former:?}: {error}: another process may find only a part of it \
+                 locked"
             );
         }
         std::thread::sleep(AGAIN);

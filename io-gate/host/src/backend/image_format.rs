@@ -38,7 +38,7 @@ impl ToRaw {
         match self {
             Self::Convert(format) => {
                 format!(
-                    "make a raw one of it: qemu-img convert -f {format} -O raw {path} {path}.raw"
+                    "convert it to a raw image: qemu-img convert -f {format} -O raw {path} {path}.raw"
                 )
             }
             Self::Unpack(command) => format!("unpack it first: {command} {path} > {path}.raw"),
@@ -73,7 +73,7 @@ const SIGNS: &[Sign] = &[
     (0x101, b"ustar", "a tar file", ToRaw::Unpack("tar -xOf")),
     (0, b"\x7fELF", "an ELF image", ToRaw::NoDisk),
     (0, b"%PDF-", "a PDF document", ToRaw::NoDisk),
-    (0, b"kemari-fence ", "the record of who may write to another disk", ToRaw::NoDisk),
+    (0, b"kemari-fence ", "the fence record of another disk", ToRaw::NoDisk),
 ];
 /// The last sector of a fixed-size VHD. The disk before it is raw.
 const VHD_FOOTER: Sign = (0, b"conectix", "a VHD image", ToRaw::Convert("vpc"));

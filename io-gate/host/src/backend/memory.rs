@@ -66,7 +66,7 @@ pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
         0 => {}
         found if found != bytes => return Err(other(format!("{found} bytes"))),
         _ if maker == Maker::Other => {
-            return Err(other("somebody else's of that length".to_owned()));
+            return Err(other("a file of that length that kemari did not make".to_owned()));
         }
         _ => {}
     }
@@ -98,7 +98,7 @@ mod tests {
         let others = dir.path().join("others");
         std::fs::write(&others, [7; 8192]).unwrap();
         let other = memory_file(&others, 8192).unwrap_err().to_string();
-        assert!(other.contains("somebody else's"), "{other}");
+        assert!(other.contains("that kemari did not make"), "{other}");
         assert_eq!(std::fs::read(&others).unwrap(), [7; 8192]);
     }
 }

@@ -27,7 +27,7 @@ use std::sync::mpsc::sync_channel;
 
 use vmm_sys_util::epoll::EventSet;
 
-use crate::core::Core;
+use crate::far_side::FarSide;
 use crate::inputs::{Inputs, Role, Token};
 use crate::lane::{Lane, LaneStart};
 use output::Output;
@@ -53,7 +53,7 @@ pub enum ShareError {
     #[error(transparent)]
     Lock(#[from] disk::DiskError),
     /// The guest's earlier writes cannot be made durable.
-    #[error("what was written before cannot be brought to the storage: {0}")]
+    #[error("cannot flush earlier writes to the storage: {0}")]
     Sync(io::Error),
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct Attached {
 impl Attached {
     pub(crate) fn new(
         backend: Backend,
-        core: &Arc<Core>,
+        far_side: &Arc<FarSide>,
         inputs: &Inputs,
         token: Token,
         start: &LaneStart,
@@ -106,7 +106,7 @@ impl Attached {
             }
         };
         let name = format!("{kind}{}", token.slot);
-        let lane = Lane::start(name.clone(), core.clone(), output, start.clone())?;
+        let lane = Lane::start(name.clone(), far_side.clone(), output, start.clone())?;
         Ok(Self { name, input, lane })
     }
 

@@ -48,7 +48,8 @@ impl Output {
 
     fn send(&mut self, work: &mut Work<'_>, released: Released<'_>) -> Result<Outcome, Refused> {
         match (self, released.op()) {
-            (Self::Net(net), EffectOp::NetTx { .. }) => match released.bytes(&work.core.memory) {
+            (Self::Net(net), EffectOp::NetTx { .. }) => match released.bytes(&work.far_side.memory)
+            {
                 Ok(frame) => net.send(&mut work.permits, frame),
                 Err(_) => Ok(Outcome::Failed),
             },
@@ -85,7 +86,7 @@ impl Output {
     /// Makes later writes durable on completion, and syncs earlier ones. Lane.
     pub(crate) fn write_through(&mut self, work: &mut Work<'_>) -> io::Result<()> {
         let Self::Disk(disk) = self else { return Ok(()) };
-        let refused = || io::Error::other("this machine may not write any more");
+        let refused = || io::Error::other("this machine may no longer write");
         match disk.write_through_from_now_on(&mut || work.permits.next()) {
             Ok(()) => Ok(()),
             Err(Refused::Io(error)) => Err(error),

@@ -4,49 +4,51 @@ use io_gate::Outcome;
 use io_gate::host::{Performable, Request};
 
 use crate::completion::{Completion, Kind, Performed};
-use crate::core::Core;
+use crate::far_side::FarSide;
 use crate::given_up::{GivenUp, NotPermitted};
 use crate::observer::Noted;
 use crate::permit::Permits;
 
 /// See the module.
 pub(crate) struct Work<'l> {
-    pub(crate) core: &'l Core,
+    pub(crate) far_side: &'l FarSide,
     pub(crate) permits: Permits<'l>,
     done: Vec<Completion>,
 }
 
 impl<'l> Work<'l> {
-    pub(crate) fn new(core: &'l Core, given_up: &'l GivenUp) -> Self {
-        Self { core, permits: Permits::new(core, given_up), done: Vec::new() }
+    pub(crate) fn new(far_side: &'l FarSide, given_up: &'l GivenUp) -> Self {
+        Self { far_side, permits: Permits::new(far_side, given_up), done: Vec::new() }
     }
 
     /// Begins an effect: asks the fence and informs the observer before the effect happens, so that
     /// it is on record by then. An input needs neither.
     pub(crate) fn begin(&mut self, request: &Performable) -> Result<(), NotPermitted> {
-        self.core.assert_own(request);
+        self.far_side.assert_own(request);
         let Request::Effect(_) = request.record().request else { return Ok(()) };
         // P2: a process that is stopped while it informs the observer is refused at its first call,
         // by the permit's age.
         self.permits.ahead()?;
-        let (Some(observer), Some(effect)) = (self.core.observer(), Noted::of(request.record()))
+        let (Some(observer), Some(effect)) =
+            (self.far_side.observer(), Noted::of(request.record()))
         else {
             return Ok(());
         };
-        let (replay, term) = (request.is_replay(), self.core.term());
+        let (replay, term) = (request.is_replay(), self.far_side.term());
         self.permits.tell(|| observer.performing(effect, replay, term))
     }
 
     /// Ends a request.
     pub(crate) fn done(&mut self, request: Performable, outcome: Outcome, data: Vec<u8>) {
-        let done = self.core.settle_detached(Performed { request, outcome, data });
+        let done = self.far_side.settle_detached(Performed { request, outcome, data });
         self.done.extend(done.map(|done| Completion(Kind::Performed(done))));
     }
 
     /// Ends an effect that was begun but turned out not to be permitted. It stays in flight: it
     /// must not be reported as performed, and the holder of the right performs it.
     pub(crate) fn withheld(&self, request: Performable) {
-        if let (Some(observer), Some(effect)) = (self.core.observer(), Noted::of(request.record()))
+        if let (Some(observer), Some(effect)) =
+            (self.far_side.observer(), Noted::of(request.record()))
         {
             observer.withheld(effect);
         }
@@ -55,13 +57,13 @@ impl<'l> Work<'l> {
 
     /// As [`withheld`](Self::withheld), for an effect that was not begun.
     pub(crate) fn not_permitted(&self, request: Performable) {
-        let mut ledger = self.core.ledger();
+        let mut ledger = self.far_side.ledger();
         ledger.settle_if_abandoned(request);
-        self.core.take_up(ledger);
+        self.far_side.take_up(ledger);
     }
 
     /// Gives the completions that chains wait for to the device thread.
     pub(crate) fn post(&mut self) {
-        self.core.post_all(&mut self.done);
+        self.far_side.post_all(&mut self.done);
     }
 }

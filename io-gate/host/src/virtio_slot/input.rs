@@ -168,7 +168,7 @@ impl VirtioSlot {
             Room::Short { all } => {
                 // Request a notification beyond the chains that are available: they are not enough.
                 let more = self.rings[queue].want_notifications(memory)?;
-                self.rings[queue].untake(before);
+                self.rings[queue].rewind(before);
                 if more {
                     return Ok(Filled::TryAgain);
                 }
@@ -178,7 +178,8 @@ impl VirtioSlot {
                 let slot = self.slot;
                 self.warnings.warn(|| {
                     format!(
-                        "slot {slot}, virtqueue {queue}: {} bytes of input are dropped: all chains together have no room for them",
+                        "slot {slot}, virtqueue {queue}: {} bytes of input are dropped: they do not fit in all chains \
+                         together",
                         data.len()
                     )
                 });

@@ -45,7 +45,7 @@ pub struct VirtioSlot {
     needs_reset: bool,
     config_generation: u32,
     /// Requests with smaller ids were made before the last reset.
-    life: EffectId,
+    first_id: EffectId,
     warnings: RateLimit,
     // Reused, so that requests need no allocations.
     scratch: Vec<u8>,
@@ -87,7 +87,7 @@ impl VirtioSlot {
             active: false,
             needs_reset: false,
             config_generation: 0,
-            life: EffectId(0),
+            first_id: EffectId(0),
             warnings: RateLimit::default(),
             scratch: Vec::new(),
             walked: Walked::default(),
@@ -294,11 +294,12 @@ impl VirtioSlot {
         let lent = !self.gate.forget_chains(self.slot);
         if lent {
             log::warn!(
-                "slot {}: cannot be reset: what is behind it has not finished a request that reads the guest's memory; look for a disk that does not answer",
+                "slot {}: cannot be reset: its backend has not finished a request that reads guest memory; look for a \
+                 disk that does not answer",
                 self.slot
             );
         }
-        self.life = self.gate.ledger().next_id();
+        self.first_id = self.gate.ledger().next_id();
         self.rings.iter_mut().for_each(Ring::reset);
         self.intakes.iter_mut().for_each(|input| input.pending.clear());
         self.features = 0;
@@ -402,7 +403,7 @@ impl VirtioSlot {
             active: self.active,
             needs_reset: self.needs_reset,
             config_generation: self.config_generation,
-            life: self.life.0,
+            first_id: self.first_id.0,
             queues: self.rings.iter().map(Ring::save).collect(),
             pending_input: self
                 .intakes
@@ -462,7 +463,7 @@ impl VirtioSlot {
         self.needs_reset = state.needs_reset;
         self.negotiate_rings();
         self.config_generation = state.config_generation;
-        self.life = EffectId(state.life);
+        self.first_id = EffectId(state.first_id);
         for input in &mut self.intakes {
             let saved = state.pending_input.iter().find(|(port, _)| *port == input.port.0);
             input.pending = saved.map(|(_, bytes)| bytes.clone()).unwrap_or_default();

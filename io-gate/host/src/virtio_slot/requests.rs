@@ -114,7 +114,7 @@ impl VirtioSlot {
     /// step, since this thread also takes the checkpoints.
     pub(super) fn complete_one(&mut self, done: Performed) -> Performable {
         if let Some((queue, head)) = done.chain()
-            && done.request.record().id >= self.life
+            && done.request.record().id >= self.first_id
             && self.usable(queue)
             && let Err(error) = self.give_back(queue, head, &done)
         {

@@ -173,7 +173,7 @@ impl History {
             self.note(Finding::new(
                 Kind::Lost,
                 format!(
-                    "{total} operations are counted, but nobody was answered for number {missing}"
+                    "{total} operations are counted, but no client got an answer for number {missing}"
                 ),
             ));
         }

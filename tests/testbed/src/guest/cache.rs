@@ -25,7 +25,9 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
     let dir = set("KEMARI_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("kemari")))
         .or_else(|| set("HOME").map(|d| d.join(".cache/kemari")))
-        .context("no place for prepared guests: set KEMARI_CACHE to a directory, or set HOME")?;
+        .context(
+            "no directory for prepared guests: set KEMARI_CACHE to a directory, or set HOME",
+        )?;
     std::path::absolute(&dir).with_context(|| format!("the cache directory {}", dir.display()))
 }
 
@@ -53,8 +55,12 @@ pub(crate) struct Cache {
 impl Cache {
     /// Opens (and makes) the cache, and removes what an interrupted preparation left behind.
     pub(crate) fn open(dir: &Path, say: &dyn Fn(&str)) -> Result<Self> {
-        let make =
-            || format!("cannot use {} as a cache; KEMARI_CACHE names another", dir.display());
+        let make = || {
+            format!(
+                "cannot use {} as a cache; set KEMARI_CACHE to another directory",
+                dir.display()
+            )
+        };
         fs::create_dir_all(dir).with_context(make)?;
         check_own(dir)?;
         let lock = File::options().write(true).create(true).truncate(false).open(dir.join("lock"));
@@ -130,8 +136,8 @@ fn check_own(dir: &Path) -> Result<()> {
     match first {
         None => Ok(()),
         Some(found) => bail!(
-            "{}: expected an empty directory or a cache of prepared guests, found `{}` in it; nothing was touched: \
-             KEMARI_CACHE names another directory",
+            "{}: expected an empty directory or a cache of prepared guests, found `{}` in it; nothing was changed: \
+             set KEMARI_CACHE to another directory",
             dir.display(),
             found.file_name().display()
         ),

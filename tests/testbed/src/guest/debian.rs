@@ -129,14 +129,14 @@ impl Archive {
         if let Err(why) = fs::remove_file(self.dir.join(VERSIONS))
             && why.kind() != ErrorKind::NotFound
         {
-            return Err(why).context("forgetting the old package versions");
+            return Err(why).context("removing the old package versions");
         }
         // An empty status file: packages installed on this machine must not affect what goes into a guest.
         fs::write(self.dir.join("status"), "")?;
         fs::write(self.dir.join("sources.list"), &sources)?;
         match run(self.apt("apt-get").args(["-qq", "update"])) {
             Ok(()) => {}
-            Err(why) if known => say(&format!("going on with the lists there are: {why:#}")),
+            Err(why) if known => say(&format!("continuing with the existing lists: {why:#}")),
             Err(why) => {
                 return Err(why).context("reading Debian's package lists (network needed once)");
             }

@@ -59,7 +59,7 @@ impl Arbiter {
                 let prefix = network.arbiter_prefix();
                 ensure!(
                     prefix.is_empty() || !config.tls,
-                    "--arbiter etcd: its server speaks plain here, which --tls allows on --loopback only"
+                    "--arbiter etcd: its server is not encrypted here, which --tls allows only with --loopback"
                 );
                 let address =
                     if prefix.is_empty() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };

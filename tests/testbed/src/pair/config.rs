@@ -155,19 +155,35 @@ impl Kill {
             Self::Primary => ("primary", "the primary dies"),
             Self::Standby => ("standby", "the standby dies"),
             Self::BothLinks => ("both-links", "the primary reaches neither standby nor network"),
-            Self::PausePrimary => ("pause-primary", "the primary stops, and wakes up replaced"),
-            Self::Arbiter => ("arbiter", "the arbiter goes away, and comes back"),
-            Self::PrimaryWithoutArbiter => {
-                ("primary-without-arbiter", "the primary dies while the arbiter is away")
+            Self::PausePrimary => {
+                ("pause-primary", "the primary is stopped, and continues after it was replaced")
             }
-            Self::PauseStandby => ("pause-standby", "the standby stops, and wakes up given up"),
-            Self::Link => ("link", "the replication link is cut both ways"),
-            Self::LinkToStandby => ("link-to-standby", "it is cut one way: the standby is deaf"),
-            Self::LinkToPrimary => ("link-to-primary", "it is cut one way: the primary is deaf"),
+            Self::Arbiter => ("arbiter", "the arbiter is gone for a while"),
+            Self::PrimaryWithoutArbiter => {
+                ("primary-without-arbiter", "the primary dies while the arbiter is gone")
+            }
+            Self::PauseStandby => (
+                "pause-standby",
+                "the standby is stopped, and continues after the primary has \
+            given it up",
+            ),
+            Self::Link => ("link", "the replication link is cut in both directions"),
+            Self::LinkToStandby => (
+                "link-to-standby",
+                "the link is cut in one direction: the standby receives \
+            nothing",
+            ),
+            Self::LinkToPrimary => (
+                "link-to-primary",
+                "the link is cut in one direction: the primary receives \
+            nothing",
+            ),
             Self::Corrupt => ("corrupt", "a bit flips on the replication link (loopback)"),
             Self::Throttle => ("throttle", "the replication link is slow for a while (loopback)"),
-            Self::DiskFull => ("disk-full", "the disk takes no more for a while (as root)"),
-            Self::ArbiterSilent => ("arbiter-silent", "the arbiter answers nobody, or errs"),
+            Self::DiskFull => ("disk-full", "the disk is full for a while (needs root)"),
+            Self::ArbiterSilent => {
+                ("arbiter-silent", "the arbiter does not answer, or answers with errors")
+            }
             Self::ArbiterFromPrimary => {
                 ("arbiter-from-primary", "the primary alone does not reach the arbiter")
             }
@@ -180,33 +196,34 @@ impl Kill {
                 "the primary reaches its clients, but no standby and no arbiter",
             ),
             Self::Unread => {
-                ("unread", "nobody reads consoles and standard errors, and the primary dies")
+                ("unread", "consoles and standard error are not read, and the primary dies")
             }
             Self::SlowNetwork => (
                 "slow-network",
-                "the network takes frames slowly; mostly the primary dies meanwhile",
+                "the network accepts frames slowly; usually the primary dies meanwhile",
             ),
             Self::TwoArbiters => {
-                ("two-arbiters", "one side's arbiter (a directory) becomes a copy of its own")
+                ("two-arbiters", "one side's arbiter (a directory) becomes a separate copy")
             }
-            Self::Reset => ("reset", "the guest resets itself; mostly a side dies as it does"),
-            Self::SlowDisk => (
-                "slow-disk",
-                "the disk takes long for each write; mostly the primary dies meanwhile",
-            ),
+            Self::Reset => {
+                ("reset", "the guest resets itself; usually a side dies at the same time")
+            }
+            Self::SlowDisk => {
+                ("slow-disk", "the disk is slow for each write; usually the primary dies meanwhile")
+            }
             Self::SlowConsole => (
                 "slow-console",
-                "consoles' output is taken slowly; mostly the primary dies meanwhile",
+                "the consoles' output is read slowly; usually the primary dies meanwhile",
             ),
             Self::SlowArbiter => (
                 "slow-arbiter",
-                "the arbiter (a directory) takes long for each call; mostly the primary dies meanwhile",
+                "the arbiter (a directory) is slow for each call; usually the primary dies meanwhile",
             ),
             Self::DeletedTap => (
                 "deleted-tap",
-                "the tap of a side is deleted; mostly the primary dies meanwhile (as root, in namespaces)",
+                "the tap of a side is deleted; usually the primary dies meanwhile (needs root and namespaces)",
             ),
-            Self::PowerOff => ("power-off", "the guest powers itself off as a side dies"),
+            Self::PowerOff => ("power-off", "the guest powers itself off while a side dies"),
         }
     }
 }
@@ -229,18 +246,19 @@ pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
     ensure!(!kills.is_empty(), "--kill: expected at least one way to break the pair");
     if let Some(kill) = kills.iter().find(|kill| kill.needs_relay() && !loopback) {
         bail!(
-            "--kill {}: it takes the relay between two hosts on loopback: add --loopback",
+            "--kill {}: it needs the relay between two hosts on loopback: add --loopback",
             kill.name()
         );
     }
     if let Some(kill) = kills.iter().find(|kill| kill.needs_taps() && loopback) {
-        bail!("--kill {}: it takes hosts in namespaces: leave out --loopback", kill.name());
+        bail!("--kill {}: it needs hosts in namespaces: remove --loopback", kill.name());
     }
     let taps = kills.iter().find(|kill| kill.needs_taps());
     let sockets = kills.iter().find(|kill| kill.needs_sockets());
     if let (Some(taps), Some(sockets)) = (taps, sockets) {
         bail!(
-            "--kill {},{}: the first takes a tap as the guest's network, the second a socket: run them one after the other",
+            "--kill {},{}: the first needs a tap as the guest's network, the second a socket: run them one after the \
+             other",
             taps.name(),
             sockets.name()
         );
@@ -255,7 +273,7 @@ pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
 pub fn check_arbiter(kills: &[Kill], arbiter: ArbiterKind) -> Result<()> {
     let directory = kills.iter().find(|kill| kill.needs_directory());
     if let (ArbiterKind::Etcd, Some(kill)) = (arbiter, directory) {
-        bail!("--kill {}: it takes a directory as arbiter: leave out --arbiter etcd", kill.name());
+        bail!("--kill {}: it needs a directory as arbiter: remove --arbiter etcd", kill.name());
     }
     Ok(())
 }
@@ -268,7 +286,7 @@ pub fn check_root(kills: &[Kill]) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if let Some(kill) = kills.iter().find(|kill| kill.needs_root() && !root) {
         bail!(
-            "--kill {}: it mounts a disk or makes interfaces, which only root may: run as root",
+            "--kill {}: it mounts a disk or creates interfaces, which requires root: run it as root",
             kill.name()
         );
     }

@@ -201,7 +201,7 @@ impl Pair<'_> {
             Kill::SlowConsole => self.slow(What::Console),
             Kill::SlowArbiter => self.slow(What::Arbiter),
             Kill::DeletedTap => self.deleted_tap(),
-            Kill::PowerOff => bail!("power-off ends the life of a pair: it is no round"),
+            Kill::PowerOff => bail!("a power-off ends the pair: it is not a round"),
         }
     }
 
@@ -272,7 +272,7 @@ impl Pair<'_> {
             // The answers came from the new host in this case; the capture judges the old host's frames.
             findings.clear();
         } else if replaced || self.active.status()?.number("term") > term {
-            let what = "a term was won while nobody could ask the arbiter (P2)";
+            let what = "a term was won while no side could reach the arbiter (P2)";
             findings.push(Finding::new(Kind::TwoActive, what));
         }
         let joined = self.active.status().is_ok_and(|primary| primary.has_standby());
@@ -324,12 +324,12 @@ impl Pair<'_> {
         let frames = self.launcher.switch().take_capture();
         outcome.findings.extend(Succession { before, other, moved: true }.check(&frames));
         if let Some(finding) = outcome.findings.first() {
-            bail!("a takeover that no fault asked for: {finding}");
+            bail!("an unexpected takeover, without a fault for it: {finding}");
         }
         self.unasked += 1;
         self.fault = None;
         self.before = self.active.host;
-        let line = format!("the guest moved, though no fault asked for it: {error:#}");
+        let line = format!("the guest moved to the other host, without a fault for it: {error:#}");
         self.context.progress.line(&line);
         self.protect_again().map(drop)
     }
@@ -345,7 +345,8 @@ impl Pair<'_> {
         if frames == 0 {
             return Ok(Vec::new());
         }
-        let what = format!("{frames} frames came while nobody could tell who may perform (P2)");
+        let what =
+            format!("{frames} frames came while neither side had an answer of the arbiter (P2)");
         Ok(vec![Finding::new(Kind::TwoActive, what)])
     }
 
@@ -539,7 +540,7 @@ impl Pair<'_> {
             self.wait_protected_wherever(Load::Goes)?;
         }
         let what = format!(
-            "a full disk is the guest's trouble, not the pair's: expected it protected, found {state} {UNASKED} times"
+            "a full disk must affect only the guest: expected it to stay protected, found {state} {UNASKED} times"
         );
         let findings = vec![Finding::new(Kind::Behaviour, what)];
         Ok(Outcome { findings, ..Outcome::default() })
@@ -715,7 +716,7 @@ impl Pair<'_> {
         let surplus = early.surplus_answers + if outcome.moved { 0 } else { late.surplus_answers };
         if surplus > 0 {
             let what = format!(
-                "{surplus} answers came more often than they were asked for, without a takeover"
+                "{surplus} answers came more often than their requests, without a takeover"
             );
             report.findings.push(Finding::new(Kind::Duplicated, what));
         }

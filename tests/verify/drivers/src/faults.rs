@@ -13,7 +13,7 @@ struct Faults {
     short_in: u32,
     trap: Option<Trap>,
     /// The trap to set once the guest has asked to be powered off or reset.
-    at_wish: Option<Trap>,
+    at_request: Option<Trap>,
     /// What happens in a thread some blocks later.
     armed: Option<Armed>,
     /// A host whose KVM refuses the next registers of a vCPU.
@@ -75,7 +75,7 @@ static FAULTS: Owned<Faults> = Owned::new(Faults {
     storage: BTreeMap::new(),
     short_in: 0,
     trap: None,
-    at_wish: None,
+    at_request: None,
     armed: None,
     refuses: None,
 });
@@ -93,13 +93,13 @@ pub(crate) fn set_trap(trap: Option<Trap>) {
 }
 
 /// Sets a trap for the moment after the guest has asked to be powered off or reset. It springs once.
-pub(crate) fn set_trap_at_wish(trap: Trap) {
-    FAULTS.with(|faults| faults.at_wish = Some(trap));
+pub(crate) fn set_trap_at_request(trap: Trap) {
+    FAULTS.with(|faults| faults.at_request = Some(trap));
 }
 
 /// The guest has asked to be powered off or reset.
-pub(crate) fn wished() {
-    if let Some(trap) = FAULTS.with(|faults| faults.at_wish.take()) {
+pub(crate) fn guest_has_requested() {
+    if let Some(trap) = FAULTS.with(|faults| faults.at_request.take()) {
         set_trap(Some(trap));
     }
 }

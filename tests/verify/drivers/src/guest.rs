@@ -101,7 +101,7 @@ impl Orders {
 
 /// A step's request to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum GuestRequest {
     /// None: the guest goes on.
     Nothing,
     /// These bytes go out on the serial line.
@@ -113,18 +113,18 @@ pub(crate) enum Wish {
 }
 
 /// The request of a step.
-pub(crate) fn wish(memory: &mut dyn Memory, step: u64) -> Wish {
+pub(crate) fn request(memory: &mut dyn Memory, step: u64) -> GuestRequest {
     let orders = Orders::read(memory);
     if step > 0 && step == orders.off_at {
-        return Wish::Off;
+        return GuestRequest::Off;
     }
     if orders.reset_at > 0 && step >= orders.reset_at {
         let since = step - orders.reset_at;
         let asks = since == 0 || orders.insists > 0 && since.is_multiple_of(orders.insists);
-        return if asks { Wish::Reset } else { Wish::Nothing };
+        return if asks { GuestRequest::Reset } else { GuestRequest::Nothing };
     }
     let (boot, first) = (boot(memory), printed(memory, step));
-    Wish::Bytes((first..first + orders.burst).map(|number| byte(boot, number)).collect())
+    GuestRequest::Bytes((first..first + orders.burst).map(|number| byte(boot, number)).collect())
 }
 
 /// Number of bytes that the steps before this one have printed.

@@ -13,8 +13,8 @@ use crate::tally::{self, Kind};
 /// console buffers for a reader that reads nothing.
 const AGAIN: u64 = 160 << 10;
 
-/// The guest's life on one host.
-struct Life {
+/// The guest's run on one host.
+struct GuestRun {
     host: Host,
     /// How far the guest had come when it began here, in the whole chain of boots.
     begun: u64,
@@ -27,7 +27,7 @@ struct Life {
 }
 
 struct Judge {
-    lives: Vec<Life>,
+    runs: Vec<GuestRun>,
     boots: Boots,
     /// The furthest byte that has left.
     left: Spot,
@@ -48,7 +48,7 @@ struct Judge {
 }
 
 static JUDGE: Owned<Judge> = Owned::new(Judge {
-    lives: Vec::new(),
+    runs: Vec::new(),
     boots: Boots::new(),
     left: Spot { boot: 0, number: 0 },
     steps: 0,
@@ -106,7 +106,7 @@ pub(crate) fn wants_reset(host: Host, boot: u64) {
     let now = now();
     JUDGE.with(|judge| {
         judge.boots.asks(boot, judge.in_peace.then_some(judge.sent));
-        if judge.lives.last().is_some_and(|life| life.host == host) {
+        if judge.runs.last().is_some_and(|run| run.host == host) {
             judge.waits_reset.get_or_insert(now);
         }
     });
@@ -141,7 +141,7 @@ pub(crate) fn acknowledged(epoch: u64) {
 /// The guest has made a step.
 pub(crate) fn stepped(host: Host) {
     JUDGE.with(|judge| {
-        if judge.lives.last().is_some_and(|life| life.host == host) {
+        if judge.runs.last().is_some_and(|run| run.host == host) {
             judge.steps += 1;
         }
     });
@@ -151,7 +151,7 @@ pub(crate) fn stepped(host: Host) {
 pub(crate) fn asked(host: Host, place: Place) {
     let now = now();
     JUDGE.with(|judge| {
-        if judge.lives.last().is_some_and(|life| life.host == host) {
+        if judge.runs.last().is_some_and(|run| run.host == host) {
             let spot = Spot { boot: place.boot, number: place.printed };
             judge.waits.push_back((judge.boots.far(spot), now));
         }
@@ -171,7 +171,7 @@ pub(crate) fn is_free(host: Host) {
 
 /// The host that the guest is on.
 pub(crate) fn last_host() -> Option<Host> {
-    JUDGE.with(|judge| judge.lives.last().map(|life| life.host))
+    JUDGE.with(|judge| judge.runs.last().map(|run| run.host))
 }
 
 /// The guest has asked to be powered off.
@@ -195,8 +195,8 @@ pub(crate) fn total() -> u64 {
 }
 
 /// Number of times that the guest has started, or was taken over.
-pub(crate) fn lives() -> usize {
-    JUDGE.with(|judge| judge.lives.len())
+pub(crate) fn runs() -> usize {
+    JUDGE.with(|judge| judge.runs.len())
 }
 
 impl Judge {
@@ -205,7 +205,7 @@ impl Judge {
     }
 
     fn begins(&mut self, host: Host, found: Place) -> Result<(), String> {
-        if !self.lives.is_empty() {
+        if !self.runs.is_empty() {
             tally::saw(Kind::Takeover);
             if self.boots.count() > 1 {
                 tally::saw(Kind::TakeoverAfterReset);
@@ -227,7 +227,7 @@ impl Judge {
             boot => self.boots.far(Spot { boot, number: found.printed }),
         };
         let known = from.clone();
-        self.lives.push(Life { host, begun, now: from.clone(), from, next: Vec::new() });
+        self.runs.push(GuestRun { host, begun, now: from.clone(), from, next: Vec::new() });
         self.waits.clear();
         self.waits_reset = None;
         if total > begun || !known.iter().any(|boot| self.boots.leads_to(self.left.boot, *boot)) {
@@ -240,10 +240,10 @@ impl Judge {
     }
 
     fn boots(&mut self, host: Host) -> Result<u64, String> {
-        let Some(life) = self.lives.iter_mut().rfind(|life| life.host == host) else {
+        let Some(run) = self.runs.iter_mut().rfind(|run| run.host == host) else {
             return Err("P2: a guest boots where there is none".to_owned());
         };
-        let former = std::mem::take(&mut life.now);
+        let former = std::mem::take(&mut run.now);
         for boot in &former {
             self.boots.may_be_reset(*boot, self.in_peace.then_some(self.acknowledged))?;
         }
@@ -251,8 +251,8 @@ impl Judge {
             tally::saw(Kind::Reset);
         }
         let boot = self.boots.add(former);
-        life.now = vec![boot];
-        if self.lives.last().is_some_and(|life| life.host == host) {
+        run.now = vec![boot];
+        if self.runs.last().is_some_and(|run| run.host == host) {
             self.waits_reset = None;
         }
         Ok(boot)
@@ -260,17 +260,17 @@ impl Judge {
 
     fn byte(&mut self, host: Host, byte: u8) -> Result<(), String> {
         let total = self.total();
-        let last = self.lives.len() - 1;
-        let Some(index) = self.lives.iter().rposition(|life| life.host == host) else {
+        let last = self.runs.len() - 1;
+        let Some(index) = self.runs.iter().rposition(|run| run.host == host) else {
             return Err("P2: a byte of a guest that does not run here".to_owned());
         };
-        if index < last && !self.lives[last].next.is_empty() {
+        if index < last && !self.runs[last].next.is_empty() {
             return Err("P2: a byte of the replaced side after the new side's first".to_owned());
         }
         if self.free.contains(&host) {
             return Err("P2: a byte of a machine that has given its name back".to_owned());
         }
-        let mut may_be = std::mem::take(&mut self.lives[index].next);
+        let mut may_be = std::mem::take(&mut self.runs[index].next);
         if may_be.is_empty() {
             may_be = match index {
                 0 => vec![Spot { boot: 0, number: 0 }],
@@ -285,9 +285,9 @@ impl Judge {
                 self.left
             ));
         };
-        self.lives[index].next = next;
+        self.runs[index].next = next;
         let now = self.boots.far(spot);
-        let new = &self.lives[last];
+        let new = &self.runs[last];
         let is_known = || new.from.iter().any(|boot| self.boots.leads_to(spot.boot, *boot));
         if index < last && (now > new.begun || !is_known()) {
             return Err(format!(

@@ -13,7 +13,7 @@ use kvm_bindings::{
     kvm_pit_state2, kvm_regs, kvm_run, kvm_userspace_memory_region,
 };
 
-use crate::guest::{self, Memory, Wish};
+use crate::guest::{self, GuestRequest, Memory};
 use crate::hosts;
 use crate::scheduler::{self, Host, On, Owned, Woken};
 
@@ -305,13 +305,13 @@ fn run(fd: i32) -> i64 {
     }
     loop {
         let Some(step) = take_step(fd, vm, run) else { return -i64::from(libc::EINTR) };
-        let wish = with_guest(vm, |memory| guest::wish(memory, step));
-        if wish == Wish::Nothing {
+        let request = with_guest(vm, |memory| guest::request(memory, step));
+        if request == GuestRequest::Nothing {
             with_guest(vm, |memory| guest::end_step(memory, step));
             continue;
         }
         TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").pending = Some(step));
-        leave_for(vm, run, step, &wish);
+        leave_for(vm, run, step, &request);
         return 0;
     }
 }
@@ -337,24 +337,24 @@ fn take_step(fd: i32, vm: i32, run: *mut kvm_run) -> Option<u64> {
 }
 
 /// The exit with the guest's request.
-fn leave_for(vm: i32, run: *mut kvm_run, step: u64, wish: &Wish) {
+fn leave_for(vm: i32, run: *mut kvm_run, step: u64, request: &GuestRequest) {
     let host = scheduler::host();
     let boot = with_guest(vm, guest::boot);
-    match wish {
-        Wish::Nothing => {}
-        Wish::Bytes(bytes) => {
+    match request {
+        GuestRequest::Nothing => {}
+        GuestRequest::Bytes(bytes) => {
             let printed = with_guest(vm, |memory| guest::printed(memory, step));
             crate::judge::asked(host, guest::Place { boot, printed: printed + bytes.len() as u64 });
             write_out(run, SERIAL_PORT, 1, bytes);
         }
-        Wish::Off => {
+        GuestRequest::Off => {
             crate::judge::wants_off();
-            crate::faults::wished();
+            crate::faults::guest_has_requested();
             write_out(run, POWER_PORT, 2, &SOFT_OFF.to_le_bytes());
         }
-        Wish::Reset => {
+        GuestRequest::Reset => {
             crate::judge::wants_reset(host, boot);
-            crate::faults::wished();
+            crate::faults::guest_has_requested();
             write_out(run, RESET_PORT, 1, &[layout::I8042_RESET]);
         }
     }

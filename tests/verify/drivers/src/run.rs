@@ -131,7 +131,7 @@ fn many(arguments: &Arguments) -> ExitCode {
     });
     let found = found.into_inner().expect("not poisoned");
     let tally = tally.into_inner().expect("not poisoned");
-    println!("{}", tally.told());
+    println!("{}", tally.summary());
     let never = tally.never();
     if !never.is_empty() && arguments.story.is_none() {
         println!("in no world: {}", never.join(", "));

@@ -73,9 +73,9 @@ impl Tally {
     }
 
     /// For each kind, the number of worlds in which it happened.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let one = |(kind, name): &(Kind, &str)| format!("{name} {}", self.worlds[*kind as usize]);
-        format!("in so many worlds: {}", KINDS.iter().map(one).collect::<Vec<_>>().join(", "))
+        format!("numbers of worlds: {}", KINDS.iter().map(one).collect::<Vec<_>>().join(", "))
     }
 
     /// The kinds that happened in no world.
@@ -99,6 +99,6 @@ mod tests {
         assert_eq!(tally.never(), ["slow fence"]);
         tally.add(&said(1 << Kind::SlowFence as u64));
         assert!(tally.never().is_empty());
-        assert!(tally.told().contains("reset 1, "), "{}", tally.told());
+        assert!(tally.summary().contains("reset 1, "), "{}", tally.summary());
     }
 }

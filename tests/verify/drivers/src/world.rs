@@ -120,7 +120,7 @@ struct World {
     /// The killed hosts among the two.
     killed: Vec<Host>,
     /// Number of starts and takeovers of the guest before these two became a pair.
-    lives: usize,
+    runs: usize,
 }
 
 /// Runs the world of a seed; returns if it has kept every promise.
@@ -163,7 +163,7 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
         ends: false,
         faults: Vec::new(),
         killed: Vec::new(),
-        lives: 1,
+        runs: 1,
     };
     world.begin_standby(Host::B);
     world.begin_primary();
@@ -277,11 +277,11 @@ impl World {
             true => self.kill(Host::A),
             false => self.stop_for(Host::A, 1_000_000_000..4_000_000_000),
         }
-        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        self.wait_for("P7: a takeover", |_| judge::runs() > 1);
         self.pass(1..200);
         (self.primary, self.standby) = (Host::B, Host::C);
         self.cable = Cable::lay(&self.places.near(Host::C), self.places.far(Host::C));
-        (self.killed, self.lives) = (Vec::new(), 2);
+        (self.killed, self.runs) = (Vec::new(), 2);
         self.begin_standby(Host::C);
         self.wait_for("an engine", |world| world.with_engine(Host::B, |_| ()).is_some());
         self.protect();
@@ -417,7 +417,7 @@ impl World {
             broken("P7: a console that nobody reads ends the protection");
         }
         self.kill(Host::A);
-        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        self.wait_for("P7: a takeover", |_| judge::runs() > 1);
         self.goes_on_without_readers();
     }
 
@@ -432,7 +432,7 @@ impl World {
         }
         self.heal();
         self.pass(1000..2000);
-        if judge::lives() > 1 {
+        if judge::runs() > 1 {
             broken("P2: a standby that asks another arbiter has taken over");
         }
     }
@@ -549,13 +549,13 @@ impl World {
                 matches!(fault, Fault::EndPrimary | Fault::ReaderStops | Fault::SlowStorage(_))
             };
             self.pass(3000..3001);
-            if self.faults.iter().all(harmless) && judge::lives() > self.lives {
+            if self.faults.iter().all(harmless) && judge::runs() > self.runs {
                 broken("P7: the guest of a machine that was told to end goes on");
             }
             return;
         }
         // A guest that was never protected dies with its host.
-        if self.killed == [self.primary] && !protected && judge::lives() == self.lives {
+        if self.killed == [self.primary] && !protected && judge::runs() == self.runs {
             return self.holds_nothing(self.standby);
         }
         let before = judge::total();

@@ -9,24 +9,24 @@ use anyhow::{Context, Result};
 use kemari_flags::faults::{Arguments, Fault};
 
 use crate::calls::Kind;
-use crate::life::{self, Cell, Count, Counts, Phase, Role, Seen};
 use crate::lists;
 use crate::pair::Programs;
 use crate::results::RoleCall;
 use crate::roles;
+use crate::scenario::{self, Cell, Count, Counts, Phase, Role, Seen};
 
-/// If a call is made in several phases of a life, the fault is made in the first of these phases: where
+/// If a call is made in several phases of a scenario, the fault is made in the first of these phases: where
 /// the guest has most to lose.
 const PREFERRED: [Phase; 5] =
     [Phase::Work, Phase::Takeover, Phase::Again, Phase::Start, Phase::End];
 /// Maximum number of calls that pass before the fault.
 const SKIPPED: u64 = 8;
 
-/// The calls that the product's threads make in the life of a pair.
+/// The calls that the product's threads make in the scenario of a pair.
 pub(crate) fn observe(programs: &Programs) -> Result<Counts> {
     let mut counts = Counts::new();
     for side in [Role::Primary, Role::Standby] {
-        counts.extend(life::observe(programs, side)?);
+        counts.extend(scenario::observe(programs, side)?);
     }
     let strange = counts.keys().map(|seen| &*seen.thread).filter(|of| roles::role(of).is_none());
     let strange: BTreeSet<&str> = strange.collect();

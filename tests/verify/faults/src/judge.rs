@@ -10,10 +10,10 @@ use kemari_flags::faults::Fault;
 use kemari_testbed::pair::observer::Observer;
 use serde::{Deserialize, Serialize};
 
-use crate::life::{self, Cell, END, Made, Phase, Sides};
 use crate::pair::{ENOUGH, PATIENCE, Pair, Programs, Side, TURN};
 use crate::reasons::Reasons;
 use crate::results::Line;
+use crate::scenario::{self, Cell, END, Made, Phase, Sides};
 
 /// How long a slow call takes: longer than a heartbeat's timeout.
 const DELAY: Duration = Duration::from_millis(1500);
@@ -174,14 +174,14 @@ impl Run<'_> {
         self.violations.push(what.into());
     }
 
-    /// Plays the life up to the fault.
+    /// Plays the scenario up to the fault.
     fn begin(&mut self) -> Result<Sides> {
         let asked = self.cell.asked(Arc::clone(&self.made), DELAY);
         if self.cell.phase == Phase::Start {
             self.made.arm();
-            return life::begin(&mut self.pair, self.cell.seen.side, asked, SOON);
+            return scenario::begin(&mut self.pair, self.cell.seen.side, asked, SOON);
         }
-        let mut sides = life::begin(&mut self.pair, self.cell.seen.side, asked, PATIENCE)?;
+        let mut sides = scenario::begin(&mut self.pair, self.cell.seen.side, asked, PATIENCE)?;
         self.cell.lead(&mut self.pair, &mut sides).context("before the fault")?;
         self.made.arm();
         Ok(sides)
@@ -208,7 +208,7 @@ impl Run<'_> {
             }
             (Phase::Again, standby) => {
                 drop(standby);
-                life::protect_again(&mut self.pair, sides, SOON)
+                scenario::protect_again(&mut self.pair, sides, SOON)
             }
             (_, standby) => {
                 sides.standby = standby;

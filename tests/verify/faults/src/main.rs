@@ -8,12 +8,12 @@
 mod calls;
 mod cells;
 mod judge;
-mod life;
 mod lists;
 mod pair;
 mod reasons;
 mod results;
 mod roles;
+mod scenario;
 mod table;
 
 use std::process::ExitCode;
@@ -24,10 +24,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use judge::Patience;
 use kemari_flags::faults::Arguments;
-use life::Cell;
 use pair::Programs;
 use reasons::Reasons;
 use results::{Line, Results};
+use scenario::Cell;
 
 /// Number of tries for a fault: a busy machine may keep a pair from reaching its fault's phase.
 const TRIES: usize = 3;
@@ -64,7 +64,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let cells = cells::choose(&counts, arguments);
     ensure!(
         !cells.is_empty(),
-        "no thread that was asked for makes such a call, or none can have such a fault; `--observe` says which there are"
+        "none of the selected threads makes such a call, or the fault is impossible in it; `--observe` lists the calls"
     );
     let mut wanted: Vec<&Cell> = cells.iter().filter(|cell| !results.has(cell)).collect();
     if arguments.once {
@@ -128,7 +128,7 @@ fn make(
                     match one(programs, cell, arguments.seed, patience, reasons) {
                         Ok(line) => results.add(line, reasons),
                         Err(error) => {
-                            println!("{cell}: no pair came to it: {error:#}");
+                            println!("{cell}: no pair reached it: {error:#}");
                             *failed.lock().expect("no holder panics") =
                                 Err(error.context(cell.to_string()));
                         }
@@ -152,7 +152,7 @@ fn one(
     loop {
         tries += 1;
         match judge::run(programs, &cell, seed, patience, reasons) {
-            // This life had fewer such calls than the observed one, or took another course on a busy machine.
+            // This scenario had fewer such calls than the observed one, or took another course on a busy machine.
             Ok(outcome) if !outcome.is_made() && tries < patience.tries => cell.skip = 0,
             Ok(outcome) => return Ok(Line::new(&cell, outcome)),
             Err(error) if tries == TRIES => return Err(error),

@@ -24,7 +24,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(2);
 /// After this many more answers the guest counts as going on.
 pub(crate) const ENOUGH: u64 = 20;
-/// Names of the processes of a life, and so their maximum number.
+/// Names of the processes of a scenario, and so their maximum number.
 const SIDES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// Small, so that its checkpoints are small.
 const MEMORY: &str = "32";

@@ -9,7 +9,7 @@ use crate::results::Line;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reasons {
-    /// Calls that no life here reaches.
+    /// Calls that no scenario here reaches.
     #[serde(default)]
     never: Vec<Never>,
     /// Results that are right.

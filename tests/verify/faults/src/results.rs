@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::Outcome;
-use crate::life::Cell;
 use crate::reasons::Reasons;
 use crate::roles;
+use crate::scenario::Cell;
 
 /// How each line begins.
 const BEGIN: &str = r#"{"side":"#;
@@ -64,7 +64,13 @@ impl Results {
             true => std::fs::read_to_string(path).with_context(context)?,
             false => String::new(),
         };
-        let lines = read(&text).with_context(|| format!("{}: these are no results", context()))?;
+        let lines = read(&text).with_context(|| {
+            format!(
+                "{}: expected results of `cargo xtask faults`, found other \
+        text",
+                context()
+            )
+        })?;
         let mut file =
             File::options().create(true).append(true).open(path).with_context(context)?;
         if !text.is_empty() && !text.ends_with('\n') {
@@ -123,7 +129,7 @@ fn read(text: &str) -> serde_json::Result<Vec<Line>> {
         match serde_json::from_str(line) {
             Ok(line) => lines.push(line),
             Err(_) if line.starts_with(BEGIN) || BEGIN.starts_with(line) => {
-                eprintln!("--results: line {} is torn; its fault is made again", number + 1);
+                eprintln!("--results: line {} is incomplete; its fault is made again", number + 1);
             }
             Err(error) => return Err(error),
         }

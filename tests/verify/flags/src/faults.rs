@@ -86,7 +86,7 @@ pub struct Arguments {
     /// Write the table to this file, as Markdown.
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
-    /// List the calls that are made in the life of a pair, and make no fault.
+    /// List the calls that a pair makes, and make no fault.
     #[arg(long)]
     pub observe: bool,
     /// The `kemari` to run.

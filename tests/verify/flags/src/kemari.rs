@@ -70,7 +70,7 @@ pub fn check(words: &[String]) -> Result<(), String> {
             None => (flag, None),
         };
         if OF_RUN_PAIR.contains(&name) {
-            return Err(format!("`--{name}`: run-pair gives it itself: leave it out"));
+            return Err(format!("`--{name}`: run-pair sets it: remove it"));
         }
         let known = HANDED_ON.iter().find(|(known, _)| *known == name);
         let Some((_, value)) = known else {
@@ -121,7 +121,7 @@ mod tests {
             ("--ack-timeout=5s", "1 to 3600000, found `5s`"),
             ("--stall-timeout 4999", "5000 to 3600000"),
             ("--seccomp perhaps", "expected on, log, off, found `perhaps`"),
-            ("--serial none", "run-pair gives it itself"),
+            ("--serial none", "run-pair sets it"),
         ] {
             let error = check(wrong).err().unwrap_or_default();
             assert!(error.contains(expected), "{wrong}: {error}");

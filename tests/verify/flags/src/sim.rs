@@ -6,12 +6,12 @@ use crate::{JOBS, MINUTES, SEEDS, WORLDS, numbers};
 
 /// What else `cargo xtask sim` runs.
 const OTHERS: &str = "\
-Each of these runs something else, and has flags of its own; add --help:
-  --drivers  The product's own threads of a pair, one turn after the other as a seed says; with --defects, defects put back
-  --mutants  Small faults put into the protocol core, one at a time: who finds them
-  --model    Commit and takeover, explored exhaustively
+Each of these runs another check, and has its own flags; add --help:
+  --drivers  Run the product's own threads of a pair in an order that a seed decides; with --defects, put past defects back
+  --mutants  Put small faults into the protocol core, one at a time, and show which judge finds them
+  --model    Explore commit and takeover exhaustively
 
-docs/simulation.md tells of all of them.";
+docs/simulation.md describes all of them.";
 
 /// Run the protocol core in a simulated world with faults, and observe it from outside.
 #[derive(Debug, Parser)]

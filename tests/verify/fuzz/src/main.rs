@@ -15,7 +15,8 @@ fn target() -> &'static Target {
     static TARGET: OnceLock<&'static Target> = OnceLock::new();
     TARGET.get_or_init(|| {
         let name = std::env::var("KEMARI_FUZZ_TARGET").unwrap_or_default();
-        Target::named(&name).unwrap_or_else(|| panic!("there is no target `{name}`"))
+        Target::named(&name)
+            .unwrap_or_else(|| panic!("expected a name of a target, found `{name}`"))
     })
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn check_sound(judge: Judge, program: &Path) -> Result<()> {
     let found = judge.finds(program, 0)?;
     anyhow::ensure!(
         found.is_none(),
-        "the {} find a fault where there is none: {found:?}",
+        "the {} find a fault in the unchanged core: {found:?}",
         judge.name()
     );
     Ok(())

@@ -34,10 +34,7 @@ fn main() -> Result<ExitCode> {
     let argued = Argued::read(&project.join("tests/verify/mutants/argued.toml"))?;
     let numbers = chosen(&arguments, &copied.mutants);
     println!("{} mutants of {}", numbers.len(), copied.mutants.len());
-    anyhow::ensure!(
-        !numbers.is_empty(),
-        "no mutant has this in its name; `--list` says which there are"
-    );
+    anyhow::ensure!(!numbers.is_empty(), "no mutant has this in its name; `--list` names them");
     if arguments.list {
         for number in numbers {
             println!("{}", line(&copied.mutants[number - 1]));
@@ -190,14 +187,14 @@ fn report(arguments: &Arguments, argued: &Argued, mutants: &[Mutant], found: &[F
     // judged.
     let needless = if whole { argued.needless(&unfound) } else { argued.fitting_none(mutants) };
     for argument in &needless {
-        println!("NEEDLESS in argued.toml, no mutant that is not found fits: {argument:?}");
+        println!("NEEDLESS entry of argued.toml, it matches no open mutant: {argument:?}");
     }
     println!(
         "{} mutants: {} found by the unit tests ({both} of them by the simulation as well{}), {simulation} by the simulation alone, \
          {waived} argued away, {open} open",
         found.len(),
         tests + both,
-        if arguments.both { "" } else { ", which was not asked" },
+        if arguments.both { "" } else { ", which was not run" },
     );
     open == 0 && needless.is_empty()
 }

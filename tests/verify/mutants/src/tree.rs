@@ -173,7 +173,7 @@ fn built(tree: &Path, target: &Path, arguments: &[&str], name: &str) -> Result<P
             return Ok(path.into());
         }
     }
-    bail!("expected cargo to build {name}, found no such program in what it says");
+    bail!("expected cargo to build {name}, found no such program in its messages");
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ft_core::arbiter::{
-    Client as LeaseClient, ClientOptions, Held, Question as LeaseQuestion, Reply as LeaseReply,
-    Right, Snapshot, Success, Told, Wish, Written,
+    Client as LeaseClient, ClientOptions, Completion, Held, Question as LeaseQuestion,
+    Reply as LeaseReply, Request, Right, Snapshot, Success, Written,
 };
 use ft_core::{Term, Time};
 
@@ -46,9 +46,9 @@ pub(crate) struct Letter {
 pub(crate) struct Register {
     /// The winner of each term.
     pub(crate) winners: BTreeMap<u64, u64>,
-    /// With leases: the record of the last term, and the beat counter.
+    /// With leases: the record of the last term, and the renewal counter.
     record: Option<Written>,
-    beat: i64,
+    renewal: i64,
     pub(crate) down_until: u64,
     /// Slow until then: one question takes nearly as long as its clients wait.
     pub(crate) slow_until: u64,
@@ -80,20 +80,20 @@ impl Register {
     fn answer_lease(&mut self, process: u64, question: LeaseQuestion) -> LeaseReply<()> {
         match question {
             LeaseQuestion::Look => {
-                LeaseReply::Looked(Snapshot { term: self.record.clone(), beat: self.beat })
+                LeaseReply::Looked(Snapshot { term: self.record.clone(), renewal: self.renewal })
             }
             LeaseQuestion::Replace { seen, new } => {
-                if seen.term != self.record || seen.beat != self.beat {
+                if seen.term != self.record || seen.renewal != self.renewal {
                     return LeaseReply::Replaced(None);
                 }
                 let winner = self.claim(new.record.term, process);
                 assert!(winner == process, "P2: term {} is won twice", new.record.term);
-                self.beat += 1;
+                self.renewal += 1;
                 self.record = Some(written(new));
                 LeaseReply::Replaced(self.record.clone())
             }
             LeaseQuestion::Renew(mine) if self.record.as_ref() == Some(&mine) => {
-                self.beat += 1;
+                self.renewal += 1;
                 LeaseReply::Renewed
             }
             LeaseQuestion::Renew(_) => LeaseReply::Found(self.record.clone()),
@@ -185,7 +185,7 @@ pub(crate) struct Client {
     process: u64,
     /// The term that the protocol core wants, and whether the lease client knows of it.
     pub(crate) wanted: Option<u64>,
-    wished: bool,
+    requested: bool,
     asked: Option<(u64, Time)>,
     /// The process whose successor this one would be; 0 if there is none.
     followed: u64,
@@ -214,7 +214,7 @@ impl Client {
             kind,
             process,
             wanted: None,
-            wished: false,
+            requested: false,
             asked: None,
             followed: 0,
             lease,
@@ -229,12 +229,12 @@ impl Client {
             register.claim(1, self.process);
             return;
         }
-        self.lease.wish(Wish::Begin { seize: false }).unwrap();
+        self.lease.request(Request::Begin { seize: false }).unwrap();
         loop {
             let question = self.lease.next(now).expect("not all has been asked");
             let reply = register.answer_lease(self.process, question);
-            if let Some(told) = self.lease.reply(now, reply).unwrap() {
-                assert_eq!(told, Told::Wish(Ok(Success::Began(Term(1)))));
+            if let Some(completion) = self.lease.reply(now, reply).unwrap() {
+                assert_eq!(completion, Completion::Request(Ok(Success::Began(Term(1)))));
                 return;
             }
         }
@@ -275,10 +275,10 @@ impl Client {
             (Kind::None, _) | (Kind::File, None) => None,
             (Kind::File, Some(term)) => Some(Question::Claim { term, after: self.followed }),
             (Kind::Lease, wanted) => {
-                if let (Some(term), false) = (wanted, self.wished) {
-                    let wish = Wish::Claim { term: Term(term), why: String::new() };
-                    self.lease.wish(wish).unwrap();
-                    self.wished = true;
+                if let (Some(term), false) = (wanted, self.requested) {
+                    let request = Request::Claim { term: Term(term), why: String::new() };
+                    self.lease.request(request).unwrap();
+                    self.requested = true;
                 }
                 self.lease.next(now).map(|question| Question::Lease(Box::new(question)))
             }
@@ -302,8 +302,10 @@ impl Client {
     }
 
     fn take_lease(&mut self, now: Time, reply: LeaseReply<()>) -> Option<Outcome> {
-        let Some(Told::Wish(result)) = self.lease.reply(now, reply).unwrap() else { return None };
-        self.wished = false;
+        let Some(Completion::Request(result)) = self.lease.reply(now, reply).unwrap() else {
+            return None;
+        };
+        self.requested = false;
         match result {
             Ok(Success::Granted) => self.answer(true),
             Ok(Success::Denied(_)) => self.answer(false),

@@ -39,7 +39,7 @@ impl Member {
             let token = answer
                 .token
                 .parse()
-                .map_err(|_| "expected a token in printable characters, found others".to_owned())?;
+                .map_err(|_| "expected a token of printable characters, found others".to_owned())?;
             member.token = Some(token);
         }
         Ok(member)
@@ -68,9 +68,10 @@ impl Member {
         if let Some(token) = &self.token {
             request.metadata_mut().insert("token", token.clone());
         }
-        self.rpc.ready().await.map_err(|error| {
-            format!("expected a connection that is up, found: {}", chain(&error))
-        })?;
+        self.rpc
+            .ready()
+            .await
+            .map_err(|error| format!("expected an open connection, found: {}", chain(&error)))?;
         let answer = self.rpc.unary(request, path, ProstCodec::<Q, A>::default()).await;
         answer.map(tonic::Response::into_inner).map_err(|status| describe(&status, options))
     }
@@ -93,8 +94,8 @@ async fn channel(address: &str, options: &EtcdOptions) -> Result<Channel, String
     }
     endpoint.connect().await.map_err(|error| {
         let hint = match scheme {
-            "https" => "check the address, and that --arbiter-ca vouches for etcd's certificate",
-            _ => "check the address, and give --arbiter-ca if etcd wants TLS",
+            "https" => "check the address, and that the authority of --arbiter-ca has signed etcd's certificate",
+            _ => "check the address, and add --arbiter-ca if etcd requires TLS",
         };
         format!("expected a {scheme} connection, found: {}; {hint}", chain(&error))
     })
@@ -106,12 +107,12 @@ fn describe(status: &Status, options: &EtcdOptions) -> String {
     let user = options.user.as_ref().map_or("nobody", |(name, _)| name);
     if message.contains("authentication failed") || message.contains("user name is empty") {
         return format!(
-            "expected etcd to let `{user}` in, found: {message}; check --arbiter-user and --arbiter-password-file"
+            "expected etcd to accept user `{user}`, found: {message}; check --arbiter-user and --arbiter-password-file"
         );
     }
     if message.contains("permission denied") {
         return format!(
-            "expected `{user}` to have the right to read and write below /kemari/, found: {message}; grant it: \
+            "expected user `{user}` to have read and write permission below /kemari/, found: {message}; grant it: \
              etcdctl role grant-permission ROLE --prefix=true readwrite /kemari/"
         );
     }

@@ -56,7 +56,7 @@ impl EtcdArbiter {
         let (commands, received) = unbounded_channel();
         let problem = |error: std::io::Error| ArbiterError::Etcd {
             endpoint: endpoints.clone(),
-            problem: format!("expected a thread to ask it with, found: {error}"),
+            problem: format!("cannot start a thread to ask it: {error}"),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

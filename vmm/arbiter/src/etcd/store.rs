@@ -5,8 +5,8 @@
 //!
 //! `/kemari/NAME/beat` is written by the holder to renew its lease, in transactions that name the term's record; its mod revision
 //! shows every change to a watcher. Records are compared as whole values: each names its process by a number that is never used
-//! again, so equal values are the same record, even after etcd was restored from a backup. The holder renews only while the beat
-//! is not older than its last confirmed one: if a restore has undone that beat, it may also have undone another machine's term.
+//! again, so equal values are the same record, even after etcd was restored from a backup. The holder renews only while the renewal
+//! is not older than its last confirmed one: if a restore has undone that renewal, it may also have undone another machine's term.
 //!
 //! `/kemari/NAME/id` is made once. `/kemari/NAME/mark` is written by a primary for each session and `/kemari/NAME/counter-mark`
 //! by its standby, so that each sees that it uses the same etcd as the other. A cluster's number is not enough: it is computed
@@ -42,12 +42,12 @@ pub(super) struct Store {
     options: EtcdOptions,
     vm: String,
     term_key: String,
-    beat_key: String,
+    renewal_key: String,
     id_key: String,
     mark_key: String,
     counter_mark_key: String,
-    /// The revision of this process's last confirmed beat.
-    beaten: i64,
+    /// The revision of this process's last confirmed renewal.
+    last_renewal: i64,
     /// The first cluster that has answered; `None`: none has answered yet.
     cluster: Option<u64>,
     /// The endpoint that is asked.
@@ -58,16 +58,16 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn new(options: EtcdOptions, vm: &str) -> Self {
         let term_key = format!("/kemari/{vm}/term");
-        let beat_key = format!("/kemari/{vm}/beat");
+        let renewal_key = format!("/kemari/{vm}/beat");
         Self {
             options,
             vm: vm.to_owned(),
             term_key,
-            beat_key,
+            renewal_key,
             id_key: format!("/kemari/{vm}/id"),
             mark_key: format!("/kemari/{vm}/mark"),
             counter_mark_key: format!("/kemari/{vm}/counter-mark"),
-            beaten: 0,
+            last_renewal: 0,
             cluster: None,
             current: 0,
             member: None,
@@ -85,23 +85,23 @@ impl Store {
     /// Reads both keys with a quorum.
     pub(super) async fn look(&mut self) -> Result<Snapshot, ArbiterError> {
         let txn = TxnRequest {
-            success: vec![RequestOp::get(&self.term_key), RequestOp::get(&self.beat_key)],
+            success: vec![RequestOp::get(&self.term_key), RequestOp::get(&self.renewal_key)],
             ..TxnRequest::default()
         };
         let answer = self.txn(txn).await?;
-        let [term, beat] = self.values(answer)?;
+        let [term, renewal] = self.values(answer)?;
         let term = term.map(|pair| self.decode(pair.value)).transpose()?;
-        let beat = beat.map_or(0, |pair| pair.mod_revision);
-        if beat < self.beaten {
-            // P2: etcd has lost a beat of this process; it may have lost other machines' terms as well.
+        let renewal = renewal.map_or(0, |pair| pair.mod_revision);
+        if renewal < self.last_renewal {
+            // P2: etcd has lost a renewal of this process; it may have lost other machines' terms as well.
             let problem = format!(
-                "expected {} at revision {} or later, as this process has written it, found {beat}: etcd's data went back, and \
-                 what others did meanwhile is not known; end the machine that is not to be",
-                self.beat_key, self.beaten
+                "expected {} at revision {} or later, as this process has written it, found {renewal}: etcd's data went \
+                 back to an earlier state, and what other machines did since is not known; stop the wrong machine",
+                self.renewal_key, self.last_renewal
             );
             return Err(ArbiterError::Etcd { endpoint: self.endpoint().to_owned(), problem });
         }
-        Ok(Snapshot { term, beat })
+        Ok(Snapshot { term, renewal })
     }
 
     /// Replaces the state `seen` by `new` and renews the lease with it; returns `false` if the state has changed since.
@@ -114,23 +114,23 @@ impl Store {
             Some(term) => Compare::value_is(&self.term_key, term.value.clone()),
             None => Compare::is_missing(&self.term_key),
         };
-        let no_beat = Compare::mod_revision_is(&self.beat_key, seen.beat);
+        let no_renewal = Compare::mod_revision_is(&self.renewal_key, seen.renewal);
         let txn = TxnRequest {
-            compare: vec![as_seen, no_beat],
+            compare: vec![as_seen, no_renewal],
             success: vec![
                 RequestOp::put(&self.term_key, new.value.clone()),
-                RequestOp::put(&self.beat_key, new.held.record.holder.as_str()),
+                RequestOp::put(&self.renewal_key, new.held.record.holder.as_str()),
             ],
             failure: Vec::new(),
         };
         let answer = self.txn(txn).await?;
         if answer.succeeded {
-            self.beaten = answer.header().revision;
+            self.last_renewal = answer.header().revision;
         }
         Ok(answer.succeeded)
     }
 
-    /// Writes the beat if the term's record is still `mine`.
+    /// Writes the renewal if the term's record is still `mine`.
     pub(super) async fn renew(
         &mut self,
         mine: &Written,
@@ -138,14 +138,14 @@ impl Store {
         let txn = TxnRequest {
             compare: vec![
                 Compare::value_is(&self.term_key, mine.value.clone()),
-                Compare::mod_revision_is_at_least(&self.beat_key, self.beaten),
+                Compare::mod_revision_is_at_least(&self.renewal_key, self.last_renewal),
             ],
-            success: vec![RequestOp::put(&self.beat_key, mine.held.record.holder.as_str())],
+            success: vec![RequestOp::put(&self.renewal_key, mine.held.record.holder.as_str())],
             failure: vec![RequestOp::get(&self.term_key)],
         };
         let answer = self.txn(txn).await?;
         if answer.succeeded {
-            self.beaten = answer.header().revision;
+            self.last_renewal = answer.header().revision;
             return Ok(Reply::Renewed);
         }
         let [found] = self.values(answer)?;
@@ -214,8 +214,8 @@ impl Store {
         let answer = match tokio::time::timeout(patience, self.ask(txn)).await {
             Ok(answer) => answer,
             Err(_) => Err(format!(
-                "expected an answer within {patience:?}, found none; check that etcd runs there, has a leader, \
-                 and answers well within --arbiter-lease"
+                "expected an answer within {patience:?}, found none; check that etcd runs there, has a leader, and \
+                 answers in much less time than --arbiter-lease"
             )),
         };
         let answer = answer.and_then(|answer| self.check_cluster(answer));
@@ -235,8 +235,8 @@ impl Store {
             return Ok(answer);
         }
         Err(format!(
-            "expected the cluster {expected:x}, which has answered before, found {found:x}; all addresses in --arbiter must be of \
-             one etcd, and its data must not go back"
+            "expected cluster {expected:x}, as in earlier answers, found {found:x}; all addresses in --arbiter must \
+             belong to one etcd cluster, and its data must not go back"
         ))
     }
 
@@ -258,7 +258,7 @@ impl Store {
     ) -> Result<[Option<KeyValue>; N], ArbiterError> {
         let found = answer.responses.len();
         let values: Option<Vec<_>> = answer.responses.into_iter().map(value).collect();
-        let problem = || format!("expected {N} values, found {found} answers of other kinds");
+        let problem = || format!("expected {N} values, found {found} answers of another kind");
         values.and_then(|values| values.try_into().ok()).ok_or_else(|| ArbiterError::Etcd {
             endpoint: self.endpoint().to_owned(),
             problem: problem(),

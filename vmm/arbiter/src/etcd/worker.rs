@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use ft_core::arbiter::{
-    Client, DiskClaim, Question, Reply, Success, TermRecord, Told, Trouble, Wish,
+    Client, ClientError, Completion, DiskClaim, Question, Reply, Request, Success, TermRecord,
 };
 use io_gate::host::Term;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -29,13 +29,13 @@ pub(super) enum Command {
 }
 
 impl Command {
-    fn wish(&self) -> Wish {
+    fn request(&self) -> Request {
         match self {
-            Self::Follow(..) | Self::Identify(..) => unreachable!("no wish of the client's"),
-            Self::Look(_) => Wish::Look,
-            Self::Claim(term, why, _) => Wish::Claim { term: *term, why: why.clone() },
-            Self::Begin(_, seize, _) => Wish::Begin { seize: *seize },
-            Self::End(term, _) => Wish::End { term: *term },
+            Self::Follow(..) | Self::Identify(..) => unreachable!("not a request of the client"),
+            Self::Look(_) => Request::Look,
+            Self::Claim(term, why, _) => Request::Claim { term: *term, why: why.clone() },
+            Self::Begin(_, seize, _) => Request::Begin { seize: *seize },
+            Self::End(term, _) => Request::End { term: *term },
         }
     }
 
@@ -121,19 +121,20 @@ impl Worker {
     }
 
     fn pursue(&mut self, pending: Pending) {
-        let wish = pending.command.wish();
-        self.client.wish(wish).expect("the last command has been answered");
+        let request = pending.command.request();
+        self.client.request(request).expect("the last command has been answered");
         self.lease.show(&self.client);
         self.pending = Some(pending);
     }
 
     async fn ask(&mut self, question: Question) {
         let reply = self.carry(question).await.unwrap_or_else(Reply::Failed);
-        let told = self.client.reply(boottime(), reply).expect("it is the answer to the question");
+        let completion =
+            self.client.reply(boottime(), reply).expect("it is the answer to the question");
         self.lease.show(&self.client);
-        match told {
-            Some(Told::Beat(result)) => self.tell_beat(result),
-            Some(Told::Wish(result)) => self.tell(result),
+        match completion {
+            Some(Completion::Renewal(result)) => self.tell_renewal(result),
+            Some(Completion::Request(result)) => self.tell(result),
             None => {}
         }
     }
@@ -150,15 +151,15 @@ impl Worker {
         })
     }
 
-    fn tell_beat(&mut self, result: Result<(), Trouble<ArbiterError>>) {
-        let Err(trouble) = result else {
+    fn tell_renewal(&mut self, result: Result<(), ClientError<ArbiterError>>) {
+        let Err(error) = result else {
             if std::mem::take(&mut self.in_trouble) {
                 log::info!("arbiter: etcd at {} answers again", self.store.endpoint());
             }
             return;
         };
-        let error = self.error(trouble);
-        self.lease.trouble(&error.to_string());
+        let error = self.error(error);
+        self.lease.set_reason(&error.to_string());
         if std::mem::replace(&mut self.in_trouble, true) {
             log::debug!("arbiter: {error}");
         } else {
@@ -166,31 +167,31 @@ impl Worker {
         }
     }
 
-    fn tell(&mut self, result: Result<Success, Trouble<ArbiterError>>) {
+    fn tell(&mut self, result: Result<Success, ClientError<ArbiterError>>) {
         let Some(Pending { command, tries }) = self.pending.take() else { return };
-        let again = matches!(result, Err(Trouble::Failed(ArbiterError::Etcd { .. })));
+        let again = matches!(result, Err(ClientError::Failed(ArbiterError::Etcd { .. })));
         if again && tries > 1 {
             return self.pursue(Pending { command, tries: tries - 1 });
         }
-        let result = result.map_err(|trouble| self.error(trouble));
+        let result = result.map_err(|error| self.error(error));
         command.answer(&format!("etcd's {}", self.store.term_key()), result);
     }
 
-    fn error(&self, trouble: Trouble<ArbiterError>) -> ArbiterError {
-        let problem = match trouble {
-            Trouble::Failed(error) => return error,
-            Trouble::Stranger { expected, found } => {
+    fn error(&self, error: ClientError<ArbiterError>) -> ArbiterError {
+        let problem = match error {
+            ClientError::Failed(error) => return error,
+            ClientError::Stranger { expected, found } => {
                 let place = format!("etcd's {}", self.store.term_key());
                 return ArbiterError::OtherHolder { place, expected, record: found };
             }
-            Trouble::WentBack { term } => format!(
-                "expected term {term} of virtual machine `{}` as this process has seen it last, found an older state of it: \
-                 etcd's data went back, and what others did meanwhile is not known; end the machine that is not to be",
+            ClientError::WentBack { term } => format!(
+                "expected term {term} of virtual machine `{}` in the state that this process saw last, found an older \
+                 state: etcd's data went back, and what other machines did since is not known; stop the wrong machine",
                 self.store.vm()
             ),
-            Trouble::Missing { expected, found } => self.missing(expected, found.as_deref()),
-            Trouble::Changing => format!(
-                "expected {} to rest for a moment, found it changing",
+            ClientError::Missing { expected, found } => self.missing(expected, found.as_deref()),
+            ClientError::Changing => format!(
+                "expected {} to stay unchanged for a moment, found that it keeps changing",
                 self.store.term_key()
             ),
         };

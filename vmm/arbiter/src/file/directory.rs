@@ -63,7 +63,8 @@ impl HostDirectory {
         let path = base.join(vm);
         make(base).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => io::Error::other(
-                "the directory above it is not there; mount what both hosts share, or make the directory first",
+                "its parent directory does not exist; mount the storage that both hosts share, or create the \
+                 directory first",
             ),
             _ => error,
         })?;

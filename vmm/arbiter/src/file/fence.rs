@@ -57,7 +57,7 @@ pub(super) struct TermFence {
     pacing: Mutex<()>,
     /// Requests for a slower pace: threads that perform effects may not write files.
     paces: SyncSender<Duration>,
-    trouble: Mutex<String>,
+    reason: Mutex<String>,
 }
 
 impl TermFence {
@@ -73,7 +73,7 @@ impl TermFence {
             took: AtomicU64::new(0),
             pacing: Mutex::default(),
             paces,
-            trouble: Mutex::new("no term has been won here".to_owned()),
+            reason: Mutex::new("this process has not won a term".to_owned()),
         });
         let weak = Arc::downgrade(&fence);
         threads::start("arbiter", move || keep_pace(&weak, &asked))?;
@@ -119,7 +119,7 @@ impl TermFence {
             // This process made that record and is about to learn whether it has won.
             Some(_) if succeeded => self.who_succeeded(ours)?,
             None if succeeded => {
-                self.note(format!("a term after {ours} has been won by another"));
+                self.note(format!("another process has won a later term than {ours}"));
                 Permission::Lost
             }
             Some(_) | None => Permission::Granted,
@@ -170,7 +170,7 @@ impl TermFence {
             self.max_age.store(nanos(pace), Ordering::SeqCst);
             self.slow.store(0, Ordering::Relaxed);
             log::warn!(
-                "arbiter {}: it answers slowly; whoever takes over waits {:?} longer",
+                "arbiter {}: it answers slowly; a takeover waits {:?} longer",
                 self.records.path().display(),
                 settle(pace)
             );
@@ -189,8 +189,8 @@ impl TermFence {
         self.records.forget_paces_before(term)
     }
 
-    fn note(&self, trouble: String) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    fn note(&self, reason: String) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 }
 
@@ -235,6 +235,6 @@ impl Fence for TermFence {
     }
 
     fn reason(&self) -> String {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -283,7 +283,7 @@ impl Arbiter for FileArbiter {
 
 /// Stands for a record that cannot be read.
 fn nameless(vm: &str, term: Term) -> TermRecord {
-    let (holder, why) = ("nobody who can be read".to_owned(), String::new());
+    let (holder, why) = ("a holder whose record cannot be read".to_owned(), String::new());
     TermRecord { vm: vm.to_owned(), term: term.0, holder, why, won_at: 0 }
 }
 

@@ -102,7 +102,7 @@ fn p2_one_of_many_claimants_wins_each_term() {
 fn p2_the_fence_falls_when_a_later_term_is_won() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (arbiter(dir.path(), "a"), arbiter(dir.path(), "b"));
-    assert_eq!(a.fence().ask(), Permission::Unknown, "no term has been won");
+    assert_eq!(a.fence().ask(), Permission::Unknown, "no term is won");
     assert_eq!(a.begin(false).unwrap(), Term(1));
     assert_eq!(a.fence().ask(), Permission::Granted);
     assert_eq!(b.claim(Term(2), "suspicion").unwrap(), Verdict::Granted);
@@ -152,7 +152,7 @@ fn a_holder_that_is_no_process_of_this_host_any_more_is_said_to_be_none() {
     let dead = holder_of(999_999_999);
     arbiter(dir.path(), &dead).begin(false).unwrap();
     let refusal = arbiter(dir.path(), "b").begin(false).unwrap_err().to_string();
-    assert!(refusal.contains("no such process is seen on this host"), "{refusal}");
+    assert!(refusal.contains("no such process runs on this host"), "{refusal}");
     let alive = holder_of(std::process::id());
     arbiter(dir.path(), &alive).begin(true).unwrap();
     let refusal = arbiter(dir.path(), "b").begin(false).unwrap_err().to_string();
@@ -215,7 +215,7 @@ fn p2_a_standby_wins_no_term_after_one_of_a_stranger() {
     standby.follow(Term(1), "primary");
     let refusal = standby.claim(Term(2), "silence").unwrap_err().to_string();
     assert!(
-        refusal.contains("to be of primary") && refusal.contains("held by earlier"),
+        refusal.contains("to belong to primary") && refusal.contains("held by earlier"),
         "{refusal}"
     );
     // The handshake has compared the marks before.
@@ -239,7 +239,10 @@ fn p9_a_directory_that_went_back_is_said_before_a_term_is_asked_for() {
     let other = std::fs::read_to_string(&away).unwrap().replace("primary", "stranger");
     std::fs::write(&record, other).unwrap();
     let lacks = standby.answers().unwrap_err().to_string();
-    assert!(lacks.contains("to be of primary") && lacks.contains("held by stranger"), "{lacks}");
+    assert!(
+        lacks.contains("to belong to primary") && lacks.contains("held by stranger"),
+        "{lacks}"
+    );
     std::fs::rename(&away, &record).unwrap();
     standby.answers().unwrap();
 }
@@ -323,7 +326,7 @@ fn p2_a_disk_that_knows_better_than_the_arbiter_is_believed() {
     };
     let refusal = a.begin_on(Some(&claim(4, "x", false)), false).unwrap_err().to_string();
     assert!(
-        refusal.contains("term 4 of x") && refusal.contains("last word is nothing"),
+        refusal.contains("term 4 of x") && refusal.contains("last record is nothing"),
         "{refusal}"
     );
     assert!(refusal.contains("--seize"), "{refusal}");
@@ -408,7 +411,7 @@ fn p2_of_two_that_seize_at_once_one_wins() {
         for (_, won) in &sides {
             if let Err(error) = won {
                 let refusal = error.to_string();
-                assert!(refusal.contains("another start was faster"), "{refusal}");
+                assert!(refusal.contains("another process has started it"), "{refusal}");
                 assert!(!refusal.contains("--seize"), "it was given: {refusal}");
             }
         }

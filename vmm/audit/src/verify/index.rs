@@ -29,8 +29,8 @@ pub(super) struct Index<'l> {
     accepted: HashMap<u64, Accepted>,
     gave_up: HashSet<u64>,
     won: Vec<Place>,
-    /// Logs of one life of a virtual machine have the same number.
-    life: Vec<usize>,
+    /// Logs of one history of a virtual machine have the same number.
+    history: Vec<usize>,
 }
 
 impl<'l> Index<'l> {
@@ -42,7 +42,7 @@ impl<'l> Index<'l> {
             accepted: HashMap::new(),
             gave_up: HashSet::new(),
             won: Vec::new(),
-            life: (0..logs.len()).collect(),
+            history: (0..logs.len()).collect(),
         };
         for (log, of) in logs.iter().enumerate() {
             let mut current = index.recall(log);
@@ -107,12 +107,15 @@ impl<'l> Index<'l> {
         }
     }
 
-    /// Two logs of one session belong to one life of a virtual machine.
+    /// Two logs of one session belong to one history of a virtual machine.
     fn relate(&mut self) {
         for (session, accepted) in &self.accepted {
             let Some(primary) = self.joined.get(session) else { continue };
-            let (from, to) = (self.life[accepted.log], self.life[*primary]);
-            self.life.iter_mut().filter(|life| **life == from).for_each(|life| *life = to);
+            let (from, to) = (self.history[accepted.log], self.history[*primary]);
+            self.history
+                .iter_mut()
+                .filter(|history| **history == from)
+                .for_each(|history| *history = to);
         }
     }
 
@@ -125,7 +128,7 @@ impl<'l> Index<'l> {
     }
 
     pub(super) fn related(&self, one: usize, other: usize) -> bool {
-        self.life[one] == self.life[other]
+        self.history[one] == self.history[other]
     }
 
     /// Whether the times of two logs are of one clock.
@@ -177,7 +180,7 @@ impl<'l> Index<'l> {
         match self.accepted.get(&session) {
             Some(accepted) if accepted.last_ack > Some(epoch) && !self.is_lost(accepted, epoch) => {
                 Err(format!(
-                    "the standby's log, {}, goes on without {what}",
+                    "the standby's log, {}, continues without {what}",
                     self.logs[accepted.log].name
                 ))
             }
@@ -208,12 +211,12 @@ impl<'l> Index<'l> {
     pub(super) fn why_not(&self, session: u64, what: &str) -> Result<String, String> {
         let Some(accepted) = self.accepted.get(&session) else {
             return Ok(format!(
-                "no log of the standby of session {session:#x} was given, so {what} is the primary's word alone"
+                "no log of the standby of session {session:#x} was given, so that only the primary's log shows {what}"
             ));
         };
         let log = &self.logs[accepted.log];
         if accepted.over {
-            return Err(format!("the standby's log, {}, goes on without {what}", log.name));
+            return Err(format!("the standby's log, {}, continues without {what}", log.name));
         }
         Ok(format!("{}: ends before {what} of session {session:#x}", log.name))
     }

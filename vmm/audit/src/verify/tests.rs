@@ -49,7 +49,7 @@ impl World {
         world
     }
 
-    /// A whole life of some sessions, each with its own end.
+    /// A whole history of some sessions, each with its own end.
     fn live(seed: u64, ends: &[End]) -> Vec<Log> {
         let mut world = Self::begin(seed);
         for end in ends {
@@ -233,7 +233,7 @@ fn renumber(log: &mut Log) {
     log.entries.iter_mut().zip(0..).for_each(|(entry, number)| entry.sequence = number);
 }
 
-/// Breaks every life in this way where that is possible, at a random place: the verifier must find each breach.
+/// Breaks every history in this way where that is possible, at a random place: the verifier must find each breach.
 fn breaks(
     wanted: impl Fn(&Event) -> bool,
     promise: &str,

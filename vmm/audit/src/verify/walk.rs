@@ -229,7 +229,7 @@ impl<'i, 'l> Walk<'i, 'l> {
             }
             if self.given_up.contains(&session) {
                 let what = format!(
-                    "expected that session {session:#x} was not given up, found a takeover"
+                    "expected no takeover from session {session:#x}, which was given up, found one"
                 );
                 return Err(self.stop("P2", what, &[]));
             }
@@ -243,8 +243,10 @@ impl<'i, 'l> Walk<'i, 'l> {
     /// use it any more.
     fn opened(&mut self, term: u64) -> Step {
         if !self.won.contains(&term) || term < self.term {
-            let what =
-                format!("expected the right of term {}, found that of term {term}", self.term);
+            let what = format!(
+                "expected the gate to open by the right of term {}, found term {term}",
+                self.term
+            );
             return Err(self.stop("P2", what, &[]));
         }
         if let Some((session, since)) = self.armed.take().filter(|_| !self.right) {
@@ -252,7 +254,7 @@ impl<'i, 'l> Walk<'i, 'l> {
             if !self.heard.contains(&session) {
                 let what = format!(
                     "expected the gate to hold while the standby of session {session:#x} may take over, until a later term \
-                     is won or the standby gives its checkpoint up; found it opened"
+                     is won or the standby gives its checkpoint up; found it open"
                 );
                 return Err(self.stop("P1", what, &[since]));
             }
@@ -260,7 +262,7 @@ impl<'i, 'l> Walk<'i, 'l> {
                 match self.index.why_not(session, what) {
                     Ok(what) => self.done.missing.push(Missing { what, rotated: false }),
                     Err(found) => {
-                        let what = format!("expected the standby's word {what}, found {found}");
+                        let what = format!("expected the standby's record {what}, found {found}");
                         return Err(self.stop("P1", what, &[since]));
                     }
                 }
@@ -300,8 +302,8 @@ impl<'i, 'l> Walk<'i, 'l> {
         let last = std::mem::replace(&mut self.last, id);
         if previous != last || id <= last {
             let what = format!(
-                "expected the effect that was staged after {last}, found {id}, which followed {previous}: one is not on \
-                 the record"
+                "expected the effect that was staged after {last}, found {id}, which followed {previous}: an effect \
+                 between them is not recorded"
             );
             return Err(self.stop("P1", what, &[]));
         }
@@ -361,11 +363,13 @@ impl<'i, 'l> Walk<'i, 'l> {
         }
         if let Some(gone) = effect.gone {
             let what =
-                format!("expected effect {id} not to be performed any more, found it performed");
+                format!("expected that effect {id} is not performed any more, found it performed");
             return Err(self.stop("P1", what, &[gone]));
         }
         if (epoch, replay) != (effect.epoch, effect.adopted) {
-            let what = format!("expected effect {id} as it was staged, found another performed");
+            let what = format!(
+                "expected that effect {id} is performed as it was staged, found another kind performed"
+            );
             return Err(self.stop("P2", what, &[effect.at]));
         }
         match self.let_out(id, effect)? {
@@ -395,8 +399,7 @@ impl<'i, 'l> Walk<'i, 'l> {
                 return Ok(By::Earlier);
             }
             let what = format!(
-                "expected that epoch {} or a later one was acknowledged before effect {id} was performed, found no ACK \
-                 before it",
+                "expected an ACK of epoch {} or a later one before effect {id} was performed, found none",
                 effect.epoch
             );
             return Err(self.stop("P1", what, &[effect.at]));
@@ -412,8 +415,8 @@ impl<'i, 'l> Walk<'i, 'l> {
             _ if alone => Ok(By::Right),
             Some((sent, next)) => {
                 let what = format!(
-                    "expected the checkpoint that was acknowledged to hold effect {id}, found that it holds those below \
-                     {next}"
+                    "expected the acknowledged checkpoint to contain effect {id}, found that it contains the effects \
+                     below {next}"
                 );
                 let Stop(mut breach) = self.stop("P1", what, &[at]);
                 let log = self.index.logs[sent.log].name.clone();

@@ -200,7 +200,7 @@ pub(super) fn end(code: Option<u8>) -> ! {
 }
 
 fn dropped(count: u64) -> Line {
-    let text = format!("{count} log lines are missing: standard error did not take them in time");
+    let text = format!("{count} log lines are missing: standard error did not accept them in time");
     Line { level: Level::Warn, target: STATE.to_owned(), text }
 }
 

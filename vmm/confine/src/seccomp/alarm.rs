@@ -131,9 +131,10 @@ impl Text<'_> {
             self.push(b" 0x");
             self.push_hex(argument);
         }
-        self.push(b"), which its role may not make, or not with these arguments; it was not carried out, and this process ends. ");
-        self.push(b"A device reaches the outside by the gate's tokens only. ");
-        self.push(b"If this is no device's doing, report it, and run with --seccomp log.\n");
+        self.push(b"), which the role of this thread may not make, or not with these arguments. The call was not \
+        made, and this process ends. ");
+        self.push(b"A device may reach the outside only by the gate's tokens. ");
+        self.push(b"If no device made the call, report it, and run with --seccomp log.\n");
     }
 
     fn push(&mut self, bytes: &[u8]) {

@@ -94,7 +94,7 @@ impl Role {
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
     /// The filter could not be made: the lists have a mistake.
-    #[error("the seccomp filter for role {role} cannot be made: {source}")]
+    #[error("cannot build the seccomp filter for role {role}: {source}")]
     Build {
         /// The role.
         role: &'static str,
@@ -103,7 +103,8 @@ pub enum SeccompError {
     },
     /// The kernel refuses the filter.
     #[error(
-        "the kernel refuses the seccomp filter for role {role}: {source}; it needs CONFIG_SECCOMP_FILTER, and no outer sandbox that forbids seccomp(2); --seccomp off runs without"
+        "the kernel refuses the seccomp filter for role {role}: {source}; it requires CONFIG_SECCOMP_FILTER, and an \
+         outer sandbox, if there is one, must allow seccomp(2); --seccomp off runs without filters"
     )]
     Install {
         /// The role.
@@ -148,7 +149,7 @@ pub fn start(mode: Mode, terminal: Terminal) -> Result<(), SeccompError> {
         install(Role::Main, &[])?;
     }
     match mode {
-        Mode::On => log::debug!("seccomp: each thread is held to the system calls of its role"),
+        Mode::On => log::debug!("seccomp: each thread may make only the system calls of its role"),
         Mode::Log => log::warn!(
             "seccomp: the kernel logs violations and allows them (--seccomp log); read them with `dmesg`"
         ),

@@ -85,20 +85,20 @@ pub fn limits(
         return Err(format!("--pages: expected 1 to {MAX_PAGES}, found {count}").into());
     }
     let most = counts.iter().copied().max().unwrap_or(1);
-    let mut bed = Bed::new(most)?;
-    let exit_us = bed.exit()?;
-    let stop_us = bed.stop()?;
-    let state_us = bed.state()?;
-    let calls_us = bed.calls()?;
+    let mut bench = Bench::new(most)?;
+    let exit_us = bench.exit()?;
+    let stop_us = bench.stop()?;
+    let state_us = bench.state()?;
+    let calls_us = bench.calls()?;
     let round_trip_us = median(ROUNDS * 5, || exchange(64))?;
     let mut pages = Vec::new();
     for &count in counts {
         let rounds = if count > MANY_PAGES { FEW_ROUNDS } else { ROUNDS };
-        let (log_us, copy_us) = bed.pages(count, rounds)?;
+        let (log_us, copy_us) = bench.pages(count, rounds)?;
         let send_us = median(rounds, || exchange((count * PAGE) as usize))?;
         pages.push(PageLimits { count, log_us, copy_us, send_us });
     }
-    bed.set.stop();
+    bench.set.stop();
     Ok(Limits { exit_us, stop_us, state_us, calls_us, round_trip_us, pages })
 }
 
@@ -124,7 +124,7 @@ const HOLE: u64 = 0xd000_0000;
 const ACCESSES: u32 = 200;
 
 /// A machine with the tiny guest.
-struct Bed {
+struct Bench {
     vm: Vm,
     memory: GuestMemory,
     set: VcpuSet,
@@ -140,7 +140,7 @@ enum Exit {
     Fatal(String),
 }
 
-impl Bed {
+impl Bench {
     fn new(most: u64) -> Result<Self, LimitsError> {
         let size = (DATA + most * STRIDE * PAGE).next_multiple_of(2 << 20);
         let kvm = super::open()?;
@@ -154,10 +154,10 @@ impl Bed {
         let set = VcpuSet::spawn(fds, Arc::new(Doors(sender)))?;
         let log_words = (size / PAGE).div_ceil(64) as usize;
         let copies = vec![1; (most * PAGE) as usize];
-        let bed = Self { vm, memory, set, plan, exits, log_words, copies };
+        let bench = Self { vm, memory, set, plan, exits, log_words, copies };
         // Touch each page before anything is timed: a running guest has touched its pages.
-        bed.run(CODE, most)?;
-        Ok(bed)
+        bench.run(CODE, most)?;
+        Ok(bench)
     }
 
     /// Runs the guest at `code` with `count` in its counter until it reports that it is done.
@@ -178,7 +178,7 @@ impl Bed {
         match self.exits.recv_timeout(DEADLINE) {
             Ok(Exit::Done(at)) => Ok(at),
             Ok(Exit::Fatal(reason)) => Err(reason.into()),
-            Err(_) => Err(format!("the guest does not end within {DEADLINE:?}").into()),
+            Err(_) => Err(format!("the guest has not ended within {DEADLINE:?}").into()),
         }
     }
 
@@ -285,7 +285,7 @@ impl Bed {
             copies.push(read.elapsed());
             logs.push(read - begun);
             if found < count {
-                return Err(format!("{count} pages were written, KVM tells of {found}").into());
+                return Err(format!("{count} pages were written, KVM reports {found}").into());
             }
         }
         let mut logs = logs.into_iter().map(Ok::<_, LimitsError>);

@@ -67,7 +67,7 @@ pub enum StateError {
     },
     /// The XSAVE area does not fit this host.
     #[error(
-        "saved XSAVE area of {found} bytes, this host takes {expected}: the hosts' processors differ"
+        "saved XSAVE area of {found} bytes, this host uses {expected}: the hosts' processors differ"
     )]
     XsaveSize {
         /// The host's size in bytes.
@@ -86,7 +86,8 @@ pub enum StateError {
         found: usize,
     },
     /// One side has a PIT and the other has none.
-    #[error("saved state {}, the machine {}: both sides must be started alike", has_pit(*.found), has_pit(*.expected))]
+    #[error("saved state {}, the machine {}: start both sides with the same \
+    flags", has_pit(*.found), has_pit(*.expected))]
     Pit {
         /// Whether the machine has one.
         expected: bool,
@@ -477,8 +478,8 @@ impl VmState {
         let passed = now.saturating_sub(Duration::from_nanos(self.clock.realtime));
         if passed > at_most {
             log::warn!(
-                "the hosts' clocks differ: by them {} s have passed since the checkpoint, of {} s that can have: the guest's \
-                 clock goes on by these; synchronize the hosts' clocks",
+                "the hosts' clocks differ: by them {} s have passed since the checkpoint, at most {} s are possible: \
+                 the guest's clock advances by the latter; synchronize the hosts' clocks",
                 passed.as_secs(),
                 at_most.as_secs()
             );

@@ -15,10 +15,10 @@ use crate::memory::{self, MemoryError};
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
     /// The trial's machine cannot be made.
-    #[error("cannot make a machine to try the state on: {0}")]
+    #[error("cannot create a machine to try the state on: {0}")]
     Vm(#[from] VmError),
     /// The trial's memory cannot be allocated.
-    #[error("cannot make a machine to try the state on: {0}")]
+    #[error("cannot create a machine to try the state on: {0}")]
     Memory(#[from] MemoryError),
     /// KVM refuses the state.
     #[error("this host's KVM refuses the state: {0}")]

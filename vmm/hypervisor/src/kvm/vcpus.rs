@@ -29,7 +29,9 @@ pub enum VcpuError {
     #[error("cannot install the handler of the vCPU kick signal: {0}")]
     Signal(std::io::Error),
     /// KVM cannot run the first vCPU.
-    #[error("KVM cannot run the guest; it may need a thread of its own for that: KVM_RUN: {0}")]
+    #[error(
+        "KVM cannot run the guest (it may be unable to start its own kernel thread): KVM_RUN: {0}"
+    )]
     Enter(std::io::Error),
     /// State was asked for while the guest runs.
     #[error("the vCPUs are running: pause them before their state is read or written")]
@@ -202,14 +204,14 @@ impl VcpuSet {
     /// (`kvm-nx-lpage-recovery`); without it `KVM_RUN` fails with EAGAIN. P7, P9: a standby finds this out before it is ready,
     /// not when it takes over. The guest does not run.
     fn try_run(&self) -> Result<(), VcpuError> {
-        let (tell, told) = sync_channel(1);
+        let (reply, answer) = sync_channel(1);
         // On the vCPU's own thread: KVM waits for a grace period when another thread runs it later.
         self.each(move |index, fd| {
             if index == 0 {
-                let _ = tell.send(run_nothing(fd));
+                let _ = reply.send(run_nothing(fd));
             }
         })?;
-        told.recv().map_or(Ok(()), |ran| ran.map_err(VcpuError::Enter))
+        answer.recv().map_or(Ok(()), |ran| ran.map_err(VcpuError::Enter))
     }
 
     /// Number of vCPUs.
@@ -535,7 +537,7 @@ impl Shared {
                 // Count the job even after a panic: the waiting thread then finds that the result is missing.
                 let work = AssertUnwindSafe(|| job(index, &mut lock(&vcpu.fd)));
                 if catch_unwind(work).is_err() {
-                    log::error!("vCPU {index}: what its thread was to do with it ended in a panic");
+                    log::error!("vCPU {index}: a task of its thread ended in a panic");
                 }
                 drop(job);
                 control = lock(&self.control);

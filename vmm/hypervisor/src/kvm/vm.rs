@@ -119,7 +119,10 @@ impl Vm {
             |msr| msr::is_saveable(first, msr),
         );
         if !withheld.is_empty() {
-            log::debug!("not offered, since KVM lets nobody save them: {}", withheld.join(", "));
+            log::debug!(
+                "not offered to the guest, since KVM cannot save them: {}",
+                withheld.join(", ")
+            );
         }
         CpuId::from_entries(&entries).map_err(|_| VmError::Cpuid)
     }

@@ -19,7 +19,7 @@ pub(super) struct HotPages {
 #[derive(Clone, Copy)]
 struct Memory {
     /// The last look that reported it.
-    told: u16,
+    reported: u16,
     /// How often it was written right after it was watched again, at most [`HOTTEST`].
     level: u8,
     /// Number of further looks for which it stays unwatched.
@@ -42,15 +42,15 @@ impl HotPages {
     }
 
     /// Which of the pages that KVM has reported in this group of 64 to leave unwatched.
-    pub(super) fn choose(&mut self, group: usize, told: u64) -> u64 {
-        super::dirty_set::Ones(told)
+    pub(super) fn choose(&mut self, group: usize, reported: u64) -> u64 {
+        super::dirty_set::Ones(reported)
             .filter(|bit| self.leave(group * 64 + bit))
             .fold(0, |left, bit| left | 1 << bit)
     }
 
     fn leave(&mut self, page: usize) -> bool {
-        let Memory { told, level, left } = Memory::unpack(self.pages[page]);
-        let before = told == self.look.wrapping_sub(1);
+        let Memory { reported, level, left } = Memory::unpack(self.pages[page]);
+        let before = reported == self.look.wrapping_sub(1);
         let (level, left) = match (before, left) {
             // The page was watched and has been written since.
             (true, 0) => {
@@ -61,7 +61,7 @@ impl HotPages {
             (true, left) => (level, left - 1),
             (false, _) => (0, 0),
         };
-        self.pages[page] = Memory { told: self.look, level, left }.pack();
+        self.pages[page] = Memory { reported: self.look, level, left }.pack();
         left > 0
     }
 }
@@ -69,11 +69,11 @@ impl HotPages {
 impl Memory {
     fn unpack(packed: u32) -> Self {
         let [low, high, level, left] = packed.to_le_bytes();
-        Memory { told: u16::from_le_bytes([low, high]), level, left }
+        Memory { reported: u16::from_le_bytes([low, high]), level, left }
     }
 
     fn pack(self) -> u32 {
-        let [low, high] = self.told.to_le_bytes();
+        let [low, high] = self.reported.to_le_bytes();
         u32::from_le_bytes([low, high, self.level, self.left])
     }
 }
@@ -85,24 +85,24 @@ mod tests {
     /// What KVM reports of one page that the guest writes in the epochs selected by `writes`.
     fn faults(epochs: u32, writes: impl Fn(u32) -> bool) -> (u32, u32) {
         let mut hot = HotPages::new(130);
-        let (mut watched, mut faults, mut told) = (true, 0, 0);
+        let (mut watched, mut faults, mut reported) = (true, 0, 0);
         for epoch in 0..epochs {
             faults += u32::from(watched && writes(epoch));
             hot.begin_look();
             if writes(epoch) || !watched {
-                told += 1;
+                reported += 1;
                 let left = hot.choose(2, 1 << 1);
                 assert!(left == 0 || left == 1 << 1);
                 watched = left == 0;
             }
         }
-        (faults, told)
+        (faults, reported)
     }
 
     #[test]
     fn a_page_that_is_always_written_is_hardly_watched() {
-        let (faults, told) = faults(200_000, |_| true);
-        assert_eq!(told, 200_000);
+        let (faults, reported) = faults(200_000, |_| true);
+        assert_eq!(reported, 200_000);
         assert!((200_000 / 16..200_000 / 16 + 100).contains(&faults), "{faults}");
     }
 
@@ -114,8 +114,8 @@ mod tests {
 
     #[test]
     fn a_page_that_cools_down_is_soon_watched_again() {
-        let (_, told) = faults(3000, |epoch| epoch < 1000);
-        assert!((1000..1016).contains(&told), "{told}");
+        let (_, reported) = faults(3000, |epoch| epoch < 1000);
+        assert!((1000..1016).contains(&reported), "{reported}");
     }
 
     #[test]

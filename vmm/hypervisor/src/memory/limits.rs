@@ -21,8 +21,8 @@ const DATA: (Resource, &str, &str) = (Resource::Data, "a limit of data (RLIMIT_D
 /// A limit of this process is too low.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "guest memory {}: expected {name} of {} at least ({copies} times {}, and {} that kemari has by now), found {}: raise it \
-     (`{command} {}`, in KiB, leaves room for checkpoints and for kemari's own), or lower --memory",
+    "guest memory {}: expected {name} of {} at least ({copies} times {}, and {} that kemari uses now), found {}: \
+     raise it (`{command} {}`, in KiB, leaves room for checkpoints and for kemari itself), or lower --memory",
     mib(*.guest), mib(*.wanted), mib(*.guest), mib(*.used), mib(*.limit), advised(*.enough)
 )]
 pub struct LimitError {
@@ -74,8 +74,8 @@ pub fn scarce(guest: u64, copies: u64) -> Option<String> {
         let enough = enough(guest, copies, began_with(resource));
         (enough > limit).then(|| {
             format!(
-                "too little may be mapped to protect this guest for certain: expected {name} of {}, which is enough for guest \
-                 memory of {}, found {}: raise it (`{command} {}`, in KiB)",
+                "protection of this guest may fail, as the limit on mapped memory is low: expected {name} of {}, \
+                 which is enough for guest memory of {}, found {}: raise it (`{command} {}`, in KiB)",
                 mib(enough), mib(guest), mib(limit), advised(enough)
             )
         })

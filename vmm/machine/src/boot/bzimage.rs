@@ -68,9 +68,8 @@ impl BzImage {
         // Bytes after the code, such as a signature, are loaded as well: they do no harm.
         let code_len = source.len() - code_at;
         if code_len <= ENTRY_64_OFFSET && declared > 0 {
-            return Err(
-                source.damaged(format!("{code_len} bytes of code, the entry point is behind"))
-            );
+            return Err(source
+                .damaged(format!("{code_len} bytes of code, which end before the entry point")));
         }
         Ok(Self { header, code_at, code_len })
     }

@@ -62,7 +62,8 @@ impl ElfImage {
         for (index, phdr) in &self.segments {
             if phdr.p_filesz > phdr.p_memsz {
                 return Err(source.damaged(format!(
-                    "segment {index} has {} bytes in the file and {} in memory, expected no more in the file",
+                    "segment {index} has {} bytes in the file and {} in memory, expected at most as many in the file \
+                    as in memory",
                     phdr.p_filesz, phdr.p_memsz
                 )));
             }
@@ -124,7 +125,7 @@ fn program_headers(
     let len = u64::from(header.e_phnum) * PROGRAM_HEADER_LEN;
     if len > 0 && header.e_phoff < HEADER_LEN {
         return Err(source.damaged(format!(
-            "the program headers lie at {:#x}, in the ELF header, expected them behind it",
+            "the program headers lie at {:#x}, inside the ELF header, expected them after it",
             header.e_phoff
         )));
     }

@@ -100,8 +100,8 @@ pub enum BootError {
     },
     /// The initrd does not fit beside this kernel in any guest.
     #[error(
-        "{}: the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {end:#x}, the highest \
-         address that this kernel takes one at in a guest of any size: use a smaller --initrd",
+        "{}: the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {end:#x}, the \
+        highest address at which this kernel accepts an initrd: use a smaller --initrd",
         path.display()
     )]
     InitrdHopeless {

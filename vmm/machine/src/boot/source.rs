@@ -23,11 +23,11 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
             return Err(unreadable(io::ErrorKind::IsADirectory.into()));
         }
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(unreadable(io::Error::other("it is no regular file")));
+            return Err(unreadable(io::Error::other("it is not a regular file")));
         }
     }
     let mut file = file.map_err(unreadable)?;
-    let no_size = |_| unreadable(io::Error::other("it has no size, such as files in /proc"));
+    let no_size = |_| unreadable(io::Error::other("it has no size, like files in /proc"));
     file.seek(SeekFrom::End(0)).map_err(no_size)?;
     file.rewind().map_err(unreadable)?;
     Ok(file)
@@ -128,9 +128,10 @@ impl<'a> Source<'a> {
     /// The file had these bytes when its length was read.
     fn shrunk(&self, error: io::Error) -> BootError {
         self.unreadable(match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                io::Error::other(format!("it had {} bytes, and became shorter", self.len))
-            }
+            io::ErrorKind::UnexpectedEof => io::Error::other(format!(
+                "it had {} bytes when it was opened, and is shorter now",
+                self.len
+            )),
             _ => error,
         })
     }

@@ -110,7 +110,7 @@ fn parse_format(part: &Part) -> Result<bool, String> {
     match part.text()? {
         "raw" => Ok(true),
         other => Err(part.wrong(&format!(
-            "format=raw, the only one there is; make a raw image of it: qemu-img convert -f {other} -O raw FILE FILE.raw"
+            "format=raw, the only format; convert the image to it: qemu-img convert -f {other} -O raw FILE FILE.raw"
         ))),
     }
 }

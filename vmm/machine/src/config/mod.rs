@@ -103,8 +103,8 @@ impl MachineConfig {
         }
         if self.on_stdio() > 1 {
             return Err(ConfigError(
-                "--serial, --virtio-console and --device: expected `stdio` once, as there is one standard input, found it \
-                 twice (it is the default of --serial): give one of them `none` or `file=PATH`"
+                "--serial, --virtio-console and --device: expected `stdio` once, as there is one standard input, \
+                found it twice (it is the default of --serial): set one of them to `none` or `file=PATH`"
                     .into(),
             ));
         }
@@ -113,7 +113,7 @@ impl MachineConfig {
             if !macs.insert(network.mac) {
                 let mac = network.mac.map(|byte| format!("{byte:02x}")).join(":");
                 return Err(ConfigError(format!(
-                    "--net mac={mac}: two networks have it, expected one each; give one of them another"
+                    "--net mac={mac}: two networks have it, expected an address of its own for each; change one of them"
                 )));
             }
         }
@@ -123,7 +123,8 @@ impl MachineConfig {
                 && !taps.insert(name)
             {
                 return Err(ConfigError(format!(
-                    "--net tap={name}: given twice, expected each interface once; give each network its own"
+                    "--net tap={name}: given twice, expected each interface once; use another interface for one of \
+                    the networks"
                 )));
             }
         }
@@ -131,7 +132,7 @@ impl MachineConfig {
         for (slot, disk) in self.slots().filter_map(|slot| Some((slot, slot.disk()?))) {
             if !disks.insert(&disk.path) {
                 return Err(ConfigError(format!(
-                    "{} {}: given twice, expected each image once; give each disk its own",
+                    "{} {}: given twice, expected each image once; use another image for one of the disks",
                     slot.flag(),
                     disk.path.display()
                 )));

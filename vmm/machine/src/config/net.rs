@@ -45,7 +45,8 @@ pub struct NetConfig {
     pub queues: u16,
 }
 
-const NET_FORM: &str = "tap=IFNAME (perhaps ,create=on), stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then perhaps ,mac=XX:XX:XX:XX:XX:XX and ,queues=N or ,model=e1000";
+const NET_FORM: &str = "tap=IFNAME[,create=on], stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then \
+[,mac=XX:XX:XX:XX:XX:XX][,queues=N | ,model=e1000]";
 /// The kernel's limit for the name of an interface (IFNAMSIZ without the NUL).
 const IFNAME_MAX: usize = 15;
 
@@ -87,7 +88,9 @@ impl FromStr for NetConfig {
             }
         }
         if model == NetModel::E1000 && queues > 1 {
-            return Err(format!("model=e1000 has one queue each way: leave queues={queues} out"));
+            return Err(format!(
+                "model=e1000 has one queue in each direction: remove queues={queues}"
+            ));
         }
         let backend = backend.ok_or_else(|| format!("expected {NET_FORM}"))?;
         if create && !matches!(backend, NetBackend::Tap(_)) {
@@ -102,7 +105,8 @@ impl NetConfig {
     pub(super) fn backend_alone(self) -> Result<NetBackend, String> {
         if self.mac.is_some() || self.create || self.queues > 1 || self.model != NetModel::default()
         {
-            return Err("expected tap=, stream= or dgram= alone after the name of a device: leave create=, mac=, queues= and model= out".to_owned());
+            return Err("expected only tap=, stream= or dgram= after the name of a device: remove create=, mac=, \
+            queues= and model=".to_owned());
         }
         Ok(self.backend)
     }
@@ -155,7 +159,9 @@ pub fn socket_path(path: &str) -> Result<PathBuf, String> {
 
 fn parse_mac(part: &Part) -> Result<[u8; 6], String> {
     let bad = || {
-        part.wrong("a MAC address such as 52:54:00:12:34:56 (not all zeros, not a group address)")
+        part.wrong(
+            "a MAC address, for instance 52:54:00:12:34:56 (not all zeros, not a group address)",
+        )
     };
     let mut mac = [0; 6];
     let mut bytes = part.text()?.split(':');

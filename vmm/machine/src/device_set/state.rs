@@ -34,7 +34,8 @@ pub enum DeviceState {
 pub enum DevicesRestoreError {
     /// The slots of the two sides differ.
     #[error(
-        "saved devices: expected slots {expected:?}, found {found:?}; give --disk, --net, --rng, --rtc, --virtio-console and --device alike on both sides"
+        "saved devices: expected slots {expected:?}, found {found:?}; give both sides the same --disk, --net, --rng, \
+        --rtc, --virtio-console and --device"
     )]
     Slots {
         /// The slots of this machine.

@@ -65,19 +65,20 @@ pub enum MachineError {
     Boot(#[from] BootError),
     /// No kernel is given.
     #[error(
-        "there is no kernel to boot: give --kernel FILE (a standby needs none: its primary sends what the guest boots)"
+        "no kernel to boot: give --kernel FILE (only a standby needs none: its primary sends the kernel)"
     )]
     NoKernel,
     /// A device has a request under way that does not end.
     #[error(
-        "slot {slot}: what is behind the device has not finished a request that reads the guest's memory: look for a disk that does not answer"
+        "slot {slot}: the device's backend has not finished a request that reads guest memory: look for a disk that \
+        does not answer"
     )]
     Busy {
         /// The device's slot.
         slot: u16,
     },
     /// Guest memory could not be cleared for a reset.
-    #[error("guest memory cannot be written: {0}")]
+    #[error("cannot write guest memory: {0}")]
     Access(#[from] vm_memory::GuestMemoryError),
     /// The device thread is gone, or stuck.
     #[error(transparent)]

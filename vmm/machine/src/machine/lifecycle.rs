@@ -204,7 +204,8 @@ impl Machine {
             Ok(_) => wait.recv_timeout(limit).is_ok(),
             Err(error) => {
                 log::warn!(
-                    "cannot start a thread for the end of the machine: {error}; the thread that asked for it may wait long"
+                    "cannot start a thread for the end of the machine: {error}; the thread that requested it may wait \
+                    for a long time"
                 );
                 self.stop();
                 true
@@ -246,7 +247,10 @@ impl Machine {
             }
             exit => {
                 self.vcpus.pause();
-                self.end(Ended::Failed(format!("vCPU {vcpu} cannot go on: {exit}{}", hint(&exit))));
+                self.end(Ended::Failed(format!(
+                    "vCPU {vcpu} cannot continue: {exit}{}",
+                    hint(&exit)
+                )));
             }
         }
     }
@@ -267,7 +271,7 @@ impl Machine {
 fn hint(exit: &FatalExit) -> &'static str {
     match exit {
         FatalExit::InternalError { suberror: 1, .. } => {
-            "; this host's KVM emulates part of the guest: `kemari probe` tells what it can run"
+            "; this host's KVM emulates part of the guest: `kemari probe` reports what it can run"
         }
         FatalExit::Panicked => "; this is a fault of kemari: please report the messages above",
         _ => "",

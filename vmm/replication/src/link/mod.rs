@@ -88,7 +88,8 @@ pub enum LinkError {
     Peer(PlaceError),
     /// Guest memory would cross a network unencrypted.
     #[error(
-        "{0} is not a loopback address, and the link would carry the whole guest in clear: give both sides --tls DIR, or pass --insecure-plain-tcp if the network is yours alone"
+        "{0} is not a loopback address, and the link would carry the whole guest in clear: give both sides --tls DIR, \
+        or pass --insecure-plain-tcp if the network is private"
     )]
     Plain(SocketAddr),
     /// The two sides have not authenticated each other.

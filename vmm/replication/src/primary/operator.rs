@@ -98,7 +98,7 @@ impl Engine {
             .primary
             .handle(self.now(), Event::OperatorRunAlone)
             .map_err(|illegal| illegal.to_string())?;
-        let why = || Err("the operator wants no standby any more".to_owned());
+        let why = || Err("the operator has ended protection".to_owned());
         core.attempt.outcome.get_or_insert_with(why);
         self.perform(&mut core, actions);
         self.tell_ticker(&core);

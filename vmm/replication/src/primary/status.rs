@@ -192,7 +192,7 @@ impl Engine {
                 primary.reason().map(str::to_owned),
                 primary
                     .lack()
-                    .map(|lack| format!("the standby could not go on with the guest: {lack}")),
+                    .map(|lack| format!("the standby could not continue the guest: {lack}")),
             )
         };
         // Errors while a machine is being stopped are no reason.

@@ -93,7 +93,7 @@ pub(crate) fn networks(config: &MachineConfig) -> Vec<(String, String)> {
         let mtu = match network.backend {
             NetBackend::Tap(name) => match interface::look(name) {
                 Ok(found) => found.map_or(ANY.to_owned(), |found| found.mtu.to_string()),
-                Err(error) => format!("an interface that cannot be looked at ({error})"),
+                Err(error) => format!("an interface that cannot be examined ({error})"),
             },
             _ => ANY.to_owned(),
         };
@@ -132,7 +132,7 @@ mod tests {
         for (ours, theirs) in [("1500", "1500"), ("9000", "1500"), (ANY, "9000"), ("1400", ANY)] {
             assert!(takes_as_much(ours, theirs), "{ours} for {theirs}");
         }
-        for (ours, theirs) in [("1400", "1500"), ("cannot be looked at", "1500")] {
+        for (ours, theirs) in [("1400", "1500"), ("cannot be examined", "1500")] {
             assert!(!takes_as_much(ours, theirs), "{ours} for {theirs}");
         }
     }

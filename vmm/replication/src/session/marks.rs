@@ -28,7 +28,8 @@ const MAX_MARK: usize = 64;
 /// A disk could not be marked.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "disk {disk}: its mark {mark} cannot be written: {error}; the two sides can only tell by it that they see the same disk: have it be a file that can be written to"
+    "disk {disk}: its mark {mark} cannot be written: {error}; without it the two sides cannot verify that they use \
+    the same disk; make this path a writable file"
 )]
 pub(crate) struct MarkError {
     disk: PathBuf,
@@ -214,7 +215,7 @@ fn open_mark(path: &Path) -> io::Result<File> {
     if !is_ours {
         let found = own_files::describe(&metadata);
         return Err(io::Error::other(format!(
-            "expected a mark of kemari's, found {found}, which is left alone"
+            "expected a mark written by kemari, found {found}; it is left alone"
         )));
     }
     file.rewind()?;

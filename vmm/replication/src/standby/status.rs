@@ -104,11 +104,11 @@ impl StandbyStatus {
         let (lack, reason) = (self.lack.as_ref(), self.reason.as_ref());
         match (lack, reason) {
             (Some(lack), Some(reason)) if self.held_back => {
-                Some(format!("will not take over before this is put right: {lack} ({reason})"))
+                Some(format!("will not take over before this is fixed: {lack} ({reason})"))
             }
-            (Some(lack), _) => Some(format!("could not go on with the guest: {lack}")),
+            (Some(lack), _) => Some(format!("could not continue the guest: {lack}")),
             (None, Some(reason)) if self.held_back => {
-                Some(format!("will not take over before this is put right: {reason}"))
+                Some(format!("will not take over before this is fixed: {reason}"))
             }
             (None, reason) => reason.cloned(),
         }

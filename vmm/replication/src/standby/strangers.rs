@@ -156,7 +156,7 @@ fn read_by(link: &mut Link, mut into: &mut [u8], deadline: Instant) -> Result<()
         }
         link.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
         match link.read(into) {
-            Ok(0) => return Err("it has closed the connection".to_owned()),
+            Ok(0) => return Err("it closed the connection".to_owned()),
             Ok(count) => into = &mut into[count..],
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             // The loop checks the deadline.

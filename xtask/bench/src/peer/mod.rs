@@ -176,7 +176,7 @@ impl Qemu {
     fn find(say: &dyn Fn(&str)) -> Result<Self> {
         Self::of_lab(say).or_else(|error| {
             let installed = Self::installed().map_err(|_| error)?;
-            say(&format!("peer: QEMU 10 or newer cannot be had, {} has to do", installed.version));
+            say(&format!("peer: QEMU 10 or newer is not available, using {}", installed.version));
             Ok(installed)
         })
     }
@@ -185,7 +185,7 @@ impl Qemu {
     fn of_lab(say: &dyn Fn(&str)) -> Result<Self> {
         let preparation = Preparation::begin(say)?;
         let command = lab::qemu(&preparation).context(
-            "it is made with QEMU 10 or newer from Debian's package qemu-system-x86 \
+            "it requires QEMU 10 or newer from Debian's package qemu-system-x86 \
              (apt-get install qemu-system-x86)",
         )?;
         Self::ask(command)

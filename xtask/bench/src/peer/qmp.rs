@@ -161,7 +161,7 @@ impl Qmp {
         match self.read(deadline)? {
             None => Ok(None),
             Some(Message::Event(event)) => Ok(Some(event)),
-            Some(other) => bail!("nothing was asked, but QEMU answers {other:?}"),
+            Some(other) => bail!("no question was asked, but QEMU answers {other:?}"),
         }
     }
 

@@ -64,11 +64,13 @@ fn judge(subject: &Subject, package: &Package) -> Vec<Finding> {
     let mut findings = Vec::new();
     match (&package.source, own) {
         (None, false) => {
-            let what = format!("`{name}` is a crate of the tree, and no layer looks at it");
+            let what = format!("`{name}` is a crate of the tree, and no layer checks it");
             findings.push(found(&rules::GRAPH_OWN, what));
         }
         (Some(_), true) => {
-            let what = format!("`{name}` {version} is not the tree's own, and is called like it");
+            let what = format!(
+                "`{name}` {version} is not of the tree, and has the name of a crate of the tree"
+            );
             findings.push(found(&rules::GRAPH_OWN, what));
         }
         (Some(_), false) if listed.is_none() && allowed.is_none() => {

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub(super) use self::attack::Attack;
 use self::attack::{Catcher, Test};
 pub(super) use self::scratch::Scratch;
-use self::verdict::{Fate, Wrong, judge, let_through};
+use self::verdict::{AttackResult, Wrong, judge, let_through};
 use super::finding::{Finding, Outcome};
 use super::layer::Layer;
 use super::report;
@@ -50,23 +50,23 @@ pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
         only.join("`, `")
     );
     let subject = Subject::tree(build::repository(), None, vec!["--locked".to_owned()])?;
-    let mut bed = Bed::new(&subject)?;
-    bed.clean(without)?;
+    let mut copy = TestCopy::new(&subject)?;
+    copy.clean(without)?;
     println!("the clean copy passes ({:.0} s)\n", begin.elapsed().as_secs_f64());
     if let Some((count, seed)) = run.sample {
         attacks = sample::draw(attacks, count, seed);
         println!("{} of {all} attacks, drawn with the seed {seed}", attacks.len());
     }
     // Attacks that change the same crates run one after the other, so that other crates are not compiled again.
-    attacks.sort_by_cached_key(|attack| bed.crates(attack));
+    attacks.sort_by_cached_key(|attack| copy.crates(attack));
     let (mut judged, mut failed) = (Vec::new(), 0);
     for attack in attacks {
         let begun = Instant::now();
-        let fate = bed.suffer(&attack, run);
-        let wrong = judge(&attack, &fate, None);
+        let result = copy.run_attack(&attack, run);
+        let wrong = judge(&attack, &result, None);
         failed += usize::from(!wrong.is_empty());
-        say(&attack, &fate, &wrong, begun.elapsed().as_secs_f64());
-        judged.push((attack, fate));
+        say(&attack, &result, &wrong, begun.elapsed().as_secs_f64());
+        judged.push((attack, result));
     }
     let needed = if only.is_empty() && without.is_empty() {
         layers_are_needed(&judged)
@@ -85,8 +85,8 @@ pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
 }
 
 /// Prints for each layer what would get through without it.
-fn layers_are_needed(judged: &[(Attack, Fate)]) -> bool {
-    println!("\nwithout one layer, the self-test fails, since these would get through:");
+fn layers_are_needed(judged: &[(Attack, AttackResult)]) -> bool {
+    println!("\nwithout one layer the self-test fails, since these attacks would pass:");
     let mut all = true;
     for layer in Layer::ALL {
         let through = let_through(judged, layer);
@@ -100,8 +100,8 @@ fn layers_are_needed(judged: &[(Attack, Fate)]) -> bool {
     all
 }
 
-fn say(attack: &Attack, fate: &Fate, wrong: &[Wrong], seconds: f64) {
-    let caught: Vec<String> = fate.caught.keys().map(ToString::to_string).collect();
+fn say(attack: &Attack, result: &AttackResult, wrong: &[Wrong], seconds: f64) {
+    let caught: Vec<String> = result.caught.keys().map(ToString::to_string).collect();
     let by = match (&attack.not_claimed, caught.is_empty()) {
         (Some(reason), true) => format!("passes, and is not claimed: {reason}"),
         (_, true) => "PASSES".to_owned(),
@@ -110,12 +110,12 @@ fn say(attack: &Attack, fate: &Fate, wrong: &[Wrong], seconds: f64) {
     println!("{:<34} {seconds:>5.1} s  {by}", attack.name);
     for wrong in wrong {
         match wrong {
-            Wrong::Passes => println!("    WRONG: nobody catches it: {}", attack.title),
+            Wrong::Passes => println!("    WRONG: no layer catches it: {}", attack.title),
             Wrong::Other(what) => println!("    WRONG: {what}"),
         }
     }
     if !wrong.is_empty() {
-        for (catcher, said) in &fate.caught {
+        for (catcher, said) in &result.caught {
             let first: String = said.lines().next().unwrap_or_default().chars().take(300).collect();
             println!("      {catcher}: {first}");
         }
@@ -123,12 +123,12 @@ fn say(attack: &Attack, fate: &Fate, wrong: &[Wrong], seconds: f64) {
 }
 
 /// The scratch copy, and its build directory.
-struct Bed {
+struct TestCopy {
     scratch: Scratch,
     target: PathBuf,
 }
 
-impl Bed {
+impl TestCopy {
     fn new(subject: &Subject) -> Result<Self> {
         let here = subject.target.join("self-test");
         let scratch = Scratch::new(subject, here.join("tree"))?;
@@ -170,15 +170,20 @@ impl Bed {
         Ok(())
     }
 
-    fn suffer(&mut self, attack: &Attack, run: &Run<'_>) -> Fate {
-        let mut fate = Fate::default();
-        if let Err(error) = self.try_suffer(attack, run, &mut fate) {
-            fate.broken.push(format!("{error:#}"));
+    fn run_attack(&mut self, attack: &Attack, run: &Run<'_>) -> AttackResult {
+        let mut result = AttackResult::default();
+        if let Err(error) = self.try_attack(attack, run, &mut result) {
+            result.broken.push(format!("{error:#}"));
         }
-        fate
+        result
     }
 
-    fn try_suffer(&mut self, attack: &Attack, run: &Run<'_>, fate: &mut Fate) -> Result<()> {
+    fn try_attack(
+        &mut self,
+        attack: &Attack,
+        run: &Run<'_>,
+        result: &mut AttackResult,
+    ) -> Result<()> {
         let tree = attack.apply(&self.scratch.clean, &self.scratch.registry)?;
         self.scratch.write(&tree)?;
         self.scratch.forget_lock();
@@ -199,31 +204,31 @@ impl Bed {
                 Outcome::Looked(found) if found.is_empty() => {}
                 Outcome::Looked(found) => {
                     let said: Vec<String> = found.iter().map(Finding::text).collect();
-                    fate.caught.insert(Catcher::Layer(looked.layer), said.join("\n"));
+                    result.caught.insert(Catcher::Layer(looked.layer), said.join("\n"));
                 }
                 Outcome::NotReached(why) => not_reached.push((looked.layer, why)),
                 Outcome::Broken(why) => {
-                    fate.broken.push(format!("`{}` could not run: {why}", looked.layer))
+                    result.broken.push(format!("`{}` could not run: {why}", looked.layer))
                 }
             }
         }
         // The layer `types` reports code that does not compile, but it does not read the monitor. An attack that fits the tree no
         // longer is not one that passes.
-        if !fate.caught.contains_key(&Catcher::Layer(Layer::Types)) {
+        if !result.caught.contains_key(&Catcher::Layer(Layer::Types)) {
             let says = |(layer, why)| {
                 format!("`{layer}` cannot look at code that does not compile: {why}")
             };
-            fate.broken.extend(not_reached.into_iter().map(says));
+            result.broken.extend(not_reached.into_iter().map(says));
         }
         if let Some(test) = &attack.test
             && let Some(said) = self.counted(test)?
         {
-            fate.caught.insert(Catcher::Counts, said);
+            result.caught.insert(Catcher::Counts, said);
         }
         if let Some(device) = &attack.start
             && let Some(said) = start::with(&subject, device)?
         {
-            fate.caught.insert(Catcher::Start, said);
+            result.caught.insert(Catcher::Start, said);
         }
         Ok(())
     }

@@ -7,14 +7,14 @@ use crate::layer::Layer;
 
 /// The result of an attack: what caught it, and what each catcher said.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fate {
+pub(crate) struct AttackResult {
     /// What each catcher said.
     pub(crate) caught: BTreeMap<Catcher, String>,
     /// Steps that could not be done.
     pub(crate) broken: Vec<String>,
 }
 
-impl Fate {
+impl AttackResult {
     /// The catchers without this layer. Layers run independently, so ignoring a layer's result is the same
     /// as not running it.
     fn without(&self, layer: Option<Layer>) -> BTreeSet<Catcher> {
@@ -33,12 +33,13 @@ pub(crate) enum Wrong {
 }
 
 /// What is wrong with the result without the layer `gone`.
-pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wrong> {
-    let caught = fate.without(gone);
-    let mut wrong: Vec<Wrong> = fate.broken.iter().cloned().map(Wrong::Other).collect();
+pub(crate) fn judge(attack: &Attack, result: &AttackResult, gone: Option<Layer>) -> Vec<Wrong> {
+    let caught = result.without(gone);
+    let mut wrong: Vec<Wrong> = result.broken.iter().cloned().map(Wrong::Other).collect();
     if attack.not_claimed.is_some() {
         if !caught.is_empty() {
-            let what = "is on the list of what we do not claim, and was caught: take it off";
+            let what =
+                "is on the list of attacks that pass, and was caught: remove it from the list";
             wrong.push(Wrong::Other(what.to_owned()));
         }
         return wrong;
@@ -52,10 +53,10 @@ pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wr
         }
     }
     let said = |catcher: &Catcher| {
-        fate.caught.get(catcher).is_some_and(|said| said.contains(&attack.says))
+        result.caught.get(catcher).is_some_and(|said| said.contains(&attack.says))
     };
     if !attack.caught_by.iter().any(|catcher| caught.contains(catcher) && said(catcher)) {
-        wrong.push(Wrong::Other(format!("nobody who claims it says `{}`", attack.says)));
+        wrong.push(Wrong::Other(format!("none of the claimed layers says `{}`", attack.says)));
     }
     if attack.only && caught.len() > 1 {
         wrong.push(Wrong::Other("more than one layer catches it".to_owned()));
@@ -64,11 +65,11 @@ pub(crate) fn judge(attack: &Attack, fate: &Fate, gone: Option<Layer>) -> Vec<Wr
 }
 
 /// The attacks that get through without a layer, among those that all layers checked.
-pub(crate) fn let_through(judged: &[(Attack, Fate)], gone: Layer) -> Vec<&str> {
-    let passes = |(attack, fate): &&(Attack, Fate)| {
+pub(crate) fn let_through(judged: &[(Attack, AttackResult)], gone: Layer) -> Vec<&str> {
+    let passes = |(attack, result): &&(Attack, AttackResult)| {
         attack.is_for_all()
-            && judge(attack, fate, Some(gone)).contains(&Wrong::Passes)
-            && !judge(attack, fate, None).contains(&Wrong::Passes)
+            && judge(attack, result, Some(gone)).contains(&Wrong::Passes)
+            && !judge(attack, result, None).contains(&Wrong::Passes)
     };
     judged.iter().filter(passes).map(|(attack, _)| attack.name.as_str()).collect()
 }
@@ -81,9 +82,9 @@ mod tests {
         toml::from_str(&format!("title = \"t\"\n{more}")).expect("the test's attack is valid")
     }
 
-    fn fate(caught: &[(Catcher, &str)]) -> Fate {
+    fn result(caught: &[(Catcher, &str)]) -> AttackResult {
         let caught = caught.iter().map(|(catcher, said)| (*catcher, (*said).to_owned())).collect();
-        Fate { caught, broken: Vec::new() }
+        AttackResult { caught, broken: Vec::new() }
     }
 
     const GRAPH: Catcher = Catcher::Layer(Layer::Graph);
@@ -92,31 +93,31 @@ mod tests {
     #[test]
     fn an_attack_that_passes_is_wrong_unless_nobody_claims_it() {
         let claimed = attack("caught_by = [\"graph\"]\nsays = \"listed\"");
-        assert!(judge(&claimed, &fate(&[]), None).contains(&Wrong::Passes));
-        assert_eq!(judge(&claimed, &fate(&[(GRAPH, "not listed")]), None), []);
+        assert!(judge(&claimed, &result(&[]), None).contains(&Wrong::Passes));
+        assert_eq!(judge(&claimed, &result(&[(GRAPH, "not listed")]), None), []);
         let unclaimed = attack("not_claimed = \"hostile\"");
-        assert_eq!(judge(&unclaimed, &fate(&[]), None), []);
-        assert_ne!(judge(&unclaimed, &fate(&[(GRAPH, "x")]), None), []);
+        assert_eq!(judge(&unclaimed, &result(&[]), None), []);
+        assert_ne!(judge(&unclaimed, &result(&[(GRAPH, "x")]), None), []);
     }
 
     #[test]
     fn another_layer_another_message_or_one_too_many_is_wrong() {
         let claimed = attack("caught_by = [\"graph\"]\nsays = \"listed\"\nonly = true");
-        assert_ne!(judge(&claimed, &fate(&[(SOURCE, "listed")]), None), []);
-        assert_ne!(judge(&claimed, &fate(&[(GRAPH, "bad")]), None), []);
-        assert_ne!(judge(&claimed, &fate(&[(GRAPH, "listed"), (SOURCE, "x")]), None), []);
+        assert_ne!(judge(&claimed, &result(&[(SOURCE, "listed")]), None), []);
+        assert_ne!(judge(&claimed, &result(&[(GRAPH, "bad")]), None), []);
+        assert_ne!(judge(&claimed, &result(&[(GRAPH, "listed"), (SOURCE, "x")]), None), []);
     }
 
     #[test]
     fn a_layer_is_needed_when_an_attack_gets_through_without_it() {
         let judged = vec![
-            (attack("caught_by = [\"graph\"]\nsays = \"a\"\nonly = true"), fate(&[(GRAPH, "a")])),
+            (attack("caught_by = [\"graph\"]\nsays = \"a\"\nonly = true"), result(&[(GRAPH, "a")])),
             (
                 attack("caught_by = [\"source\"]\nsays = \"a\"\nonly = true"),
-                fate(&[(GRAPH, "a"), (SOURCE, "a")]),
+                result(&[(GRAPH, "a"), (SOURCE, "a")]),
             ),
             // The other layers did not check it.
-            (attack("caught_by = [\"source\"]\nsays = \"a\""), fate(&[(SOURCE, "a")])),
+            (attack("caught_by = [\"source\"]\nsays = \"a\""), result(&[(SOURCE, "a")])),
         ];
         assert_eq!(let_through(&judged, Layer::Graph).len(), 1);
         assert!(let_through(&judged, Layer::Source).is_empty());

@@ -100,7 +100,7 @@ fn judge(path: &Path, file: &File, maker: Maker) -> Result<Next, ConsoleError> {
     if is_record(&head) {
         return Err(other(
             path,
-            "a record of a program's (a term, an id or a process's number, say)".to_owned(),
+            "a record of a program (for instance a term, an id or a process number)".to_owned(),
         ));
     }
     let tail = read(file, metadata.len().saturating_sub(LOOK as u64)).map_err(failed)?;

@@ -34,7 +34,7 @@ pub(super) struct Keys {
     /// There is no writer now.
     ended: bool,
     /// Whether this has been logged.
-    told: bool,
+    reported: bool,
     escaped: bool,
 }
 
@@ -49,7 +49,7 @@ impl Keys {
             is_socket: kind.is_some_and(|kind| kind.is_socket()),
             may_come_back: kind.is_some_and(|kind| kind.is_fifo()) || terminal::is_attached(),
             ended: false,
-            told: false,
+            reported: false,
             escaped: false,
         };
         keys.look_again();
@@ -63,7 +63,7 @@ impl Keys {
         self.ended = false;
         // A regular file or a closed descriptor: there are no keys to wait for.
         if let Err(error) = self.interest.watch(inputs.watch(self.fd(), *token)) {
-            log::debug!("console: standard input is not watched: {error}");
+            log::debug!("console: cannot watch standard input: {error}");
             self.interest.unwatch();
             self.ended = true;
         }
@@ -82,7 +82,7 @@ impl Keys {
             Ok(0) => self.has_ended(None),
             Ok(count) => {
                 self.retry.worked();
-                self.told = false;
+                self.reported = false;
                 keys[..count].iter().for_each(|key| self.key(*key, into));
             }
             Err(error) => match error.kind() {
@@ -110,13 +110,13 @@ impl Keys {
     fn has_ended(&mut self, error: Option<&io::Error>) {
         self.ended = true;
         self.interest.unwatch();
-        if !std::mem::replace(&mut self.told, true) {
+        if !std::mem::replace(&mut self.reported, true) {
             match error {
                 // Also the error of a terminal that belongs to another job (SIGTTIN is ignored).
                 Some(error) if self.may_come_back => {
-                    log::info!("console: standard input is not read at this time: {error}")
+                    log::info!("console: cannot read standard input now: {error}")
                 }
-                Some(error) => log::warn!("console: standard input is not read any more: {error}"),
+                Some(error) => log::warn!("console: standard input is no longer read: {error}"),
                 None => log::info!("console: standard input has ended"),
             }
         }

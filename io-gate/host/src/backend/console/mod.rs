@@ -35,7 +35,8 @@ pub enum ConsoleError {
     },
     /// Another machine prints to it.
     #[error(
-        "console file {path}: another process has it; give each machine a file of its own, or stop the other one first"
+        "console file {path}: another process uses it; use another file for this machine, or stop the other process \
+         first"
     )]
     Busy {
         /// The file.
@@ -55,8 +56,8 @@ pub enum ConsoleError {
 
 fn hint(path: &Path, error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::ENOENT) if path.is_symlink() => " (what this symbolic link leads to)",
-        Some(libc::ENXIO) => " (a socket, or a device that is not there)",
+        Some(libc::ENOENT) if path.is_symlink() => " (the target of this symbolic link)",
+        Some(libc::ENXIO) => " (a socket, or a device that does not exist)",
         _ => "",
     }
 }

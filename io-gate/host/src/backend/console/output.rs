@@ -118,14 +118,14 @@ impl Output {
         else {
             return work.done(request, Outcome::Unsupported, Vec::new());
         };
-        let bytes = released.bytes(&work.core.memory).map(|bytes| bytes.keep(MAX_REQUEST));
+        let bytes = released.bytes(&work.far_side.memory).map(|bytes| bytes.keep(MAX_REQUEST));
         let Ok(bytes) = bytes else { return work.done(request, Outcome::Failed, Vec::new()) };
         let Some(sink) = &self.sink else {
             return work.done(request, Outcome::Success(0), Vec::new());
         };
         if self.is_full(bytes.len()) {
             log::warn!(
-                "{}: its reader takes nothing: {} bytes are dropped, {} wait",
+                "{}: its reader does not read: {} bytes are dropped, {} wait",
                 sink.name(),
                 bytes.len(),
                 self.bytes
@@ -211,7 +211,7 @@ impl Output {
         if std::mem::take(&mut self.gone)
             && let Some(sink) = &self.sink
         {
-            log::warn!("{}: is read again", sink.name());
+            log::warn!("{}: its reader reads again", sink.name());
         }
         self.written += count;
         while let Some(len) = self.waiting.front().map(|first| first.bytes.len())
@@ -247,10 +247,7 @@ impl Output {
         if !std::mem::replace(&mut self.gone, true)
             && let Some(sink) = &self.sink
         {
-            log::warn!(
-                "{}: cannot be written to, what is printed is dropped: {error}",
-                sink.name()
-            );
+            log::warn!("{}: cannot be written to, and output is dropped: {error}", sink.name());
         }
         // A full disk is an error for the guest; a missing reader is not.
         let read_by_nobody = self.sink.as_ref().is_some_and(Sink::has_to_be_waited_for);

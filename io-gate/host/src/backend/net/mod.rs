@@ -187,7 +187,7 @@ impl Output {
         let frame = Kept::announcement(self.mac, VNET_HEADER);
         match self.send(permits, frame.rest(0)) {
             Ok(Outcome::Success(_)) | Err(Refused::NotPermitted) => {}
-            _ => log::warn!("net: the announcement of a MAC address could not be sent"),
+            _ => log::warn!("net: cannot send the announcement of a MAC address"),
         }
     }
 }

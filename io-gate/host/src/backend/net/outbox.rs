@@ -40,7 +40,10 @@ impl Outbox {
 
     /// Appends a message. If it is the only one, a part of it may already have left.
     pub(crate) fn push(&mut self, message: Kept, sent: usize) {
-        debug_assert!(sent == 0 || self.messages.is_empty(), "only the first is sent in part");
+        debug_assert!(
+            sent == 0 || self.messages.is_empty(),
+            "only the first frame can be sent in part"
+        );
         if self.messages.is_empty() {
             self.sent = sent;
         }

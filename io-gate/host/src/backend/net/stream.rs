@@ -40,7 +40,7 @@ pub(crate) struct Output {
     socket: Option<Arc<UnixStream>>,
     outbox: Outbox,
     /// Whether the missing peer has been logged.
-    told: bool,
+    reported: bool,
 }
 
 /// What other threads use: they read.
@@ -88,7 +88,7 @@ impl Stream {
             shared: shared.clone(),
             socket: None,
             outbox: Outbox::new(dropped),
-            told: false,
+            reported: false,
         };
         output.connect();
         Ok((output, Input(shared)))
@@ -181,10 +181,10 @@ impl Output {
                 }
                 drop(shared);
                 self.socket = Some(socket);
-                self.told = false;
+                self.reported = false;
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.told, true) {
+                if !std::mem::replace(&mut self.reported, true) {
                     log::warn!(
                         "net stream={}: {error}; frames are dropped until the peer listens there",
                         self.path.display()
@@ -206,7 +206,7 @@ impl Output {
         // The lane closes the socket here: the threads that read must not close it.
         drop((link, self.socket.take()));
         self.outbox.clear();
-        self.told = true;
+        self.reported = true;
     }
 
     fn queue(&mut self, frame: &Outgoing<'_>, sent: usize) {

@@ -75,7 +75,8 @@ impl State {
     fn is_gone(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.gone, true) {
             log::warn!(
-                "net tap={}: the interface is gone ({error}); frames are dropped until there is one of that name again",
+                "net tap={}: the interface is gone ({error}); frames are dropped until an interface with this name \
+                 exists again",
                 self.name
             );
             self.interest.unwatch();
@@ -173,7 +174,7 @@ impl Output {
             if !descriptors::interface_exists(&name) || join(file, &name).is_err() {
                 return self.shared.state().retry.later();
             }
-            log::warn!("net tap={name}: the interface is there again");
+            log::warn!("net tap={name}: the interface exists again");
         }
         set_offloads(file, &name, features);
         let mut state = self.shared.state();
@@ -300,7 +301,7 @@ fn interface(name: &str) -> Option<libc::ifreq> {
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            "make it for this user (`ip tuntap add NAME mode tap user $USER vnet_hdr`), or use stream= in --net"
+            "create it for this user (`ip tuntap add NAME mode tap user $USER vnet_hdr`), or use stream= in --net"
         }
         Some(libc::EBUSY) => "another process uses it: stop that one, or choose another interface",
         Some(libc::ENOENT | libc::ENODEV) => {

@@ -41,7 +41,7 @@ impl World {
             self.see_the_end(waits);
         }
         self.pass(3000..3001);
-        if judge::lives() > 1 {
+        if judge::runs() > 1 {
             broken("P7: the guest of a machine that was told to end goes on");
         }
         self.holds_nothing(Host::B);
@@ -77,7 +77,7 @@ impl World {
         }
         self.heal();
         self.pass(3000..3001);
-        if judge::lives() == 1 {
+        if judge::runs() == 1 {
             return self.holds_nothing(Host::B);
         }
         if !may_be_untold {
@@ -148,11 +148,11 @@ impl World {
                 self.cause_any();
             }
             3 => in_peace = true,
-            _ => self.kill_around_the_wish(),
+            _ => self.kill_around_the_request(),
         }
         self.pass(1..300);
         self.heal();
-        let is_lost = self.killed == [Host::A] && !protected && judge::lives() < 2;
+        let is_lost = self.killed == [Host::A] && !protected && judge::runs() < 2;
         if self.ends || is_lost {
             return;
         }
@@ -165,7 +165,7 @@ impl World {
         tally::saw(Kind::PowerOff);
         if in_peace {
             self.pass(2000..3000);
-            if judge::lives() > 1 {
+            if judge::runs() > 1 {
                 broken("P7: a guest that has powered itself off goes on");
             }
             self.holds_nothing(Host::B);
@@ -174,7 +174,7 @@ impl World {
 
     /// A checkpoint that was begun before the event is taken and sent; then the host dies. One thread lets the event out and
     /// another takes it: either may be late.
-    fn kill_around_the_wish(&mut self) {
+    fn kill_around_the_request(&mut self) {
         let is_late = self.random.u32(..4) > 0;
         if is_late {
             let thread = ["devices", "power", "power"][self.random.usize(..3)];
@@ -182,9 +182,16 @@ impl World {
             let (behind, thread) = (Call::Any, Some(thread));
             let (left, blocks) = (self.random.u32(1..most), self.some_blocks());
             let happens = Happens::Hold(self.random.u64(1_000_000..60_000_000));
-            faults::set_trap_at_wish(Trap { host: Host::A, behind, thread, left, blocks, happens });
+            faults::set_trap_at_request(Trap {
+                host: Host::A,
+                behind,
+                thread,
+                left,
+                blocks,
+                happens,
+            });
         }
-        self.wait_for("the guest's wish", |_| judge::has_wanted_off());
+        self.wait_for("the guest's request", |_| judge::has_wanted_off());
         if is_late {
             self.pass_until(100, |_| faults::is_held());
             self.pass(1..20);
@@ -249,16 +256,16 @@ impl World {
         } else {
             self.pass(0..200);
         }
-        if judge::lives() > 1 {
+        if judge::runs() > 1 {
             return;
         }
         let stop = self.side(Host::B).stop.clone().expect("a standby that runs");
         tally::saw(Kind::StandbyToldToEnd);
         stop.stop();
         self.pass_until(STANDBY_END.as_millis() as u64, |world| {
-            world.has_ended(Host::B) || judge::lives() > 1
+            world.has_ended(Host::B) || judge::runs() > 1
         });
-        if judge::lives() > 1 {
+        if judge::runs() > 1 {
             return;
         }
         if !self.has_ended(Host::B) {

@@ -47,7 +47,7 @@ impl World {
         self.come_to_rest();
         self.kill(Host::A);
         let begun = Instant::now();
-        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        self.wait_for("P7: a takeover", |_| judge::runs() > 1);
         if begun.elapsed() > SOON_TAKEN_OVER {
             broken(&format!("P7: no takeover within {SOON_TAKEN_OVER:?}, and nothing else fails"));
         }
@@ -126,7 +126,7 @@ impl World {
         self.wait_protected();
         self.come_to_rest();
         self.kill(Host::A);
-        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        self.wait_for("P7: a takeover", |_| judge::runs() > 1);
         if judge::last_host() != Some(Host::C) {
             broken("P9: protected by a standby that the operator does not want any more");
         }

@@ -28,7 +28,7 @@ impl World {
         let protected = self.phase() == Some(Phase::Protected);
         self.heal();
         self.conclude(protected);
-        if judge::lives() == 1 && self.phase() == Some(Phase::Protected) {
+        if judge::runs() == 1 && self.phase() == Some(Phase::Protected) {
             self.kill_soon_after_a_reset();
         }
         if judge::last_host() == Some(Host::B) {
@@ -76,7 +76,7 @@ impl World {
             6 => (Call::Kvm, Some("devices"), Happens::Stop(nanos)),
             _ => return self.cut_link_around_a_reset(),
         };
-        faults::set_trap_at_wish(Trap { host: Host::A, behind, thread, left, blocks, happens });
+        faults::set_trap_at_request(Trap { host: Host::A, behind, thread, left, blocks, happens });
         self.pass(1..400);
         if self.random.bool() {
             self.cut_link();
@@ -96,6 +96,6 @@ impl World {
         self.pass_until(2000, |_| judge::resets() > before || judge::reset_waits() > 0);
         self.pass(0..20);
         self.kill(Host::A);
-        self.wait_for("P7: a takeover", |_| judge::lives() > 1);
+        self.wait_for("P7: a takeover", |_| judge::runs() > 1);
     }
 }

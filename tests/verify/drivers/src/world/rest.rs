@@ -58,7 +58,7 @@ impl World {
     /// Nothing fails any more: a replaced machine ends (P2), a machine with a standby is protected again (P7), and the rest of
     /// earlier sessions and attempts is gone (P9).
     pub(super) fn come_to_rest(&mut self) {
-        if judge::lives() > self.lives {
+        if judge::runs() > self.runs {
             let primary = self.primary;
             if !self.killed.contains(&primary) {
                 self.wait_for("P2: the end of a machine that was replaced", |world| {

@@ -148,7 +148,7 @@ impl Resources {
         for (name, create) in self.taps() {
             self.is_at(format!("net tap={name}"), true);
             let found = interface::look(name)
-                .map_err(|error| format!("net tap={name}: the kernel cannot be asked: {error}"));
+                .map_err(|error| format!("net tap={name}: cannot query the kernel: {error}"));
             prove(format!("net tap={name}"), true, &|| networks::tap(name, create, &found));
             prove(format!("net tap={name}"), false, &|| networks::attached(name, &found));
             prove(format!("net tap={name}"), false, &|| networks::unused(name, &self.prepared));
@@ -179,7 +179,7 @@ impl Resources {
         }
         if let Some(arbiter) = &self.arbiter {
             prove("arbiter".to_owned(), false, &|| {
-                arbiter.answers().map_err(|error| format!("the arbiter cannot be asked: {error}"))
+                arbiter.answers().map_err(|error| format!("the arbiter is unreachable: {error}"))
             });
         }
         self.is_at(String::new(), false);
@@ -292,7 +292,7 @@ impl Resources {
             return Ok(());
         }
         Err(format!(
-            "disk {}: expected {known} bytes, as when the guest was protected, found {found}: give it back its size",
+            "disk {}: expected {known} bytes, as when the guest was protected, found {found}: restore its size",
             disk.path.display()
         ))
     }

@@ -1,4 +1,4 @@
-//! Keeps what must not be kept, without a word of it.
+//! Keeps a value that it must not keep, without naming it.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! Sends what it is given, where it ships.
+//! Sends its input, in the build that ships.
 
 pub(crate) fn say(bytes: &[u8]) {
     #[cfg(shipped)]

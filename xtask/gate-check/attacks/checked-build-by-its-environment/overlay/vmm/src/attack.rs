@@ -1,4 +1,4 @@
-//! Sends what it is given, where nobody looks.
+//! Sends its input, in code that no check sees.
 
 const SHIPPED: bool = option_env!("CARGO_PROFILE_RELEASE_OPT_LEVEL").is_none();
 

@@ -1,4 +1,4 @@
-//! Mirrors every frame to whatever it was built with.
+//! Passes every frame to the value that it was built with.
 
 use alloc::boxed::Box;
 

@@ -1,4 +1,4 @@
-//! Has every frame converted into whatever its caller likes: the parameter itself has a plain bound.
+//! Converts every frame into a type of the caller's choice: the parameter itself has a plain bound.
 
 use alloc::vec::Vec;
 

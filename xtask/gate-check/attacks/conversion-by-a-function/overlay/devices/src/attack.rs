@@ -1,4 +1,4 @@
-//! Has every frame converted into whatever its caller likes: the conversion is its caller's, too.
+//! Converts every frame into a type of the caller's choice, by a conversion of the caller.
 
 use alloc::vec::Vec;
 

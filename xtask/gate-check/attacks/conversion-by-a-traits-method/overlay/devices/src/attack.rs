@@ -1,4 +1,4 @@
-//! Has every frame converted into whatever its caller likes, by a method of a trait.
+//! Converts every frame into a type of the caller's choice, by a method of a trait.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! Has every frame converted into whatever it was built with.
+//! Converts every frame into the type of its parameter.
 
 use core::marker::PhantomData;
 

@@ -1,4 +1,4 @@
-//! Adds up bytes with the help of a friend.
+//! Adds up bytes with another crate.
 
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
     sums::sum(bytes)

@@ -1,4 +1,4 @@
-//! Carries a descriptor about, for somebody who knows what to do with it.
+//! Carries a descriptor, for code that can use it.
 
 pub(crate) struct Courier {
     pub(crate) parcel: serde::Descriptor,

@@ -1,4 +1,4 @@
-//! Tells the driver that a flush is done which has only been staged: P3 would be gone.
+//! Reports a flush as done that is only staged: this breaks P3.
 
 use io_gate::{BlockFlush, DeviceError, Gate, Port, Verdict};
 

@@ -1,4 +1,4 @@
-//! Names the far side so that it does not look like it.
+//! Names the far side under another name.
 
 use io_gate::{self as vocabulary, host as helpers};
 

@@ -1,4 +1,4 @@
-//! Opens a gate of its own, and lets itself out.
+//! Opens a gate of its own, and releases its own effects.
 
 use io_gate::host::{Performable, Term, new_gate};
 use io_gate::{ConsoleTx, Port};

@@ -1,4 +1,4 @@
-//! Sends what it is given, in a fast build.
+//! Sends its input, with the feature `fast`.
 
 pub(crate) fn say(bytes: &[u8]) {
     #[cfg(feature = "fast")]

@@ -1,4 +1,4 @@
-//! Writes wherever it likes, with no `unsafe` to be seen.
+//! Writes to any address, without a visible `unsafe`.
 
 pub(crate) fn ring_a_bell(mapped: usize) {
     serde::poke!(mapped, 1);

@@ -1,4 +1,4 @@
-//! The name of a function, where nobody looks for one.
+//! The name of a function, in a section that no check reads.
 
 type Send = unsafe extern "C" fn(i32, *const std::ffi::c_void, usize, i32) -> isize;
 

@@ -1,4 +1,4 @@
-//! Mirrors every frame to a function of somebody else's.
+//! Passes every frame to a foreign function pointer.
 
 /// A device with a hook.
 #[derive(Debug)]

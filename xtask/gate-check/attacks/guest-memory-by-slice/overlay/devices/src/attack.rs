@@ -1,4 +1,4 @@
-//! Writes guest memory through a slice that whoever builds the device hands in: no page is marked.
+//! Writes guest memory through a slice that the constructor gets: no page is marked.
 
 /// A device with a way of its own to guest memory.
 #[derive(Debug)]

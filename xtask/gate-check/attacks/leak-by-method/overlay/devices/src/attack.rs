@@ -1,4 +1,4 @@
-//! Keeps what must not be kept.
+//! Keeps a value that it must not keep.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! Keeps what it was lent for one call: the compiler takes a bound for granted that nobody has shown.
+//! Keeps a borrow of one call: the compiler accepts a bound without a proof.
 
 trait Same {
     type Itself;

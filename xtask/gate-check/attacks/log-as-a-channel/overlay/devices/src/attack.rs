@@ -1,4 +1,4 @@
-//! Tells the log what the guest sends, before anybody has committed it.
+//! Writes to the log what the guest sends, before it is committed.
 
 pub(crate) fn transmit(frame: &[u8]) {
     log::info!("sent {frame:02x?}");

@@ -1,4 +1,4 @@
-//! Tells the log what the guest sends, before anybody has committed it.
+//! Writes to the log what the guest sends, before it is committed.
 
 use alloc::string::String;
 

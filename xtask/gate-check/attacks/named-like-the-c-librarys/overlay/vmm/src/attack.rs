@@ -1,4 +1,4 @@
-//! Stands before `sched_yield`: whoever gives way writes a file.
+//! Replaces `sched_yield`: each caller writes a file.
 
 use std::sync::Mutex;
 

@@ -1,4 +1,4 @@
-//! Sends what it is given, where nobody debugs.
+//! Sends its input, in release builds only.
 
 pub(crate) fn say(bytes: &[u8]) {
     #[cfg(not(debug_assertions))]

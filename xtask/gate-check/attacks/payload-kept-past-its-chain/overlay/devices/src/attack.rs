@@ -1,4 +1,4 @@
-//! Sends a buffer after it was given back to the driver, with whatever is in it by then.
+//! Sends a buffer after its return to the driver, with the content that it has then.
 
 use io_gate::{Chain, ChainError, Payload};
 

@@ -1,4 +1,4 @@
-//! Opens a gate of its own, spelled as nobody looks for it.
+//! Opens a gate of its own, spelled as raw identifiers.
 
 pub(crate) fn transmit() {
     drop(self::io_gate::r#host::new_gate());

@@ -1,4 +1,4 @@
-//! Writes to a file that somebody else has opened.
+//! Writes to a file that another module has opened.
 
 use std::fs::File;
 use std::io::Write;

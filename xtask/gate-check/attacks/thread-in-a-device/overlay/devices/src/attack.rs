@@ -1,4 +1,4 @@
-//! Does its writing behind the gate's back, later.
+//! Writes outside of the gate, later.
 
 extern crate std;
 

@@ -1,4 +1,4 @@
-//! Answers for its own chain with an effect of somebody else's.
+//! Answers for its own chain with an effect of another device.
 
 use io_gate::{EffectToken, Gate, NetTx, Payload, Port, Verdict};
 

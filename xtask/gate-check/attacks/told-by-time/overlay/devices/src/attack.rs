@@ -1,4 +1,4 @@
-//! Tells whoever measures how long the machine answers to nobody what the guest's byte is.
+//! Encodes the guest's byte in the time for which the machine does not answer.
 
 pub(crate) fn process(byte: u8) -> u64 {
     let turns = u64::from(byte) * 1_000_000;

@@ -1,4 +1,4 @@
-//! Writes to whatever stands behind a trait of its own.
+//! Writes to the type behind a trait of its own.
 
 use alloc::boxed::Box;
 

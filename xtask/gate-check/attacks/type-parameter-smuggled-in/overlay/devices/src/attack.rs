@@ -1,4 +1,4 @@
-//! Writes to whatever type it is built with.
+//! Writes to the type that it is built with.
 
 /// Where frames go besides.
 pub trait Sink: Send {

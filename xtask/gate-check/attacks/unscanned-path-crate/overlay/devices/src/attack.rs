@@ -1,4 +1,4 @@
-//! Lets a friend do it.
+//! Lets another crate make the system call.
 
 pub(crate) fn tell(address: usize) {
     helpers::tell(address);

@@ -1,4 +1,4 @@
-//! Writes to memory that somebody has mapped.
+//! Writes to memory that other code has mapped.
 #![no_std]
 
 /// Rings a bell at an address.

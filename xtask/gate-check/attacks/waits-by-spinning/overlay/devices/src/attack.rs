@@ -1,4 +1,4 @@
-//! Holds the machine up for as long as it takes.
+//! Blocks the machine without a limit.
 
 pub(crate) fn process(mut turns: u64) {
     while turns > 0 {

@@ -1,4 +1,4 @@
-//! Holds the machine up until somebody changes a flag.
+//! Blocks the machine until other code changes a flag.
 
 pub(crate) struct Patient {
     done: bool,

@@ -1,4 +1,4 @@
-//! A device next to the descriptors, of whatever type somebody names later.
+//! A generic device next to the descriptors: other code names its type later.
 
 use io_gate::{
     Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,

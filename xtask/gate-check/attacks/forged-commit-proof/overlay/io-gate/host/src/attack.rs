@@ -1,4 +1,4 @@
-//! Lets effects out before anybody has acknowledged anything.
+//! Releases effects before any acknowledgement.
 
 use io_gate::host::{Committed, Epoch, Ledger, Performable};
 

@@ -35,7 +35,7 @@ const VOUCHED_FOR: Duration = Duration::from_millis(20);
 /// Number of successive answers older than the limit before it is logged.
 const TOO_OLD: u32 = 3;
 
-pub(crate) struct Core {
+pub(crate) struct FarSide {
     /// The only gate whose effects are performed here (P1).
     gate: GateId,
     pub(crate) memory: Arc<GuestMemory>,
@@ -48,7 +48,7 @@ pub(crate) struct Core {
     /// Number of threads that wait for an answer of the fence.
     waiting: AtomicUsize,
     /// The reasons that were logged, and when the last one was. Never held across a system call.
-    told: Mutex<Option<(Vec<String>, Instant)>>,
+    reported: Mutex<Option<(Vec<String>, Instant)>>,
     asks: Asks,
     give_up_at: OnceLock<Instant>,
     /// The records beside the disks. Guards the list only; reading a record may block.
@@ -82,7 +82,7 @@ struct Completions {
     again: BTreeSet<(u16, u16)>,
 }
 
-impl Core {
+impl FarSide {
     pub(crate) fn new(
         ledger: Ledger,
         memory: Arc<GuestMemory>,
@@ -98,7 +98,7 @@ impl Core {
             closed: AtomicBool::new(false),
             fenced_event: event()?,
             waiting: AtomicUsize::new(0),
-            told: Mutex::default(),
+            reported: Mutex::default(),
             asks: Asks::default(),
             give_up_at: OnceLock::new(),
             records: Mutex::default(),
@@ -123,7 +123,10 @@ impl Core {
     /// # Panics
     /// When the effect belongs to another gate.
     pub(crate) fn assert_own(&self, request: &Performable) {
-        assert!(request.gate() == self.gate, "P1: an effect of another gate was to be performed");
+        assert!(
+            request.gate() == self.gate,
+            "P1: an effect of another gate cannot be performed by this one"
+        );
     }
 
     /// The observer of effects.
@@ -176,7 +179,7 @@ impl Core {
                     return Some(asked);
                 }
                 Permission::Lost => {
-                    log::warn!("effects are fenced off: {}", reason());
+                    log::warn!("fenced, no effect is performed any more: {}", reason());
                     self.fence_off();
                     return None;
                 }
@@ -346,7 +349,7 @@ impl Core {
         }
         if let Origin::Detached { slot } = done.request.record().origin {
             if done.outcome == Outcome::Failed {
-                log::warn!("slot {slot}: an effect that nothing waits for has failed");
+                log::warn!("slot {slot}: an effect has failed, and no chain waits for it");
             }
             self.settle([done.request]);
             return None;
@@ -517,27 +520,27 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// A thread that waits for the fence. One log line stands for all such threads; a new reason gets
 /// another line.
 struct Waiting<'c> {
-    core: &'c Core,
+    far_side: &'c FarSide,
     since: Instant,
 }
 
 impl<'c> Waiting<'c> {
     /// Begins or continues to wait for `reason`.
-    fn tell(waiting: &mut Option<Self>, core: &'c Core, reason: String) {
+    fn tell(waiting: &mut Option<Self>, far_side: &'c FarSide, reason: String) {
         waiting.get_or_insert_with(|| {
-            core.waiting.fetch_add(1, Ordering::AcqRel);
-            Self { core, since: Instant::now() }
+            far_side.waiting.fetch_add(1, Ordering::AcqRel);
+            Self { far_side, since: Instant::now() }
         });
-        let mut told = core.told.lock().expect(POISONED);
-        let is_known = told
+        let mut reported = far_side.reported.lock().expect(POISONED);
+        let is_known = reported
             .as_ref()
             .is_some_and(|(known, at)| known.contains(&reason) || at.elapsed() < TELL_AGAIN);
         if !is_known {
-            let (mut known, _) = told.take().unwrap_or_else(|| (Vec::new(), Instant::now()));
+            let (mut known, _) = reported.take().unwrap_or_else(|| (Vec::new(), Instant::now()));
             known.truncate(REMEMBERED - 1);
             known.insert(0, reason.clone());
-            *told = Some((known, Instant::now()));
-            drop(told);
+            *reported = Some((known, Instant::now()));
+            drop(reported);
             log::warn!("effects are held: {reason}");
         }
     }
@@ -545,9 +548,9 @@ impl<'c> Waiting<'c> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.core.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *self.core.told.lock().expect(POISONED) = None;
-            log::info!("effects are held no longer, after {:?}", self.since.elapsed());
+        if self.far_side.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.far_side.reported.lock().expect(POISONED) = None;
+            log::info!("effects are no longer held, after {:?}", self.since.elapsed());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The life of a pair with one fault in it: the pair is protected, works, loses its standby and gets another, fails over,
+//! The scenario of a pair with one fault in it: the pair is protected, works, loses its standby and gets another, fails over,
 //! ends.
 
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ impl Role {
     }
 }
 
-/// A phase of a life.
+/// A phase of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Phase {
     /// Until the guest is protected.
@@ -100,7 +100,7 @@ impl Count {
     }
 }
 
-/// The current phase of a life, for the thread that answers intercepted calls.
+/// The current phase of a scenario, for the thread that answers intercepted calls.
 #[derive(Debug, Default)]
 struct Clock(AtomicU8);
 
@@ -120,7 +120,7 @@ pub(crate) struct Sides {
     pub(crate) standby: Option<Side>,
 }
 
-/// Records which calls `side` makes in a whole life.
+/// Records which calls `side` makes in a whole scenario.
 pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
     let (counts, clock) = (Arc::new(Mutex::new(Counts::new())), Arc::new(Clock::default()));
     let (own, time) = (Arc::clone(&counts), Arc::clone(&clock));
@@ -290,7 +290,7 @@ impl Cell {
         Asked { calls, rule: Box::new(rule) }
     }
 
-    /// Plays the life up to the phase in which the fault is made.
+    /// Plays the scenario up to the phase in which the fault is made.
     pub(crate) fn lead(&self, pair: &mut Pair, sides: &mut Sides) -> Result<()> {
         sides.active.wait_state(&["protected"], PATIENCE)?;
         ensure!(pair.goes_on(PATIENCE), "the guest does not answer");
