@@ -6,7 +6,7 @@ use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 
-use super::Entry;
+use super::entry::Entry;
 use super::error::BootError;
 use super::map::{BootMap, Part};
 use super::source::Source;

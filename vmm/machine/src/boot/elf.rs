@@ -7,7 +7,7 @@ use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
 use vm_memory::ByteValued;
 
-use super::Entry;
+use super::entry::Entry;
 use super::error::BootError;
 use super::map::{BootMap, Part};
 use super::source::Source;

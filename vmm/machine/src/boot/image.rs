@@ -6,10 +6,10 @@ use linux_loader::loader::bootparam::setup_header;
 
 use super::bzimage::BzImage;
 use super::elf::ElfImage;
+use super::entry::{Entry, Initrd};
 use super::error::{BootError, mebibytes};
 use super::map::{BootMap, Part};
 use super::source::Source;
-use super::{Entry, Initrd};
 
 /// A kernel whose headers have been read.
 pub(super) enum Kernel {

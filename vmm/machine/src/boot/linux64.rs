@@ -7,8 +7,10 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::GuestAddress;
 
+use super::entry::Initrd;
 use super::error::BootError;
-use super::{Initrd, map_of, put_slice};
+use super::memory_map::map_of;
+use super::put::put_slice;
 
 const BOOT_FLAG: u16 = 0xaa55;
 /// `HdrS`.

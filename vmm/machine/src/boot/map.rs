@@ -11,7 +11,7 @@ use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::GuestMemory;
 use vm_memory::{Address, GuestMemoryBackend};
 
-use super::Entry;
+use super::entry::Entry;
 
 /// The ranges for a kernel and its initrd: conventional memory and low RAM. The entry protocols address the initrd with 32
 /// bits and map the first 4 GiB, so RAM above the hole cannot be used.

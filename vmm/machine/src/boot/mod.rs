@@ -4,16 +4,20 @@
 pub mod acpi;
 mod bzimage;
 mod elf;
+mod entry;
 mod error;
 mod image;
 mod images;
 mod linux64;
 mod map;
+mod memory_map;
+mod put;
 mod pvh;
 mod registers;
 mod source;
 
 pub use acpi::AcpiError;
+pub use entry::Entry;
 pub use error::BootError;
 pub use images::{Boot, ContentHash, ContentId, Image};
 pub use map::{Claim, Part};
@@ -21,12 +25,12 @@ pub use map::{Claim, Part};
 use std::path::Path;
 
 use kemari_hypervisor::layout::{self, MmioWindow};
-use kemari_hypervisor::memory::{self, GuestMemory};
+use kemari_hypervisor::memory::GuestMemory;
 use kvm_ioctls::VcpuFd;
-use vm_memory::{Bytes, GuestAddress};
 
 use self::image::Kernel;
 use self::map::BootMap;
+use self::put::put_slice;
 
 /// What to boot, and the machine that the tables describe.
 #[derive(Clone, Copy, Debug)]
@@ -60,28 +64,6 @@ impl<'a> From<&BootConfig<'a>> for BootMachine<'a> {
     fn from(config: &BootConfig<'a>) -> Self {
         Self { cpus: config.cpus, windows: config.windows, pci: config.pci }
     }
-}
-
-/// How the first vCPU enters the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// PVH: 32-bit protected mode without paging, EBX points to the start info.
-    Pvh {
-        /// Where execution starts.
-        rip: u64,
-    },
-    /// The 64-bit Linux boot protocol: long mode, RSI points to the zero page.
-    Linux64 {
-        /// Where execution starts.
-        rip: u64,
-    },
-}
-
-/// An initrd in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Initrd {
-    addr: u64,
-    size: u64,
 }
 
 /// Loads everything into guest memory, which must be all zero, and returns how to enter it.
@@ -154,58 +136,4 @@ fn write_cmdline(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), 
     let mut bytes = cmdline.as_bytes().to_vec();
     bytes.push(0);
     put_slice(memory, &bytes, layout::CMDLINE_ADDR)
-}
-
-/// One entry of the guest's memory map; both protocols use the E820 numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct MapEntry {
-    addr: u64,
-    size: u64,
-    kind: u32,
-}
-
-const MAP_RAM: u32 = 1;
-const MAP_RESERVED: u32 = 2;
-
-/// The memory map: conventional memory, the ACPI area, RAM from 1 MiB, RAM from 4 GiB.
-fn memory_map(size: u64) -> Vec<MapEntry> {
-    let ram = |addr, end: u64| MapEntry { addr, size: end - addr, kind: MAP_RAM };
-    let mut map = vec![
-        ram(0, layout::EBDA_START),
-        MapEntry {
-            addr: layout::ACPI_START,
-            size: layout::ACPI_END - layout::ACPI_START,
-            kind: MAP_RESERVED,
-        },
-    ];
-    for (start, len) in layout::ram_ranges(size) {
-        map.push(ram(start.max(layout::HIGH_MEMORY_START), start + len));
-    }
-    map
-}
-
-fn map_of(memory: &GuestMemory) -> Vec<MapEntry> {
-    memory_map(memory::total_size(memory))
-}
-
-fn put_slice(memory: &GuestMemory, bytes: &[u8], addr: u64) -> Result<(), BootError> {
-    memory
-        .write_slice(bytes, GuestAddress(addr))
-        .map_err(|e| BootError::Write { addr, reason: e.to_string() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_map_skips_the_holes() {
-        let map = memory_map(5 << 30);
-        assert_eq!(map.len(), 4);
-        assert_eq!(map[0], MapEntry { addr: 0, size: layout::EBDA_START, kind: MAP_RAM });
-        assert_eq!(map[2].addr, 1 << 20);
-        assert_eq!(map[2].addr + map[2].size, layout::LOW_RAM_END);
-        assert_eq!((map[3].addr, map[3].size), (4 << 30, 2 << 30));
-        assert!(map.windows(2).all(|w| w[0].addr + w[0].size <= w[1].addr));
-    }
 }

@@ -9,8 +9,9 @@ use linux_loader::loader::elf::start_info::{
 };
 use vm_memory::GuestAddress;
 
+use super::entry::Initrd;
 use super::error::BootError;
-use super::{Initrd, map_of};
+use super::memory_map::map_of;
 
 /// `XEN_HVM_START_MAGIC_VALUE`: "xEn3" with the highest bit set.
 const MAGIC: u32 = 0x336e_c578;

@@ -5,8 +5,9 @@ use kemari_hypervisor::memory::GuestMemory;
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 
+use super::entry::Entry;
 use super::error::BootError;
-use super::{Entry, put_slice};
+use super::put::put_slice;
 
 /// Selectors of the Linux boot protocol: __BOOT_CS and __BOOT_DS.
 const BOOT_CS: u16 = 0x10;

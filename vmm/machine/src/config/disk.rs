@@ -6,7 +6,7 @@ use std::str::FromStr;
 use devices::Block;
 use kemari_support::values::{self, Part};
 
-use super::parse_queues;
+use super::queues::parse_queues;
 
 /// The place of the record of the term that may write to a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,12 +5,11 @@ mod device;
 mod disk;
 mod memory;
 mod net;
+mod queues;
 pub mod slots;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-
-use kemari_support::values::{Part, Unit};
 
 pub use self::console::ConsoleConfig;
 pub use self::device::{DeviceBackend, DeviceConfig};
@@ -150,12 +149,6 @@ impl MachineConfig {
     fn on_stdio(&self) -> usize {
         self.consoles().filter(|(_, console)| **console == ConsoleConfig::Stdio).count()
     }
-}
-
-/// Parses a device's number of queues: both sides of a pair must give the same.
-fn parse_queues(part: &Part, most: u16) -> Result<u16, String> {
-    let count = part.number(1..=most.into(), Unit::Count("a number of queues"))?;
-    u16::try_from(count).map_err(|_| part.wrong(&format!("at most {most} queues")))
 }
 
 /// Checks the name of a machine: it becomes part of file names.

@@ -7,7 +7,7 @@ use devices::Net;
 use io_gate_host::own_files;
 use kemari_support::values::{self, Part};
 
-use super::parse_queues;
+use super::queues::parse_queues;
 
 /// The backend of a network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
