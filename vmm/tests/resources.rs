@@ -222,15 +222,15 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
     assert_eq!(bench.protect().unwrap()["state"], "protected");
     bench.protected();
     ip("link set tapb down");
-    bench.degraded("tap=tapb: it is down");
+    bench.degraded("tap=tapb: the interface is down");
     ip("link set tapb up");
     bench.protected();
     ip("link set br0 down");
-    bench.degraded("tap=tapb: the bridge that it is a port of is down");
+    bench.degraded("tap=tapb: its bridge is down");
     ip("link set br0 up");
     bench.protected();
     ip("link set tapb nomaster");
-    bench.degraded("tap=tapb: it is attached to nothing");
+    bench.degraded("tap=tapb: the interface is not connected");
     // An address to route by is enough.
     ip("addr add 10.77.0.1/24 dev tapb");
     bench.protected();
@@ -255,7 +255,7 @@ fn a_disk_that_goes_away_holds_a_takeover_back() {
     std::fs::rename(&link, &away).unwrap();
     bench.degraded("b.img: it cannot be opened");
     std::fs::copy(bench.path("disk.img"), &link).unwrap();
-    bench.degraded("another file has taken its place");
+    bench.degraded("another file has replaced it");
     std::fs::remove_file(&link).unwrap();
 
     primary.kill().unwrap();
@@ -344,7 +344,7 @@ fn what_is_behind_a_device_by_name_is_looked_at_too() {
     bench.protect().unwrap();
     bench.protected();
     ip("link set tapb down");
-    bench.degraded("tap=tapb: it is down");
+    bench.degraded("tap=tapb: the interface is down");
     ip("link set tapb up");
     bench.protected();
     let (link, away) = (bench.path("b.img"), bench.path("away"));
@@ -520,7 +520,7 @@ fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     // Enough to ask.
     leave_descriptors(&standby, Some(2));
     std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
-    let found = standby.wait_line("the guest waits, and continues when this is fixed", PATIENCE);
+    let found = standby.wait_line("the guest waits until this is fixed", PATIENCE);
     assert!(found.is_some(), "{}", standby.lines().join("\n"));
     leave_descriptors(&standby, None);
     bench.wait("b", |status| status["role"] == "primary" && status["state"] == "alone");
@@ -567,11 +567,11 @@ fn p9_what_a_takeover_would_open_is_looked_at() {
         let text = std::fs::read_to_string(&record).unwrap();
         std::fs::write(new, text.replace("a@", "x@").replace("primary@", "other@")).unwrap();
     };
-    instead(&stale, "it is another file than the primary's");
+    instead(&stale, "it is not the primary's file");
     let same = |new: &Path| {
         std::fs::copy(&record, new).unwrap();
     };
-    instead(&same, "another file that says the same");
+    instead(&same, "another file with the same content");
 
     let (console, away) = (bench.path("b.d"), bench.path("away.d"));
     std::fs::rename(&console, &away).unwrap();

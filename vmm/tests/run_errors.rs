@@ -317,7 +317,7 @@ fn too_few_descriptors_are_said_with_the_limit_and_what_is_needed() {
         command.args(["run", "--serial", "none", "--memory", "64", "--kernel"]).arg(micro::image());
         command.stdin(Stdio::null());
         let mut process = Process::start("kemari", command, &dir.path().join("log")).unwrap();
-        let runs = process.wait_line("may not come to be protected", PATIENCE);
+        let runs = process.wait_line("may stay unprotected", PATIENCE);
         // The loader's own message: descriptors that the test runner has left open count as well.
         if runs.is_none()
             && process.wait_exit(PATIENCE).is_some_and(|ended| ended.code() == Some(127))

@@ -199,7 +199,7 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     let first = take_over();
     opening.recv_timeout(PATIENCE).unwrap();
     let refusal = take_over().recv_timeout(PATIENCE).unwrap().unwrap_err();
-    assert!(refusal.contains("under way"), "{refusal}");
+    assert!(refusal.contains("in progress"), "{refusal}");
     assert!(!reserve.is_held(), "the first one needs them");
     let lack = Some(Lack { reason: "no disk".into(), blocks: true });
     standby.inputs.send(Input::Event(Event::Resources { lack })).unwrap();

@@ -134,7 +134,8 @@ fn p7_a_standby_does_not_wait_for_the_machine_that_it_gives_up() {
     answer.send(()).unwrap();
     wait_for("the end of the session", || standby.status()["state"] == "waiting");
     // At most one machine is left like this (P9).
-    let refused = || engine.reason().is_some_and(|reason| reason.contains("to be taken apart"));
+    let refused =
+        || engine.reason().is_some_and(|reason| reason.contains("earlier session was removed"));
     wait_for("the refusal", refused);
     drop(let_go);
     wait_phase(&engine, Phase::Protected);
@@ -186,7 +187,7 @@ fn p9_an_arbiter_that_takes_no_word_for_the_session_is_a_refusal() {
     let engine = pair.primary(Some(arbiter(pair.dir.path(), "primary")), 1, Vec::new());
     let refused = || {
         let reason = engine.reason().unwrap_or_default();
-        reason.contains("arbiter: expected to leave a word") && reason.contains("no answer")
+        reason.contains("arbiter: expected to write a counter-mark") && reason.contains("no answer")
     };
     wait_for("the refusal", refused);
     drop(answer);

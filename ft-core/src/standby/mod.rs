@@ -533,7 +533,7 @@ impl Standby {
         let Frame { header, message } = frame;
         let kind = message.kind().name();
         if let Message::Refuse { reason } = message {
-            return self.lose(format!("the primary cannot continue: {reason}"), out);
+            return self.lose(format!("the primary does not go on: {reason}"), out);
         }
         let Some(session) = &mut self.session else { return };
         let expected = session.hello.as_ref().map(|hello| hello.term);

@@ -42,7 +42,7 @@ pub trait Process {
 #[derive(Debug, thiserror::Error)]
 pub enum TakeoverError {
     /// This side was ended while it waited for its backends.
-    #[error("this side was ended before the guest could go on")]
+    #[error("this side was ended before the guest could continue")]
     Ended(Ended),
     /// The machine refuses the state.
     #[error(transparent)]
@@ -70,7 +70,7 @@ pub fn take_over(
     let (term, epoch) = (taken.term(), taken.epoch());
     let stages = Stages::watched(status, options.stall_timeout);
 
-    stages.at("KVM and the devices take on the guest's state");
+    stages.at("restore the guest's state in KVM and the devices");
     let replays = state.restore(&machine)?;
 
     // Attach after the restore: the backends need the features that the guest's drivers have negotiated.
@@ -86,7 +86,7 @@ pub fn take_over(
         taken,
         options,
     );
-    stages.at("the device thread has the guest run");
+    stages.at("start the guest on the device thread");
     process.has_engine(&engine);
     engine.install_sealer()?;
 
@@ -115,13 +115,13 @@ fn attach(
 ) -> Result<Makings, Ended> {
     let preparing = Preparing::default();
     loop {
-        stages.at("what is behind the devices is attached, and the engine is started");
+        stages.at("attach the backends and start the engine");
         // A failed attempt has closed the backends. They are opened in a thread of their own, so that ending this side does not
         // wait for storage that hangs (P9).
         let attached = preparing.prepare(machine).and_then(|()| {
             // Allocate these first: they are released if attaching fails.
             let makings = Makings::new(arbiter)
-                .map_err(|error| format!("the engine cannot be started: {error}"))?;
+                .map_err(|error| format!("cannot start the engine: {error}"))?;
             let attached = machine.attach_backends(AttachOptions::TAKEOVER);
             attached.map(|()| makings).map_err(|error| error.to_string())
         });
@@ -133,7 +133,7 @@ fn attach(
             }
             Err(reason) => reason,
         };
-        log::error!("the guest waits, and continues when this is fixed: {reason}");
+        log::error!("the guest waits until this is fixed: {reason}");
         shown(status).cannot_go_on(Some(reason));
         if let Some(ended) = machine.events().wait_within(RETRY) {
             return Err(ended);

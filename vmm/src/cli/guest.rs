@@ -229,7 +229,7 @@ pub(super) fn require_protected(engine: &Arc<Engine>, patience: Duration) -> Res
             let reason = engine.reason();
             if begun.elapsed() >= patience {
                 let state = engine.state();
-                let reason = reason.unwrap_or_else(|| "no reason is known".to_owned());
+                let reason = reason.unwrap_or_else(|| "the reason is not known".to_owned());
                 return engine.machine().end(Ended::Unprotected(format!(
                     "expected `protected` after {} ms, found `{state}`: {reason}",
                     patience.as_millis()
@@ -320,7 +320,7 @@ fn control(engine: &Arc<Engine>, command: Command) -> Reply {
         Command::Shutdown => shutdown(engine),
         Command::PowerOff => {
             engine.machine().end(Ended::PoweredOff);
-            ended(engine, || "what the guest has let out is being performed".to_owned())
+            ended(engine, || "the released effects are being performed".to_owned())
         }
     }
 }

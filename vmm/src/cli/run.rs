@@ -74,7 +74,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     }
     drop(spare);
     if let Err(few) = check_room() {
-        log::warn!("the guest runs, and may not come to be protected: {few}");
+        log::warn!("the guest runs, but may stay unprotected: {few}");
     }
     machine.start()?;
     claim.keep();

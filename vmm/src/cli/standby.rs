@@ -101,7 +101,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
                 Here { arbiter: arbiter.as_ref(), control: control.as_ref(), status: &status };
             let ended = take_over(options, *inheritance, &here, &ending);
             if let Err(error) = &ended {
-                shown(&status).taken_over(Err(format!("the guest cannot go on: {error}")));
+                shown(&status).taken_over(Err(format!("the guest cannot continue: {error}")));
             }
             ended
         }
@@ -202,7 +202,7 @@ fn active_handler(
             Reply::later(off, move || shown(&seen).so_far())
         }
         _ => Reply::refused(format!(
-            "expected a guest that runs, found one that is being taken over: {}",
+            "expected a running guest, found one that is being taken over: {}",
             shown(&status).so_far()
         )),
     })
@@ -300,7 +300,7 @@ fn stopped(state: &str) -> Option<Outcome> {
         "stopped" => Some(Ok(done("stopped"))),
         // The request had no effect: there is now a guest to power off.
         "active" => Some(Err(
-            "expected a standby, found that it takes over at this moment: to end the guest, send power-off again".to_owned(),
+            "expected a standby, found one that is taking over now: to end the guest, send power-off again".to_owned(),
         )),
         _ => None,
     }
@@ -312,7 +312,7 @@ fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
         let seen = shown(&seen);
         if ![0, said].contains(&seen.session()) {
             return Some(Err(format!(
-                "it came to nothing, another session has begun: {}",
+                "it failed, as another session has begun: {}",
                 seen.so_far()
             )));
         }

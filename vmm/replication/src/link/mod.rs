@@ -94,7 +94,8 @@ pub enum LinkError {
     Plain(SocketAddr),
     /// The two sides have not authenticated each other.
     #[error(
-        "no TLS with {peer}: {found}; both sides need --tls with certificates of the same authority, and the standby's must carry the name it is called by (or --tls-peer says which)"
+        "no TLS with {peer}: {found}; both sides need --tls with certificates of the same authority, and the \
+         standby's certificate must carry its host name (or the name in --tls-peer)"
     )]
     Tls {
         /// The other side.
@@ -117,7 +118,7 @@ impl LinkAddr {
         match reach::resolve(addr) {
             Ok(found) => found.into_iter().try_for_each(|addr| check_plain(addr, security)),
             Err(error) => {
-                log::warn!("{addr}: its name is not known at this time: {error}");
+                log::warn!("{addr}: cannot resolve the name now: {error}");
                 Ok(())
             }
         }
@@ -158,7 +159,7 @@ impl LinkAddr {
             addr: self.clone(),
             hint: match source.kind() {
                 io::ErrorKind::AddrInUse => {
-                    "; another process has it: choose another --listen, or end that process"
+                    "; another process uses it: choose another --listen, or end that process"
                 }
                 io::ErrorKind::AddrNotAvailable => "; --listen must name an address of this host",
                 _ => "",
@@ -257,7 +258,7 @@ fn no_tls(peer: &str, error: &HandshakeError) -> LinkError {
     let found = match error {
         HandshakeError::Io(error) if timed_out(error) => "no answer in time".to_owned(),
         HandshakeError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "a connection that was closed in the middle of the handshake".to_owned()
+            "a connection that closed during the handshake".to_owned()
         }
         HandshakeError::Tls(rustls::Error::InvalidMessage(_)) => {
             "something that is not TLS".to_owned()

@@ -101,7 +101,7 @@ pub(super) fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStr
             Err(Errno::AGAIN) => {
                 return Err(io::Error::new(
                     ErrorKind::TimedOut,
-                    "it listens, and accepts no connection",
+                    "it listens, but accepts no connection",
                 ));
             }
             Err(Errno::INTR) => {}

@@ -21,7 +21,9 @@ pub(super) enum Stream {
 pub fn do_not_pace(stream: &TcpStream) {
     let offered = ["cubic", "reno"];
     if !offered.iter().any(|name| set_tcp_congestion(stream, name).is_ok()) {
-        log::debug!("the link keeps the host's congestion control: none of {offered:?} is there");
+        log::debug!(
+            "the link keeps the host's congestion control: none of {offered:?} is available"
+        );
     }
 }
 

@@ -79,7 +79,7 @@ impl Engine {
     ) -> Result<T, String> {
         let _one = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         if self.lock().connecting != Some(link) {
-            return Err("another connection has taken its place".to_owned());
+            return Err("another connection has replaced it".to_owned());
         }
         mark()
     }

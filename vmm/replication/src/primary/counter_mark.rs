@@ -54,10 +54,10 @@ impl Engine {
         self.launcher.launch("arbiter", look, failed);
         answer.within(longest).unwrap_or_else(|missing| match missing {
             NoAnswer::NoThread(error) => {
-                Err(format!("cannot start a thread to look for the standby's counter-marks: {error}"))
+                Err(format!("cannot start a thread to read the standby's counter-marks: {error}"))
             }
             NoAnswer::Late | NoAnswer::Panicked => Err(format!(
-                "expected to find within {longest:?} what the standby has left {}beside the disks, found no answer",
+                "expected to read the standby's counter-marks {}beside the disks within {longest:?}, found no answer",
                 arbiter.unwrap_or_default()
             )),
         })

@@ -38,8 +38,8 @@ impl Engine {
         let rests = self.machine.stop_within(limit);
         if !rests {
             log::error!(
-                "the machine has not come to rest within {limit:?}, expected its devices to; what was released and is not \
-                 performed yet is lost with it"
+                "expected the devices to finish within {limit:?}, found that they have not; released effects that are \
+                 not performed yet are lost"
             );
         }
         let (term, closed) = left?;
@@ -61,7 +61,7 @@ impl Engine {
             Ok(None) => Some(term),
             Ok(Some(Last::Won(won))) => Some(term.max(won)),
             Ok(Some(Last::Lost)) => {
-                log::warn!("another machine runs the guest now: nothing is released");
+                log::warn!("another machine runs the guest now: no effect is released");
                 None
             }
             Err(()) => {
@@ -79,7 +79,7 @@ impl Engine {
     /// left; `None` when the engine is stuck.
     fn leave(self: &Arc<Self>, event: Event) -> Option<(Term, Option<Closed>)> {
         let Some(mut core) = self.lock_within(LAST_WORDS) else {
-            log::error!("cannot tell the standby of the end: the engine is stuck");
+            log::error!("cannot report the end to the standby: the engine is stuck");
             return None;
         };
         let (term, closed) = (core.primary.term(), core.session.as_ref().map(Session::closed));

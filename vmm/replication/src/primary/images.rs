@@ -62,7 +62,7 @@ pub(super) fn send_images(
             if count == 0 {
                 // Only the length is checked here: the standby finds other content of the same length.
                 return Err(io::Error::other(format!(
-                    "{}: expected {id}, found its end after {sent} bytes: it was written to, and is looked at again",
+                    "{}: expected {id}, found its end after {sent} bytes: it was changed, and is read again",
                     image.path().display()
                 )));
             }
@@ -74,7 +74,7 @@ pub(super) fn send_images(
                 return Ok(false);
             }
         }
-        log::info!("sent the standby what it lacked: {}, {id}", image.path().display());
+        log::info!("sent the file that the standby lacked: {}, {id}", image.path().display());
     }
     Ok(true)
 }

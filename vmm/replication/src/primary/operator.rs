@@ -14,7 +14,7 @@ use crate::link::LinkAddr;
 /// The answer to an operator while the engine's lock is held: the thread that answers serves others too and waits for no
 /// lock.
 pub(super) const STUCK: &str =
-    "the engine is stuck: one of its threads waits for something with its lock held";
+    "the engine is stuck: one of its threads waits with the engine's lock held";
 
 /// Upper bound of connection attempts under way: only the last one counts, but earlier ones cannot be cancelled.
 const MAX_ATTEMPTS: usize = 8;
@@ -54,8 +54,8 @@ impl Engine {
         // P9: each attempt is a thread that may wait for storage or an arbiter that does not answer.
         if Arc::strong_count(&self.attempts) > MAX_ATTEMPTS {
             return Err(format!(
-                "{MAX_ATTEMPTS} earlier attempts to reach a standby have not come to an end: look for a disk or an arbiter that \
-                 does not answer, and try again then"
+                "{MAX_ATTEMPTS} earlier attempts to reach a standby have not finished: look for a disk or an arbiter \
+                 that does not answer, then try again"
             ));
         }
         let under_way = core.connecting;
@@ -78,7 +78,7 @@ impl Engine {
     pub fn attempt(&self, number: u64) -> Option<Result<u64, String>> {
         let core = self.lock_within(Duration::ZERO)?;
         if core.attempt.number != number {
-            return Some(Err("another `protect` has taken this one's place".to_owned()));
+            return Some(Err("another `protect` has replaced this one".to_owned()));
         }
         match (&core.attempt.outcome, core.primary.phase()) {
             (Some(outcome), _) => Some(outcome.clone()),
@@ -112,10 +112,12 @@ impl Engine {
             Phase::Alone => Some(Ok(())),
             Phase::Detaching | Phase::Doubting => None,
             Phase::Stopped => Some(Err(core.why("the machine has ended"))),
-            Phase::WaitingForOperator => Some(Err(
-                core.why("the standby was not heard giving its checkpoint up; decide again")
-            )),
-            phase => Some(Err(format!("it is {}: another command has been given", phase.name()))),
+            Phase::WaitingForOperator => Some(Err(core.why(
+                "the standby has not confirmed that it has discarded its checkpoint; decide again",
+            ))),
+            phase => {
+                Some(Err(format!("it is {}: another command has replaced this one", phase.name())))
+            }
         }
     }
 
@@ -133,7 +135,7 @@ impl Engine {
         let session = session.ok_or("expected a link to a standby, found none")?;
         match session.rotate_keys(tell) {
             true => Ok(told),
-            false => Err("new keys have been asked for, and are not in use yet".to_owned()),
+            false => Err("new keys were requested, and are not in use yet".to_owned()),
         }
     }
 

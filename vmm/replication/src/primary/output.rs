@@ -21,7 +21,9 @@ const FLUSH_AT: usize = FRAME_PAGES as usize * PAGE_SIZE;
 
 /// The error of a standby that takes nothing (P9).
 pub(super) fn overfull() -> io::Error {
-    io::Error::other(format!("the standby has not taken {MAX_FRAMES} messages: it is given up"))
+    io::Error::other(format!(
+        "the standby has not accepted {MAX_FRAMES} messages: its session ends"
+    ))
 }
 
 /// The link and the bytes queued for it.

@@ -138,7 +138,9 @@ impl Sealer {
             }
             Decision::WaitUntil(time) => {
                 if let Err(error) = self.look_again_in(time.since(now)) {
-                    log::error!("cannot set the epoch timer, the epoch ends at once: {error}");
+                    log::error!(
+                        "cannot set the epoch timer, so that the epoch ends at once: {error}"
+                    );
                     self.seal(link);
                 }
             }
@@ -353,7 +355,7 @@ impl Engine {
 
     /// Ends the session because the machine cannot be saved: it is not protected, and the core decides what follows.
     fn give_session_up(self: &Arc<Self>, link: LinkId, error: &Failure) {
-        let reason = format!("no checkpoint could be taken: {error}");
+        let reason = format!("cannot take a checkpoint: {error}");
         log::error!("{reason}");
         self.event(Event::LinkLost { link, reason });
     }

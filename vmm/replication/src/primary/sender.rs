@@ -38,7 +38,7 @@ pub(super) fn send(
             out.link().end_writing();
             let _ = reader.recv_timeout(CLOSING);
         }
-        Err(error) => log::info!("link {}: cannot send any more: {error}", id.0),
+        Err(error) => log::info!("link {}: cannot send: {error}", id.0),
     }
     // The session was dropped or the link is broken: in both cases the reader must end too. The reader reports the loss after
     // it has read what has come, because a standby that drops its checkpoint says so before it closes (P7).

@@ -92,7 +92,7 @@ impl Session {
         };
         match frame.encode(&mut bytes) {
             Ok(_) => self.outbox.push_control(control, bytes),
-            Err(error) => log::error!("a message that is too long was not sent: {error}"),
+            Err(error) => log::error!("a message is too long and was not sent: {error}"),
         }
     }
 

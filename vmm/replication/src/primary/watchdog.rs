@@ -76,8 +76,8 @@ impl Engine {
         }
         if !self.watchdog.is_stalled() && self.watchdog.look_hangs() {
             return format!(
-                "no answer for {:?} whether this machine may perform: look for the arbiter's directory, or the storage of a disk's \
-                 fence record, that does not answer",
+                "no answer for {:?} whether this machine may perform effects: look for an arbiter's directory, or the \
+                 storage of a disk's fence record, that does not answer",
                 LONGEST_LOOK.max(self.options.stall_timeout)
             );
         }

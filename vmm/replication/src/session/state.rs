@@ -32,7 +32,7 @@ pub enum StateBlobError {
         found: usize,
     },
     /// The guest cannot continue from the state: a vCPU has stopped for good.
-    #[error("a vCPU has stopped for good, and the guest has not been reset yet")]
+    #[error("a vCPU has stopped permanently, and the guest has not been reset yet")]
     DeadVcpu,
     /// The requests in flight are not consistent with the epoch and the next effect id.
     #[error("the requests in flight of the machine state: {0}")]

@@ -48,7 +48,7 @@ impl StandbyDriver {
                 }
                 Event::Applicable { epoch }
             }
-            Ok(state) => refuse(format!("its state is of epoch {}", state.epoch())),
+            Ok(state) => refuse(format!("its state belongs to epoch {}", state.epoch())),
             Err(reason) => refuse(reason.to_string()),
         }
     }
@@ -86,7 +86,7 @@ impl StandbyDriver {
     }
 
     fn try_state(&mut self, blob: &[u8]) -> Result<MachineState, Box<dyn std::error::Error>> {
-        let hosted = self.hosted.as_ref().ok_or("there is no machine for it")?;
+        let hosted = self.hosted.as_ref().ok_or("no machine for it exists")?;
         let state = MachineState::decode(blob, &hosted.machine)?;
         let answer = state.try_on(&hosted.machine)?;
         let mut tried = answer.within(SOON);
@@ -95,7 +95,7 @@ impl StandbyDriver {
             tried = answer.within(DEVICE_PATIENCE);
         }
         tried??;
-        let hosted = self.hosted.as_mut().ok_or("there is no machine for it")?;
+        let hosted = self.hosted.as_mut().ok_or("no machine for it exists")?;
         state.admit(hosted.trial()?)?;
         Ok(state)
     }

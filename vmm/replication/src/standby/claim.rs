@@ -37,7 +37,7 @@ impl StandbyDriver {
             Err(StateBlobError::Trial(error @ TrialError::State(_))) => Err(error.to_string()),
             Err(error) => {
                 log::warn!(
-                    "the checkpoint could not be tried once more before the takeover: {error}"
+                    "the second trial of the checkpoint before the takeover failed: {error}"
                 );
                 Ok(())
             }

@@ -38,7 +38,7 @@ impl StandbyDriver {
             })
         });
         if let Err(error) = started {
-            log::warn!("a connection from {peer} could not be served: {error}");
+            log::warn!("cannot serve a connection from {peer}: {error}");
             return None;
         }
         let secured = if link.is_secured() { "TLS" } else { "not encrypted" };
@@ -95,7 +95,7 @@ impl StandbyDriver {
         if let Err(error) = sent {
             // The link's reader reports the loss, after it has read what has come: a primary that said good-bye has closed, and
             // its last word may still be unread here (P7).
-            log::debug!("cannot send the primary any more: {error}");
+            log::debug!("cannot send to the primary: {error}");
             link.shutdown();
         }
         Next::Nothing

@@ -43,7 +43,7 @@ impl StandbyDriver {
             };
             if let Err(error) = given_back {
                 log::warn!(
-                    "term {term} was won and is not free, the next start needs --seize: {error}"
+                    "term {term} was won and could not be given back, so that the next start needs --seize: {error}"
                 );
             }
             return true;
@@ -68,12 +68,14 @@ impl StandbyDriver {
                 give_disks_back(machine, term, arbiter.holder());
             }
             match arbiter.end(term) {
-                Ok(()) => log::warn!("term {term} was won when it was wanted no more: it is free"),
-                Err(error) => log::warn!("term {term} was won and is not free: {error}"),
+                Ok(()) => log::warn!("term {term} was won too late and given back"),
+                Err(error) => {
+                    log::warn!("term {term} was won and could not be given back: {error}")
+                }
             }
         };
         if let Err(error) = threads::start("arbiter", end) {
-            log::warn!("term {term} was won and is not free: {error}");
+            log::warn!("term {term} was won and could not be given back: {error}");
         }
     }
 }
@@ -87,7 +89,8 @@ fn give_disks_back(machine: MachineConfig, term: Term, holder: &str) {
     let what = ("disks", "the records of the disks");
     if let Err(error) = Aside::default().run(what, LAST_ANSWER, work) {
         log::warn!(
-            "term {term} was won and is not free on the disks, a start without an arbiter needs --seize: {error}"
+            "term {term} was won and could not be given back on the disks, so that a start without an arbiter needs \
+             --seize: {error}"
         );
     }
 }

@@ -26,7 +26,7 @@ impl Former {
             }
             Ok(())
         };
-        let task = ("former", "taking apart the machine of the session that has ended");
+        let task = ("former", "remove the machine of the session that has ended");
         if let Err(reason) = self.0.run(task, MOMENT, work) {
             log::warn!("{reason}; the next primary waits for it");
         }
@@ -40,8 +40,8 @@ impl Former {
         if self.0.is_over_within(patience) {
             return Ok(());
         }
-        Err("expected the machine of the session before to be taken apart, found that it still is: what is behind its devices, or \
-             this host's KVM, does not answer; look there, or start this standby again"
+        Err("expected that the machine of the earlier session was removed, found that it is still there: its backends \
+        or this host's KVM do not answer; check them, or start this standby again"
             .to_owned())
     }
 }

@@ -60,8 +60,8 @@ impl Images {
                 Err(error) => {
                     let (what, id) = (coming.what, coming.id);
                     self.problem = Some(format!(
-                        "the {what} of {id} cannot be kept in memory here: {error}; free some, or give this standby the \
-                         same --{what} as the primary"
+                        "cannot keep the {what} of {id} in memory: {error}; free some memory, or give this standby \
+                         the same --{what} as the primary"
                     ));
                 }
             }
@@ -78,17 +78,18 @@ impl Images {
             let (file, hash) = match into.map_or_else(memory, Ok) {
                 Ok(into) => into,
                 Err(error) => {
-                    return self.problem = Some(format!("no memory for the {what}: {error}"));
+                    return self.problem =
+                        Some(format!("cannot allocate memory for the {what}: {error}"));
                 }
             };
             let found = hello::image_id(hash.finish());
             if found != id {
                 self.problem = Some(format!(
-                    "{what}: expected {id}, found {found}: it was written to while it was sent; it is sent again"
+                    "{what}: expected {id}, found {found}: it was changed during the transfer, and is sent again"
                 ));
                 return;
             }
-            log::info!("the primary's {what} is here: {id}");
+            log::info!("received the primary's {what}: {id}");
             self.held.push((id, Arc::new(Image::received(what, file))));
         }
     }
@@ -100,7 +101,7 @@ impl Images {
         }
         let find = |id: ImageId| {
             let found = self.held.iter().find(|(held, _)| *held == id);
-            found.map(|(_, image)| image.clone()).ok_or_else(|| format!("{id} has not come"))
+            found.map(|(_, image)| image.clone()).ok_or_else(|| format!("{id} has not arrived"))
         };
         let kernel = find(source.kernel)?;
         Ok(Boot::new(kernel, source.initrd.map(find).transpose()?, source.cmdline.clone()))

@@ -17,7 +17,7 @@ impl StandbyDriver {
         if said == self.held_session() {
             return Ok(());
         }
-        Err("expected the session in which this was said, found that it has ended: give the command again if you still want it".to_owned())
+        Err("expected the session of the command, found that it has ended: repeat the command if necessary".to_owned())
     }
 
     pub(super) fn operator(
@@ -34,7 +34,7 @@ impl StandbyDriver {
         if event == Event::OperatorTakeOver && self.may_be_taken_over() {
             let prepared = self.hosted.as_ref().is_some_and(|hosted| hosted.machine.is_prepared());
             if !prepared && self.opens_for_operator {
-                let why = "expected one take-over at a time, found that one is under way";
+                let why = "expected one take-over at a time, found one in progress";
                 // The requester may have gone.
                 let _ = answer.try_send(Err(why.to_owned()));
                 return None;

@@ -59,7 +59,7 @@ impl Question {
                 format!("the arbiter was asked for term {term} at {since}, and has not answered")
             }
             false => format!(
-                "what a takeover needs is being opened since {since}: the device thread, or what is behind the devices, has not answered"
+                "opening what the takeover needs since {since}: the device thread, or a backend, has not answered"
             ),
         })
     }

@@ -51,7 +51,7 @@ impl Preparing {
             return Ok(());
         }
         let (machine, prepared) = (machine.clone(), self.prepared.clone());
-        let what = ("prepare", "the device thread, or what is behind the devices");
+        let what = ("prepare", "the device thread or a backend");
         self.aside.run(what, PATIENCE, move || {
             // The device thread will serve the guest: it must answer before a term is claimed. If it has ended, its machine is
             // being dropped.
@@ -72,7 +72,7 @@ impl Preparing {
     /// Checks that the arbiter can be asked now: from an operator's request on the primary's output waits for the arbiter's
     /// answer (P7).
     pub(crate) fn can_ask(&self, arbiter: Arc<dyn Arbiter>) -> Result<(), String> {
-        let what = ("arbiter", "the arbiter, which has to be asked");
+        let what = ("arbiter", "the arbiter");
         self.look.run(what, PATIENCE, move || arbiter.answers().map_err(|error| error.to_string()))
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn accept(listener: &LinkListener, inputs: &SyncSender<Input>, reserv
             Ok(stranger) => strangers.hear(stranger, inputs),
             // One connection failed, or a shortage that passes.
             Err(error) => {
-                log::error!("a connection could not be accepted: {error}");
+                log::error!("cannot accept a connection: {error}");
                 std::thread::sleep(ACCEPT_AGAIN);
             }
         }
@@ -69,7 +69,7 @@ impl Strangers {
         };
         let Some(number) = self.make_room(hang_up) else {
             return log::warn!(
-                "connection from {peer} closed: {MOST} others have said Hello, and this standby is busy"
+                "connection from {peer} closed: {MOST} other connections wait for an answer, and this standby is busy"
             );
         };
         let (strangers, inputs) = (self.clone(), inputs.clone());
@@ -80,7 +80,9 @@ impl Strangers {
                 Ok((link, hello)) if strangers.has_said_hello(number) => {
                     drop(inputs.send(Input::Link(link, peer, Box::new(hello))));
                 }
-                Ok(_) => log::debug!("connection from {peer} closed: another took its place"),
+                Ok(_) => {
+                    log::debug!("connection from {peer} closed: another connection has replaced it")
+                }
                 Err(reason) => log::warn!("connection from {peer} refused: {reason}"),
             }
             strangers.leave(number);

@@ -45,8 +45,8 @@ fn listen(told: &Receiver<Option<&'static str>>, status: &Shown, patience: Durat
         match (next, at) {
             (Ok(stage), _) => at = stage,
             (Err(RecvTimeoutError::Timeout), Some(stage)) => {
-                let reason = format!("{stage}: no end of it for {patience:?}");
-                log::error!("the guest does not go on: {reason}");
+                let reason = format!("{stage}: not finished after {patience:?}");
+                log::error!("the guest does not continue: {reason}");
                 shown(status).cannot_go_on(Some(reason));
                 let next = told.recv();
                 shown(status).cannot_go_on(None);
@@ -85,9 +85,9 @@ mod tests {
         let status = Shown::new(Mutex::new(StandbyStatus::new("vm")));
         let stages = Stages::watched(&status, Duration::from_millis(1));
         stages.at("the first");
-        until(&status, |found| found["lacks"] == "the first: no end of it for 1ms");
+        until(&status, |found| found["lacks"] == "the first: not finished after 1ms");
         stages.at("the second");
-        until(&status, |found| found["lacks"] == "the second: no end of it for 1ms");
+        until(&status, |found| found["lacks"] == "the second: not finished after 1ms");
         stages.at(None);
         until(&status, |found| found["lacks"].is_null());
     }

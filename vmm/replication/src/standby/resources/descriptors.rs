@@ -173,7 +173,7 @@ pub fn raise_limit() {
         return;
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
-        log::warn!("the limit of open files stays as it is: {error}");
+        log::warn!("cannot raise the limit of open files: {error}");
     }
 }
 

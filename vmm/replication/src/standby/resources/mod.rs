@@ -271,7 +271,7 @@ impl Resources {
             Some(known) if *known == found => {}
             Some(_) => {
                 return Err(format!(
-                    "disk {}: another file has taken its place since this standby began: put the former one back, or \
+                    "disk {}: another file has replaced it since this standby started: put the former file back, or \
                      start the standby again",
                     disk.path.display()
                 ));

@@ -21,7 +21,7 @@ pub(super) fn tap(name: &str, create: bool, found: &Found) -> Result<(), String>
         None => Err(interface::no_interface(name)),
         Some(found) if found.kind != "tap" => Err(interface::no_tap(name, &found.kind)),
         Some(found) if !found.up => {
-            Err(format!("net tap={name}: it is down: `ip link set {name} up`"))
+            Err(format!("net tap={name}: the interface is down: `ip link set {name} up`"))
         }
         Some(_) => Ok(()),
     }
@@ -32,13 +32,13 @@ pub(super) fn attached(name: &str, found: &Found) -> Result<(), String> {
     match found {
         Ok(Some(found)) if found.up && found.master.is_none() && !found.has_address => {
             Err(format!(
-                "net tap={name}: it is attached to nothing: make it a port of a bridge (`ip link set {name} master BRIDGE`), or \
-                 give it an address to route by"
+                "net tap={name}: the interface is not connected: make it a port of a bridge (`ip link set {name} \
+                 master BRIDGE`), or give it an address"
             ))
         }
-        Ok(Some(found)) if found.master.is_some_and(|(_, up)| !up) => Err(format!(
-            "net tap={name}: the bridge that it is a port of is down: `ip link set BRIDGE up`"
-        )),
+        Ok(Some(found)) if found.master.is_some_and(|(_, up)| !up) => {
+            Err(format!("net tap={name}: its bridge is down: `ip link set BRIDGE up`"))
+        }
         // Other checks cover these.
         _ => Ok(()),
     }
@@ -51,7 +51,7 @@ pub(super) fn unused(name: &str, prepared: &Prepared) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "net tap={name}: another process has it open: end that one, or give this side a tap of its own"
+        "net tap={name}: another process has it open: end that process, or give this side another tap"
     ))
 }
 

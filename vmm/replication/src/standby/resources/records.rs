@@ -91,14 +91,14 @@ impl Record {
                 if expected.is_known(&self.path, *file) {
                     return Ok(());
                 }
-                "another file that says the same".to_owned()
+                "another file with the same content".to_owned()
             }
             Some((_, claim)) => claim.to_string(),
             None => "no record".to_owned(),
         };
         Err(format!(
-            "the fence record {}: expected term {term}, held by {holder}, found: {found}; it is another file than the primary's: \
-             put that one back",
+            "the fence record {}: expected term {term}, held by {holder}, found: {found}; it is not the primary's \
+             file: restore the primary's file",
             self.path.display()
         ))
     }

@@ -29,7 +29,7 @@ pub(super) fn answers(file: &File, is_device: bool, len: u64) -> io::Result<()> 
     let mut block = Box::new(Block([0; BLOCK]));
     match file.read_at(&mut block.0, 0) {
         Ok(0) => {
-            Err(io::Error::other("expected a size, found none: its medium or its server is gone"))
+            Err(io::Error::other("expected a size, found none: its medium or server is missing"))
         }
         Ok(_) => Ok(()),
         // Its sectors are larger than the read; this error itself is an answer.
