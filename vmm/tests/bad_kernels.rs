@@ -567,7 +567,7 @@ fn an_initrd_of_more_than_2_gib_is_loaded_whole() {
     let files = Files::new();
     // 3 GiB below the hole. The file is sparse and reads as zeros, but the kernel touches the pages.
     if create(MemoryOptions { size: 5 << 30, huge_pages: false }).is_err() {
-        kemari_testbed::not_tested("the host has less than 5 GiB available");
+        kemari_not_tested::not_tested("the host has less than 5 GiB available");
         return;
     }
     let initrd = files.sparse("initrd", LEN);

@@ -235,7 +235,7 @@ fn layered(bench: &Bench) -> Option<Command> {
     let mount = format!("mount -t overlay none -o {layers} {}", bench.path("there").display());
     let mut trial = in_namespaces(&mount)?;
     if !trial.arg("true").status().unwrap().success() {
-        kemari_testbed::not_tested("this machine lays no file system over a directory");
+        kemari_not_tested::not_tested("this machine lays no file system over a directory");
         return None;
     }
     in_namespaces(&mount)
@@ -612,7 +612,7 @@ impl Loop {
         match made.ok().filter(|made| made.status.success()) {
             Some(made) => Some(Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())),
             None => {
-                kemari_testbed::not_tested("this needs losetup, and the right to use it");
+                kemari_not_tested::not_tested("this needs losetup, and the right to use it");
                 None
             }
         }
@@ -627,7 +627,7 @@ impl Loop {
         let node = bench.path("node");
         let made = Command::new("mknod").arg(&node).args(["b", &major, &minor]).status();
         if !made.is_ok_and(|made| made.success()) || fs::File::open(&node).is_err() {
-            kemari_testbed::not_tested("this needs mknod, and the right to use it");
+            kemari_not_tested::not_tested("this needs mknod, and the right to use it");
             return None;
         }
         Some((device, node))

@@ -20,7 +20,7 @@ fn own_network() -> bool {
     // SAFETY: a system call that changes the network namespace of this thread only.
     let permitted = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
     if !permitted {
-        kemari_testbed::not_tested("this machine permits no network namespace");
+        kemari_not_tested::not_tested("this machine permits no network namespace");
     }
     permitted
 }

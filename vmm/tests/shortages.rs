@@ -129,7 +129,7 @@ struct Somebody {
 impl Somebody {
     fn new(bench: &Bench) -> Option<Self> {
         if !geteuid().is_root() {
-            kemari_testbed::not_tested("not root: nobody else's processes can be started");
+            kemari_not_tested::not_tested("not root: nobody else's processes can be started");
             return None;
         }
         // No other processes run as this user.

@@ -77,9 +77,14 @@ const TOOLS: &[(&str, &str, &[&str])] = &[
     ("xtask/common", "xtask-common", &[]),
     ("tests/guests/workload", "kemari-workload", &[]),
     ("tests/inject", "kemari-inject", &[]),
+    ("tests/not-tested", "kemari-not-tested", &[]),
     ("tests/verify/flags", "kemari-flags", &[]),
     ("xtask/gate-check", "kemari-gate-check", &["xtask-common"]),
-    ("tests/testbed", "kemari-testbed", &["kemari-inject", "kemari-workload", "xtask-common"]),
+    (
+        "tests/testbed",
+        "kemari-testbed",
+        &["kemari-inject", "kemari-not-tested", "kemari-workload", "xtask-common"],
+    ),
     ("xtask/bench", "xtask-bench", &["kemari-testbed", "kemari-workload", "xtask-common"]),
     (
         "xtask",

@@ -278,7 +278,10 @@ fn an_offered_feature_is_accounted_for() {
         Box::new(Echo { fault, count: 0, features: 0, remembered: 0, tiny: 0, resets: 0 })
     });
     let said = silent.request(0, b"first", 8).try_check().unwrap_err().to_string();
-    assert!(said.contains("of the features 0x5") && said.contains("without_requests"), "{said}");
+    assert!(
+        said.contains("the offered features 0x5") && said.contains("without_requests"),
+        "{said}"
+    );
 }
 
 #[test]

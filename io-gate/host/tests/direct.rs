@@ -133,7 +133,7 @@ impl Drop for LargeSectors {
 #[test]
 fn a_hole_does_not_hide_the_blocks_of_the_storage() {
     let Some(storage) = LargeSectors::new() else {
-        kemari_testbed::not_tested(
+        kemari_not_tested::not_tested(
             "no file system can be made on a loop device (losetup, mkfs.ext4, mount)",
         );
         return;

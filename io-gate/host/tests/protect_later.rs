@@ -27,7 +27,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
         let options = DiskOptions { lock: true, direct, ..DiskOptions::default() };
         let disk = match Disk::open(image.path(), options) {
             Err(DiskError::Direct { .. }) if direct => {
-                return kemari_testbed::not_tested("no O_DIRECT here");
+                return kemari_not_tested::not_tested("no O_DIRECT here");
             }
             disk => disk.unwrap(),
         };
@@ -42,7 +42,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
             dirty_pages(image.path())
         };
         let Some(dirty) = write(&mut machine, 0) else {
-            return kemari_testbed::not_tested("this kernel has no cachestat");
+            return kemari_not_tested::not_tested("this kernel has no cachestat");
         };
         assert!(direct || dirty > 0, "a driver that flushes has the page cache");
         // No other process may use the image until then.

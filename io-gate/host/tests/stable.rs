@@ -39,7 +39,7 @@ fn observable() -> Option<tempfile::NamedTempFile> {
         image.as_file().sync_all().unwrap();
         return Some(image);
     }
-    kemari_testbed::not_tested(
+    kemari_not_tested::not_tested(
         "this kernel or file system does not tell what is only in the page cache",
     );
     None

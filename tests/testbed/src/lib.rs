@@ -21,7 +21,6 @@ pub mod linearizability;
 pub mod linux;
 pub mod micro;
 pub mod network;
-mod not_tested;
 pub mod packet;
 pub mod pair;
 pub mod ports;
@@ -33,5 +32,3 @@ pub mod switch;
 pub mod terminal;
 pub mod torture;
 mod unread;
-
-pub use not_tested::{MUST_RUN, not_tested};

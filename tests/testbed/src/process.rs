@@ -259,7 +259,7 @@ pub fn in_namespaces(shell: &str) -> Option<Command> {
         .output()
         .is_ok_and(|output| output.status.success());
     if !permitted {
-        crate::not_tested("this machine permits no user namespaces");
+        kemari_not_tested::not_tested("this machine permits no user namespaces");
         return None;
     }
     let mut command = Command::new("unshare");

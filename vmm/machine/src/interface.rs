@@ -260,7 +260,7 @@ mod tests {
         // SAFETY: a system call that changes the network namespace of this thread only.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
             let error = io::Error::last_os_error();
-            kemari_testbed::not_tested(&format!(
+            kemari_not_tested::not_tested(&format!(
                 "this machine permits no network namespace: {error}"
             ));
             return;

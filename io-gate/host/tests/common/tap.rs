@@ -12,7 +12,7 @@ pub fn own_network() -> bool {
     // SAFETY: a system call without pointers; it changes this thread only.
     let permitted = unsafe { libc::unshare(libc::CLONE_NEWNET) == 0 };
     if !permitted {
-        kemari_testbed::not_tested("this machine permits no network namespace");
+        kemari_not_tested::not_tested("this machine permits no network namespace");
     }
     permitted
 }

@@ -11,8 +11,8 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::MUST_RUN;
 use crate::process::tied_to_us;
+use kemari_not_tested::MUST_RUN;
 use namespaces::Namespaces;
 pub use relay::{Direction, Relay};
 pub use taps::GUEST_TAP;

@@ -172,7 +172,9 @@ impl Pair<'_> {
     /// in the meantime, the guest goes on over the other side's tap, once that exists.
     pub(super) fn deleted_tap(&mut self) -> Result<Outcome> {
         if !self.launcher.has_taps() {
-            crate::not_tested("deleted-tap: this machine permits no hosts in namespaces");
+            kemari_not_tested::not_tested(
+                "deleted-tap: this machine permits no hosts in namespaces",
+            );
             return Ok(Outcome::default());
         }
         let (recovers, of_standby) = (self.random.u32(..RECOVERS) == 0, self.random.bool());

@@ -213,7 +213,10 @@ mod tests {
         // Not reserved: mapping a little more than 3 GiB costs nothing until it is touched.
         let size = layout::LOW_RAM_END + (8 << 20);
         if available_memory().unwrap() < size {
-            kemari_testbed::not_tested(&format!("the host has less than {} available", mib(size)));
+            kemari_not_tested::not_tested(&format!(
+                "the host has less than {} available",
+                mib(size)
+            ));
             return;
         }
         let memory = create(MemoryOptions { size, huge_pages: true }).unwrap();

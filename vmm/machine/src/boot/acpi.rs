@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn iasl_disassembles_the_tables() {
         if Command::new("iasl").arg("-v").output().is_err() {
-            kemari_testbed::not_tested("iasl is not installed (apt-get install acpica-tools)");
+            kemari_not_tested::not_tested("iasl is not installed (apt-get install acpica-tools)");
             return;
         }
         let tables = walk(&with_pci(2, true, 2));

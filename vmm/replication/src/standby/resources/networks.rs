@@ -92,7 +92,7 @@ mod tests {
     fn own_tap(name: &str) -> bool {
         // SAFETY: a system call that changes the network namespace of this thread only.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            kemari_testbed::not_tested("this machine permits no network namespace");
+            kemari_not_tested::not_tested("this machine permits no network namespace");
             return false;
         }
         for arguments in [

@@ -58,7 +58,7 @@ mod tests {
             let made = Command::new("losetup").args(["--find", "--show"]).arg(storage).output();
             let made = made.ok().filter(|made| made.status.success());
             let Some(made) = made else {
-                kemari_testbed::not_tested("no loop device can be had (losetup)");
+                kemari_not_tested::not_tested("no loop device can be had (losetup)");
                 return None;
             };
             Some(Self(String::from_utf8(made.stdout).unwrap().trim().into()))
