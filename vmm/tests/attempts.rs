@@ -101,7 +101,10 @@ fn p9_a_look_at_the_arbiter_that_hangs_is_given_up() {
     let slow = |arbiter: &Slow| arbiter.is_slow_to_look.store(true, Ordering::SeqCst);
     let mut bench = Bench::new(Duration::from_secs(4), slow);
     let refusal = bench.outcome(bench.protect().unwrap()).unwrap_err();
-    assert!(refusal.contains("left in file:") && refusal.contains("no answer"), "{refusal}");
+    assert!(
+        refusal.contains("counter-marks in file:") && refusal.contains("no answer"),
+        "{refusal}"
+    );
     drop(bench.answer.take());
     wait_phase(&bench.engine, Phase::Protected);
 }

@@ -155,7 +155,7 @@ const LISTS: &[Case] = &[
     ("--device nothing", &["expected one of", "nothing"]),
     ("--device beeper,console=pty", &["pty"]),
     ("--device beeper,volume=3", &["`volume=3`", "console=SPEC"]),
-    ("--device beeper,tap=t,mac=52:54:00:12:34:56", &["mac=", "out"]),
+    ("--device beeper,tap=t,mac=52:54:00:12:34:56", &["mac=", "remove"]),
     ("--audit @log/", &["name of a file"]),
     ("--audit ,size=64MiB", &["found nothing"]),
     ("--audit @log,rotate=on", &["`rotate=on`", "no such key"]),

@@ -272,7 +272,7 @@ fn a_console_file_of_another_machine_is_not_emptied() {
     // The guest's last output: its file is compared.
     place.printed("console", "micro-guest ready");
     let line = "--serial file=@console";
-    place.refused("run", line, &["console", "another process has it"]);
+    place.refused("run", line, &["console", "another process uses it"]);
     // A machine that takes over prints to it as well, so a standby may name it.
     place.refused("standby", &format!("--listen unix:@no/link {line}"), &["no/link"]);
     process.signal(Signal::KILL);

@@ -432,16 +432,16 @@ fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
         assert_eq!(ended, Some(Some(1)), "{words:?}: {said}");
         assert!(said.contains(expected) && !said.contains("os error"), "{words:?}: {said}");
     };
-    is_given_up("standby", &["--timeout", "0", "status"], "answered within 5 s");
-    is_given_up("standby", &["--timeout", "1", "status"], "answered within 6 s");
-    is_given_up("standby", &["--timeout", "1", "shutdown"], "answered within 6 s");
+    is_given_up("standby", &["--timeout", "0", "status"], "within 5 s");
+    is_given_up("standby", &["--timeout", "1", "status"], "within 6 s");
+    is_given_up("standby", &["--timeout", "1", "shutdown"], "within 6 s");
     stopped.signal(Signal::CONT);
 
     // Its queue is full after one client: the next one cannot connect.
     let full = UnixListener::bind(bench.path("full")).unwrap();
     rustix::net::listen(&full, 0).unwrap();
     let _first = UnixStream::connect(bench.path("full")).unwrap();
-    is_given_up("full", &["--timeout", "0", "status"], "answered within 5 s");
+    is_given_up("full", &["--timeout", "0", "status"], "within 5 s");
 }
 
 /// The guest's operating system is notified and shuts itself down; a guest that does not listen is reported.

@@ -176,7 +176,7 @@ fn rotation_keeps_the_newest_and_says_that_the_oldest_are_gone() {
     let before = Summary { next: 5, last: 5, ..Summary::default() };
     assert_eq!((log.hole.as_ref(), log.header.before), (None, before));
     let verdict = verify(std::slice::from_ref(&log), false);
-    assert!(verdict.to_string().contains("before record 5 was rotated away"), "{verdict}");
+    assert!(verdict.to_string().contains("the records before 5 were rotated away"), "{verdict}");
     assert!(matches!(verify(&[log], true), Verdict::Proved(_)));
 }
 

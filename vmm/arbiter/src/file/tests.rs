@@ -355,9 +355,9 @@ fn p2_a_copy_in_the_place_of_the_directory_grants_nothing() {
     fs::rename(&terms, &away).unwrap();
     fs::rename(&saved, &terms).unwrap();
     assert_eq!(a.fence().ask(), Permission::Unknown);
-    assert!(a.fence().reason().contains("another directory"), "{}", a.fence().reason());
+    assert!(a.fence().reason().contains("is not the directory"), "{}", a.fence().reason());
     let refusal = b.claim(Term(2), "silence").unwrap_err().to_string();
-    assert!(refusal.contains("another directory"), "{refusal}");
+    assert!(refusal.contains("is not the directory"), "{refusal}");
     assert!(a.claim(Term(2), "silence").is_err());
     fs::rename(&terms, &saved).unwrap();
     fs::rename(&away, &terms).unwrap();

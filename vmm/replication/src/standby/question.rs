@@ -90,7 +90,7 @@ mod tests {
         assert_eq!((question.overdue(), question.newly_overdue()), (None, None));
         assert!(question.overdue_in().is_some());
         question.since = Instant::now().checked_sub(LATE).unwrap();
-        assert!(question.newly_overdue().unwrap().contains("being opened"));
+        assert!(question.newly_overdue().unwrap().contains("opening what the takeover needs"));
         assert!(question.may_be_asked());
         assert_eq!((question.newly_overdue(), question.overdue_in()), (None, None));
         let found = question.overdue().unwrap();
