@@ -9,15 +9,17 @@ use super::name;
 /// The module of a function; none for a function that is not Rust's or has a legacy mangled name.
 pub(super) fn module(symbol: &str) -> Option<String> {
     let names = symbol.strip_prefix("_R")?;
-    let mut reader = Reader { names: names.as_bytes(), at: 0, depth: 0 };
-    match reader.path()? {
-        Stands::Module(module) | Stands::Within(module) => Some(module),
-        Stands::InTrait => {
-            let of_trait = name::trait_path(&name::demangle(symbol))?;
-            let (in_trait, _method) = of_trait.rsplit_once("::")?;
-            in_trait.rsplit_once("::").map(|(module, _trait)| module.to_owned())
-        }
+    match Reader::new(names.as_bytes(), 0, 0).path() {
+        Some(Stands::Module(module) | Stands::Within(module)) => Some(module),
+        None => unread(symbol),
     }
+}
+
+/// A module that nothing lists, in the crate of a trait: for a method of a type that the reader does not know.
+fn unread(symbol: &str) -> Option<String> {
+    let of_trait = name::trait_path(&name::demangle(symbol))?;
+    let (of_crate, _) = of_trait.split_once("::")?;
+    Some(format!("{of_crate}::{{not read}}"))
 }
 
 /// Maximum nesting of a name: the compiler makes no deeper one.
@@ -29,8 +31,6 @@ enum Stands {
     Module(String),
     /// It is a function of this module, or within one.
     Within(String),
-    /// It is a provided method of a trait: the trait's module counts.
-    InTrait,
 }
 
 struct Reader<'n> {
@@ -39,7 +39,11 @@ struct Reader<'n> {
     depth: usize,
 }
 
-impl Reader<'_> {
+impl<'n> Reader<'n> {
+    const fn new(names: &'n [u8], at: usize, depth: usize) -> Self {
+        Self { names, at, depth }
+    }
+
     /// The path that begins here. The part after its module is not read.
     fn path(&mut self) -> Option<Stands> {
         self.depth += 1;
@@ -64,13 +68,32 @@ impl Reader<'_> {
                 self.within()
             }
             b'I' => self.within(),
-            b'Y' => Some(Stands::InTrait),
-            b'B' => {
-                let at = self.number()?;
-                Reader { names: self.names, at, depth: self.depth }.path()
+            b'Y' => {
+                self.skip_type()?;
+                self.of_trait()
+            }
+            b'B' => self.earlier()?.path(),
+            _ => None,
+        }
+    }
+
+    /// A trait's path: its provided methods belong to the trait's module, or to the function that contains the trait.
+    fn of_trait(&mut self) -> Option<Stands> {
+        match self.next()? {
+            b'I' => self.of_trait(),
+            b'B' => self.earlier()?.of_trait(),
+            b'N' => {
+                self.next()?;
+                self.within()
             }
             _ => None,
         }
+    }
+
+    /// A reader of what the number that follows points back to.
+    fn earlier(&mut self) -> Option<Self> {
+        let at = self.number()?;
+        (self.depth < DEEPEST).then(|| Self::new(self.names, at, self.depth + 1))
     }
 
     fn within(&mut self) -> Option<Stands> {
@@ -78,6 +101,121 @@ impl Reader<'_> {
             Stands::Module(module) => Stands::Within(module),
             within => within,
         })
+    }
+
+    /// Skips a type, or a path.
+    fn skip_type(&mut self) -> Option<()> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return None;
+        }
+        match self.next()? {
+            // A type of the language.
+            b'a'..=b'z' => {}
+            b'B' => drop(self.number()?),
+            b'C' => drop(self.identifier()?),
+            b'N' => {
+                self.next()?;
+                self.skip_type()?;
+                self.identifier()?;
+            }
+            start @ (b'M' | b'X' | b'Y') => self.skip_of_impl(start)?,
+            b'I' => {
+                self.skip_type()?;
+                self.until_end(Self::skip_argument)?;
+            }
+            b'A' => {
+                self.skip_type()?;
+                self.skip_constant()?;
+            }
+            b'S' | b'P' | b'O' => self.skip_type()?,
+            b'R' | b'Q' => {
+                self.numbered(b'L')?;
+                self.skip_type()?;
+            }
+            b'T' => self.until_end(Self::skip_type)?,
+            b'F' => self.skip_function()?,
+            b'D' => {
+                self.numbered(b'G')?;
+                self.until_end(Self::skip_bound)?;
+                self.numbered(b'L')?;
+            }
+            _ => return None,
+        }
+        self.depth -= 1;
+        Some(())
+    }
+
+    /// The rest of the path of an `impl` or of a trait's method: the place of the `impl`, the type, and the trait.
+    fn skip_of_impl(&mut self, start: u8) -> Option<()> {
+        if start != b'Y' {
+            self.disambiguator()?;
+            self.skip_type()?;
+        }
+        if start != b'M' {
+            self.skip_type()?;
+        }
+        self.skip_type()
+    }
+
+    /// The rest of a function's type.
+    fn skip_function(&mut self) -> Option<()> {
+        self.numbered(b'G')?;
+        self.eats(b'U');
+        if self.eats(b'K') && !self.eats(b'C') {
+            self.identifier()?;
+        }
+        self.until_end(Self::skip_type)?;
+        self.skip_type()
+    }
+
+    /// A trait of a trait object, with its associated types.
+    fn skip_bound(&mut self) -> Option<()> {
+        self.skip_type()?;
+        while self.eats(b'p') {
+            self.identifier()?;
+            self.skip_type()?;
+        }
+        Some(())
+    }
+
+    fn skip_argument(&mut self) -> Option<()> {
+        if self.names.get(self.at) == Some(&b'L') {
+            return self.numbered(b'L');
+        }
+        if self.eats(b'K') { self.skip_constant() } else { self.skip_type() }
+    }
+
+    /// A constant of a simple type.
+    fn skip_constant(&mut self) -> Option<()> {
+        match self.next()? {
+            b'p' => Some(()),
+            b'B' => self.number().map(drop),
+            b'a'..=b'z' => {
+                while self.next()? != b'_' {}
+                Some(())
+            }
+            _ => None,
+        }
+    }
+
+    /// Items up to an `E`.
+    fn until_end(&mut self, item: fn(&mut Self) -> Option<()>) -> Option<()> {
+        while !self.eats(b'E') {
+            item(self)?;
+        }
+        Some(())
+    }
+
+    fn eats(&mut self, letter: u8) -> bool {
+        let is_next = self.names.get(self.at) == Some(&letter);
+        self.at += usize::from(is_next);
+        is_next
+    }
+
+    /// A letter with a number, if it is there.
+    fn numbered(&mut self, letter: u8) -> Option<()> {
+        if self.eats(letter) { self.number().map(drop) } else { Some(()) }
     }
 
     fn next(&mut self) -> Option<u8> {
@@ -88,11 +226,7 @@ impl Reader<'_> {
 
     /// `s` and a number, which distinguishes two items of one name.
     fn disambiguator(&mut self) -> Option<()> {
-        if self.names.get(self.at) == Some(&b's') {
-            self.at += 1;
-            self.number()?;
-        }
-        Some(())
+        self.numbered(b's')
     }
 
     /// A base-62 number and `_`.
@@ -153,6 +287,17 @@ mod tests {
             ),
             // `<a::link::S as a::link::k::T>::prov`, which the trait provides.
             ("_RNvYNtNtCs4Q2Qx8jI5j6_1a4link1SNtNtB4_1k1T4provB6_", "a::link::k"),
+            // The same of `T<u8>` for `&[[u8; 4]]`, for `(fn(&u8) -> u8, *const str)`, and for `dyn Iterator<Item = u8>`.
+            ("_RNvYRSAhj4_INtNtNtCs4Q2Qx8jI5j6_1a4link1k1ThE4provB6_", "a::link::k"),
+            ("_RNvYTFG_RL0_hEhPeENtNtNtCs4Q2Qx8jI5j6_1a4link1k1T4provB6_", "a::link::k"),
+            (
+                "_RNvYDNtNtCsgEmfK2I1SDS_4core4iter8Iteratorp4ItemhEL_NtNtNtCs4Q2Qx8jI5j6_1a4link1k1T4provB6_",
+                "a::link::k",
+            ),
+            // A trait within the function `a::link`, which is no module.
+            ("_RNvYShNtNvCs4Q2Qx8jI5j6_1a4link1T4provB6_", "a"),
+            // For a type with a constant that is not read.
+            ("_RNvYINtCs4Q2Qx8jI5j6_1a1SKRe61_ENtNtNtB5_4link1k1T4provB5_", "a::{not read}"),
             // A foreign function with a closure of `a`'s.
             (
                 "_RINvNtCsgEmfK2I1SDS_4core4hint9black_boxRNCNvNtCs4Q2Qx8jI5j6_1a4link4free0EBJ_",
