@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use cargo_metadata::{DependencyKind, Package, PackageId};
@@ -122,7 +121,17 @@ fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<V
     for file in files_below(&package_dir(package).join("src"))? {
         let shown = subject.shown(&file);
         let free = far.is_none_or(|far| far.adapters.iter().any(|place| shown.starts_with(place)));
-        for (rule, what, span) in scan_file(&file)? {
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let seen = match scan_text(&text) {
+            Ok(seen) => seen,
+            Err((line, said)) => {
+                let place = Place::line(shown, line);
+                findings.push(Finding::new(&rules::DEVICES_UNREADABLE, Some(place), said));
+                continue;
+            }
+        };
+        for (rule, what, span) in seen {
             if !(free && std::ptr::eq(rule, &rules::DEVICES_IMPLEMENTED)) {
                 let start = span.start();
                 let place =
@@ -134,10 +143,9 @@ fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<V
     Ok(findings)
 }
 
-/// Judges a method in the compiled code, by its path and by the path of the trait method that it implements: finds a device that
-/// is implemented where that is not allowed, whatever macro wrote it.
-pub(super) fn compiled(subject: &Subject, method: &str, of_trait: &str) -> Result<Option<Finding>> {
-    let stands = method.rsplit_once("::").map_or(method, |(stands, _)| stands);
+/// Judges a method in the compiled code, by the module of its `impl` and by the path of the trait method that it implements: finds
+/// a device that is implemented where that is not allowed, whatever macro wrote it.
+pub(super) fn compiled(subject: &Subject, stands: &str, of_trait: &str) -> Result<Option<Finding>> {
     let mut names = of_trait.rsplit("::").skip(1);
     let name = names.next().unwrap_or_default();
     let contract =
@@ -176,11 +184,9 @@ fn may_implement(subject: &Subject, stands: &str) -> Result<bool> {
 
 type Seen = (&'static Rule, String, Span);
 
-fn scan_file(file: &Path) -> Result<Vec<Seen>> {
-    let text =
-        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    // Text that cannot be parsed does not compile.
-    let Ok(parsed) = source::parse(&text) else { return Ok(Vec::new()) };
+/// What a file contains; the error names the line that cannot be read, and the reason.
+fn scan_text(text: &str) -> Result<Vec<Seen>, (usize, String)> {
+    let parsed = source::parse(text)?;
     let mut scan = Scan::default();
     scan.visit_file(&parsed);
     Ok(scan.0)
@@ -289,6 +295,14 @@ mod tests {
         assert_eq!(seen("use io_gate::{Gate, Device as Gadget};"), ["devices/hidden"]);
         assert_eq!(seen("include!(\"elsewhere.rs\");"), ["devices/hidden"]);
         assert_eq!(seen("#[path = \"../elsewhere.rs\"] mod a;"), ["devices/hidden"]);
+    }
+
+    /// rustc compiles more brackets within each other than this tool reads.
+    #[test]
+    fn what_cannot_be_read_is_told() {
+        let deep = format!("const A: () = {}{};", "(".repeat(140), ")".repeat(140));
+        let (line, said) = scan_text(&deep).expect_err("it is too deep");
+        assert_eq!((line, said.as_str()), (1, "more than 128 brackets within each other"));
     }
 
     #[test]

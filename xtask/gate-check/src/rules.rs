@@ -271,6 +271,9 @@ rules! {
     DEVICES_HIDDEN: Devices, "devices/hidden",
         "Under another name, or in a file elsewhere, a device is implemented where no check looks for it.",
         "Use the own names of the gate's contracts, and put the code into a module of the crate.";
+    DEVICES_UNREADABLE: Devices, "devices/unreadable",
+        "rustc may compile a file that this check cannot parse, and a device in it would not be seen.",
+        "Write the file with fewer brackets within each other, and without syntax that is not stable.";
     DEVICES_STALE: Devices, "devices/stale",
         "An entry that allows something unused hides its first use.",
         "Remove the entry from gate.toml.";

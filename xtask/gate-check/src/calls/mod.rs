@@ -68,7 +68,9 @@ fn devices(subject: &Subject, code: &Code) -> Result<BTreeSet<Finding>> {
     for node in &code.nodes {
         let name = demangle(&node.symbol);
         if let Some(of_trait) = trait_path(&name) {
-            found.extend(super::devices::compiled(subject, &path(&name), &of_trait)?);
+            // The place of the `impl` counts, whatever the type is.
+            let stands = place::module(&node.symbol).unwrap_or_default();
+            found.extend(super::devices::compiled(subject, &stands, &of_trait)?);
         }
     }
     Ok(found)
