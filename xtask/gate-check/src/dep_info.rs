@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
@@ -98,6 +99,28 @@ fn of_program(
     DepInfo::read(subject, &newest.path())
 }
 
+/// The files that rustc has read since `begin`, by all dep-info in the build directories of the layers.
+pub(super) fn read_since(subject: &Subject, begin: SystemTime) -> Result<BTreeSet<PathBuf>> {
+    let (mut left, mut read) = (vec![subject.target.clone()], BTreeSet::new());
+    while let Some(next) = left.pop() {
+        for entry in
+            fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?
+        {
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                // Incremental state is large, and has no dep-info.
+                left.extend((entry.file_name() != "incremental").then_some(path));
+            } else if path.extension().is_some_and(|end| end == "d")
+                && entry.metadata()?.modified()? >= begin
+            {
+                read.extend(DepInfo::read(subject, &path)?.files);
+            }
+        }
+    }
+    Ok(read)
+}
+
 fn unseen(subject: &Subject, name: &str, info: &DepInfo, scanned: &Path) -> Vec<Finding> {
     // Resolved first: `src/../../elsewhere.rs` is not below `src`.
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -125,7 +148,31 @@ fn file_name(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn what_an_earlier_compilation_read_does_not_count() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut subject = Subject::tree(xtask_common::build::repository(), None, Vec::new())
+            .expect("the tree is a subject");
+        subject.target = folder.path().to_owned();
+        let below = folder.path().join("calls/deps");
+        fs::create_dir_all(&below).expect("a folder");
+        let write = |name: &str, age: u64| {
+            let time = SystemTime::now() - Duration::from_secs(age);
+            let text = format!("{name}.rmeta: /t/{name}.rs\n");
+            fs::write(below.join(format!("{name}.d")), text).expect("a file");
+            let file = fs::File::options().write(true).open(below.join(format!("{name}.d")));
+            file.expect("it is there").set_modified(time).expect("a file has a time");
+        };
+        write("old", 60);
+        write("new", 0);
+        let begin = SystemTime::now() - Duration::from_secs(30);
+        let read = read_since(&subject, begin).expect("they can be read");
+        assert_eq!(read, [PathBuf::from("/t/new.rs")].into());
+    }
 
     #[test]
     fn files_and_variables_are_read() {

@@ -176,6 +176,18 @@ impl Attack {
         Ok(tree)
     }
 
+    /// The source files that it adds, or replaces as a whole.
+    pub(crate) fn added(&self) -> Result<Vec<PathBuf>> {
+        let (overlay, mut files) = (self.directory.join("overlay"), Tree::new());
+        if overlay.is_dir() {
+            scratch::read(&overlay, &overlay, &mut files)?;
+        }
+        Ok(files
+            .into_keys()
+            .filter(|file| file.extension().is_some_and(|end| end == "rs"))
+            .collect())
+    }
+
     fn text(&self, tree: &Tree, file: &Path) -> Result<String> {
         let bytes = tree
             .get(file)

@@ -10,7 +10,7 @@ mod verdict;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -18,6 +18,7 @@ pub(super) use self::attack::Attack;
 use self::attack::{Catcher, Test};
 pub(super) use self::scratch::Scratch;
 use self::verdict::{AttackResult, Wrong, judge, let_through};
+use super::dep_info;
 use super::finding::{Finding, Outcome};
 use super::layer::Layer;
 use super::report;
@@ -184,6 +185,7 @@ impl TestCopy {
         run: &Run<'_>,
         result: &mut AttackResult,
     ) -> Result<()> {
+        let begin = SystemTime::now();
         let tree = attack.apply(&self.scratch.clean, &self.scratch.registry)?;
         self.scratch.write(&tree)?;
         self.scratch.forget_lock();
@@ -219,6 +221,15 @@ impl TestCopy {
                 format!("`{layer}` cannot look at code that does not compile: {why}")
             };
             result.broken.extend(not_reached.into_iter().map(says));
+        }
+        // What nobody compiles passes whatever it is.
+        if attack.not_claimed.is_some() && run.without.is_empty() {
+            let added = attack.added()?;
+            let compiled = dep_info::read_since(&subject, begin)?;
+            let idle =
+                added.iter().filter(|file| !compiled.contains(&self.scratch.root.join(file)));
+            let says = |file: &PathBuf| format!("no layer compiles {}", file.display());
+            result.broken.extend(idle.map(says));
         }
         if let Some(test) = &attack.test
             && let Some(said) = self.counted(test)?

@@ -9,8 +9,10 @@ use crate::calls;
 use crate::subject::Subject;
 use xtask_common::build;
 
-/// The exit codes of a refusal at start, and of a system call that a thread may not make.
-const REFUSED: [i32; 2] = [2, 159];
+/// The exit codes of a refusal at start, and of a system call that a thread may not make, with the product's words for them. It
+/// ends with the first code for other reasons as well: a device that is not in the catalogue.
+const REFUSED: [(i32, &str); 2] =
+    [(2, "which `cargo xtask gate` does not check"), (159, "tried the system call")];
 /// A machine that has run for this long has accepted the device.
 const LET_IN: Duration = Duration::from_secs(10);
 
@@ -34,9 +36,28 @@ pub(super) fn with(subject: &Subject, device: &str) -> Result<Option<String>> {
     let ended = running.wait_with_output()?;
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     match ended.status.code() {
-        Some(code) if REFUSED.contains(&code) => Ok(Some(said)),
+        Some(code) if is_refusal(code, &said) => Ok(Some(said)),
         // The guest came to its end: the product accepted the device.
         Some(0) => Ok(None),
         _ => bail!("the product ended with {}: {said}", ended.status),
+    }
+}
+
+fn is_refusal(code: i32, said: &str) -> bool {
+    REFUSED.iter().any(|(refusal, words)| *refusal == code && said.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_gates_refusal_and_the_filter_count() {
+        let gate = "device `leaky::Pager`: expected a type of one of the crates [\"a\"], found one of `leaky`, which \
+            `cargo xtask gate` does not check: make it a module";
+        assert!(is_refusal(2, gate));
+        assert!(is_refusal(159, "thread device tried the system call socket"));
+        assert!(!is_refusal(2, "--device: expected one of `beeper`, `pager`, found `leaky`"));
+        assert!(!is_refusal(1, gate));
     }
 }
