@@ -1,15 +1,18 @@
 //! The trusted base: how much code the claim rests on. Printed each time, so that a reviewer notices growth.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::Package;
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
 
 use super::policy::{Linked, Source};
-use super::source::files_below;
+use super::source::{Module, files_below, for_tests, modules, parse};
 use super::subject::{Subject, package_dir};
 
 /// The amount of code.
@@ -18,7 +21,7 @@ struct Size {
     crates: usize,
     /// Lines with code on them, without tests.
     lines: usize,
-    /// `unsafe` blocks and implementations.
+    /// `unsafe` blocks, implementations and blocks of foreign functions.
     unsafes: usize,
 }
 
@@ -95,37 +98,92 @@ fn size(packages: &[&Package]) -> Result<Size> {
     let mut all = Size::default();
     for package in packages {
         all.crates += 1;
+        // A macro may name a module, so a file counts unless a `mod` for tests names it.
+        let modules = modules(package)?;
+        let (tests, shipped): (Vec<_>, Vec<_>) = modules.iter().partition(|module| module.test);
+        let is_among = |file: &Path, modules: &[&Module]| modules.iter().any(|of| of.file == file);
         for file in files_below(&package_dir(package).join("src"))? {
+            if is_among(&file, &tests) && !is_among(&file, &shipped) {
+                continue;
+            }
             let text = std::fs::read_to_string(&file)
                 .with_context(|| format!("cannot read {}", file.display()))?;
-            if !file.ends_with("tests.rs") {
-                all += size_of(&text);
-            }
+            all += size_of(&text);
         }
     }
     Ok(all)
 }
 
-/// Tests stand at the end of a file.
+/// Items for tests do not count, wherever they are in the file.
 fn size_of(text: &str) -> Size {
-    let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
-    let code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
-    let unsafes = text.parse::<TokenStream>().map_or(0, count_unsafe);
-    Size { crates: 0, lines: text.lines().filter(code).count(), unsafes }
+    let tests = Tests::of(text);
+    let code = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+    let lines = text.lines().zip(1..).filter(|(line, at)| code(line) && !tests.has(*at)).count();
+    let unsafes = text.parse::<TokenStream>().map_or(0, |tokens| count_unsafe(tokens, &tests));
+    Size { crates: 0, lines, unsafes }
 }
 
-fn count_unsafe(tokens: TokenStream) -> usize {
-    let mut count = 0;
-    let mut before = false;
-    for token in tokens {
-        if let TokenTree::Group(group) = &token {
-            count += usize::from(before) + count_unsafe(group.stream());
+/// The lines of items that are compiled for tests only. A file that cannot be parsed has none.
+#[derive(Default)]
+struct Tests(Vec<RangeInclusive<usize>>);
+
+impl Tests {
+    fn of(text: &str) -> Self {
+        let mut tests = Self::default();
+        if let Ok(parsed) = parse(text) {
+            tests.visit_file(&parsed);
         }
-        let implements = matches!(&token, TokenTree::Ident(word) if before && word == "impl");
-        count += usize::from(implements);
-        before = matches!(&token, TokenTree::Ident(word) if word == "unsafe");
+        tests
     }
-    count
+
+    fn has(&self, line: usize) -> bool {
+        self.0.iter().any(|lines| lines.contains(&line))
+    }
+}
+
+impl<'ast> Visit<'ast> for Tests {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        let attributes = match item {
+            syn::Item::Mod(item) => &item.attrs,
+            syn::Item::Fn(item) => &item.attrs,
+            syn::Item::Impl(item) => &item.attrs,
+            syn::Item::Use(item) => &item.attrs,
+            _ => return,
+        };
+        if for_tests(attributes) {
+            self.0.push(item.span().start().line..=item.span().end().line);
+        } else if matches!(item, syn::Item::Mod(_)) {
+            visit::visit_item(self, item);
+        }
+    }
+}
+
+/// `unsafe` blocks, implementations, attributes and blocks of foreign functions.
+fn count_unsafe(tokens: TokenStream, tests: &Tests) -> usize {
+    let trees: Vec<TokenTree> = tokens.into_iter().collect();
+    let counted = |(at, tree): (usize, &TokenTree)| match tree {
+        _ if tests.has(tree.span().start().line) => 0,
+        TokenTree::Group(group) => count_unsafe(group.stream(), tests),
+        TokenTree::Ident(word) if word == "unsafe" => {
+            usize::from(is_counted_unsafe(&trees[at + 1..]))
+        }
+        _ => 0,
+    };
+    trees.iter().enumerate().map(counted).sum()
+}
+
+/// Whether `unsafe` counts before these tokens. A function that is `unsafe` to call counts where it is called.
+fn is_counted_unsafe(next: &[TokenTree]) -> bool {
+    let is_block = |tree: Option<&TokenTree>| matches!(tree, Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace);
+    match next.first() {
+        Some(TokenTree::Group(_)) => true,
+        Some(TokenTree::Ident(word)) if word == "extern" => {
+            let is_named = matches!(next.get(1), Some(TokenTree::Literal(_)));
+            is_block(next.get(1 + usize::from(is_named)))
+        }
+        Some(TokenTree::Ident(word)) => word == "impl",
+        _ => false,
+    }
 }
 
 /// Growth of the gate and of its far side since the last tag of the repository.
@@ -168,7 +226,9 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
 
 fn is_counted(name: &str) -> bool {
     let name = Path::new(name);
-    name.extension().is_some_and(|end| end == "rs") && !name.ends_with("tests.rs")
+    // The files of an old tag are not parsed for the `mod` that names them. A file of this name that ships counts as growth.
+    let is_tests = name.ends_with("tests.rs") || name.iter().any(|folder| folder == "tests");
+    name.extension().is_some_and(|end| end == "rs") && !is_tests
 }
 
 #[cfg(test)]
@@ -179,6 +239,19 @@ mod tests {
     fn lines_of_code_and_unsafe_are_counted_without_comments_and_tests() {
         let text = "//! A file.\n\nfn a() {\n    // SAFETY: b\n    unsafe { b() }\n}\nunsafe impl A for B {}\nunsafe fn c() {}\n\n#[cfg(test)]\nmod tests {\n    fn d() { unsafe { e() } }\n}\n";
         assert_eq!(size_of(text), Size { crates: 0, lines: 5, unsafes: 2 });
+    }
+
+    /// Only the items for tests are left out: what follows them counts.
+    #[test]
+    fn code_below_a_test_counts() {
+        let text = "#[cfg(test)]\nmod nothing {}\n\nfn a() {\n    unsafe { b() }\n}\n#[cfg(not(test))]\nfn c() {}\n";
+        assert_eq!(size_of(text), Size { crates: 0, lines: 5, unsafes: 1 });
+    }
+
+    #[test]
+    fn a_block_of_foreign_functions_counts() {
+        let text = "unsafe extern \"C\" {\n    safe fn a();\n}\nunsafe extern {}\nunsafe extern \"C\" fn b() {}\n";
+        assert_eq!(size_of(text).unsafes, 2);
     }
 
     /// A tree with the gate and one crate of the far side, in a folder of a repository.
@@ -233,8 +306,17 @@ mod tests {
             "// A note.\nfn a() {}\nfn f() {}\nfn g() { unsafe { h() } }\n",
         )
         .expect("a file");
-        std::fs::write(root.join("host/src/tests.rs"), "fn i() {}\n").expect("a file");
         assert_eq!(grown(), "(v1) the gate and its far side: +3 lines, +1 `unsafe`");
+        // A file counts by how it is compiled, and not by its name.
+        let b = "mod tests;\nfn e() {}\n#[cfg(test)]\nmod others;\n";
+        std::fs::write(root.join("host/src/b.rs"), b).expect("a file");
+        std::fs::create_dir(root.join("host/src/b")).expect("a folder");
+        for name in ["tests.rs", "others.rs"] {
+            std::fs::write(root.join("host/src/b").join(name), "fn i() {}\n").expect("a file");
+        }
+        assert_eq!(grown(), "(v1) the gate and its far side: +5 lines, +1 `unsafe`");
+        std::fs::write(root.join("host/src/b.rs"), "fn e() {}\n").expect("a file");
+        std::fs::remove_dir_all(root.join("host/src/b")).expect("it is there");
         run(&["add", "--all"]);
         run(&["commit", "--quiet", "--message", "b"]);
         run(&["tag", "v2"]);
