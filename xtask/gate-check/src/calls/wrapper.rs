@@ -1,6 +1,7 @@
-//! The compiler as the layer `calls` runs it for the workspace's own crates: code that is not called yet is kept.
+//! The compiler as the layer `calls` runs it for the workspace's own crates: code that is not called yet is kept, and no function
+//! is inlined, whatever a crate's own profile says.
 //!
-//! The flag costs time, and in a dependency it keeps code that no function of the far side names. Cargo has no flags for the
+//! The first flag costs time, and in a dependency it keeps code that no function of the far side names. Cargo has no flags for the
 //! workspace's crates alone, but runs a wrapper for them: this program itself.
 
 use std::env;
@@ -25,7 +26,8 @@ pub(crate) fn run_as_compiler() -> Option<ExitCode> {
     let mut given = env::args_os().skip(1);
     let mut rustc = Command::new(given.next()?);
     rustc.args(given);
-    rustc.arg("-Clink-dead-code");
+    // The last of several levels counts.
+    rustc.args(["-Clink-dead-code", "-Copt-level=0"]);
     let error = rustc.exec();
     eprintln!("error: cannot run the compiler: {error}");
     Some(ExitCode::FAILURE)
