@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Read, Write, stdin, stdout};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Context, Result};
@@ -12,7 +11,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use super::Run;
 use crate::micro;
 use crate::pair::config::PairConfig;
-use crate::pair::{RunContext, interactive};
+use crate::pair::interactive;
 use crate::switch::Switch;
 
 /// Runs it in `dir`, on the disk image there, or on an empty one.
@@ -23,14 +22,7 @@ pub(super) fn run(of: &Run<'_>, config: &PairConfig, dir: &Path) -> Result<()> {
         disk.with_context(|| format!("cannot make {}", image.display()))?;
     }
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
-    let context = RunContext {
-        config,
-        dir,
-        switch: &switch,
-        small_disk: None,
-        progress: of.terminal,
-        stop: Arc::clone(&of.stop),
-    };
+    let context = of.context(config, dir, &switch, None);
     let _raw = Raw::enter()?;
     interactive::run(&context, &keys()?, show)
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use xtask_common::build;
@@ -12,7 +11,7 @@ use crate::guest::LinuxGuest;
 use crate::linux;
 use crate::pair::config::{GuestConfig, PairConfig};
 use crate::pair::report::{RunReport, TABLE_HEAD};
-use crate::pair::{self, Progress, RunContext};
+use crate::pair::{self, Progress};
 use crate::switch::Switch;
 
 /// In MiB: a stock kernel with Redis needs more than the micro-guest.
@@ -93,14 +92,7 @@ pub(super) fn run(
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
     let mut observer = linux::observer(switch.plug_in(), clients, config.seed, &image);
     of.terminal.line(TABLE_HEAD);
-    let context = RunContext {
-        config,
-        dir,
-        switch: &switch,
-        small_disk: None,
-        progress: of.terminal,
-        stop: Arc::clone(&of.stop),
-    };
+    let context = of.context(config, dir, &switch, None);
     pair::run(&context, &mut observer)
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -10,7 +9,7 @@ use super::Run;
 use crate::micro::{self, Load, MicroObserver};
 use crate::pair::config::{Kill, PairConfig};
 use crate::pair::report::{RunReport, TABLE_HEAD};
-use crate::pair::{self, Progress, RunContext};
+use crate::pair::{self, Progress};
 use crate::small_disk::SmallDisk;
 use crate::switch::Switch;
 
@@ -24,15 +23,7 @@ pub(super) fn run(of: &Run<'_>, config: &PairConfig, load: Load, dir: &Path) -> 
     let switch = Switch::new(dir, &["a", "b"]).context("cannot make the switch")?;
     let mut observer = MicroObserver::start(switch.plug_in(), load, &image)?;
     of.terminal.line(TABLE_HEAD);
-    let small_disk = small_disk.as_ref();
-    let context = RunContext {
-        config,
-        dir,
-        switch: &switch,
-        small_disk,
-        progress: of.terminal,
-        stop: Arc::clone(&of.stop),
-    };
+    let context = of.context(config, dir, &switch, small_disk.as_ref());
     pair::run(&context, &mut observer)
 }
 

@@ -13,8 +13,11 @@ use anyhow::{Context, Result};
 use xtask_common::report_file;
 
 use crate::micro::Load;
+use crate::pair::RunContext;
 use crate::pair::config::PairConfig;
 use crate::pair::report::RunReport;
+use crate::small_disk::SmallDisk;
+use crate::switch::Switch;
 use crate::terminal::Terminal;
 pub use linux::{LinuxFiles, OPERATIONS_AFTER, ROOT};
 
@@ -67,6 +70,18 @@ impl Run<'_> {
     /// As [`play_micro`](Self::play_micro).
     pub fn play_linux(&self, files: &LinuxFiles, config: &PairConfig) -> Result<()> {
         self.play(|dir| linux::play(self, files, config, dir))
+    }
+
+    /// What a pair in `dir` needs of this run.
+    fn context<'c>(
+        &'c self,
+        config: &'c PairConfig,
+        dir: &'c Path,
+        switch: &'c Switch,
+        small_disk: Option<&'c SmallDisk>,
+    ) -> RunContext<'c> {
+        let stop = Arc::clone(&self.stop);
+        RunContext { config, dir, switch, small_disk, progress: self.terminal, stop }
     }
 
     /// Runs `work` in a directory of its own, which is removed at the end in any case.
