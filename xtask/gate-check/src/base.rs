@@ -71,7 +71,8 @@ pub(crate) fn report(subject: &Subject) -> Result<String> {
         size(&monitor)?,
         linked(&policy.product),
     );
-    let growth = growth(subject, &own)?;
+    let parts = [("the gate and its far side", own.as_slice()), ("the monitor", &monitor)];
+    let growth = growth(subject, &parts)?;
     said.push_str(&format!("  since the last tag     {growth}\n"));
     Ok(said)
 }
@@ -186,8 +187,8 @@ fn is_counted_unsafe(next: &[TokenTree]) -> bool {
     }
 }
 
-/// Growth of the gate and of its far side since the last tag of the repository.
-fn growth(subject: &Subject, own: &[&Package]) -> Result<String> {
+/// Growth of the parts of the trusted base that are in this repository, since its last tag.
+fn growth(subject: &Subject, parts: &[(&str, &[&Package])]) -> Result<String> {
     // Tags of other branches say nothing of this one.
     let tags = match git(&subject.root, &["tag", "--list", "--merged", "HEAD"]) {
         Ok(tags) => tags,
@@ -197,23 +198,29 @@ fn growth(subject: &Subject, own: &[&Package]) -> Result<String> {
         return Ok("there is none".to_owned());
     }
     let tag = git(&subject.root, &["describe", "--tags", "--abbrev=0"])?;
+    let mut grown = Vec::new();
+    for (name, packages) in parts.iter().filter(|(_, packages)| !packages.is_empty()) {
+        let (then, now) = (size_at(subject, &tag, packages)?, size(packages)?);
+        let more = |now: usize, then: usize| format!("{:+}", now as i64 - then as i64);
+        let (lines, unsafes) = (more(now.lines, then.lines), more(now.unsafes, then.unsafes));
+        grown.push(format!("{name}: {lines} lines, {unsafes} `unsafe`"));
+    }
+    Ok(format!("({tag}) {}", grown.join("; ")))
+}
+
+/// The size of these packages at a tag.
+fn size_at(subject: &Subject, tag: &str, packages: &[&Package]) -> Result<Size> {
     let mut then = Size::default();
-    for package in own {
+    for package in packages {
         // A crate that did not exist at that tag has no files there.
         let source = subject.shown(package_dir(package).join("src"));
-        let list = ["ls-tree", "-r", "--name-only", &tag, "--", &source.to_string_lossy()];
+        let list = ["ls-tree", "-r", "--name-only", tag, "--", &source.to_string_lossy()];
         for name in git(&subject.root, &list)?.lines().filter(|name| is_counted(name)) {
             // `./`: the tree need not be the root of the repository.
             then += size_of(&git(&subject.root, &["show", &format!("{tag}:./{name}")])?);
         }
     }
-    let now = size(own)?;
-    let more = |now: usize, then: usize| format!("{:+}", now as i64 - then as i64);
-    Ok(format!(
-        "({tag}) the gate and its far side: {} lines, {} `unsafe`",
-        more(now.lines, then.lines),
-        more(now.unsafes, then.unsafes)
-    ))
+    Ok(then)
 }
 
 fn git(root: &Path, arguments: &[&str]) -> Result<String> {
@@ -254,7 +261,7 @@ mod tests {
         assert_eq!(size_of(text).unsafes, 2);
     }
 
-    /// A tree with the gate and one crate of the far side, in a folder of a repository.
+    /// A tree with the gate, one crate of the far side and the monitor, in a folder of a repository.
     fn scratch(root: &Path) {
         let file = |name: &str, text: &str| {
             let path = root.join(name);
@@ -264,16 +271,21 @@ mod tests {
         let package = |name: &str| {
             format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n")
         };
-        file("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"io-gate\", \"host\"]\n");
+        file(
+            "Cargo.toml",
+            "[workspace]\nresolver = \"3\"\nmembers = [\"io-gate\", \"host\", \"vmm\"]\n",
+        );
         file(
             "gate.toml",
-            "[gate]\npackages = [\"io-gate\"]\n[[far-side]]\nname = \"host\"\nwhy = \"performs\"\n",
+            "[gate]\npackages = [\"io-gate\"]\nproduct = \"vmm\"\n[[far-side]]\nname = \"host\"\nwhy = \"performs\"\n[[far-side]]\nname = \"vmm\"\nwhy = \"is the monitor\"\n",
         );
         file("io-gate/Cargo.toml", &package("io-gate"));
         file("io-gate/src/lib.rs", "fn a() {}\n");
         file("host/Cargo.toml", &package("host"));
         file("host/src/lib.rs", "mod b;\nfn c() {}\nfn d() {}\n");
         file("host/src/b.rs", "fn e() {}\n");
+        file("vmm/Cargo.toml", &package("vmm"));
+        file("vmm/src/lib.rs", "fn j() {}\n");
     }
 
     #[test]
@@ -283,8 +295,14 @@ mod tests {
         scratch(&root);
         let grown = || {
             let subject = Subject::tree(&root, None, vec!["--offline".to_owned()]).expect("a tree");
-            let own = ["io-gate", "host"].map(|name| subject.package(name).expect("it is there"));
-            growth(&subject, &own).expect("it is told")
+            let said = report(&subject).expect("it is told");
+            let (_, grown) = said.split_once("since the last tag     ").expect("it is told");
+            grown.trim_end().to_owned()
+        };
+        let of = |tag: &str, gate: &str, monitor: &str| {
+            format!(
+                "({tag}) the gate and its far side: {gate} `unsafe`; the monitor: {monitor} `unsafe`"
+            )
         };
         assert!(grown().starts_with("not known: git: fatal: not a git repository"), "{}", grown());
         let run = |arguments: &[&str]| {
@@ -292,7 +310,7 @@ mod tests {
             git(folder.path(), &[person.as_slice(), arguments].concat()).expect("git does it")
         };
         run(&["init", "--quiet"]);
-        run(&["add", "tree/io-gate", "tree/host/src/lib.rs"]);
+        run(&["add", "tree/io-gate", "tree/host/src/lib.rs", "tree/vmm"]);
         run(&["commit", "--quiet", "--message", "a"]);
         run(&["checkout", "--quiet", "-b", "other"]);
         run(&["commit", "--quiet", "--allow-empty", "--message", "elsewhere"]);
@@ -306,7 +324,10 @@ mod tests {
             "// A note.\nfn a() {}\nfn f() {}\nfn g() { unsafe { h() } }\n",
         )
         .expect("a file");
-        assert_eq!(grown(), "(v1) the gate and its far side: +3 lines, +1 `unsafe`");
+        assert_eq!(grown(), of("v1", "+3 lines, +1", "+0 lines, +0"));
+        let monitor = "fn j() {}\nfn k() { unsafe { l() } }\nfn m() {}\n";
+        std::fs::write(root.join("vmm/src/lib.rs"), monitor).expect("a file");
+        assert_eq!(grown(), of("v1", "+3 lines, +1", "+2 lines, +1"));
         // A file counts by how it is compiled, and not by its name.
         let b = "mod tests;\nfn e() {}\n#[cfg(test)]\nmod others;\n";
         std::fs::write(root.join("host/src/b.rs"), b).expect("a file");
@@ -314,12 +335,12 @@ mod tests {
         for name in ["tests.rs", "others.rs"] {
             std::fs::write(root.join("host/src/b").join(name), "fn i() {}\n").expect("a file");
         }
-        assert_eq!(grown(), "(v1) the gate and its far side: +5 lines, +1 `unsafe`");
+        assert_eq!(grown(), of("v1", "+5 lines, +1", "+2 lines, +1"));
         std::fs::write(root.join("host/src/b.rs"), "fn e() {}\n").expect("a file");
         std::fs::remove_dir_all(root.join("host/src/b")).expect("it is there");
         run(&["add", "--all"]);
         run(&["commit", "--quiet", "--message", "b"]);
         run(&["tag", "v2"]);
-        assert_eq!(grown(), "(v2) the gate and its far side: +0 lines, +0 `unsafe`");
+        assert_eq!(grown(), of("v2", "+0 lines, +0", "+0 lines, +0"));
     }
 }
