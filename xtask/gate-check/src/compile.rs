@@ -1,14 +1,18 @@
 //! Runs cargo on the subject and reads the compiler's messages.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use cargo_metadata::Message;
 use cargo_metadata::diagnostic::{Diagnostic, DiagnosticLevel};
+use cargo_metadata::{Message, PackageId};
 
 use super::finding::Place;
 use super::subject::Subject;
+
+/// The compiler's error for a crate that is not there.
+const MISSING: &str = "E0463";
 
 /// The result of a compilation.
 #[derive(Debug)]
@@ -33,7 +37,9 @@ pub(crate) fn run_as_given(cargo: &mut Command) -> Result<Compiled> {
     let (mut errors, mut artifacts) = (Vec::new(), Vec::new());
     for message in Message::parse_stream(output.stdout.as_slice()) {
         match message.context("cargo's messages cannot be read")? {
-            Message::CompilerMessage(said) if is_error(&said.message) => errors.push(said.message),
+            Message::CompilerMessage(said) if is_error(&said.message) => {
+                errors.push((said.package_id, said.message));
+            }
             Message::CompilerArtifact(made) => {
                 artifacts.extend(made.filenames.into_iter().map(|name| name.into_std_path_buf()));
             }
@@ -44,8 +50,20 @@ pub(crate) fn run_as_given(cargo: &mut Command) -> Result<Compiled> {
     if failed && errors.is_empty() {
         anyhow::bail!("cargo failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
+    let mut errors = without_consequences(errors);
     errors.dedup_by(|a, b| a.rendered == b.rendered);
     Ok(Compiled { errors, artifacts })
+}
+
+/// The errors without those that follow from a crate that is missing: in a package that imports from std, each name is one.
+fn without_consequences(errors: Vec<(PackageId, Diagnostic)>) -> Vec<Diagnostic> {
+    let is_missing =
+        |said: &Diagnostic| said.code.as_ref().is_some_and(|code| code.code == MISSING);
+    let missing = errors.iter().filter(|(_, said)| is_missing(said));
+    let without: BTreeSet<PackageId> = missing.map(|(package, _)| package.clone()).collect();
+    let counts =
+        |(package, said): &(PackageId, Diagnostic)| is_missing(said) || !without.contains(package);
+    errors.into_iter().filter(counts).map(|(_, said)| said).collect()
 }
 
 fn is_error(said: &Diagnostic) -> bool {
@@ -88,4 +106,25 @@ pub(crate) fn notes(said: &Diagnostic) -> String {
         .filter(|note| !note.message.contains("-F ") && !note.message.starts_with("for further"))
         .map(|note| format!("; {}", note.message))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_from_a_missing_crate_is_left_out_in_its_package_alone() {
+        let error = |package: &str, code: &str| {
+            let said = serde_json::json!({
+                "message": code, "code": { "code": code, "explanation": null }, "level": "error",
+                "spans": [], "children": [], "rendered": null,
+            });
+            let said = serde_json::from_value(said).expect("a message of the compiler");
+            (PackageId { repr: package.to_owned() }, said)
+        };
+        let all = vec![error("a", "E0432"), error("a", "E0463"), error("b", "E0433")];
+        let left = without_consequences(all);
+        let left: Vec<&str> = left.iter().map(|said| said.message.as_str()).collect();
+        assert_eq!(left, ["E0463", "E0433"]);
+    }
 }
