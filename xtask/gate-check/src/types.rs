@@ -28,12 +28,7 @@ const LENT: [&str; 2] = ["Chain", "chain"];
 
 /// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
-    let mut cargo = subject.cargo("check");
-    cargo.args(["--lib", "--all-features", "--keep-going", "--target", LINUX]);
-    for name in subject.packages.iter().chain(&subject.compiled) {
-        cargo.args(["--package", name]);
-    }
-    let compiled = compile::run(cargo.arg("--target-dir").arg(subject.target.join("check")))?;
+    let compiled = compile(subject)?;
     let finding = |said: &Diagnostic| {
         Finding::new(rule(said), compile::place(subject, said), compile::words(said))
     };
@@ -44,6 +39,16 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         }
     }
     Ok(Outcome::Looked(findings))
+}
+
+/// Compiles the crates as this layer does.
+pub(crate) fn compile(subject: &Subject) -> Result<Compiled> {
+    let mut cargo = subject.cargo("check");
+    cargo.args(["--lib", "--all-features", "--keep-going", "--target", LINUX]);
+    for name in subject.packages.iter().chain(&subject.compiled) {
+        cargo.args(["--package", name]);
+    }
+    compile::run(cargo.arg("--target-dir").arg(subject.target.join("check")))
 }
 
 /// Compares the files that rustc read with the files that the scans check.

@@ -36,7 +36,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
         return Ok(Outcome::Looked(Vec::new()));
     };
     let (program, object) = program(subject, product)?;
-    let compiled = compile(subject, product, &program, &object)?;
+    let compiled = compile_product(subject, product, &program, &object)?;
     if let Some(said) = compiled.errors.first() {
         return Ok(Outcome::NotReached(compile::words(said)));
     }
@@ -85,7 +85,23 @@ fn program(subject: &Subject, product: &str) -> Result<(String, PathBuf)> {
     Ok((programs[0].name.clone(), object))
 }
 
-fn compile(subject: &Subject, product: &str, program: &str, object: &Path) -> Result<Compiled> {
+/// Compiles the product as this layer does.
+pub(crate) fn compile(subject: &Subject) -> Result<Compiled> {
+    let product = product(subject)?;
+    let (program, object) = program(subject, product)?;
+    compile_product(subject, product, &program, &object)
+}
+
+fn product(subject: &Subject) -> Result<&str> {
+    subject.policy.gate.product.as_deref().context("gate.toml names no product")
+}
+
+fn compile_product(
+    subject: &Subject,
+    product: &str,
+    program: &str,
+    object: &Path,
+) -> Result<Compiled> {
     let mut cargo = cargo(subject, product, program)?;
     cargo.args(["--message-format", "json", "--quiet", "--"]);
     // The program is not run: linking it with all uncalled code would take as long as compiling it.
@@ -110,7 +126,7 @@ fn cargo(subject: &Subject, product: &str, program: &str) -> Result<Command> {
 
 /// Compiles and links the product as this layer does, to run it: its libraries are compiled once.
 pub(crate) fn runnable(subject: &Subject) -> Result<PathBuf> {
-    let product = subject.policy.gate.product.as_ref().context("gate.toml names no product")?;
+    let product = product(subject)?;
     let (program, object) = program(subject, product)?;
     let said = cargo(subject, product, &program)?.arg("--quiet").output();
     let said = said.context("cannot run cargo")?;

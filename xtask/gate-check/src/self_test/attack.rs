@@ -1,6 +1,6 @@
 //! An attack: what it changes, which catchers must catch it, and what the finding must say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,22 @@ pub(crate) enum Catcher {
     Counts,
     /// The product, when it starts with the device.
     Start,
+}
+
+impl Catcher {
+    /// Whether it catches by errors of the compiler alone.
+    pub(super) fn is_compiler(self) -> bool {
+        [Layer::Types, Layer::Bare, Layer::LinuxCore].map(Self::Layer).contains(&self)
+    }
+
+    /// Whether it shows that the attack's code compiles, or fails to compile in the claimed way. Without std, one error hides
+    /// all others.
+    pub(super) fn shows_life(self) -> bool {
+        match self {
+            Self::Counts | Self::Start => true,
+            Self::Layer(layer) => layer.compiles_with_std(),
+        }
+    }
 }
 
 impl TryFrom<String> for Catcher {
@@ -59,8 +75,7 @@ pub(crate) struct Attack {
     pub(crate) title: String,
     #[serde(default)]
     pub(crate) caught_by: Vec<Catcher>,
-    #[serde(default)]
-    pub(crate) says: String,
+    says: Option<Says>,
     #[serde(default)]
     pub(crate) only: bool,
     pub(crate) not_claimed: Option<String>,
@@ -70,9 +85,56 @@ pub(crate) struct Attack {
     edit: Vec<Edit>,
     #[serde(default)]
     append: Vec<Append>,
+    /// Edits after which the code that the attack hides from the compiler compiles.
+    #[serde(default)]
+    to_compile: Vec<Edit>,
+    /// Why no layer compiles the files that it adds.
+    pub(crate) not_compiled: Option<String>,
     pub(crate) test: Option<Test>,
     /// The name of its device in the catalogue, with which the product is started.
     pub(crate) start: Option<String>,
+}
+
+/// What the catchers must say.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Says {
+    /// Each of them says this.
+    All(String),
+    /// What each of them says.
+    Each(BTreeMap<Catcher, Words>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Words {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Words {
+    fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Several(texts) => texts,
+        }
+    }
+
+    fn are_said(&self) -> bool {
+        !self.texts().is_empty() && self.texts().iter().all(|text| !text.is_empty())
+    }
+}
+
+impl Says {
+    fn fits(&self, caught_by: &[Catcher]) -> bool {
+        match self {
+            Self::All(words) => !words.is_empty(),
+            Self::Each(words) => {
+                words.values().all(Words::are_said)
+                    && words.keys().eq(&BTreeSet::from_iter(caught_by.iter().copied()))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,10 +184,15 @@ impl Attack {
             toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
         attack.name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         attack.directory = directory.to_owned();
-        let claimed = !attack.caught_by.is_empty() && !attack.says.is_empty();
+        let claimed = !attack.caught_by.is_empty() && attack.says.is_some();
         ensure!(
             claimed != attack.not_claimed.is_some(),
             "{}: expected `caught_by` and `says`, or `not_claimed`",
+            path.display()
+        );
+        ensure!(
+            attack.says.as_ref().is_none_or(|says| says.fits(&attack.caught_by)),
+            "{}: `says` is one text, or a text for each name in `caught_by`",
             path.display()
         );
         ensure!(
@@ -146,6 +213,32 @@ impl Attack {
         self.only || self.not_claimed.is_some()
     }
 
+    /// What a catcher in `caught_by` must say: all of these.
+    pub(super) fn says(&self, catcher: Catcher) -> &[String] {
+        match &self.says {
+            Some(Says::All(words)) => std::slice::from_ref(words),
+            Some(Says::Each(words)) => words.get(&catcher).map_or(&[], Words::texts),
+            None => &[],
+        }
+    }
+
+    /// Whether the attack hides code from the compiler.
+    pub(super) const fn hides_code(&self) -> bool {
+        !self.to_compile.is_empty()
+    }
+
+    /// What catches it at run time, if anything is to.
+    pub(super) fn at_run_time(&self) -> impl Iterator<Item = Catcher> {
+        let counts = self.test.as_ref().map(|_| Catcher::Counts);
+        counts.into_iter().chain(self.start.as_ref().map(|_| Catcher::Start))
+    }
+
+    /// The tree with the attack in it, and with nothing that hides code from the compiler.
+    pub(super) fn uncover(&self, mut attacked: Tree) -> Result<Tree> {
+        self.edit(&mut attacked, &self.to_compile)?;
+        Ok(attacked)
+    }
+
     /// The tree with the attack in it. `registry` maps names of dependencies to their unpacked
     /// sources.
     pub(crate) fn apply(&self, clean: &Tree, registry: &BTreeMap<String, PathBuf>) -> Result<Tree> {
@@ -160,15 +253,7 @@ impl Attack {
         if overlay.is_dir() {
             scratch::read(&overlay, &overlay, &mut tree)?;
         }
-        for edit in &self.edit {
-            let text = self.text(&tree, &edit.file)?;
-            let times = text.matches(&edit.find).count();
-            if times != 1 {
-                let (file, find) = (edit.file.display(), &edit.find);
-                bail!("{}: expected `{find}` once in {file}, found it {times} times", self.name);
-            }
-            tree.insert(edit.file.clone(), text.replace(&edit.find, &edit.replace).into_bytes());
-        }
+        self.edit(&mut tree, &self.edit)?;
         for append in &self.append {
             let text = self.text(&tree, &append.file)? + "\n" + &append.text + "\n";
             tree.insert(append.file.clone(), text.into_bytes());
@@ -188,10 +273,45 @@ impl Attack {
             .collect())
     }
 
+    fn edit(&self, tree: &mut Tree, edits: &[Edit]) -> Result<()> {
+        for edit in edits {
+            let text = self.text(tree, &edit.file)?;
+            let times = text.matches(&edit.find).count();
+            if times != 1 {
+                let (file, find) = (edit.file.display(), &edit.find);
+                bail!("{}: expected `{find}` once in {file}, found it {times} times", self.name);
+            }
+            tree.insert(edit.file.clone(), text.replace(&edit.find, &edit.replace).into_bytes());
+        }
+        Ok(())
+    }
+
     fn text(&self, tree: &Tree, file: &Path) -> Result<String> {
         let bytes = tree
             .get(file)
             .with_context(|| format!("{}: there is no {}", self.name, file.display()))?;
         Ok(String::from_utf8(bytes.clone())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_catchers_say_is_one_text_or_a_text_for_each() {
+        let both = [Catcher::Counts, Catcher::Start];
+        let fits = |text: &str| {
+            let attack: Attack = toml::from_str(&format!("title = \"t\"\n{text}")).expect("valid");
+            attack.says.expect("it says something").fits(&both)
+        };
+        assert!(fits("says = \"a\""));
+        assert!(fits("says = { start = \"a\", counts = [\"b\", \"c\"] }"));
+        for wrong in
+            ["says = \"\"", "says = { start = \"a\" }", "says = { start = \"a\", counts = \"\" }"]
+        {
+            assert!(!fits(wrong), "{wrong}");
+        }
+        assert!(!fits("says = { start = \"a\", counts = \"b\", types = \"c\" }"));
     }
 }

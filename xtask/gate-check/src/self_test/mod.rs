@@ -2,6 +2,7 @@
 //! must catch it. A layer is needed only if some attack gets through without it. All layers therefore check the attacks that one
 //! layer alone claims to catch, and the attacks that are said to pass.
 
+mod alive;
 mod attack;
 mod sample;
 mod scratch;
@@ -17,13 +18,16 @@ use anyhow::{Context, Result, bail, ensure};
 pub(super) use self::attack::Attack;
 use self::attack::{Catcher, Test};
 pub(super) use self::scratch::Scratch;
+use self::scratch::Tree;
 use self::verdict::{AttackResult, Wrong, judge, let_through};
-use super::dep_info;
 use super::finding::{Finding, Outcome};
 use super::layer::Layer;
 use super::report;
 use super::subject::{LINUX, Subject, package_dir};
 use xtask_common::build;
+
+/// Findings of a catcher that are shown for a result that is wrong.
+const SHOWN: usize = 6;
 
 /// The attacks to run, and the layers that check them.
 #[derive(Debug, Default)]
@@ -117,8 +121,13 @@ fn say(attack: &Attack, result: &AttackResult, wrong: &[Wrong], seconds: f64) {
     }
     if !wrong.is_empty() {
         for (catcher, said) in &result.caught {
-            let first: String = said.lines().next().unwrap_or_default().chars().take(300).collect();
-            println!("      {catcher}: {first}");
+            for said in said.iter().take(SHOWN) {
+                let first = said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+                println!("      {catcher}: {}", first.chars().take(300).collect::<String>());
+            }
+            if said.len() > SHOWN {
+                println!("      {catcher}: ... and {} more", said.len() - SHOWN);
+            }
         }
     }
 }
@@ -187,59 +196,62 @@ impl TestCopy {
     ) -> Result<()> {
         let begin = SystemTime::now();
         let tree = attack.apply(&self.scratch.clean, &self.scratch.registry)?;
-        self.scratch.write(&tree)?;
-        self.scratch.forget_lock();
-        let mut subject = self.subject()?;
+        let mut subject = self.attacked(&tree)?;
         // Most attacks change one or two files. A new release of a dependency makes cargo compile everything above it from the
         // start.
         subject.incremental = attack.releases.is_empty();
         let changed: Vec<&Path> = self.scratch.changed(&tree).collect();
         let unseen = unseen(&subject, &changed)?;
+        // A manifest names no code that could move: cargo says what is wrong with it.
+        let is_code_changed =
+            changed.iter().any(|path| path.extension().is_some_and(|end| end == "rs"));
         let mut layers = left(run.without);
         layers.retain(|layer| !unseen.contains(layer));
         if !(run.every_layer || attack.is_for_all()) {
             layers.retain(|layer| attack.caught_by.contains(&Catcher::Layer(*layer)));
         }
-        let mut not_reached = Vec::new();
-        for looked in super::look(&subject, &layers) {
-            match looked.outcome {
-                Outcome::Looked(found) if found.is_empty() => {}
-                Outcome::Looked(found) => {
-                    let said: Vec<String> = found.iter().map(Finding::text).collect();
-                    result.caught.insert(Catcher::Layer(looked.layer), said.join("\n"));
-                }
-                Outcome::NotReached(why) => not_reached.push((looked.layer, why)),
-                Outcome::Broken(why) => {
-                    result.broken.push(format!("`{}` could not run: {why}", looked.layer))
-                }
+        look(&subject, &layers, result);
+        self.try_counts_and_start(attack, &subject, result)?;
+        let mut ran = layers.iter().copied().map(Catcher::Layer).chain(attack.at_run_time());
+        let is_shown = !is_code_changed || ran.any(Catcher::shows_life);
+        if attack.hides_code() || !is_shown {
+            if attack.hides_code() {
+                let incremental = subject.incremental;
+                subject = self.attacked(&attack.uncover(tree)?)?;
+                subject.incremental = incremental;
             }
+            let says = |said| format!("it is stale, since it does not compile: {said}");
+            result.broken.extend(alive::error(&subject, unseen)?.map(says));
         }
-        // The layer `types` reports code that does not compile, but it does not read the monitor. An attack that fits the tree no
-        // longer is not one that passes.
         if !result.caught.contains_key(&Catcher::Layer(Layer::Types)) {
-            let says = |(layer, why)| {
-                format!("`{layer}` cannot look at code that does not compile: {why}")
-            };
-            result.broken.extend(not_reached.into_iter().map(says));
+            result.broken.extend(alive::idle(attack, &subject, begin)?);
         }
-        // What nobody compiles passes whatever it is.
-        if attack.not_claimed.is_some() && run.without.is_empty() {
-            let added = attack.added()?;
-            let compiled = dep_info::read_since(&subject, begin)?;
-            let idle =
-                added.iter().filter(|file| !compiled.contains(&self.scratch.root.join(file)));
-            let says = |file: &PathBuf| format!("no layer compiles {}", file.display());
-            result.broken.extend(idle.map(says));
-        }
+        Ok(())
+    }
+
+    /// The scratch copy with this tree in it.
+    fn attacked(&mut self, tree: &Tree) -> Result<Subject> {
+        self.scratch.write(tree)?;
+        self.scratch.forget_lock();
+        self.subject()
+    }
+
+    /// Runs the attack's own test, and starts the product with its device.
+    fn try_counts_and_start(
+        &self,
+        attack: &Attack,
+        subject: &Subject,
+        result: &mut AttackResult,
+    ) -> Result<()> {
         if let Some(test) = &attack.test
             && let Some(said) = self.counted(test)?
         {
-            result.caught.insert(Catcher::Counts, said);
+            result.caught.insert(Catcher::Counts, vec![said]);
         }
         if let Some(device) = &attack.start
-            && let Some(said) = start::with(&subject, device)?
+            && let Some(said) = start::with(subject, device)?
         {
-            result.caught.insert(Catcher::Start, said);
+            result.caught.insert(Catcher::Start, vec![said]);
         }
         Ok(())
     }
@@ -262,6 +274,36 @@ impl TestCopy {
         cargo.args(["--test", &test.name]).args(more);
         cargo.arg("--target-dir").arg(Path::new(&self.target).join("check"));
         cargo.output().context("cannot run cargo test")
+    }
+}
+
+/// Has the layers look at the attacked tree.
+fn look(subject: &Subject, layers: &[Layer], result: &mut AttackResult) {
+    let mut not_reached = Vec::new();
+    for looked in super::look(subject, layers) {
+        let catcher = Catcher::Layer(looked.layer);
+        match looked.outcome {
+            Outcome::Looked(found) if found.is_empty() => {}
+            Outcome::Looked(found) if catcher.is_compiler() => {
+                // The reason and the remedy are the same for all errors.
+                let said = found.iter().map(|found| format!("{}: {}", found.rule, found.what));
+                result.caught.insert(catcher, said.collect());
+            }
+            Outcome::Looked(found) => {
+                result.caught.insert(catcher, found.iter().map(Finding::text).collect());
+            }
+            Outcome::NotReached(why) => not_reached.push((looked.layer, why)),
+            Outcome::Broken(why) => {
+                result.broken.push(format!("`{}` could not run: {why}", looked.layer))
+            }
+        }
+    }
+    // The layer `types` reports code that does not compile, but it does not read the monitor. An attack that fits the tree no
+    // longer is not one that passes.
+    if !result.caught.contains_key(&Catcher::Layer(Layer::Types)) {
+        let says =
+            |(layer, why)| format!("`{layer}` cannot look at code that does not compile: {why}");
+        result.broken.extend(not_reached.into_iter().map(says));
     }
 }
 

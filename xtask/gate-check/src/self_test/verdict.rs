@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::attack::{Attack, Catcher};
 use crate::layer::Layer;
 
+const TYPES: Catcher = Catcher::Layer(Layer::Types);
+
 /// The result of an attack: what caught it, and what each catcher said.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AttackResult {
-    /// What each catcher said.
-    pub(crate) caught: BTreeMap<Catcher, String>,
+    /// What each catcher said, for each of its findings.
+    pub(crate) caught: BTreeMap<Catcher, Vec<String>>,
     /// Steps that could not be done.
     pub(crate) broken: Vec<String>,
 }
@@ -48,20 +50,35 @@ pub(crate) fn judge(attack: &Attack, result: &AttackResult, gone: Option<Layer>)
         wrong.push(Wrong::Passes);
     }
     for claimed in &attack.caught_by {
-        if !caught.contains(claimed) {
-            wrong.push(Wrong::Other(format!("`{claimed}` claims it, and did not catch it")));
+        match result.caught.get(claimed).filter(|_| caught.contains(claimed)) {
+            None => {
+                wrong.push(Wrong::Other(format!("`{claimed}` claims it, and did not catch it")));
+            }
+            Some(said) => wrong.extend(says_otherwise(attack, *claimed, said)),
         }
     }
-    let said = |catcher: &Catcher| {
-        result.caught.get(catcher).is_some_and(|said| said.contains(&attack.says))
-    };
-    if !attack.caught_by.iter().any(|catcher| caught.contains(catcher) && said(catcher)) {
-        wrong.push(Wrong::Other(format!("none of the claimed layers says `{}`", attack.says)));
+    if !attack.caught_by.contains(&TYPES) && caught.contains(&TYPES) {
+        let what = "`types` catches it and does not claim it: the attack is stale, or its claim";
+        wrong.push(Wrong::Other(what.to_owned()));
     }
     if attack.only && caught.len() > 1 {
         wrong.push(Wrong::Other("more than one layer catches it".to_owned()));
     }
     wrong
+}
+
+/// What is wrong with what a catcher said. Each error of a compiler has to be an expected one, since the attack would be caught
+/// by any other as well, for instance by the name of a function that has moved.
+fn says_otherwise(attack: &Attack, catcher: Catcher, said: &[String]) -> Option<Wrong> {
+    let expected = attack.says(catcher);
+    let is_said = |words: &&String| said.iter().any(|said| said.contains(words.as_str()));
+    if let Some(words) = expected.iter().find(|words| !is_said(words)) {
+        return Some(Wrong::Other(format!("`{catcher}` does not say `{words}`")));
+    }
+    let is_expected = |said: &&String| expected.iter().any(|words| said.contains(words.as_str()));
+    let other = said.iter().find(|said| catcher.is_compiler() && !is_expected(said))?;
+    let expected = expected.join("` or `");
+    Some(Wrong::Other(format!("`{catcher}` says `{other}`, expected `{expected}`")))
 }
 
 /// The attacks that get through without a layer, among those that all layers checked.
@@ -83,7 +100,8 @@ mod tests {
     }
 
     fn result(caught: &[(Catcher, &str)]) -> AttackResult {
-        let caught = caught.iter().map(|(catcher, said)| (*catcher, (*said).to_owned())).collect();
+        let caught =
+            caught.iter().map(|(catcher, said)| (*catcher, vec![(*said).to_owned()])).collect();
         AttackResult { caught, broken: Vec::new() }
     }
 
@@ -106,6 +124,36 @@ mod tests {
         assert_ne!(judge(&claimed, &result(&[(SOURCE, "listed")]), None), []);
         assert_ne!(judge(&claimed, &result(&[(GRAPH, "bad")]), None), []);
         assert_ne!(judge(&claimed, &result(&[(GRAPH, "listed"), (SOURCE, "x")]), None), []);
+    }
+
+    #[test]
+    fn each_claimant_says_what_is_expected_of_it() {
+        let both = attack("caught_by = [\"graph\", \"source\"]\nsays = \"listed\"");
+        assert_eq!(judge(&both, &result(&[(GRAPH, "not listed"), (SOURCE, "listed")]), None), []);
+        assert_ne!(judge(&both, &result(&[(GRAPH, "not listed"), (SOURCE, "x")]), None), []);
+        let each =
+            attack("caught_by = [\"graph\", \"source\"]\nsays = { graph = \"a\", source = \"b\" }");
+        assert_eq!(judge(&each, &result(&[(GRAPH, "a"), (SOURCE, "b")]), None), []);
+        assert_ne!(judge(&each, &result(&[(GRAPH, "b"), (SOURCE, "b")]), None), []);
+    }
+
+    /// A stale attack is refused by the compiler as well, for another reason.
+    #[test]
+    fn another_error_of_the_compiler_is_wrong() {
+        let attack = attack("caught_by = [\"types\"]\nsays = \"E0382\"");
+        let with = |said: &[&str]| {
+            let said = said.iter().map(|said| (*said).to_owned()).collect();
+            let result = AttackResult { caught: [(TYPES, said)].into(), broken: Vec::new() };
+            judge(&attack, &result, None)
+        };
+        assert_eq!(with(&["E0382: moved", "E0382: moved twice"]), []);
+        assert_ne!(with(&["E0382: moved", "E0432: no such import"]), []);
+    }
+
+    #[test]
+    fn an_error_of_the_compiler_that_nobody_claims_is_wrong() {
+        let claimed = attack("caught_by = [\"source\"]\nsays = \"a\"");
+        assert_ne!(judge(&claimed, &result(&[(SOURCE, "a"), (TYPES, "E0432")]), None), []);
     }
 
     #[test]

@@ -1,0 +1,45 @@
+//! Shows that an attack is alive: that its code fits the tree. An attack that names a file or a function that has moved would
+//! still be caught by a layer that does not compile it.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::Result;
+
+use super::attack::Attack;
+use crate::compile;
+use crate::layer::Layer;
+use crate::subject::Subject;
+use crate::{calls, dep_info, types};
+
+/// The first error of the compiler in the attacked tree, which is compiled as `types` does, or as `calls` does if the attack
+/// changes the far side.
+pub(super) fn error(subject: &Subject, unseen: &[Layer]) -> Result<Option<String>> {
+    let compiled = if unseen.contains(&Layer::Calls) {
+        types::compile(subject)?
+    } else {
+        calls::compile(subject)?
+    };
+    Ok(compiled.errors.first().map(compile::words))
+}
+
+/// What is wrong with the files that the attack adds: no layer has compiled them since `begin`, or one has, against what the attack
+/// says.
+pub(super) fn idle(attack: &Attack, subject: &Subject, begin: SystemTime) -> Result<Vec<String>> {
+    let mut added = attack.added()?;
+    // Cargo compiles a release once, whichever attack brings it.
+    added.retain(|file| !file.starts_with("vendor"));
+    if added.is_empty() {
+        return Ok(Vec::new());
+    }
+    let compiled = dep_info::read_since(subject, begin)?;
+    let is_idle = |file: &&PathBuf| !compiled.contains(&subject.root.join(file));
+    let idle: Vec<&PathBuf> = added.iter().filter(is_idle).collect();
+    Ok(match &attack.not_compiled {
+        Some(_) if idle.is_empty() => {
+            vec!["a layer compiles all its files: expected none, by `not_compiled`".to_owned()]
+        }
+        Some(_) => Vec::new(),
+        None => idle.iter().map(|file| format!("no layer compiles {}", file.display())).collect(),
+    })
+}
