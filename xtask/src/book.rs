@@ -106,6 +106,19 @@ fn every_piece_of_code_is_the_trees() {
     assert!(seen > 0, "expected pieces of code, found none");
 }
 
+/// The rules are written in one place. `KEMARI_MEND_DOCS=1` rewrites the chapter.
+#[test]
+fn the_rules_are_as_the_gate_says_them() {
+    let right = crate::gate::chapter_of_rules();
+    if std::env::var_os("KEMARI_MEND_DOCS").is_some() {
+        fs::write(repository().join("docs/rules.md"), &right).unwrap();
+    }
+    assert!(
+        read("docs/rules.md") == right,
+        "docs/rules.md: its rules are not the gate's: KEMARI_MEND_DOCS=1 cargo test -p xtask book"
+    );
+}
+
 /// The smallest device fits on a screen.
 #[test]
 fn the_smallest_device_is_as_long_as_the_guide_says() {

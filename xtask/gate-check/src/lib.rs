@@ -109,6 +109,12 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// The chapter of the book about the rules of the source, as their files say it.
+#[must_use]
+pub fn chapter_of_rules() -> String {
+    source::chapter()
+}
+
 /// Checks the tree as `cargo xtask gate` does; `true` when nothing was found.
 ///
 /// # Errors

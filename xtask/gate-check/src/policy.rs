@@ -195,7 +195,7 @@ impl Policy {
         let policy: Self = toml::from_str(&text)
             .with_context(|| format!("{} is not a valid allow-list", path.display()))?;
         for exception in &policy.exception {
-            let known = super::rules::ALL.iter().any(|rule| rule.id == exception.rule);
+            let known = super::rules::all().any(|rule| rule.id == exception.rule);
             ensure!(known, "{}: there is no rule `{}`", path.display(), exception.rule);
         }
         let allowed = policy.allow.iter().map(|entry| (entry.name.clone(), &entry.why));

@@ -1,6 +1,8 @@
-//! The rules: a stable name, the reason, and how to do it right. A finding shows these texts.
+//! The rules: a stable name, the reason, and how to do it right. A finding shows these texts. The rules of the scan of the source
+//! stand with what they look for, in `source/lints`.
 
 use super::layer::Layer;
+use super::source;
 
 /// A rule.
 #[derive(Debug)]
@@ -15,11 +17,16 @@ pub(crate) struct Rule {
     pub(crate) instead: &'static str,
 }
 
+/// All rules.
+pub(crate) fn all() -> impl Iterator<Item = &'static Rule> {
+    HERE.iter().copied().chain(source::LINTS.iter().map(|lint| &lint.rule))
+}
+
 macro_rules! rules {
     ($($name:ident: $layer:ident, $id:literal, $why:literal, $instead:literal;)+) => {
         $(pub(crate) static $name: Rule = Rule { id: $id, layer: Layer::$layer, why: $why, instead: $instead };)+
-        /// All rules.
-        pub(crate) static ALL: &[&Rule] = &[$(&$name),+];
+        /// The rules of this file.
+        static HERE: &[&Rule] = &[$(&$name),+];
     };
 }
 
@@ -111,18 +118,6 @@ rules! {
         "An entry that allows something unused hides its first use.",
         "Remove the entry from gate.toml.";
 
-    STD: Source, "source/std",
-        "std is the outside: files, sockets, threads, clocks.",
-        "Use `core` and `alloc`. What leaves the machine is staged with a token; what comes in is asked of the gate.";
-    EXTERN_CRATE: Source, "source/extern-crate",
-        "`extern crate` brings in crates that `no_std` should keep out; `extern crate std` compiles in a `no_std` \
-         crate.",
-        "`extern crate alloc` is the only one that is needed. Use what the gate offers instead of std.";
-    CFG: Source, "source/cfg",
-        "Code behind a condition is compiled in some builds only: the checks would see one program, and another would \
-         ship.",
-        "Write code that is the same everywhere; use `cfg(test)` only for tests. Make choices that depend on the \
-         machine at run time, from the device's configuration.";
     BUILD_DEPENDENT: Source, "source/build-dependent",
         "The checks do not see code that only some builds of the monitor contain, because of a condition or of the \
          build's environment.",
@@ -131,83 +126,12 @@ rules! {
     LINKED: Source, "source/linked-by-name",
         "The linker joins symbols by name: a function of the monitor may replace one of the C library.",
         "Call functions by their paths; leave symbol names, sections and linkage to the compiler.";
-    INCLUDE: Source, "source/include",
-        "`include!` and similar macros take code or data from files outside of the review of this crate.",
-        "Put the code in a module of the crate, the data in a constant.";
-    PATH: Source, "source/path-attribute",
-        "`#[path]` takes a module from a file elsewhere, outside of the review.",
-        "Put the module where its name points.";
     UNREACHED: Source, "source/unreached-file",
         "A file that no `mod` names is not compiled and not checked today; one line can turn it into code.",
         "Name it by a `mod`, or delete it.";
     OUTSIDE: Source, "source/outside-package",
         "The crate's root is outside of its own directory, where a reviewer of the crate does not look.",
         "Keep all source under `src/`.";
-    MACRO: Source, "source/macro",
-        "A local macro hides the code that runs behind a call.",
-        "Write a function, or a generic one.";
-    LINT_ATTRIBUTE: Source, "source/lint-attribute",
-        "A lint that the code switches off hides from the reviewer that a rule is broken.",
-        "Follow the lint. Where it is wrong, enter the exception in gate.toml with the reason.";
-    CRATE_ROOT: Source, "source/crate-root",
-        "These two attributes make the compiler refuse std by default and `unsafe` always.",
-        "Begin the crate with `#![no_std]` and `#![forbid(unsafe_code)]`.";
-    UNSAFE: Source, "source/unsafe",
-        "`unsafe` bypasses every other rule: it allows any pointer, a system call, a forged token.",
-        "There is always a safe way in a device: guest memory through `Chain`, effects through tokens. What needs `unsafe` belongs in `io-gate-host`.";
-    EXTERN_BLOCK: Source, "source/extern",
-        "Foreign functions reach anything that is linked into the program, for instance libc's `write`.",
-        "Stage the effect with a token; the far side (`io-gate-host`) makes the system call.";
-    EXPORT: Source, "source/export",
-        "Unrelated code can call an exported or placed symbol, or run it at start, without a trace for the reviewer.",
-        "Leave symbols to the compiler. A device is called through the `Device` trait.";
-    ASM: Source, "source/asm",
-        "Machine code can make a system call or access a port without a name that a check could see.",
-        "Stage the effect with a token. What needs instructions belongs in `vmm`.";
-    STATIC: Source, "source/static",
-        "A static outlives the call, the device and the saved state: its content is neither saved nor gated.",
-        "Keep state in the device, where `save` sees it; use `const` for constants.";
-    FORGET: Source, "source/forget",
-        "A token that is forgotten is neither staged nor returned: the gate counts, and stops the machine at the end of the call.",
-        "Drop what you do not need: an unspent token returns by itself.";
-    DYN: Source, "source/object",
-        "A trait object, a function pointer or a closure from elsewhere can contain a descriptor, and calling it is \
-         an effect that the gate does not hold.",
-        "Take plain data. Stage each effect with a token; the far side chooses the backend by its `Port`.";
-    GENERIC: Source, "source/generic-device",
-        "Other code fills in a type parameter of a device, perhaps with a type that writes to a file.",
-        "Name the type. Differences between backends belong behind a `Port`, on the far side of the gate.";
-    SHARED: Source, "source/shared",
-        "Shared or interior-mutable state is a channel to the holder of the other end, around the gate.",
-        "One thread at a time calls a device, with `&mut self`: plain fields are enough, and `save` sees them.";
-    POINTER: Source, "source/raw-pointer",
-        "A raw pointer can name memory that is mapped to a file or a device.",
-        "Guest memory is reached through `Chain`, which also marks it as changed.";
-    LENT: Source, "source/lent-memory",
-        "A reference that a device keeps points to memory that it does not own: guest memory written through it is \
-         not marked as changed, and no checkpoint contains the write.",
-        "Keep only owned data. Access guest memory through `Chain`, within one call.";
-    MESSAGE: Source, "source/message",
-        "A message is text for the operators of the machine: with the guest's bytes in it, it is a way out that the \
-         gate does not hold.",
-        "Use fixed text in a panic, without placeholders: its location is printed anyway. Report facts for the \
-         operator with `io_gate::note`; send the guest's data as an effect.";
-    HOST: Source, "source/far-side",
-        "`io_gate::host` is the far side of the gate: with it a device could release its own effects.",
-        "A device needs `Chain`, `Gate` and `Verdict` only. Tests may use the far side, under `cfg(test)`.";
-    RENAME: Source, "source/rename",
-        "A renamed or glob-imported crate hides from a reader which names come from the far side.",
-        "Import each name that you use: `use io_gate::{Chain, Gate, Verdict};`.";
-    SPIN: Source, "source/spin",
-        "A device that waits blocks the machine, and waits for an input that is not recorded.",
-        "Return `Pending` or `Held`: the gate calls the device again when there is work.";
-    LOGGER: Source, "source/logger",
-        "The gate does not hold the log: with the guest's bytes in it, it is a way out. As an object, the logger may \
-         be any installed code.",
-        "Use `io_gate::note`: fixed text, and numbers.";
-    CRATE_ATTRIBUTE: Source, "source/crate-attribute",
-        "Unstable features, or a custom allocator or panic handler, change what every other check relies on.",
-        "Leave it out.";
     PARSE: Source, "source/unreadable",
         "A file that cannot be parsed cannot be checked.",
         "Make it valid Rust of this toolchain.";

@@ -41,15 +41,13 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_line() {
-        let finding = Finding::new(&rules::STD, Some(Place::line("a,b.rs", 3)), "`std`\n100%");
+        let finding = Finding::new(&rules::COMPILE, Some(Place::line("a,b.rs", 3)), "`std`\n100%");
         let outcome = Outcome::Looked(vec![finding]);
         let lines = annotations(&[Looked { layer: Layer::Source, outcome, time: Duration::ZERO }]);
         assert_eq!(lines.len(), 1);
-        assert!(
-            lines[0].starts_with(
-                "::error file=a%2Cb.rs,line=3,col=1,title=source/std::`std`%0A100%25%0A"
-            )
-        );
+        assert!(lines[0].starts_with(
+            "::error file=a%2Cb.rs,line=3,col=1,title=types/compile::`std`%0A100%25%0A"
+        ));
         assert!(!lines[0].contains('\n'));
     }
 }

@@ -4,6 +4,7 @@
 mod builds;
 mod files;
 mod linked;
+mod lints;
 mod names;
 mod scan;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use proc_macro2::{LexError, Span, TokenStream, TokenTree};
 
 pub(crate) use self::builds::FIXED;
 pub(crate) use self::files::{Module, files_below, for_tests, modules};
+pub(crate) use self::lints::{ALL as LINTS, chapter};
 pub(crate) use self::scan::{Mode, Scan};
 use super::finding::{Finding, Outcome, Place};
 use super::policy::{Exception, FarSide};

@@ -1,6 +1,8 @@
 //! What the scan of the source reports, and what it accepts.
 
-use super::{Mode, Scan};
+use std::collections::BTreeSet;
+
+use super::{LINTS, Mode, Scan};
 
 fn broken(mode: Mode, text: &str) -> Vec<&'static str> {
     let parsed = syn::parse_file(text).expect("the test's source is valid");
@@ -86,6 +88,23 @@ fn each_rule_is_broken_by_what_it_is_about() {
             broken(Mode::Source, text)
         );
     }
+}
+
+/// The book and the error show the example of each rule: it breaks that rule.
+#[test]
+fn each_example_breaks_its_rule() {
+    let root = &super::lints::attributes::CRATE_ROOT.rule;
+    for lint in LINTS {
+        let parsed = syn::parse_file(lint.example).expect("an example is valid");
+        let mut scan = Scan::new(Mode::Source, "lib.rs".into());
+        if lint.rule.id == root.id {
+            scan.crate_root(&parsed);
+        }
+        let found: Vec<_> = scan.run(&parsed).iter().map(|finding| finding.rule).collect();
+        assert!(found.contains(&lint.rule.id), "{}: {found:?}", lint.example);
+    }
+    let names: BTreeSet<_> = LINTS.iter().map(|lint| lint.rule.id).collect();
+    assert_eq!(names.len(), LINTS.len(), "two rules have one name");
 }
 
 #[test]

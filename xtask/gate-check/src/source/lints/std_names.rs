@@ -1,0 +1,22 @@
+//! Names of std.
+
+use super::{Lint, Names};
+use crate::layer::Layer;
+use crate::rules::Rule;
+
+pub(crate) static STD: Lint = Lint {
+    rule: Rule {
+        id: "source/std",
+        layer: Layer::Source,
+        why: "std is the outside: files, sockets, threads, clocks.",
+        instead: "Use `core` and `alloc`. What leaves the machine is staged with a token; what comes in is asked of the gate.",
+    },
+    forbids: "A path that begins with `std`, and a macro that prints.",
+    example: "fn transmit(frame: &[u8]) { let _ = std::fs::write(\"/tmp/frame\", frame); }",
+    is_written: false,
+    names: Names {
+        beginnings: &[&["std"]],
+        macros: &["println", "eprintln", "print", "eprint", "dbg"],
+        ..Names::NONE
+    },
+};
