@@ -181,6 +181,30 @@ fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
     assert_eq!(ended.code(), Some(3), "P2: {:?}", guest.process.lines());
 }
 
+/// P9. Fails if a machine whose packets do not leave says `protected`: a lane hangs in a system call of the network. The standby
+/// does not take over, since the call may still be carried out (P2).
+#[test]
+fn p9_a_machine_whose_output_hangs_in_a_system_call_is_stalled() {
+    let bench = Bench::new();
+    let rule = |call: &Call| match is_by(call, "net") {
+        true => Answer::Hang,
+        false => Answer::Proceed,
+    };
+    let (mut guest, faults) = faulty(&[libc::SYS_sendmsg], rule, |change| bench.guest(change));
+    let _standby = bench.standby(&guest, |_| {});
+    bench.protect().unwrap();
+    bench.wait("a", |status| status["state"] == "protected");
+    faults.arm();
+    guest.tell(Op::Ping);
+    bench.wait("a", |status| {
+        let why = status["reason"].as_str().unwrap_or_default();
+        status["state"] == "stalled" && why.contains("the lane net")
+    });
+    bench.wait("b", |status| status["state"] == "ready");
+    faults.injector.release();
+    bench.wait("a", |status| status["state"] == "protected");
+}
+
 /// P9. Fails if a side that could not take over says `ready`, and the other one `protected`.
 #[test]
 fn p9_a_standby_whose_device_thread_hangs_is_not_ready() {

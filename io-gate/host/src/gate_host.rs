@@ -383,6 +383,18 @@ impl GateHost {
         self.far_side.asks().oldest()
     }
 
+    /// The lane that has been at one job for the longest time: when the job began, and the lane's
+    /// name. `None` while effects wait for the fence, since a lane that waits is in no system call.
+    #[must_use]
+    pub fn longest_job(&self) -> Option<(Instant, String)> {
+        if self.far_side.waits_for_fence() {
+            return None;
+        }
+        let attached = self.every_attached();
+        let jobs = attached.iter().filter_map(|backend| backend.lane().busy_since());
+        jobs.min_by_key(|(begun, _)| *begun).map(|(begun, name)| (begun, name.to_owned()))
+    }
+
     /// Whether a write may be on its way to a disk now, in an unfinished system call. P2: it may
     /// arrive whenever the storage answers.
     #[must_use]

@@ -71,6 +71,8 @@ struct State {
     ended: bool,
     /// What the lane is doing.
     current: Option<Current>,
+    /// When it began that.
+    begun: Option<Instant>,
     /// Whether the lane waits. Waking it is a system call, which is left out otherwise.
     waits: bool,
     waiters: usize,
@@ -206,6 +208,14 @@ impl Lane {
         at_effect && !thread.is_some_and(|thread| asks.is_asked_by(thread))
     }
 
+    /// When the current job began, and the lane's name. A job is one request: a short series of
+    /// system calls.
+    pub(crate) fn busy_since(&self) -> Option<(Instant, &str)> {
+        let begun = self.shared.lock().begun?;
+        let name = self.thread.as_ref().and_then(|thread| thread.thread().name());
+        Some((begun, name.unwrap_or_default()))
+    }
+
     /// Waits until all work so far is done, at most until `until`. Returns whether it is.
     pub(crate) fn drain(&self, until: Instant) -> bool {
         self.shared.wait(until, State::is_idle)
@@ -279,6 +289,7 @@ impl Drop for End<'_> {
         if let Ok(mut state) = self.0.state.lock() {
             state.ended = true;
             state.current = None;
+            state.begun = None;
         }
         self.0.idle.notify_all();
     }
@@ -370,6 +381,7 @@ impl Shared {
 
     fn is_at(&self, state: &mut State, current: Option<Current>) {
         state.current = current;
+        state.begun = current.map(|_| Instant::now());
         // The former request is over: clear the flag.
         self.given_up.clear();
         if state.waiters > 0 {

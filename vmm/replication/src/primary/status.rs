@@ -154,6 +154,7 @@ impl Engine {
         match primary.phase() {
             // A machine whose output cannot leave is not protected.
             _ if self.watchdog.is_stalled() || primary.is_stalled() => STALLED,
+            _ if self.watchdog.lane_hangs().is_some() => STALLED,
             // The standby holds a checkpoint but could not take over.
             Phase::Protected if primary.lack().is_some() => DEGRADED,
             phase => phase.name(),
@@ -200,6 +201,7 @@ impl Engine {
             Some(Ended::Failed(why)) => Some(why),
             _ => None,
         };
+        let hangs = self.watchdog.lane_hangs();
         let gate = self.machine.gate();
         // Read the counts before the lock of the figures: the gate's own lock may be held for long.
         let counts = gate.counts();
@@ -249,7 +251,7 @@ impl Engine {
             "waits_for_arbiter": gate.waits_for_fence(),
             "unanswered": stats.unanswered.count(),
             "pid": std::process::id(),
-            "reason": failed.or(lack).or(reason),
+            "reason": failed.or(hangs).or(lack).or(reason),
         })
     }
 }

@@ -9,13 +9,15 @@
 //! over. This machine is fenced as any other: each effect asks before it is performed, and the thread `term` asks for machines
 //! that have no output or are stuck ([`Engine::look_at_term`]).
 //!
-//! The watchdog also watches whether lanes get an answer when they ask if this machine may perform. Any other call in which a
-//! lane hangs is a system call on this machine's own storage or network. Such a call cannot be taken back and may still be
-//! carried out later, over what another machine has written (P2), so it is not treated as a stall. A look at the fence has no
-//! later effect.
+//! The watchdog also watches whether lanes get an answer when they ask if this machine may perform. A look at the fence has no
+//! later effect, so the standby may take over from a lane that hangs there.
+//!
+//! Any other call in which a lane hangs is a system call on this machine's own storage or network. Such a call cannot be taken
+//! back and may still be carried out later, over what another machine has written (P2). So the standby is not asked to take
+//! over. The status says `stalled` and names the lane (P9), and the operator decides.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ft_core::primary::Event;
@@ -31,6 +33,8 @@ const LOOKS: u32 = 8;
 /// A look at the fence that takes this long hangs. Longer than a standby needs to find that it cannot ask the arbiter either, and
 /// to report that ([`crate::standby::resources`]): then this machine waits for the arbiter, as its standby would.
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
+/// A lane that is at one request for this long hangs. Storage that answers at all answers sooner.
+const LONGEST_JOB: Duration = Duration::from_secs(15);
 /// How often this machine asks whether it has been replaced, besides before each effect.
 const TERM_LOOK: Duration = Duration::from_millis(500);
 
@@ -41,6 +45,8 @@ pub(super) struct Watchdog {
     stalled: AtomicBool,
     /// A lane has asked whether this machine may perform and has no answer.
     look_hangs: AtomicBool,
+    /// The lane that hangs in a system call. Guards the name only; never held across a call that blocks.
+    hanging_lane: Mutex<Option<String>>,
     /// Why the machine will make no more progress.
     failed: OnceLock<String>,
 }
@@ -59,6 +65,20 @@ impl Watchdog {
     /// Whether the standby should take over if it can, because no output leaves here.
     pub(super) fn look_hangs(&self) -> bool {
         self.look_hangs.load(Ordering::Acquire)
+    }
+
+    /// Why output cannot leave although the machine makes progress: a lane hangs in a system call.
+    pub(super) fn lane_hangs(&self) -> Option<String> {
+        let lane = self.hanging_lane().clone()?;
+        Some(format!(
+            "the lane {lane} has been in a system call for {LONGEST_JOB:?} or more: look for storage or a network that does \
+             not answer. The call may still be carried out, so the standby does not take over by itself: order `take-over` \
+             there if the call can no longer have an effect"
+        ))
+    }
+
+    fn hanging_lane(&self) -> MutexGuard<'_, Option<String>> {
+        self.hanging_lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that the machine has failed: there is nothing to wait for.
@@ -167,9 +187,35 @@ impl Looks {
     }
 }
 
+/// Finds, by counting the watchdog's turns, whether a lane hangs in a system call.
+#[derive(Default)]
+struct Jobs {
+    /// When the oldest job began, and for how many turns the lane has been at it.
+    oldest: Option<Instant>,
+    turns: u32,
+}
+
+impl Jobs {
+    fn look(&mut self, engine: &Engine, every: Duration) {
+        let oldest = engine.machine.gate().longest_job();
+        let begun = oldest.as_ref().map(|(begun, _)| *begun);
+        self.turns = if begun.is_some() && begun == self.oldest { self.turns + 1 } else { 0 };
+        self.oldest = begun;
+        let hangs = oldest.filter(|_| every * self.turns >= LONGEST_JOB).map(|(_, lane)| lane);
+        let former = std::mem::replace(&mut *engine.watchdog.hanging_lane(), hangs.clone());
+        match (former, hangs) {
+            (None, Some(_)) => {
+                log::error!("stalled: {}", engine.watchdog.lane_hangs().unwrap_or_default())
+            }
+            (Some(lane), None) => log::info!("the lane {lane} no longer hangs"),
+            _ => {}
+        }
+    }
+}
+
 fn watch(engine: &Weak<Engine>, every: Duration) {
     let (mut seen, mut missed) = (0, 0);
-    let mut lanes = Looks::default();
+    let (mut lanes, mut jobs) = (Looks::default(), Jobs::default());
     loop {
         std::thread::sleep(every);
         let Some(engine) = engine.upgrade() else { return };
@@ -194,6 +240,7 @@ fn watch(engine: &Weak<Engine>, every: Duration) {
             }
         }
         lanes.look(&engine, every);
+        jobs.look(&engine, every);
         engine.wake_sealer();
         engine.machine.gate().tell_of_late_answers();
     }
