@@ -384,12 +384,9 @@ impl GateHost {
     }
 
     /// The lane that has been at one job for the longest time: when the job began, and the lane's
-    /// name. `None` while effects wait for the fence, since a lane that waits is in no system call.
+    /// name. The lane is in a system call, or waits for the [fence](Self::waits_for_fence).
     #[must_use]
     pub fn longest_job(&self) -> Option<(Instant, String)> {
-        if self.far_side.waits_for_fence() {
-            return None;
-        }
         let attached = self.every_attached();
         let jobs = attached.iter().filter_map(|backend| backend.lane().busy_since());
         jobs.min_by_key(|(begun, _)| *begun).map(|(begun, name)| (begun, name.to_owned()))

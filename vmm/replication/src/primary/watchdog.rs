@@ -45,7 +45,7 @@ pub(super) struct Watchdog {
     stalled: AtomicBool,
     /// A lane has asked whether this machine may perform and has no answer.
     look_hangs: AtomicBool,
-    /// The lane that hangs in a system call. Guards the name only; never held across a call that blocks.
+    /// Why a lane hangs. Guards the text only; never held across a call that blocks.
     hanging_lane: Mutex<Option<String>>,
     /// Why the machine will make no more progress.
     failed: OnceLock<String>,
@@ -67,14 +67,9 @@ impl Watchdog {
         self.look_hangs.load(Ordering::Acquire)
     }
 
-    /// Why output cannot leave although the machine makes progress: a lane hangs in a system call.
+    /// Why no output leaves although the machine makes progress: a lane hangs.
     pub(super) fn lane_hangs(&self) -> Option<String> {
-        let lane = self.hanging_lane().clone()?;
-        Some(format!(
-            "the lane {lane} has been in a system call for {LONGEST_JOB:?} or more: look for storage or a network that does \
-             not answer. The call may still be carried out, so the standby does not take over by itself: order `take-over` \
-             there if the call can no longer have an effect"
-        ))
+        self.hanging_lane().clone()
     }
 
     fn hanging_lane(&self) -> MutexGuard<'_, Option<String>> {
@@ -187,7 +182,7 @@ impl Looks {
     }
 }
 
-/// Finds, by counting the watchdog's turns, whether a lane hangs in a system call.
+/// Finds, by counting the watchdog's turns, whether a lane hangs.
 #[derive(Default)]
 struct Jobs {
     /// When the oldest job began, and for how many turns the lane has been at it.
@@ -197,20 +192,35 @@ struct Jobs {
 
 impl Jobs {
     fn look(&mut self, engine: &Engine, every: Duration) {
-        let oldest = engine.machine.gate().longest_job();
+        let gate = engine.machine.gate();
+        let oldest = gate.longest_job();
         let begun = oldest.as_ref().map(|(begun, _)| *begun);
         self.turns = if begun.is_some() && begun == self.oldest { self.turns + 1 } else { 0 };
         self.oldest = begun;
-        let hangs = oldest.filter(|_| every * self.turns >= LONGEST_JOB).map(|(_, lane)| lane);
+        let hanging = oldest.filter(|_| every * self.turns >= LONGEST_JOB);
+        let hangs = hanging.map(|(_, lane)| hang_of(&lane, gate.waits_for_fence()));
         let former = std::mem::replace(&mut *engine.watchdog.hanging_lane(), hangs.clone());
         match (former, hangs) {
-            (None, Some(_)) => {
-                log::error!("stalled: {}", engine.watchdog.lane_hangs().unwrap_or_default())
-            }
-            (Some(lane), None) => log::info!("the lane {lane} no longer hangs"),
+            (None, Some(why)) => log::error!("output does not leave: {why}"),
+            (Some(_), None) => log::info!("no lane hangs any longer"),
             _ => {}
         }
     }
+}
+
+/// What the operator reads of a lane that hangs.
+fn hang_of(lane: &str, waits_for_fence: bool) -> String {
+    if waits_for_fence {
+        return format!(
+            "the lane {lane} has waited for {LONGEST_JOB:?} or more for permission to perform effects: look for an arbiter, or \
+             the storage of a disk's fence record, that does not answer"
+        );
+    }
+    format!(
+        "the lane {lane} has been in a system call for {LONGEST_JOB:?} or more: look for storage or a network that does not \
+         answer. The call may still be carried out, so the standby does not take over by itself: order `take-over` there if \
+         the call can no longer have an effect"
+    )
 }
 
 fn watch(engine: &Weak<Engine>, every: Duration) {
