@@ -1,15 +1,17 @@
-//! Points between the calls: the product's crates are compiled so that they call [`__sanitizer_cov_trace_pc`] at each branch
-//! (`points.sh`). An uncontended lock is taken and released without any call; at these points another thread can run in between.
+//! Scheduling points between calls. `points.sh` compiles the product's crates so that each branch
+//! calls [`__sanitizer_cov_trace_pc`]. Taking and releasing an uncontended lock makes no other
+//! call; at these points another thread can run in between.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::faults;
 use crate::scheduler;
 
-/// Number of blocks that remain until something happens. Only the thread that has the turn counts.
+/// Number of branches that remain until [`passed`] is called. Only the thread that has the turn
+/// counts.
 static LEFT: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// [`passed`] is called after this many blocks, of any threads.
+/// Calls [`passed`] after this many branches, counted over all threads.
 pub(crate) fn set_left(blocks: u64) {
     LEFT.store(blocks, Ordering::Relaxed);
 }

@@ -1,9 +1,11 @@
-//! The guest's boots. Each boot has a number, which the guest finds in its memory, and follows the boot from which the machine
-//! was reset. The output of all boots is one chain: each boot prints a fixed number of bytes and then asks to be reset.
+//! The guest's boots. The judge numbers them and writes the number into the guest's memory. Each
+//! boot follows the boot from which the machine was reset. The output of all boots is one chain:
+//! each boot prints a fixed number of bytes and then asks to be reset.
 
 use crate::guest;
 
-/// A printed byte: its boot, and its number in that boot. Boot 0 stands for the time before the first boot, and prints nothing.
+/// The position of a printed byte: its boot, and its index in that boot. Boot 0 is the time before
+/// the first boot, and prints nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spot {
     pub(crate) boot: u64,
@@ -11,13 +13,14 @@ pub(crate) struct Spot {
 }
 
 struct Boot {
-    /// The boots from which it may have been reset: several if the memory in which it began did not say.
+    /// The boots from which this one may have been reset: several if the memory in which it began
+    /// contained no boot number.
     after: Vec<u64>,
-    /// The number of bytes printed before it, at most.
+    /// The largest number of bytes that may have been printed before this boot.
     start: u64,
-    /// Whether it has asked to be reset.
+    /// Whether this boot has asked to be reset.
     asked: bool,
-    /// The last checkpoint sent before it asked, if nothing was failing then.
+    /// The last checkpoint sent before this boot asked; `None` if a fault was active then.
     sent: Option<u64>,
 }
 
@@ -47,7 +50,8 @@ impl Boots {
         self.count()
     }
 
-    /// Records that the boot asks to be reset. `sent` is the last checkpoint sent, if nothing fails.
+    /// Records that the boot asks to be reset. `sent` is the last checkpoint sent, or `None` while
+    /// a fault is active.
     pub(crate) fn asks(&mut self, boot: u64, sent: Option<u64>) {
         let index = usize::try_from(boot).ok().and_then(|boot| boot.checked_sub(1));
         let boot = index.and_then(|index| self.all.get_mut(index)).expect("a boot that runs");
@@ -56,8 +60,8 @@ impl Boots {
         }
     }
 
-    /// Whether a machine in which this boot ran may have been reset. `acknowledged` is the last acknowledged checkpoint, if
-    /// nothing fails.
+    /// Whether a machine in which this boot ran may have been reset. `acknowledged` is the last
+    /// acknowledged checkpoint, or `None` while a fault is active.
     pub(crate) fn may_be_reset(&self, boot: u64, acknowledged: Option<u64>) -> Result<(), String> {
         let Some(found) = self.of(boot) else { return Ok(()) };
         if !found.asked {
@@ -77,7 +81,7 @@ impl Boots {
         self.of(spot.boot).map_or(0, |boot| boot.start) + spot.number
     }
 
-    /// Number of bytes printed, in the whole chain, when that boot asks to be reset.
+    /// Number of bytes printed, in the whole chain, when `boot` asks to be reset.
     pub(crate) fn end(&self, boot: u64) -> u64 {
         self.of(boot).map_or(0, |boot| boot.start + self.per_boot)
     }
@@ -89,7 +93,7 @@ impl Boots {
             if next == boot {
                 return true;
             }
-            // A boot before `boot` cannot come after it, so it is not followed.
+            // Numbers grow along a chain, so a boot below `boot` cannot follow it.
             let after = self.of(next).map_or(&[][..], |boot| &boot.after);
             open.extend(after.iter().copied().filter(|after| *after >= boot));
         }
@@ -102,7 +106,7 @@ impl Boots {
         (boot..=self.count()).filter(asked).filter(|other| self.leads_to(boot, *other)).collect()
     }
 
-    /// The possible spots after `byte`, if the byte was at one of `spots`.
+    /// The possible spots after `byte`, if `byte` was printed at one of `spots`.
     pub(crate) fn after(&self, spots: &[Spot], byte: u8) -> Vec<Spot> {
         let mut next: Vec<Spot> = Vec::new();
         for spot in spots {
@@ -116,7 +120,7 @@ impl Boots {
         next
     }
 
-    /// The same spot; behind the last byte of a boot, the first spots of the boots that follow it.
+    /// The spot itself. If the spot is the end of a boot: the first spots of the boots that follow.
     fn here(&self, spot: Spot) -> Vec<Spot> {
         let is_over = spot.boot == 0 || self.per_boot > 0 && spot.number == self.per_boot;
         if !is_over {
@@ -134,7 +138,7 @@ impl Boots {
         while (spots.len() as u64) <= count {
             last = match (last.number.checked_sub(1), self.of(last.boot)) {
                 (Some(number), _) => Spot { number, ..last },
-                // Of the boots from which it may have been reset, the one that came furthest.
+                // Choose the longest chain among the boots from which this one may have been reset.
                 (None, Some(boot)) => {
                     let former = boot.after.iter().copied().max_by_key(|boot| self.end(*boot));
                     match (former, self.per_boot.checked_sub(1)) {

@@ -1,5 +1,5 @@
-//! The link between the hosts: a connection to `near` is connected to `far` by threads outside of both hosts. A fault can slow
-//! the link down, make it silent or cut it.
+//! The link between the hosts. Threads outside of both hosts forward each connection to `near` on
+//! to `far`. A fault can delay the link, block it silently, or cut it.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -19,15 +19,15 @@ use crate::{hosts, judge};
 #[derive(Debug, Default)]
 pub(crate) struct Cable {
     ends: Mutex<Vec<UnixStream>>,
-    /// Nothing passes, and neither end is notified.
+    /// The link forwards nothing, and neither end notices.
     silent: AtomicBool,
-    /// Delay of each piece, in microseconds.
+    /// Delay of each chunk of data, in microseconds.
     micros: AtomicU64,
     /// Number of connections so far.
     joined: AtomicU64,
     /// The first bytes of the first connection, recorded for the stranger.
     overheard: Mutex<Vec<u8>>,
-    /// The primary is killed after this many more acknowledgements; 0: never.
+    /// Number of acknowledgements until the primary is killed; 0: never.
     acknowledgements_left: AtomicU64,
 }
 
@@ -35,9 +35,10 @@ pub(crate) struct Cable {
 struct Wire {
     from: UnixStream,
     to: UnixStream,
-    /// Shared by both directions: something was sent to an end that is closed. As with TCP, data in transit is then lost.
+    /// Set when data was sent to a closed end; both directions share it. As with TCP, data in
+    /// transit is then lost.
     reset: Arc<AtomicBool>,
-    /// Whether the direction's first bytes are recorded.
+    /// Whether the first bytes of this direction are recorded.
     overheard: bool,
 }
 
@@ -88,7 +89,7 @@ impl Cable {
         std::thread::spawn(move || {
             let Ok(mut stream) = UnixStream::connect(far) else { return };
             let mut buffer = [0; 4096];
-            // The result does not matter.
+            // The standby may close the connection at any time.
             let _ = stream.write_all(&hello);
             tally::saw(Kind::Stranger);
             while let Ok(1..) = stream.read(&mut buffer) {}
@@ -125,7 +126,7 @@ impl Cable {
         }
     }
 
-    /// Waits until the link lets data pass.
+    /// Waits for the delay, and until the link is no longer silent.
     fn passes(&self) {
         let micros = self.micros.load(Ordering::SeqCst);
         if micros > 0 {

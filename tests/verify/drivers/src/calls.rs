@@ -1,6 +1,6 @@
-//! The functions of the C library through which the product makes system calls and waits. This program replaces them: a
-//! symbol of its own comes before the library's. A thread that is not part of a world, or that is inside the scheduler, is
-//! passed on to the kernel.
+//! Replacements for the functions of the C library through which the product makes system calls and
+//! waits. The linker prefers this program's symbols to the library's. A call by a thread outside of
+//! the world, or inside the scheduler, goes straight to the kernel.
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ fn set_errno(number: i32) {
     unsafe { *libc::__errno_location() = number };
 }
 
-/// Converts the kernel's result to the C library's convention.
+/// Converts the kernel's result to the C library's convention (`errno` and -1).
 fn answer(result: i64) -> i64 {
     if (-4095..0).contains(&result) {
         set_errno((-result) as i32);
@@ -30,9 +30,10 @@ fn fail(number: i32) -> i64 {
     answer(-i64::from(number))
 }
 
-/// Makes the call as the C library does.
+/// Makes the system call as the C library does.
 fn make(number: c_long, a: [usize; 6]) -> i64 {
-    // SAFETY: the arguments are those of the caller of the C library's function, who is responsible for them.
+    // SAFETY: the arguments are those of the caller of the C library's function, who is responsible
+    // for them.
     answer(unsafe { raw::syscall(number, a) })
 }
 
@@ -40,7 +41,7 @@ fn in_world() -> bool {
     scheduler::me().is_some()
 }
 
-/// A call on a file: other threads may run first, and the answer may take time.
+/// A call on a file: other threads may run first, and the storage may be slow.
 fn file_call(number: c_long, a: [usize; 6]) -> i64 {
     if !in_world() {
         return make(number, a);
@@ -110,7 +111,7 @@ extern "C" fn close(fd: c_int) -> c_int {
     make(libc::SYS_close, [fd as usize, 0, 0, 0, 0, 0]) as c_int
 }
 
-/// Ends the process at once: no thread of its host runs any more, and the kernel closes its descriptors.
+/// Ends the process: no thread of its host runs any more, and the kernel closes its descriptors.
 #[unsafe(no_mangle)]
 extern "C" fn exit(code: c_int) -> ! {
     if !in_world() {
@@ -178,14 +179,14 @@ fn futex_wait(word: usize, value: u32, deadline: Option<Nanos>) -> i64 {
     }
 }
 
-/// Reads a time that the product has passed.
+/// Reads a `timespec` of the product.
 fn read_time(at: usize) -> Nanos {
     // SAFETY: the caller passes the address of a time of its own.
     let time = unsafe { *(at as *const libc::timespec) };
     time.tv_sec as Nanos * SECOND + time.tv_nsec as Nanos
 }
 
-/// The moment this much later by the host's own clock.
+/// The moment that is `nanos` later by the host's own clock.
 fn after(nanos: Nanos) -> Nanos {
     hosts::moment_of(hosts::clock() + nanos)
 }
@@ -305,7 +306,7 @@ extern "C" fn getrandom(into: *mut c_void, len: usize, flags: u32) -> isize {
     len as isize
 }
 
-/// Reports one processor, so that no code spins in the hope that another processor makes progress.
+/// Reports one processor: with several, code would spin until another processor makes progress.
 #[unsafe(no_mangle)]
 extern "C" fn sched_getaffinity(_pid: c_int, size: usize, into: *mut u8) -> c_int {
     // SAFETY: the caller passes room for this many bytes.
@@ -325,7 +326,8 @@ fn waits(fd: c_int) -> bool {
     flags >= 0 && flags as c_int & libc::O_NONBLOCK == 0
 }
 
-/// Waits, as the kernel would, until `fd` is ready; `false` if the socket's own time-out comes first.
+/// Blocks, as the kernel would, until `fd` is ready; `false` if the socket's own time-out comes
+/// first.
 fn wait_ready(fd: c_int, events: i16, option: c_int) -> bool {
     if !waits(fd) {
         return true;
@@ -392,7 +394,7 @@ extern "C" fn recv(fd: c_int, into: *mut c_void, len: usize, flags: c_int) -> is
     make(libc::SYS_recvfrom, [fd as usize, into as usize, len, flags as usize, 0, 0]) as isize
 }
 
-/// Writes as much as there is room for; a blocking writer first waits until there is some.
+/// Writes as much as fits. A blocking writer first waits for room.
 fn write_some(fd: c_int, from: *const c_void, len: usize, flags: c_int) -> isize {
     let quiet = flags & libc::MSG_DONTWAIT != 0;
     if !quiet && !wait_ready(fd, libc::POLLOUT, libc::SO_SNDTIMEO) {
@@ -404,7 +406,7 @@ fn write_some(fd: c_int, from: *const c_void, len: usize, flags: c_int) -> isize
         return make(libc::SYS_sendto, [fd as usize, from as usize, len, flags as usize, 0, 0])
             as isize;
     }
-    // A blocking pipe that is ready has room for a page.
+    // A blocking pipe that polls writable has room for a page.
     let len = if waits(fd) { len.min(4096) } else { len };
     make(libc::SYS_write, [fd as usize, from as usize, len, 0, 0, 0]) as isize
 }
@@ -444,8 +446,8 @@ extern "C" fn writev(fd: c_int, pieces: *const libc::iovec, count: c_int) -> isi
         return make(libc::SYS_writev, [fd as usize, pieces as usize, count as usize, 0, 0, 0])
             as isize;
     }
-    // SAFETY: the caller has passed this many pieces. Only the first piece that is not empty is written: a short count is
-    // permitted.
+    // SAFETY: the caller has passed this many pieces. Only the first piece that is not empty is
+    // written: a short count is permitted.
     let pieces = unsafe { std::slice::from_raw_parts(pieces, count as usize) };
     match pieces.iter().find(|piece| piece.iov_len > 0) {
         Some(piece) => write(fd, piece.iov_base, piece.iov_len),
@@ -619,7 +621,8 @@ struct Begin {
     argument: *mut c_void,
 }
 
-/// The key's destructor runs after those of Rust's thread-local values, which take locks.
+/// The thread-local key whose destructor ends a thread for the scheduler. It runs after the
+/// destructors of Rust's thread-local values, which take locks.
 fn end_key() -> libc::pthread_key_t {
     static KEY: OnceLock<libc::pthread_key_t> = OnceLock::new();
     *KEY.get_or_init(|| {
@@ -630,8 +633,8 @@ fn end_key() -> libc::pthread_key_t {
     })
 }
 
-/// The library calls this in rounds while values are set again. Leaving in a later round lets the destructors of the first
-/// round run before.
+/// The C library calls this in rounds, as long as values are set again. The thread leaves in a
+/// later round, after the destructors of the first round.
 extern "C" fn ended(value: *mut c_void) {
     let value = value as usize;
     let (id, rounds) = (value >> 3, value & 7);
@@ -668,8 +671,8 @@ extern "C" fn pthread_create(
         return create(into, attributes, start, argument);
     }
     end_key();
-    // Nothing is allocated between the announcement and the start: an allocation could give the turn to the thread that does
-    // not exist yet.
+    // Allocate nothing between the announcement and the start: an allocation could give the turn to
+    // the announced thread before it exists.
     let mut begin = Box::new(Begin { id: 0, turn: std::ptr::null(), start, argument });
     let (id, turn) = scheduler::with(|world| world.add(String::new(), hosts::current(world)));
     (begin.id, begin.turn) = (id, turn);
@@ -721,7 +724,8 @@ extern "C" fn pthread_setname_np(_thread: libc::pthread_t, name: *const c_char) 
     0
 }
 
-/// The system's allocator with a scheduling point at each allocation: threads that share something allocate.
+/// The system's allocator with a scheduling point at each allocation: threads that share data
+/// usually allocate.
 #[derive(Debug)]
 pub(crate) struct Allocator;
 

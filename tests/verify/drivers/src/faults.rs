@@ -1,4 +1,5 @@
-//! Slow storage, short reads and writes, and traps.
+//! Faults inside a host: slow storage, short reads and writes, refused registers, and traps. A trap
+//! stops or kills a host, or holds a thread, after a chosen call.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -7,16 +8,16 @@ use crate::scheduler::{self, Host, Nanos, On, Owned, ThreadId};
 use crate::tally::{self, Kind};
 
 struct Faults {
-    /// The longest time that a call on a file of a host takes.
+    /// The longest duration of a call on a file, for each host.
     storage: BTreeMap<Host, Nanos>,
-    /// One in this many reads and writes of a socket is cut short; 0: none.
+    /// One in this many reads and writes of a socket is short; 0: none.
     short_in: u32,
     trap: Option<Trap>,
-    /// The trap to set once the guest has asked to be powered off or reset.
+    /// The trap to set once the guest has asked for a power-off or a reset.
     at_request: Option<Trap>,
-    /// What happens in a thread some blocks later.
+    /// A trap that has sprung and takes effect some branches later.
     armed: Option<Armed>,
-    /// A host whose KVM refuses the next registers of a vCPU.
+    /// A host whose KVM refuses the next write of a vCPU's registers.
     refuses: Option<Host>,
 }
 
@@ -30,15 +31,15 @@ struct Armed {
 /// The kind of call after which a trap springs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// Guest output is written.
+    /// Guest output was written.
     Output,
-    /// Data is sent to the other side.
+    /// Data was sent to the other side.
     Send,
-    /// A file is opened, synced, linked.
+    /// A file was opened, synced or linked.
     File,
-    /// KVM is called.
+    /// KVM was called.
     Kvm,
-    /// A thread is started.
+    /// A thread was started.
     Start,
     /// A session's sender has started the log of changed pages; the product reports this step.
     LogStarted,
@@ -46,27 +47,28 @@ pub(crate) enum Call {
     Any,
 }
 
-/// What a trap does after a call.
+/// What a sprung trap does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Happens {
-    /// The whole host is stopped for a time.
+    /// Stops the whole host for this long.
     Stop(Nanos),
-    /// The calling thread does not run for a time, or until [`release`].
+    /// Keeps the calling thread from running for this long, or until [`release`].
     Hold(Nanos),
-    /// The host's process is killed.
+    /// Kills the host's process.
     Kill,
 }
 
-/// Something that happens after one of the next calls.
+/// A fault that takes effect after one of the next calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trap {
     pub(crate) host: Host,
     pub(crate) behind: Call,
-    /// Only in threads with this name; none: in any thread.
+    /// Springs only in threads with this name; `None`: in any thread.
     pub(crate) thread: Option<&'static str>,
-    /// The trap springs at the `left`th such call from now.
+    /// Springs at the `left`th such call from now.
     pub(crate) left: u32,
-    /// Number of further branches of the same thread: between two locks there is no call.
+    /// Number of branches that the thread still runs before the trap takes effect: between two
+    /// locks there is no call.
     pub(crate) blocks: u32,
     pub(crate) happens: Happens,
 }
@@ -79,11 +81,11 @@ static FAULTS: Owned<Faults> = Owned::new(Faults {
     armed: None,
     refuses: None,
 });
-/// Whether [`passed_block`] has to be called; read very often.
+/// Whether [`passed_block`] has work to do; read at every branch.
 static ARMED: AtomicBool = AtomicBool::new(false);
-/// Number of held threads; they wait on this word.
+/// Number of held threads, which wait on this word.
 static HELD: AtomicU32 = AtomicU32::new(0);
-/// The moment at which a held thread last went on.
+/// The moment at which a held thread last resumed.
 static LET_GO: AtomicU64 = AtomicU64::new(0);
 
 /// Sets a trap, which springs once.
@@ -92,19 +94,19 @@ pub(crate) fn set_trap(trap: Option<Trap>) {
     ARMED.store(false, Ordering::Relaxed);
 }
 
-/// Sets a trap for the moment after the guest has asked to be powered off or reset. It springs once.
+/// Sets a trap when the guest asks for a power-off or a reset. It springs once.
 pub(crate) fn set_trap_at_request(trap: Trap) {
     FAULTS.with(|faults| faults.at_request = Some(trap));
 }
 
-/// The guest has asked to be powered off or reset.
+/// Records that the guest has asked for a power-off or a reset.
 pub(crate) fn guest_has_requested() {
     if let Some(trap) = FAULTS.with(|faults| faults.at_request.take()) {
         set_trap(Some(trap));
     }
 }
 
-/// KVM on `host` refuses the next registers of a vCPU, once.
+/// Makes KVM on `host` refuse the next write of a vCPU's registers, once.
 pub(crate) fn set_refuses(host: Host) {
     FAULTS.with(|faults| faults.refuses = Some(host));
 }
@@ -114,7 +116,7 @@ pub(crate) fn is_to_refuse() -> bool {
     FAULTS.with(|faults| faults.refuses.is_some())
 }
 
-/// Whether KVM refuses these registers.
+/// Whether KVM refuses this write of registers; takes the refusal.
 pub(crate) fn refuses_now() -> bool {
     let host = scheduler::host();
     let refuses = FAULTS.with(|faults| faults.refuses.take_if(|of| *of == host).is_some());
@@ -130,12 +132,12 @@ pub(crate) fn is_held() -> bool {
     HELD.load(Ordering::Relaxed) > 0
 }
 
-/// Whether a thread was held at or after that moment.
+/// Whether a thread was held at or after `moment`.
 pub(crate) fn was_held_since(moment: Nanos) -> bool {
     is_held() || LET_GO.load(Ordering::Relaxed) > moment
 }
 
-/// Lets all held threads go on.
+/// Lets all held threads resume.
 pub(crate) fn release() {
     scheduler::with(|world| world.wake(HELD.as_ptr() as usize, usize::MAX));
 }
@@ -153,7 +155,7 @@ pub(crate) fn is_armed() -> bool {
     ARMED.load(Ordering::Relaxed)
 }
 
-/// The calling thread has passed a block; a trap may spring.
+/// Counts a branch of the calling thread; an armed trap may take effect.
 pub(crate) fn passed_block() {
     let own = scheduler::own_id();
     let happens = FAULTS.with(|faults| {
@@ -167,7 +169,7 @@ pub(crate) fn passed_block() {
     }
 }
 
-/// A call was made; a trap may spring.
+/// Records a call of the product; a trap may spring.
 pub(crate) fn called(call: Call) {
     if FAULTS.with(|faults| faults.trap.is_none_or(|trap| trap.behind != call)) {
         return;
@@ -204,24 +206,24 @@ fn spring(happens: Happens) {
     scheduler::sleep(0);
 }
 
-/// From now on a call on a file takes a host up to this long.
+/// Makes each call on a file of `host` take up to `nanos`.
 pub(crate) fn set_storage(host: Host, nanos: Nanos) {
     FAULTS.with(|faults| faults.storage.insert(host, nanos));
 }
 
-/// From now on one in this many reads and writes of sockets is cut short.
+/// Makes one in this many reads and writes of sockets short.
 pub(crate) fn set_short(one_in: u32) {
     FAULTS.with(|faults| faults.short_in = one_in);
 }
 
-/// Waits for the slow storage.
+/// Waits as long as the host's storage takes for this call.
 pub(crate) fn pass_storage_time() {
     let host = scheduler::host();
     let longest = FAULTS.with(|faults| faults.storage.get(&host).copied().unwrap_or(0));
     if longest > 0 {
         let nanos = scheduler::with(|world| {
             let share = world.random.u64(..=longest);
-            // Usually fast: half of the calls take a hundredth of the time.
+            // Half of the calls are fast: they take a hundredth of the time.
             if world.random.bool() { share / 100 } else { share }
         });
         if nanos >= SLOW_ANSWER && is_lane() {
@@ -231,17 +233,18 @@ pub(crate) fn pass_storage_time() {
     }
 }
 
-/// Whether this thread asks the fence before it lets anything out.
+/// Whether this thread is a lane, which asks the fence before each system call that lets an effect
+/// out.
 fn is_lane() -> bool {
     let is_one =
         |thread: &scheduler::Thread| thread.name == "power" || thread.name.starts_with("console");
     scheduler::with(|world| is_one(&world.threads[scheduler::own_id()]))
 }
 
-/// A slow answer from a file of the arbiter.
+/// An answer of the arbiter's files that takes this long is counted as slow.
 const SLOW_ANSWER: Nanos = 10_000_000;
 
-/// How much of `len` is transferred.
+/// The number of bytes, of `len`, that the call transfers.
 pub(crate) fn short(len: usize) -> usize {
     let one_in = FAULTS.with(|faults| faults.short_in);
     if one_in == 0 || len < 2 {

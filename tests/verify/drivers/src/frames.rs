@@ -6,14 +6,14 @@ use ft_core::wire::{HEADER_LEN, Header};
 #[derive(Default)]
 pub(crate) struct Frames {
     header: Vec<u8>,
-    /// Bytes of a body that are still to come.
+    /// Number of bytes of the current body that are still to come.
     body: usize,
-    /// Something came that is not a frame.
+    /// Data arrived that is not a frame; the rest is ignored.
     garbled: bool,
 }
 
 impl Frames {
-    /// Adds data; calls `each` with the header of each frame that is complete by then.
+    /// Adds data and calls `each` with the header of each frame that is now complete.
     pub(crate) fn add(&mut self, mut bytes: &[u8], mut each: impl FnMut(&Header)) {
         while !bytes.is_empty() && !self.garbled {
             if self.body == 0 {

@@ -1,14 +1,16 @@
-//! The guest's program.
+//! The guest's program: a counter of steps. Step `n` writes some pages, whose contents follow from
+//! `n`, and then makes the request that its orders name for that step. The judge can thus check the
+//! memory of any moment.
 
-/// The longest time that the guest computes before it writes a page, in nanoseconds.
+/// The longest time that the guest computes between two writes of pages, in nanoseconds.
 pub(crate) const LONGEST_PAUSE: u64 = 300_000;
 
-/// Address of the number of the next step.
+/// Guest address of the number of the next step.
 const COUNTER: u64 = 0x10_0000;
-/// Address of the pages that it writes.
+/// Guest address of the pages that the guest writes.
 const PAGES: u64 = 0x20_0000;
 const COUNT: u64 = 64;
-/// Number of them that it writes in a step.
+/// Number of pages that a step writes.
 pub(crate) const PER_STEP: u64 = 3;
 
 /// Guest memory, 8 bytes at a time.
@@ -23,31 +25,34 @@ fn mix(a: u64, b: u64) -> u64 {
     x.wrapping_mul(0x94d0_49bb_1331_11eb)
 }
 
-/// The page that a step writes. Some pages are written nearly always, as in real guests.
+/// The page of the `which`th write of a step. Two pages are written nearly always, as in real
+/// guests.
 fn page(step: u64, which: u64) -> u64 {
     if which == 0 { step % 2 } else { mix(step, which) % COUNT }
 }
 
 fn value(step: u64, page: u64) -> u64 {
-    // Some pages become zero repeatedly.
+    // Some pages become zero repeatedly, as in real guests.
     if mix(step, page).is_multiple_of(5) { 0 } else { mix(step, page) }
 }
 
-/// Load address of the kernel, which contains what the guest does at which step.
+/// Load address of the kernel, whose contents are the guest's [`Orders`].
 const KERNEL: u64 = 0x10_1000;
-/// Address of the boot's number; 0: the guest has not run since.
+/// Guest address of the number of this boot; 0: the guest has not run since the start or reset.
 const BOOT: u64 = 0x10_2000;
 
-/// What the guest does, and when. This is part of the kernel, so that it is there again after a reset.
+/// What the guest does at which step. The orders are part of the kernel, so that a reset restores
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
     /// The step at which the guest powers itself off; 0: never.
     pub(crate) off_at: u64,
     /// Number of bytes that a step prints.
     pub(crate) burst: u64,
-    /// The step at which the guest resets itself; it prints nothing afterwards. 0: never.
+    /// The step at which the guest asks to be reset; it prints nothing afterwards. 0: never.
     pub(crate) reset_at: u64,
-    /// The guest asks for the reset again after this many further steps while there is none; 0: it does not.
+    /// While the reset is not performed, the guest repeats the request after this many further
+    /// steps; 0: never.
     pub(crate) insists: u64,
 }
 
@@ -66,7 +71,7 @@ impl Orders {
         Self { off_at: word(0), burst: word(1), reset_at: word(2), insists: word(3) }
     }
 
-    /// The kernel's file: an ELF image of one segment, and the note with the PVH entry.
+    /// The kernel's file: an ELF image with one loaded segment, and the note with the PVH entry.
     pub(crate) fn kernel(&self) -> Vec<u8> {
         const HEADER: u64 = 64;
         const PROGRAM_HEADER: u64 = 56;
@@ -99,20 +104,20 @@ impl Orders {
     }
 }
 
-/// A step's request to the machine.
+/// What the guest asks of the machine at the end of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GuestRequest {
-    /// None: the guest goes on.
+    /// No request: the guest runs on.
     Nothing,
-    /// These bytes go out on the serial line.
+    /// Write these bytes to the serial line.
     Bytes(Vec<u8>),
-    /// Power off; the guest goes on until the machine does.
+    /// Power off; the guest runs on until the machine stops.
     Off,
-    /// Reset; the guest goes on until the machine does.
+    /// Reset; the guest runs on until the machine is reset.
     Reset,
 }
 
-/// The request of a step.
+/// The request at the end of `step`.
 pub(crate) fn request(memory: &mut dyn Memory, step: u64) -> GuestRequest {
     let orders = Orders::read(memory);
     if step > 0 && step == orders.off_at {
@@ -127,24 +132,24 @@ pub(crate) fn request(memory: &mut dyn Memory, step: u64) -> GuestRequest {
     GuestRequest::Bytes((first..first + orders.burst).map(|number| byte(boot, number)).collect())
 }
 
-/// Number of bytes that the steps before this one have printed.
+/// Number of bytes that this boot has printed before `step`.
 pub(crate) fn printed(memory: &mut dyn Memory, step: u64) -> u64 {
     let Orders { off_at, burst, reset_at, .. } = Orders::read(memory);
     let step = if reset_at > 0 { step.min(reset_at) } else { step };
     (step - u64::from(off_at > 0 && step > off_at)) * burst
 }
 
-/// The byte with this number, of a boot.
+/// The byte that `boot` prints at index `number`.
 pub(crate) fn byte(boot: u64, number: u64) -> u8 {
     mix(number, 7 + boot) as u8
 }
 
-/// The number of this boot of the guest; 0: it has not run since.
+/// The number of the boot in memory; 0: the guest has not run since the start or reset.
 pub(crate) fn boot(memory: &mut dyn Memory) -> u64 {
     memory.read(BOOT)
 }
 
-/// The guest begins to run: it gets a number for this boot, as Linux draws a boot id.
+/// Numbers the boot when the guest begins to run, as Linux draws a boot id.
 pub(crate) fn begin_boot(memory: &mut dyn Memory, number: u64) {
     memory.write(BOOT, number);
 }
@@ -154,19 +159,19 @@ pub(crate) fn step(memory: &mut dyn Memory) -> u64 {
     memory.read(COUNTER)
 }
 
-/// Writes a page of a step; again if the vCPU was interrupted in the middle of the step.
+/// Performs one of the writes of a step. A step that an interrupt split repeats its writes.
 pub(crate) fn write_page(memory: &mut dyn Memory, step: u64, which: u64) {
     let page = page(step, which);
     memory.write(PAGES + page * 4096, value(step, page));
 }
 
-/// The step's output has been taken: the vCPU goes on after the instruction.
+/// Ends a step: the vCPU has passed the instruction of its request.
 pub(crate) fn end_step(memory: &mut dyn Memory, step: u64) {
     memory.write(COUNTER, step + 1);
 }
 
-/// Checks all pages: they hold what the steps before the counter have written, and perhaps what the next step writes.
-/// Returns how far the guest is, or which page is wrong.
+/// Checks that each page holds what the completed steps have written, or what the next step writes.
+/// Returns how far the guest has come, or which page is wrong.
 pub(crate) fn check(memory: &mut dyn Memory) -> Result<Place, String> {
     let counter = memory.read(COUNTER);
     let mut expected = [0; COUNT as usize];

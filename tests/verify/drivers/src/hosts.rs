@@ -6,13 +6,13 @@ use crate::raw;
 use crate::scheduler::{self, Host, Nanos, Owned, Scheduler, ThreadId};
 use crate::tally::{self, Kind};
 
-/// The clocks' value when the world begins, so that no earlier time is below zero.
+/// Value of the clocks when the world begins: subtractions stay above zero.
 const BEGIN: Nanos = 1_000_000_000_000;
 
 struct Hosts {
     fds: BTreeMap<i32, Host>,
     threads: BTreeMap<libc::pthread_t, ThreadId>,
-    /// How much faster than the world each host's clock runs, in millionths.
+    /// The difference of each host's clock rate to the world's, in millionths; positive is faster.
     skew: BTreeMap<Host, i64>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn wall_clock() -> Nanos {
     1_800_000_000_000_000_000 + clock()
 }
 
-/// The moment of the world at which that clock shows `clock`, or slightly later.
+/// The moment of the world at which the calling host's clock shows `clock`, or slightly later.
 pub(crate) fn moment_of(clock: Nanos) -> Nanos {
     let host = scheduler::host();
     let skew = HOSTS.with(|hosts| hosts.skew.get(&host).copied().unwrap_or(0));
@@ -68,7 +68,7 @@ pub(crate) fn opened(fd: i32) {
     HOSTS.with(|hosts| hosts.fds.insert(fd, host));
 }
 
-/// Forgets a closed descriptor: its number may be used again.
+/// Forgets a closed descriptor: the kernel may reuse its number.
 pub(crate) fn closed(fd: i32) {
     HOSTS.with(|hosts| hosts.fds.remove(&fd));
     crate::watch::closed(fd);
@@ -76,24 +76,25 @@ pub(crate) fn closed(fd: i32) {
     scheduler::with(|world| world.timers.remove(&fd));
 }
 
-/// Stops all threads of `host` for this long.
+/// Stops all threads of `host` for `nanos`.
 pub(crate) fn stop(host: Host, nanos: Nanos) {
     tally::saw(Kind::HostStopped);
     scheduler::with(|world| world.stop_host(host, world.now + nanos));
 }
 
-/// The process on `host` is killed.
+/// Kills the process on `host`.
 pub(crate) fn kill(host: Host) {
     tally::saw(Kind::HostKilled);
     end(host);
 }
 
-/// Whether a process exists on `host`: it runs, or is stopped for a time.
+/// Whether a process exists on `host`, running or stopped.
 pub(crate) fn is_there(host: Host) -> bool {
     scheduler::with(|world| !world.was_stopped_since(host, Nanos::MAX - 1))
 }
 
-/// Ends the process on `host`: no thread of it ever runs again, and the kernel closes its descriptors.
+/// Ends the process on `host`: none of its threads runs again, and its descriptors are closed, as
+/// the kernel does.
 pub(crate) fn end(host: Host) {
     scheduler::with(|world| world.stop_host(host, Nanos::MAX));
     let all = HOSTS.with(|hosts| hosts.fds.clone());

@@ -1,5 +1,5 @@
-//! The judge. It sees what leaves the two hosts, what passes on the link, and the memory in which the guest goes on, and nothing
-//! else of the product.
+//! The judge of a world. It sees the output of the hosts, the frames on the link, and the guest's
+//! memory at each start and takeover, and nothing else of the product.
 
 use std::collections::VecDeque;
 
@@ -9,41 +9,42 @@ use crate::guest::Place;
 use crate::scheduler::{self, Host, Nanos, Owned};
 use crate::tally::{self, Kind};
 
-/// The side that takes over may let this many bytes out a second time: the effects in flight of its checkpoint. More than a
-/// console buffers for a reader that reads nothing.
+/// Number of bytes that a takeover may repeat: the effects in flight in its checkpoint (replay).
+/// This is more than a console buffers while its reader is blocked.
 const AGAIN: u64 = 160 << 10;
 
 /// The guest's run on one host.
 struct GuestRun {
     host: Host,
-    /// How far the guest had come when it began here, in the whole chain of boots.
+    /// How far the guest had come when this run began, in bytes of the whole chain of boots.
     begun: u64,
-    /// Its boot at that time: several if its memory did not say.
+    /// The guest's boot when this run began: several if its memory contained no boot number.
     from: Vec<u64>,
-    /// Its boot now.
+    /// The guest's current boot: several if its memory contained no boot number.
     now: Vec<u64>,
-    /// The possible spots of the next byte to leave; empty: nothing has left.
+    /// The possible spots of the next byte of output; empty before the first.
     next: Vec<Spot>,
 }
 
 struct Judge {
     runs: Vec<GuestRun>,
     boots: Boots,
-    /// The furthest byte that has left.
+    /// The furthest byte that has left a host.
     left: Spot,
-    /// Steps that the guest has made, on the host where it was last.
+    /// Number of steps that the guest has made on the host of its last run.
     steps: u64,
     wants_off: bool,
-    /// Output of the guest that has not left: its place in the chain, and when it was printed.
+    /// Output of the guest that has not left: its position in the chain, and when it was printed.
     waits: VecDeque<(u64, Nanos)>,
-    /// Since when the guest has waited for its reset.
+    /// Since when the guest has waited for a reset.
     waits_reset: Option<Nanos>,
-    /// Hosts whose machine has ended and given its name back.
+    /// Hosts whose machine has ended and released its name at the arbiter.
     free: Vec<Host>,
-    /// The last checkpoint whose end was sent, and the last that was acknowledged.
+    /// The last checkpoint whose end was sent, and the last one that was acknowledged.
     sent: u64,
     acknowledged: u64,
-    /// Nothing fails: a primary has a standby, and lets nothing out without its acknowledgement.
+    /// No fault is active: the primary has a standby, and releases nothing without its
+    /// acknowledgement.
     in_peace: bool,
 }
 
@@ -65,12 +66,13 @@ fn now() -> Nanos {
     scheduler::with(|world| world.now)
 }
 
-/// Sets, before the world begins, how many bytes each boot of the guest prints before it asks to be reset; 0: it never asks.
+/// Sets, before the world begins, the number of bytes that each boot prints before it asks to be
+/// reset; 0: it never asks.
 pub(crate) fn set_per_boot(bytes: u64) {
     JUDGE.with(|judge| judge.boots.per_boot = bytes);
 }
 
-/// The guest is about to run on `host`, from the memory `found`.
+/// Judges the memory `found` from which the guest is about to run on `host`.
 pub(crate) fn begins(host: Host, found: Result<Place, String>) {
     let found = match found {
         Ok(found) => found,
@@ -82,7 +84,7 @@ pub(crate) fn begins(host: Host, found: Result<Place, String>) {
     }
 }
 
-/// Bytes leave.
+/// Judges bytes that leave `host`.
 pub(crate) fn output(at: Nanos, host: Host, bytes: &[u8]) {
     for byte in bytes {
         if let Err(why) = JUDGE.with(|judge| judge.byte(host, *byte)) {
@@ -91,7 +93,7 @@ pub(crate) fn output(at: Nanos, host: Host, bytes: &[u8]) {
     }
 }
 
-/// The guest begins to run on a machine that was just started or reset; returns the number of this boot.
+/// Numbers the boot of a guest that begins to run after a start or a reset; returns the number.
 pub(crate) fn boots(host: Host) -> u64 {
     let boot = match JUDGE.with(|judge| judge.boots(host)) {
         Ok(boot) => boot,
@@ -101,7 +103,7 @@ pub(crate) fn boots(host: Host) -> u64 {
     boot
 }
 
-/// The guest has asked to be reset.
+/// Records that the guest has asked to be reset.
 pub(crate) fn wants_reset(host: Host, boot: u64) {
     let now = now();
     JUDGE.with(|judge| {
@@ -123,22 +125,22 @@ pub(crate) fn resets() -> u64 {
     JUDGE.with(|judge| judge.boots.count().saturating_sub(1))
 }
 
-/// Sets whether the guest is protected and nothing fails.
+/// Sets whether the guest is protected and no fault is active.
 pub(crate) fn set_in_peace(on: bool) {
     JUDGE.with(|judge| judge.in_peace = on);
 }
 
-/// The end of a checkpoint passes on the link.
+/// Records that the end of a checkpoint passes on the link.
 pub(crate) fn sent(epoch: u64) {
     JUDGE.with(|judge| judge.sent = judge.sent.max(epoch));
 }
 
-/// An acknowledgement passes on the link.
+/// Records that an acknowledgement passes on the link.
 pub(crate) fn acknowledged(epoch: u64) {
     JUDGE.with(|judge| judge.acknowledged = judge.acknowledged.max(epoch));
 }
 
-/// The guest has made a step.
+/// Records that the guest has made a step.
 pub(crate) fn stepped(host: Host) {
     JUDGE.with(|judge| {
         if judge.runs.last().is_some_and(|run| run.host == host) {
@@ -147,7 +149,7 @@ pub(crate) fn stepped(host: Host) {
     });
 }
 
-/// The guest has printed up to this place.
+/// Records that the guest has printed up to this place.
 pub(crate) fn asked(host: Host, place: Place) {
     let now = now();
     JUDGE.with(|judge| {
@@ -158,28 +160,29 @@ pub(crate) fn asked(host: Host, place: Place) {
     });
 }
 
-/// How long the oldest byte that has not left has waited.
+/// How long the oldest output that has not left has waited.
 pub(crate) fn longest_wait() -> Nanos {
     let now = now();
     JUDGE.with(|judge| judge.waits.front().map_or(0, |(_, since)| now - since))
 }
 
-/// The machine on `host` is about to give its name and its disks back: nothing may leave it any more (P2).
+/// Records that the machine on `host` is about to release its name and its disks: from now on
+/// nothing may leave it (P2).
 pub(crate) fn is_free(host: Host) {
     JUDGE.with(|judge| judge.free.push(host));
 }
 
-/// The host that the guest is on.
+/// The host of the guest's last run.
 pub(crate) fn last_host() -> Option<Host> {
     JUDGE.with(|judge| judge.runs.last().map(|run| run.host))
 }
 
-/// The guest has asked to be powered off.
+/// Records that the guest has asked for a power-off.
 pub(crate) fn wants_off() {
     JUDGE.with(|judge| judge.wants_off = true);
 }
 
-/// Whether the guest has asked to be powered off.
+/// Whether the guest has asked for a power-off.
 pub(crate) fn has_wanted_off() -> bool {
     JUDGE.with(|judge| judge.wants_off)
 }
@@ -189,12 +192,12 @@ pub(crate) fn steps() -> u64 {
     JUDGE.with(|judge| judge.steps)
 }
 
-/// Number of bytes that have left, each counted once.
+/// Number of bytes that have left, without repetitions.
 pub(crate) fn total() -> u64 {
     JUDGE.with(|judge| judge.total())
 }
 
-/// Number of times that the guest has started, or was taken over.
+/// Number of starts and takeovers of the guest.
 pub(crate) fn runs() -> usize {
     JUDGE.with(|judge| judge.runs.len())
 }
@@ -211,7 +214,8 @@ impl Judge {
                 tally::saw(Kind::TakeoverAfterReset);
             }
         }
-        // Memory in which no boot has run belongs to a machine whose reset was let out, or to the first boot.
+        // Memory without a boot number belongs to a machine whose reset was released, or to the
+        // first boot.
         let from = match found.boot {
             0 => self.boots.asked_from(self.left.boot),
             boot => vec![boot],
@@ -278,7 +282,7 @@ impl Judge {
             };
         }
         let next = self.boots.after(&may_be, byte);
-        // The earliest of its possible spots.
+        // Of the possible spots, take the earliest.
         let Some(spot) = next.iter().copied().min_by_key(|spot| self.boots.far(*spot)) else {
             return Err(format!(
                 "P1, P3: a byte that is not the next one, nor one of before {:?}",

@@ -1,9 +1,9 @@
-//! The parts of KVM that are simulated: the guest, which runs nowhere but here, and the pages that it writes.
+//! The simulated parts of KVM: the guest's execution, and the log of the pages that it writes.
 //!
-//! Everything else of a machine is the real KVM's: descriptors, state, memory slots. Only the times that KVM returns are the
-//! world's, because the length of a number decides how many branches its encoding takes. The guest is a program that counts. At
-//! step `n` it writes some pages, whose contents follow from `n`, and then prints bytes on its serial line, or asks to be powered
-//! off or reset. The number of its step is in its memory, so that it goes on from any memory that it finds.
+//! The rest of a machine comes from the real KVM: descriptors, state, memory slots. Times that KVM
+//! returns are replaced by the world's, because the length of an encoded number decides how many
+//! branches its encoder runs. The guest is a program that counts ([`crate::guest`]). Its step
+//! number is in its memory, so it can continue from any checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -30,14 +30,14 @@ const GET_MSRS: u64 = 0xc008_ae88;
 const GET_PIT2: u64 = 0x8070_ae9f;
 const IA32_TSC: u32 = 0x10;
 const ENABLE_CAP: u64 = 0x4068_aea3;
-/// Offset of the data of a port access in the shared page (KVM API, kvm_run.io.data_offset).
+/// Offset of a port access's data in the shared page (KVM API, `kvm_run.io.data_offset`).
 const PORT_DATA: u64 = 4096;
 const SERIAL_PORT: u16 = 0x3f8;
 const POWER_PORT: u16 = layout::PM1A_CNT_PORT;
 const RESET_PORT: u16 = layout::I8042_PORT;
-/// Marker in a register of the vCPU: other registers then say where the guest is.
+/// Marker in `r15`: `r13` and `r14` then hold the guest's boot and step.
 const TELLS: u64 = 0x6b65_6d61_7269;
-/// Sleep now (ACPI, SLP_EN), in the state in which the machine is off.
+/// The sleep command in the soft-off state (ACPI, SLP_EN and SLP_TYP).
 const SOFT_OFF: u16 = 1 << 13 | (layout::S5_SLP_TYP as u16) << 10;
 
 #[derive(Clone, Debug, Default)]
@@ -46,14 +46,14 @@ struct Slot {
     size: u64,
     at: u64,
     logged: bool,
-    /// Pages that the guest has written, one bit each.
+    /// Pages that the guest has written since the log was cleared, one bit each.
     dirty: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Vm {
     slots: BTreeMap<u32, Slot>,
-    /// Whether reading the log leaves the log unchanged.
+    /// Whether KVM_GET_DIRTY_LOG leaves the log unchanged (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
     manual: bool,
 }
 
@@ -61,9 +61,9 @@ struct Vm {
 struct Vcpu {
     vm: i32,
     run: usize,
-    /// The step whose exit is being served: it is over when KVM_RUN is called again.
+    /// The step whose exit is being served; it ends at the next KVM_RUN.
     pending: Option<u64>,
-    /// Boot and step by the registers that were set last. The guest's memory must say the same.
+    /// Boot and step in the registers that were last written. The guest's memory must agree.
     set: Option<(u64, u64)>,
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn mapped(fd: i32, at: usize) {
     });
 }
 
-/// An `ioctl`; `plain` makes the kernel's call.
+/// Serves an `ioctl`; `plain` makes the kernel's call.
 pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> i64) -> i64 {
     if request == RUN {
         return run(fd);
@@ -174,7 +174,8 @@ pub(crate) fn ioctl(fd: i32, request: u64, argument: usize, plain: impl Fn() -> 
     result
 }
 
-/// The guest's registers contain what its memory says as well: a state with parts of two moments cannot be gone on from (P4).
+/// Puts the guest's boot and step from its memory into its registers as well: a state that mixes
+/// two moments must be noticed (P4).
 fn tell_registers(fd: i32, registers: &mut kvm_regs) {
     let Some(vm) = TABLES.with(|tables| tables.vcpus.get(&fd).map(|vcpu| vcpu.vm)) else { return };
     let has_memory =
@@ -195,7 +196,7 @@ fn take_registers(fd: i32, registers: &kvm_regs) {
     });
 }
 
-/// Called when the guest is about to run for the first time since its registers were set.
+/// Compares the registers with the memory when the guest first runs after a write of its registers.
 fn compare_registers(fd: i32, vm: i32) {
     let set = TABLES.with(|tables| tables.vcpus.get_mut(&fd).expect("a vCPU").set.take());
     let found = with_guest(vm, |memory| (guest::boot(memory), guest::step(memory)));
@@ -210,7 +211,7 @@ fn set_slot(vm: i32, region: &kvm_userspace_memory_region) {
     let logged = region.flags & kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES != 0;
     TABLES.with(|tables| {
         let slot = tables.vms.entry(vm).or_default().slots.entry(region.slot).or_default();
-        // A new log is empty; a log that continues is not touched.
+        // A new log is empty; a log that continues keeps its bits.
         if !logged || !slot.logged {
             slot.dirty = vec![0; (region.memory_size / 4096).div_ceil(64) as usize];
         }
@@ -224,7 +225,8 @@ fn tell_dirty(vm: i32, log: &kvm_dirty_log) {
         let Some(vm) = tables.vms.get_mut(&vm) else { return };
         let manual = vm.manual;
         let Some(slot) = vm.slots.get_mut(&log.slot) else { return };
-        // SAFETY: the caller has passed room for one bit per page, rounded up to words; the kernel has just written there.
+        // SAFETY: the caller has passed room for one bit per page, rounded up to words; the kernel
+        // has just written there.
         let words = unsafe {
             std::slice::from_raw_parts_mut(
                 log.__bindgen_anon_1.dirty_bitmap.cast::<u64>(),
@@ -247,7 +249,8 @@ fn clear_dirty(vm: i32, log: &kvm_clear_dirty_log) {
         };
         let (first, count) =
             ((log.first_page / 64) as usize, (log.num_pages as usize).div_ceil(64));
-        // SAFETY: the caller has passed this many bits, rounded up to words; the kernel has just read them.
+        // SAFETY: the caller has passed this many bits, rounded up to words; the kernel has just
+        // read them.
         let words = unsafe {
             std::slice::from_raw_parts(log.__bindgen_anon_1.dirty_bitmap.cast::<u64>(), count)
         };
@@ -257,7 +260,7 @@ fn clear_dirty(vm: i32, log: &kvm_clear_dirty_log) {
     });
 }
 
-/// Guest memory as its vCPU sees it.
+/// Guest memory as the vCPU accesses it.
 struct Guest<'v>(&'v mut Vm);
 
 impl Guest<'_> {
@@ -294,7 +297,7 @@ fn with_guest<R>(vm: i32, work: impl FnOnce(&mut dyn Memory) -> R) -> R {
     TABLES.with(|tables| work(&mut Guest(tables.vms.get_mut(&vm).expect("a VM with a vCPU"))))
 }
 
-/// KVM_RUN: the guest runs to its next exit, or until it is interrupted.
+/// KVM_RUN: runs the guest to its next exit or interruption.
 fn run(fd: i32) -> i64 {
     let (vm, run, done) = TABLES.with(|tables| {
         let vcpu = tables.vcpus.get_mut(&fd).expect("a vCPU");
@@ -316,11 +319,12 @@ fn run(fd: i32) -> i64 {
     }
 }
 
-/// Does the work of the guest's next step up to its request; returns the step's number, or none if the guest was interrupted.
+/// Runs the guest's next step up to its request. Returns the step's number, or `None` if the guest
+/// was interrupted.
 fn take_step(fd: i32, vm: i32, run: *mut kvm_run) -> Option<u64> {
     let host = scheduler::host();
     let step = with_guest(vm, guest::step);
-    // Checkpoints are also taken in the middle of a step.
+    // An interruption between these writes gives checkpoints in the middle of a step.
     for which in 0..guest::PER_STEP {
         if !compute(run) {
             return None;
@@ -336,7 +340,7 @@ fn take_step(fd: i32, vm: i32, run: *mut kvm_run) -> Option<u64> {
     Some(step)
 }
 
-/// The exit with the guest's request.
+/// Prepares the exit that carries the guest's request.
 fn leave_for(vm: i32, run: *mut kvm_run, step: u64, request: &GuestRequest) {
     let host = scheduler::host();
     let boot = with_guest(vm, guest::boot);
@@ -360,7 +364,7 @@ fn leave_for(vm: i32, run: *mut kvm_run, step: u64, request: &GuestRequest) {
     }
 }
 
-/// The guest computes for a while; `false` if it is interrupted.
+/// Lets the guest compute for a while; `false` if it is interrupted.
 fn compute(run: *mut kvm_run) -> bool {
     loop {
         scheduler::point();
@@ -375,7 +379,8 @@ fn compute(run: *mut kvm_run) -> bool {
     }
 }
 
-/// Clears the signal; the product clears the flag itself.
+/// Whether the vCPU must exit. Clears the pending signal; the product itself clears
+/// `immediate_exit`.
 fn is_interrupted(run: *mut kvm_run) -> bool {
     let kicked =
         scheduler::with(|world| std::mem::take(&mut world.threads[scheduler::own_id()].kicked));
@@ -384,10 +389,10 @@ fn is_interrupted(run: *mut kvm_run) -> bool {
     kicked || flag != 0
 }
 
-/// An exit with accesses to a port, each of `size` bytes.
+/// Prepares an exit that writes `bytes` to a port, `size` bytes at a time.
 fn write_out(run: *mut kvm_run, port: u16, size: u8, bytes: &[u8]) {
-    // SAFETY: the shared page and the page after it are mapped while the vCPU exists, and only the vCPU's own thread, which is
-    // the caller's, accesses them.
+    // SAFETY: the shared page and the page after it are mapped while the vCPU exists, and only the
+    // vCPU's own thread, which is the caller's, accesses them.
     unsafe {
         (*run).exit_reason = kvm_bindings::KVM_EXIT_IO;
         (*run).__bindgen_anon_1.io = kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_4 {

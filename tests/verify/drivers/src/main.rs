@@ -1,15 +1,16 @@
-//! Runs the real parts of a pair, with their threads, in worlds that a seed decides: which thread runs when, what time it is,
-//! what fails.
+//! Runs a pair's real engine, standby and gate, with their threads, in simulated worlds. A seed
+//! decides which thread runs, how time passes, and which fault is injected.
 //!
 //! ```text
 //!   world (this crate)          faults, clients, the link, the judge
 //!   engine, standby, gate, ...  the product, unchanged, on real threads, files, sockets and KVM
-//!   calls                       the C library's functions, taken over: here threads take turns
-//!   blocks                      and here: between any two branches of the product
+//!   calls                       replaced functions of the C library: scheduling points at calls
+//!   blocks                      scheduling points between two branches of the product
 //!   scheduler                   one thread at a time, and a clock of its own
 //! ```
 //!
-//! It may depend on every crate of the product, and on no crate of `tests` but the flags: nothing outside judges a world.
+//! This crate may depend on every crate of the product. Of `tests` it depends on the flags alone:
+//! each world is judged by its own judge.
 
 #[cfg(feature = "world")]
 mod blocks;

@@ -2,13 +2,14 @@
 
 use std::arch::asm;
 
-/// Makes a system call; returns the kernel's result: a negative number is an error's.
+/// Makes a system call and returns the kernel's result: a negative number is an error number.
 ///
 /// # Safety
-/// As for the call itself.
+/// As for the system call itself.
 pub(crate) unsafe fn syscall(number: i64, a: [usize; 6]) -> i64 {
     let result: i64;
-    // SAFETY: the kernel's calling convention (syscall(2)): `rcx` and `r11` are lost, memory may be written.
+    // SAFETY: the kernel's calling convention (syscall(2)): `rcx` and `r11` are lost, memory may be
+    // written.
     unsafe {
         asm!(
             "syscall",
@@ -41,7 +42,7 @@ pub(crate) fn futex_wake(word: &std::sync::atomic::AtomicU32) {
     unsafe { syscall(libc::SYS_futex, args) };
 }
 
-/// Whether a descriptor is now ready for any of `events`, or broken.
+/// Whether a descriptor is ready for any of `events`, or has an error.
 pub(crate) fn is_ready(fd: i32, events: i16) -> bool {
     let mut ask = [libc::pollfd { fd, events, revents: 0 }];
     poll_now(&mut ask) > 0
@@ -53,7 +54,7 @@ pub(crate) fn poll_now(fds: &mut [libc::pollfd]) -> i64 {
     unsafe { syscall(libc::SYS_poll, [fds.as_mut_ptr() as usize, fds.len(), 0, 0, 0, 0]) }
 }
 
-/// Prints a line for people, in any state of the world.
+/// Prints a line for people, at any moment of a world.
 pub(crate) fn say(line: &str) {
     let line = format!("{line}\n");
     // SAFETY: the pointer and the length are the string's.

@@ -1,4 +1,4 @@
-//! The command: runs many worlds, each in a process of its own, which ends without cleaning up.
+//! The command. It runs many worlds, each in a process of its own that ends without cleaning up.
 
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -11,10 +11,10 @@ use kemari_flags::drivers::{Arguments, Story};
 use crate::tally::{self, Tally};
 use crate::{raw, scheduler, world};
 
-/// The longest time of a world, by the world's clock.
+/// The longest duration of a world, by the world's clock.
 const LIMIT: scheduler::Nanos = 120_000_000_000;
-/// By the real clock: if no thread gets the turn for this long, a thread waits where the scheduler does not see it. A world as
-/// a whole has no such limit, because a machine may be slow.
+/// By the real clock: if no thread gets the turn for this long, a thread is blocked where the
+/// scheduler cannot see it. A whole world has no such limit, because the test machine may be slow.
 const LONGEST_TURN: Duration = Duration::from_secs(60);
 const KEPT: i32 = 0;
 const BROKEN: i32 = 1;
@@ -30,7 +30,7 @@ pub(crate) fn main() -> ExitCode {
     many(&arguments)
 }
 
-/// Prints what happens, if a trace is wanted.
+/// Prints an event if the trace is wanted.
 pub(crate) fn trace(line: &str) {
     if TRACES.load(Ordering::Relaxed) {
         let micros = scheduler::with(|world| world.now) / 1000;
@@ -38,13 +38,13 @@ pub(crate) fn trace(line: &str) {
     }
 }
 
-/// A promise is broken: the world ends here.
+/// Reports a broken promise and ends the world.
 pub(crate) fn broken(why: &str) -> ! {
     raw::say(&format!("BROKEN {why}"));
     exit(BROKEN)
 }
 
-/// Ends the process; the threads of the world are left as they are.
+/// Ends the process. The threads of the world are not joined.
 fn exit(code: i32) -> ! {
     raw::say(&tally::line());
     // SAFETY: nothing remains to be done.
@@ -83,12 +83,12 @@ fn one(seed: u64, story: Option<Story>) -> ! {
     world::run(seed, story, dir.path());
     let (millis, digest) = scheduler::with(|world| (world.now / 1_000_000, world.digest));
     let turns = scheduler::turns();
-    // Printed without a trace as well: these lines show whether two runs were the same world.
+    // Print this without a trace as well: equal lines show that two runs were the same world.
     raw::say(&format!("kept: {millis} ms, {turns} turns, {digest:016x}"));
     exit(KEPT)
 }
 
-/// Prints the state of a world that hangs.
+/// Prints the threads of a world that hangs.
 fn watch_turns() {
     let mut before = 0;
     loop {
@@ -142,7 +142,7 @@ fn many(arguments: &Arguments) -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs a world in a process of its own; returns its output, and whether it has kept every promise.
+/// Runs a world in its own process; returns its output, and the promise that it broke.
 fn child(seed: u64, story: Option<Story>) -> (String, Result<(), String>) {
     match said_by_child(seed, story) {
         Ok((status, text)) if status.success() => (text, Ok(())),
@@ -156,7 +156,7 @@ fn child(seed: u64, story: Option<Story>) -> (String, Result<(), String>) {
 }
 
 fn said_by_child(seed: u64, story: Option<Story>) -> std::io::Result<(ExitStatus, String)> {
-    // A world does not clean up its files; they are removed with this directory.
+    // A world leaves its files behind; they are removed with this directory.
     let dir = tempfile::tempdir()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.env("TMPDIR", dir.path()).args(["--child", &seed.to_string()]);

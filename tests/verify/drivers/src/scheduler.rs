@@ -1,9 +1,9 @@
-//! The scheduler: one thread of a world runs at a time, a seed decides which, and time passes only when the scheduler says
-//! so.
+//! The scheduler. One thread of a world runs at a time, a seed decides which, and time passes only
+//! when the scheduler advances it.
 //!
-//! A thread gives its turn up at every replaced call of the C library ([`crate::calls`]) and, sometimes, when it allocates
-//! memory and between two branches of the product ([`crate::blocks`]). Only the thread that has the turn touches
-//! [`Scheduler`]: the turn is the lock.
+//! A thread can lose its turn at every replaced call of the C library ([`crate::calls`]), and
+//! sometimes at an allocation or between two branches of the product ([`crate::blocks`]). Only the
+//! thread that has the turn touches [`Scheduler`]: the turn is the lock.
 
 use std::cell::{Cell, UnsafeCell};
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::raw;
 
-/// A thread of the world; numbered in the order of their starts.
+/// A thread's number in its world, in the order of starts.
 pub(crate) type ThreadId = usize;
 
 /// Nanoseconds since the world began.
@@ -22,11 +22,11 @@ pub(crate) type Nanos = u64;
 pub(crate) enum Host {
     /// Clients, the network, the judge.
     Outside,
-    /// The guest's first host.
+    /// The first host of the guest.
     A,
-    /// The host of its first standby.
+    /// The host of the first standby.
     B,
-    /// The host of its second standby, in worlds that need one.
+    /// The host of the second standby, in worlds that have one.
     C,
 }
 
@@ -48,9 +48,9 @@ pub(crate) enum On {
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// The awaited event came.
+    /// The awaited event happened.
     Event,
-    /// The deadline came.
+    /// The deadline passed first.
     Time,
 }
 
@@ -67,13 +67,13 @@ pub(crate) struct Thread {
     state: State,
     turn: Box<AtomicU32>,
     woken: Woken,
-    /// A signal is pending.
+    /// Whether a signal is pending.
     pub(crate) kicked: bool,
-    /// A higher priority runs first, in worlds with priorities.
+    /// In worlds with priorities, the runnable thread with the highest one runs.
     priority: u64,
 }
 
-/// A timer descriptor: an event counter that is written to at the deadline.
+/// A timer descriptor: an eventfd that is written at the deadline.
 pub(crate) struct Timer {
     pub(crate) deadline: Option<Nanos>,
     pub(crate) interval: Nanos,
@@ -82,30 +82,30 @@ pub(crate) struct Timer {
 /// How a world chooses the next thread.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
-    /// One in this many points gives the turn up.
+    /// The turn is given up at one in this many points.
     switch_in: u32,
-    /// Whether priorities decide, which change sometimes, or chance alone.
+    /// Whether changing priorities choose the next thread; otherwise chance alone does.
     priorities: bool,
-    /// Approximate number of product blocks between two calls after which the turn is given up; 0: it is not.
+    /// Approximate number of branches between two calls after which the turn is given up; 0: never.
     blocks: u64,
-    /// The longest time that a call takes.
+    /// The longest duration of a call.
     step: Nanos,
 }
 
-/// See the module.
+/// The threads, the clock and the random numbers of a world (see the module).
 pub(crate) struct Scheduler {
     pub(crate) threads: Vec<Thread>,
     pub(crate) random: fastrand::Rng,
     pub(crate) now: Nanos,
     pub(crate) timers: BTreeMap<i32, Timer>,
-    /// Until when the threads of a host do not run: the host is stopped, or dead.
+    /// The moment until which the threads of a host do not run: the host is stopped, or dead.
     stopped: BTreeMap<Host, Nanos>,
     manner: Manner,
     /// The thread that has the turn.
     current: ThreadId,
-    /// A digest of all turns so far: two runs of a seed have the same.
+    /// A digest of all turns so far, equal in all runs of a seed.
     pub(crate) digest: u64,
-    /// When the world must be over.
+    /// The moment by which the world must have ended.
     pub(crate) limit: Nanos,
 }
 
@@ -125,14 +125,16 @@ static PLACE: Place = Place(UnsafeCell::new(None));
 
 thread_local! {
     static ME: Cell<Option<ThreadId>> = const { Cell::new(None) };
-    /// This thread is inside the scheduler: its own calls and allocations are not scheduled.
+    /// Whether this thread is inside the scheduler: its own calls and allocations are not
+    /// scheduled.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
-    /// This thread has reached the product's code. Before that, the number of the standard library's allocations depends on
-    /// addresses, which no seed decides.
+    /// Whether this thread has reached the product's code. Before that, the number of the standard
+    /// library's allocations depends on addresses, which the seed does not decide.
     static BEGUN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The calling thread's number in the world; none for a thread that is not of a world, or is inside the scheduler.
+/// The calling thread's number in the world; `None` for a thread outside of the world or inside the
+/// scheduler.
 pub(crate) fn me() -> Option<ThreadId> {
     if INSIDE.get() { None } else { ME.get() }
 }
@@ -140,14 +142,15 @@ pub(crate) fn me() -> Option<ThreadId> {
 /// Does `work` with the scheduler. The caller has the turn.
 pub(crate) fn with<R>(work: impl FnOnce(&mut Scheduler) -> R) -> R {
     let before = INSIDE.replace(true);
-    // SAFETY: the caller has the turn, and `work` cannot come back here: it is given the only reference.
+    // SAFETY: the caller has the turn, and `work` cannot come back here: it is given the only
+    // reference.
     let place = unsafe { &mut *PLACE.0.get() };
     let done = work(place.as_mut().expect("a world was begun"));
     INSIDE.set(before);
     done
 }
 
-/// Does `work` without giving the turn up: printing about a world must not change it.
+/// Does `work` without giving up the turn: printing about a world must not change it.
 pub(crate) fn aside<R>(work: impl FnOnce() -> R) -> R {
     let before = INSIDE.replace(true);
     let done = work();
@@ -183,7 +186,7 @@ pub(crate) fn begin(seed: u64, limit: Nanos) {
     BEGUN.set(true);
 }
 
-/// Begins a thread that [`Scheduler::add`] has announced: waits for its first turn.
+/// Begins a thread that [`Scheduler::add`] has announced: blocks until its first turn.
 pub(crate) fn enter(id: ThreadId, turn: &AtomicU32) {
     wait_turn(turn);
     ME.set(Some(id));
@@ -213,7 +216,7 @@ pub(crate) fn is_begun() {
     BEGUN.set(true);
 }
 
-/// As [`point`], for very frequent places: usually does nothing.
+/// As [`point`], for frequent places: gives up the turn rarely.
 pub(crate) fn small_point() {
     let Some(id) = me().filter(|_| BEGUN.get()) else { return };
     let switch = with(|world| world.random.u32(..world.manner.switch_in * 16) == 0);
@@ -223,7 +226,7 @@ pub(crate) fn small_point() {
     crate::faults::called(crate::faults::Call::Any);
 }
 
-/// A point between two calls at which another thread runs first.
+/// Gives up the turn between two calls.
 pub(crate) fn block_point() {
     with(|world| world.set_blocks());
     hand_over(own_id(), State::Ready);
@@ -236,13 +239,13 @@ pub(crate) fn wait(on: On, deadline: Option<Nanos>) -> Woken {
     with(|world| world.threads[id].woken)
 }
 
-/// Lets `nanos` pass.
+/// Blocks the calling thread for `nanos`.
 pub(crate) fn sleep(nanos: Nanos) {
     let deadline = with(|world| world.now + nanos);
     wait(On::Time, Some(deadline));
 }
 
-/// The calling thread has ended; it gives the turn up for good.
+/// Ends the calling thread for the scheduler: it gives up the turn for good.
 pub(crate) fn leave(id: ThreadId) {
     let next = with(|world| {
         world.threads[id].state = State::Done;
@@ -302,7 +305,8 @@ impl Scheduler {
         crate::blocks::set_left(left);
     }
 
-    /// Wakes at most `count` of the threads that wait on this word; returns how many.
+    /// Wakes at most `count` of the threads that wait on this word; returns the number of woken
+    /// threads.
     pub(crate) fn wake(&mut self, word: usize, count: usize) -> usize {
         let waits = |thread: &Thread| matches!(&thread.state, State::Blocked { on: On::Futex(at), .. } if *at == word);
         let mut waiting: Vec<ThreadId> =
@@ -327,7 +331,7 @@ impl Scheduler {
         matches!(self.threads[id].state, State::Done)
     }
 
-    /// Stops all threads of `host` until then.
+    /// Stops all threads of `host` until this moment.
     pub(crate) fn stop_host(&mut self, host: Host, until: Nanos) {
         self.stopped.insert(host, until);
     }
@@ -336,12 +340,12 @@ impl Scheduler {
         self.stopped.get(&host).is_some_and(|until| self.now < *until)
     }
 
-    /// Whether a host was stopped at or after that moment.
+    /// Whether a host was stopped at or after `moment`.
     pub(crate) fn was_stopped_since(&self, host: Host, moment: Nanos) -> bool {
         self.stopped.get(&host).is_some_and(|until| *until > moment)
     }
 
-    /// The names of a host's threads that have not ended.
+    /// The names of the running threads of a host.
     pub(crate) fn threads_on(&self, host: Host) -> Vec<String> {
         let lives = |thread: &&Thread| thread.host == host && !matches!(thread.state, State::Done);
         self.threads.iter().filter(lives).map(|thread| thread.name.clone()).collect()
@@ -395,7 +399,8 @@ impl Scheduler {
             return Some(able[self.random.usize(..able.len())]);
         }
         let next = able.iter().copied().max_by_key(|id| self.threads[*id].priority)?;
-        // No thread stays first forever: a thread that polls for another thread's work would.
+        // Change priorities sometimes: a thread that polls for another thread's work would
+        // otherwise run forever.
         if self.random.u32(..8) == 0 {
             self.threads[next].priority = self.random.u64(..);
         }
@@ -404,7 +409,7 @@ impl Scheduler {
 
     /// For each thread, whether it can run now.
     fn can_run(&self) -> Vec<bool> {
-        // One call for all descriptors, because this runs at each turn.
+        // Poll all descriptors with one call, because this runs at each turn.
         let (mut fds, mut whose) = (Vec::new(), Vec::new());
         let mut can = Vec::with_capacity(self.threads.len());
         for (id, thread) in self.threads.iter().enumerate() {
@@ -468,7 +473,7 @@ impl Scheduler {
         }
     }
 
-    /// The next moment at which something happens without a thread.
+    /// The next moment at which a deadline, a timer or the end of a stop lets a thread run.
     fn next_moment(&self) -> Option<Nanos> {
         let thread = |thread: &Thread| {
             let until = self.stopped.get(&thread.host).copied().unwrap_or(0);
@@ -492,7 +497,7 @@ impl Scheduler {
     }
 }
 
-/// The state of every thread of a world that hangs, for a caller without the turn.
+/// The state of every thread of a world that hangs, for a caller that does not have the turn.
 pub(crate) fn hung() -> Vec<String> {
     // SAFETY: not strictly: no thread has made progress for a long time.
     let Some(world) = (unsafe { (*PLACE.0.get()).as_ref() }) else { return Vec::new() };
@@ -501,7 +506,7 @@ pub(crate) fn hung() -> Vec<String> {
     lines
 }
 
-/// Something that only the thread that has the turn accesses.
+/// A value that only the thread that has the turn accesses.
 pub(crate) struct Owned<T>(UnsafeCell<T>);
 
 // SAFETY: only the thread that has the turn accesses the contents.
@@ -512,7 +517,7 @@ impl<T> Owned<T> {
         Self(UnsafeCell::new(value))
     }
 
-    /// Does `work` with it. The caller has the turn, and does not give it up during `work`.
+    /// Does `work` with the value. The caller has the turn, and does not give it up during `work`.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let before = INSIDE.replace(true);
         // SAFETY: the caller has the turn, which is not given up inside.
@@ -528,7 +533,8 @@ pub(crate) fn host() -> Host {
     with(|world| world.threads[id].host)
 }
 
-/// Does `work` on `host`: threads that it starts run there, descriptors that it opens are closed with it.
+/// Does `work` on `host`: threads that it starts run there, and descriptors that it opens are
+/// closed when that host dies.
 pub(crate) fn on_host<R>(host: Host, work: impl FnOnce() -> R) -> R {
     let id = ME.get().expect("a thread of the world");
     let before = with(|world| std::mem::replace(&mut world.threads[id].host, host));

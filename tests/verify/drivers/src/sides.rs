@@ -37,14 +37,14 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(4);
 #[derive(Clone)]
 pub(crate) struct Places {
     pub(crate) dir: PathBuf,
-    /// Each side has an arbiter of its own, a configuration error.
+    /// Each side has its own arbiter: a configuration error.
     pub(crate) two_arbiters: bool,
-    /// What the guest does.
+    /// What the guest does at which step.
     pub(crate) orders: Orders,
-    /// Standbys have the guest's kernel, which their command line permits; otherwise the primary sends
-    /// it.
+    /// Standbys have the guest's kernel file, as their command line permits; otherwise the primary
+    /// sends the kernel.
     pub(crate) own_kernel: bool,
-    /// The primary begins without a standby, and gets its address later.
+    /// The primary begins without a standby, and gets the standby's address later.
     pub(crate) late: bool,
 }
 
@@ -53,12 +53,12 @@ impl Places {
         self.dir.join(format!("{}{host:?}", watch::CONSOLE))
     }
 
-    /// The near end of the cable to that standby.
+    /// The path of the primary's end of the cable to `standby`.
     pub(crate) fn near(&self, standby: Host) -> PathBuf {
         self.dir.join(format!("near-{standby:?}"))
     }
 
-    /// The address at which the standby listens.
+    /// The path on which the standby listens.
     pub(crate) fn far(&self, standby: Host) -> PathBuf {
         self.dir.join(format!("far-{standby:?}"))
     }
@@ -73,7 +73,7 @@ impl Places {
             .expect("a file in the world's directory");
     }
 
-    /// Begins a machine of this name again, as after a reboot; `Err` if the name is taken.
+    /// Begins a machine of the same name, as after a reboot; `Err` if the name is still taken.
     pub(crate) fn begin_again(&self) -> Result<(), String> {
         self.arbiter("operator").begin(false).map(drop).map_err(|error| error.to_string())
     }
@@ -81,7 +81,7 @@ impl Places {
     fn arbiter(&self, name: &str) -> Arc<dyn Arbiter> {
         let own = if self.two_arbiters { name } else { "shared" };
         let dir = self.dir.join(format!("arbiter-{own}"));
-        // Both sides create it.
+        // The other side may have created it.
         let _ = std::fs::create_dir(&dir);
         let open = || FileArbiter::open(&dir, "pair", name.to_owned());
         Arc::new(open().expect("an arbiter in the world's directory"))
@@ -118,21 +118,21 @@ impl Places {
     }
 }
 
-/// The product's thread has reached a step at which a test can hold it.
+/// Reports a step of the product to the traps.
 fn come_to(step: Step) {
     if step == Step::LogStarted {
         faults::called(faults::Call::LogStarted);
     }
 }
 
-/// The world's knowledge of a side.
+/// What the world knows of a side.
 #[derive(Default)]
 pub(crate) struct Side {
     pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) stop: Option<StopHandle>,
-    /// How it has ended.
+    /// Why the side has ended.
     pub(crate) ended: Option<String>,
-    /// Whether it has given its name back.
+    /// Whether the side has released its name at the arbiter.
     pub(crate) freed: bool,
 }
 
@@ -142,7 +142,7 @@ fn note(side: &Shared, note: impl FnOnce(&mut Side)) {
     note(&mut side.lock().expect("not poisoned"));
 }
 
-/// Guest memory, accessed as the product maps it.
+/// Guest memory in the product's mapping.
 struct Whole<'m>(&'m GuestMemory);
 
 impl guest::Memory for Whole<'_> {
@@ -155,7 +155,7 @@ impl guest::Memory for Whole<'_> {
     }
 }
 
-/// `kemari run`.
+/// Runs the primary (`kemari run`).
 pub(crate) fn run_primary(places: &Places, side: &Shared) {
     let arbiter = places.arbiter("primary");
     let (ledger, authority) = new_gate();
@@ -216,11 +216,11 @@ impl MachineFactory for Factory {
     }
 }
 
-/// `kemari standby`.
+/// Runs a standby (`kemari standby`).
 pub(crate) fn run_standby(places: &Places, host: Host, side: &Shared) {
     let arbiter = places.arbiter(if host == Host::B { "standby" } else { "third" });
     if places.two_arbiters {
-        // The term may be left from an earlier run that was killed.
+        // The term may still be held by an earlier, killed run.
         arbiter.begin(false).expect("the first term");
     }
     let options = StandbyOptions {

@@ -1,17 +1,17 @@
-//! Counts what has happened in the worlds. What happened in no world is reported: a story that no longer does its work would look
-//! like a story that finds nothing.
+//! Counts the kinds of events over all worlds. A kind that happened in no world is reported: a
+//! story that no longer does its work would look like a story that finds nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! kinds {
     ($($kind:ident: $name:literal,)*) => {
-        /// Something that can happen.
+        /// A kind of event in a world.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Kind {
             $(#[doc = $name] $kind,)*
         }
 
-        /// All of them.
+        /// All kinds, with their names.
         const KINDS: &[(Kind, &str)] = &[$((Kind::$kind, $name),)*];
     };
 }
@@ -43,15 +43,15 @@ kinds! {
 }
 
 static SEEN: AtomicU64 = AtomicU64::new(0);
-/// Prefix of the line in which a world's process reports what it has seen.
+/// Prefix of the line in which a world's process reports its kinds.
 const LINE: &str = "saw: ";
 
-/// Records that this has happened.
+/// Records that an event of this kind has happened.
 pub(crate) fn saw(kind: Kind) {
     SEEN.fetch_or(1 << kind as u64, Ordering::Relaxed);
 }
 
-/// The line about this world, for [`Tally::add`].
+/// The line in which this world reports its kinds to [`Tally::add`].
 pub(crate) fn line() -> String {
     format!("{LINE}{:x}", SEEN.load(Ordering::Relaxed))
 }
@@ -63,7 +63,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Adds a world by the output of its process.
+    /// Adds the kinds that a world's process has printed.
     pub(crate) fn add(&mut self, said: &str) {
         let seen = said.lines().find_map(|line| line.strip_prefix(LINE));
         let seen = seen.and_then(|seen| u64::from_str_radix(seen, 16).ok()).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Watches what leaves through the descriptors of the two consoles.
+//! Gives the judge all bytes that the product writes to the guest's consoles.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;

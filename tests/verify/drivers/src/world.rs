@@ -27,7 +27,7 @@ mod quiet;
 mod resets;
 mod rest;
 
-/// How long the world waits for something that must come.
+/// The longest wait for an event that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
@@ -38,14 +38,14 @@ enum Role {
     Standby,
 }
 
-/// A fault.
+/// A fault that a world injects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     KillPrimary,
     KillStandby,
     StopPrimary,
     StopStandby,
-    /// A host, or one of its threads, is stopped after one of its next calls of this kind.
+    /// Stops a host, or one of its threads, after one of its next calls of this kind.
     StopBehind(Role, Call),
     CutLink,
     SilentLink,
@@ -55,7 +55,7 @@ enum Fault {
     EndPrimary,
     /// A stranger repeats the primary's first frame to the standby.
     Stranger,
-    /// The operator repeats the order to protect.
+    /// The operator repeats the `protect` command.
     ProtectAgain,
 }
 
@@ -80,7 +80,7 @@ const FAULTS: [Fault; 18] = [
     Fault::ProtectAgain,
 ];
 
-/// The stories, in turn: consecutive worlds have consecutive stories.
+/// The stories. Consecutive seeds take consecutive stories.
 const STORIES: [Story; 18] = [
     Story::Any,
     Story::Any,
@@ -106,24 +106,24 @@ struct World {
     burst: u64,
     random: fastrand::Rng,
     places: Places,
-    /// The host that the guest is protected from, and the host of its standby.
+    /// The host that runs the protected guest, and the host of its standby.
     primary: Host,
     standby: Host,
     /// The link between them.
     cable: Arc<Cable>,
     sides: BTreeMap<Host, Shared>,
     reads: Arc<AtomicBool>,
-    /// The primary was ordered to end.
+    /// Whether the primary was ordered to end.
     ends: bool,
-    /// The faults so far.
+    /// The faults injected so far.
     faults: Vec<Fault>,
-    /// The killed hosts among the two.
+    /// The killed hosts of the current pair.
     killed: Vec<Host>,
-    /// Number of starts and takeovers of the guest before these two became a pair.
+    /// Number of starts and takeovers of the guest before the current pair was formed.
     runs: usize,
 }
 
-/// Runs the world of a seed; returns if it has kept every promise.
+/// Runs the world of a seed; returns if every promise was kept.
 pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
     let in_turn = STORIES[(seed % STORIES.len() as u64) as usize];
@@ -193,7 +193,7 @@ fn orders(story: Story, random: &mut fastrand::Rng) -> Orders {
     let burst = match story {
         Story::Replaced => 64,
         Story::Unread => 512,
-        // So that an unread console is soon full.
+        // A large output soon fills an unread console.
         Story::Ends if random.bool() => 64,
         _ => 1,
     };
@@ -213,7 +213,7 @@ fn start(host: Host, name: &str, run: impl FnOnce() + Send + 'static) {
     scheduler::on_host(host, || thread.spawn(run)).expect("a thread");
 }
 
-/// A console with a reader, which reads unless `reads` is false.
+/// Creates a console with a reader, which reads while `reads` is true.
 fn make_console(path: &Path, reads: Arc<AtomicBool>) {
     let name = std::ffi::CString::new(path.to_string_lossy().into_owned()).expect("no zero");
     // SAFETY: the name ends in a zero.
@@ -247,7 +247,7 @@ impl World {
         start(host, "main-standby", move || run_standby(&places, host, &side));
     }
 
-    /// The operator's `protect`, if the primary can be asked.
+    /// Gives the operator's `protect` command, if the primary runs.
     fn protect(&mut self) {
         let near = LinkAddr::Unix(self.places.near(self.standby));
         self.with_engine(self.primary, |engine| {
@@ -309,16 +309,17 @@ impl World {
         self.conclude(protected);
     }
 
-    /// What a thread of an ended session still does has no effect (P4).
+    /// A late action of a thread of an ended session has no effect (P4).
     fn outlive_a_session(&mut self) {
-        // The most important case: the sender has started the log of changed pages and is about to read it; it holds no lock
-        // there.
+        // The most important case comes last: the sender has started the log of changed pages and
+        // is about to read the log; it holds no lock there.
         let mut cuts = true;
         let (thread, behind, left, blocks) = match self.random.usize(..8) {
             0 => ("link", Call::Any, self.random.u32(1..200), self.some_blocks()),
             1 => ("sender", Call::Send, self.random.u32(1..20), self.some_blocks()),
             2 => {
-                // While the thread reads: the primary hears nothing and gives the session up, and its standby learns of that.
+                // Hold the reading thread: the primary hears nothing and gives the session up, and
+                // the standby learns of that.
                 self.wait_protected();
                 cuts = false;
                 ("link", Call::Any, self.random.u32(1..50), self.some_blocks())
@@ -349,7 +350,7 @@ impl World {
             self.wait_protected();
             self.pass(1..30);
         } else {
-            // A primary that looks for a standby again needs a moment.
+            // A primary that looks for a new standby needs a moment.
             self.pass(20..50);
             self.wait_protected();
         }
@@ -361,8 +362,9 @@ impl World {
         self.conclude(protected);
     }
 
-    /// Pages that a thread of an ended session has taken from the log are missing in the next checkpoints until the guest writes
-    /// them again; the primary dies before that. Over a slow link a checkpoint contains many pages.
+    /// Pages that a thread of an ended session has taken from the log are missing from the next
+    /// checkpoints until the guest writes them again. The primary dies before that. Over a slow
+    /// link a checkpoint contains many pages.
     fn die_after_a_late_look(&mut self, sessions: u64) {
         self.cable.set_micros(self.random.u64(2_000..20_000));
         self.pass(30..80);
@@ -376,13 +378,14 @@ impl World {
         self.conclude(true);
     }
 
-    /// Number of blocks between two calls of a thread: usually few, because locks are taken and released right after a call.
+    /// Number of branches between a thread's call and the fault: usually few, because locks are
+    /// taken and released right after a call.
     fn some_blocks(&mut self) -> u32 {
         let most = [1, 10, 100, 10_000][self.random.usize(..4)];
         self.random.u32(..most)
     }
 
-    /// The last write of a primary may have left when it was replaced; none leaves afterwards (P2).
+    /// One write of a primary may have begun when it is replaced; no later write leaves (P2).
     fn be_replaced(&mut self) {
         self.wait_protected();
         self.set_reads(false);
@@ -407,7 +410,7 @@ impl World {
         self.conclude(true);
     }
 
-    /// An unread console stops no guest, no checkpoint and no takeover (P7).
+    /// An unread console blocks no guest, no checkpoint and no takeover (P7).
     fn go_unread(&mut self) {
         self.wait_protected();
         self.set_reads(false);
@@ -421,7 +424,7 @@ impl World {
         self.goes_on_without_readers();
     }
 
-    /// A pair that was configured with two arbiters is never protected, whatever happens.
+    /// A pair that was configured with two arbiters is never protected, under any fault.
     fn live_with_two_arbiters(&mut self) {
         for _ in 0..self.random.usize(1..=3) {
             self.pass(1..300);
@@ -439,7 +442,7 @@ impl World {
 
     fn wait_protected(&self) {
         self.wait_for("P7: protection", |world| {
-            // The guest may have powered itself off by then.
+            // The guest may have powered itself off before.
             world.phase() == Some(Phase::Protected) || world.has_ended(world.primary)
         });
     }
@@ -495,10 +498,10 @@ impl World {
         }
     }
 
-    /// Sends the primary a signal to end, if it can take one.
+    /// Sends the primary a signal to end, if it is running.
     fn signal(&self) -> bool {
         let ends = |engine: &Arc<Engine>| match self.primary {
-            // By its handler, as the kernel would call it.
+            // The product's handler runs, as at a signal from the kernel.
             // SAFETY: a system call; the handler is the product's.
             Host::A => assert_eq!(unsafe { libc::raise(libc::SIGTERM) }, 0, "a signal"),
             _ => engine.machine().end(Ended::Signal(libc::SIGTERM)),
@@ -515,7 +518,7 @@ impl World {
         self.cable.cut();
     }
 
-    /// Kills a host; at least one side stays.
+    /// Kills a host, unless it is the last side.
     fn kill(&mut self, host: Host) {
         let other = if host == self.primary { self.standby } else { self.primary };
         if self.killed.is_empty() && !self.has_ended(other) {
@@ -542,7 +545,8 @@ impl World {
         }
     }
 
-    /// Some side goes on with the guest and lets its output out; no side does if the machine was ended.
+    /// Checks that one side continues the guest and lets its output out, or that no side does if
+    /// the machine was ended.
     fn conclude(&mut self, protected: bool) {
         if self.ends {
             let harmless = |fault: &Fault| {
@@ -559,7 +563,7 @@ impl World {
             return self.holds_nothing(self.standby);
         }
         let before = judge::total();
-        // The killed side had won the right to the guest: a pair does not survive that.
+        // The killed standby had won the next term: a pair does not survive that.
         let is_lost = |world: &Self| {
             let ended = world.side(world.primary).ended.clone();
             world.killed == [world.standby]
@@ -573,7 +577,7 @@ impl World {
         }
     }
 
-    /// The primary's phase, if it can be asked.
+    /// The primary's phase, or `None` if it cannot answer.
     fn phase(&self) -> Option<Phase> {
         self.with_engine(self.primary, |engine| engine.phase())
     }
@@ -584,7 +588,7 @@ impl World {
         }
         let engine = self.side(host).engine.clone()?;
         let answer = ask(&engine);
-        // The engine must be dropped on its own host.
+        // Only a thread of its own host may drop the engine.
         std::mem::forget(engine);
         Some(answer)
     }
@@ -603,7 +607,7 @@ impl World {
         ));
     }
 
-    /// Waits this many milliseconds, or less if `done` holds before.
+    /// Waits `millis`, or until `done` holds.
     fn pass_until(&self, millis: u64, done: impl Fn(&Self) -> bool) {
         let begun = std::time::Instant::now();
         while !done(self) && begun.elapsed() < Duration::from_millis(millis) {

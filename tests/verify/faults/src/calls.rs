@@ -1,5 +1,5 @@
-//! System calls by name, and the faults that each can have: a fault that the kernel never makes would prove
-//! nothing.
+//! System calls by name, and the faults that can be injected into each. A fault that the kernel
+//! never causes would prove nothing.
 
 #![allow(non_upper_case_globals, reason = "the names of system calls in libc")]
 
@@ -7,7 +7,7 @@ use kemari_flags::faults::Fault;
 use kemari_inject::Call;
 use libc::*;
 
-/// A call as the table lists it; an `ioctl` with its request.
+/// A kind of call in the table: its number, and the request of an `ioctl`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Kind {
     pub(crate) number: i64,
@@ -16,7 +16,7 @@ pub(crate) struct Kind {
 
 impl Kind {
     pub(crate) fn of(call: &Call) -> Self {
-        // Type and number of the request; the other bits are its size.
+        // Keep the type and the number of the request; the other bits hold its size.
         let request = (call.number == SYS_ioctl).then_some(call.arguments[1] as u16);
         Self { number: call.number, request }
     }
@@ -30,7 +30,7 @@ impl Kind {
     }
 }
 
-/// Calls that only read or set what the kernel knows of this thread: they neither fail nor wait.
+/// Calls that only read or set the kernel's data of this thread: they neither fail nor wait.
 const AT_ONCE: &[c_long] = &[
     SYS_getpid,
     SYS_gettid,
@@ -64,7 +64,7 @@ const AT_ONCE: &[c_long] = &[
     SYS_restart_syscall,
     SYS_prctl,
 ];
-/// Calls that do not fail if their arguments are right; no fault outside of the program changes that.
+/// Calls that do not fail with correct arguments; no fault outside of the program changes that.
 const CANNOT_FAIL: &[c_long] = &[SYS_exit, SYS_exit_group, SYS_timerfd_settime, SYS_membarrier];
 
 /// Whether this `futex` waits.
@@ -73,13 +73,14 @@ fn waits(call: &Call) -> bool {
     [FUTEX_WAIT, FUTEX_WAIT_BITSET].contains(&operation)
 }
 
-/// The error for a call that fails, or why this call does not fail.
+/// The error to inject into this call, or why the call does not fail.
 fn error(call: &Call) -> Result<i32, &'static str> {
     let socket = || call.descriptor(call.arguments[0]).starts_with("socket:");
     let counter = || call.descriptor(call.arguments[0]).starts_with("anon_inode:");
     Ok(match call.number {
         SYS_futex if !waits(call) => return Err("waking cannot fail"),
-        // It returns the end of the data segment instead of an error; the allocator then uses `mmap`.
+        // `brk` returns the end of the data segment instead of an error; the allocator then uses
+        // `mmap`.
         SYS_brk => return Err("its failure is no error"),
         SYS_futex | SYS_clock_nanosleep | SYS_nanosleep | SYS_epoll_wait | SYS_epoll_pwait
         | SYS_epoll_pwait2 | SYS_poll | SYS_ppoll | SYS_select | SYS_getrandom | SYS_flock => EINTR,
@@ -108,7 +109,8 @@ fn error(call: &Call) -> Result<i32, &'static str> {
     })
 }
 
-/// The injector's answer for this fault in this call, or why the call cannot have the fault.
+/// The injector's answer that causes this fault in this call, or why the call cannot have the
+/// fault.
 pub(crate) fn fault(
     call: &Call,
     fault: Fault,
@@ -128,7 +130,7 @@ pub(crate) fn fault(
     })
 }
 
-/// A signal handler wakes the thread that waits for signals by sending one byte.
+/// Whether a signal handler sends the byte that wakes the thread that waits for signals.
 fn is_of_a_signal_handler(call: &Call) -> bool {
     call.number == SYS_sendto && call.arguments[2] == 1
 }

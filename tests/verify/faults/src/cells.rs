@@ -1,5 +1,5 @@
-//! Chooses the faults to make: which calls were seen in two lives, which faults they can have, and where
-//! and when each is made.
+//! Chooses the faults to inject, from the calls observed in two runs of the scenario: which faults
+//! each call can have, in which phase, and after how many such calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,14 +15,14 @@ use crate::results::RoleCall;
 use crate::roles;
 use crate::scenario::{self, Cell, Count, Counts, Phase, Role, Seen};
 
-/// If a call is made in several phases of a scenario, the fault is made in the first of these phases: where
-/// the guest has most to lose.
+/// If a call is made in several phases, the fault is injected in the first phase of this list in
+/// which the call was seen: the guest has most to lose in the first ones.
 const PREFERRED: [Phase; 5] =
     [Phase::Work, Phase::Takeover, Phase::Again, Phase::Start, Phase::End];
-/// Maximum number of calls that pass before the fault.
+/// Maximum number of such calls that pass before the fault.
 const SKIPPED: u64 = 8;
 
-/// The calls that the product's threads make in the scenario of a pair.
+/// Observes the calls of the product's threads in the scenario of a pair.
 pub(crate) fn observe(programs: &Programs) -> Result<Counts> {
     let mut counts = Counts::new();
     for side in [Role::Primary, Role::Standby] {
@@ -37,7 +37,7 @@ pub(crate) fn observe(programs: &Programs) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Prints the calls.
+/// Prints the observed calls.
 pub(crate) fn list(counts: &Counts) {
     for (seen, phases) in counts {
         let phases: Vec<String> =
@@ -46,7 +46,7 @@ pub(crate) fn list(counts: &Counts) {
     }
 }
 
-/// The faults that a command line selects.
+/// The faults that the command line selects.
 pub(crate) fn choose(counts: &Counts, arguments: &Arguments) -> Vec<Cell> {
     let mut random = fastrand::Rng::with_seed(arguments.seed);
     let mut cells: Vec<Cell> = counts
@@ -56,7 +56,7 @@ pub(crate) fn choose(counts: &Counts, arguments: &Arguments) -> Vec<Cell> {
         .filter(|cell| is_wanted(cell, arguments))
         .collect();
     random.shuffle(&mut cells);
-    // Each call of each role comes first once, in any thread; the others follow.
+    // Each call of each role comes first once, in one of its threads; the other threads follow.
     let mut times = BTreeMap::new();
     cells.sort_by_cached_key(|cell| {
         let key = (roles::role(&cell.seen.thread), cell.seen.call.clone(), cell.fault);
@@ -80,7 +80,8 @@ fn cell(
     Some(Cell { seen: seen.clone(), phase, skip, fault })
 }
 
-/// The faults in a file, one per line, in the format that a run prints; text after a colon is ignored.
+/// The faults in a file, one per line, in the format that a run prints; text after a colon is
+/// ignored.
 pub(crate) fn read(path: &Path) -> Result<Vec<Cell>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -125,7 +126,7 @@ fn is_wanted(cell: &Cell, arguments: &Arguments) -> bool {
 }
 
 impl Cell {
-    /// The fault without its thread: its role, call and fault.
+    /// The fault without its thread: role, call and fault.
     pub(crate) fn call(&self) -> RoleCall {
         let role = roles::role(&self.seen.thread);
         (role, self.seen.call.name(), self.fault.name().to_owned())

@@ -1,4 +1,5 @@
-//! Judges the result of a fault from outside: by the guest's client, the frames on the network, and how processes end.
+//! Judges the result of a fault from outside: by the guest's client, the frames on the network, and
+//! how processes end.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -15,14 +16,16 @@ use crate::reasons::Reasons;
 use crate::results::Line;
 use crate::scenario::{self, Cell, END, Made, Phase, Sides};
 
-/// How long a slow call takes: longer than a heartbeat's timeout.
+/// Duration of a slow call: longer than the heartbeat timeout.
 const DELAY: Duration = Duration::from_millis(1500);
-/// The longest time until some side goes on, or says why it does not. A stall is noticed after 5 s, and the standby has twenty
-/// heartbeats' time for it, 20 s; the rest is for a busy machine.
+/// The longest time until a side continues the guest, or says why none does. A stall is noticed
+/// after 5 s; the standby then waits up to 20 s (twenty times the heartbeat timeout); the rest is
+/// for a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
-/// How long an available standby may take until it protects.
+/// The longest time until an available standby protects.
 const SOON: Duration = Duration::from_secs(15);
-/// A standby that could not go on is reported within this time: its check may take 10 s (docs/threads.md).
+/// A standby that cannot take over is reported within this time: its check may take 10 s
+/// (docs/threads.md).
 const NOTICED: Duration = Duration::from_secs(14);
 /// Exit code of a process that was ordered to end.
 const TERMINATED: i32 = 128 + libc::SIGTERM;
@@ -34,15 +37,17 @@ pub(crate) struct Outcome {
     pub(crate) what: String,
     /// Broken promises.
     pub(crate) violations: Vec<String>,
-    /// Promises that seemed to be broken at first: they hold only within a bound, and held after a wait for that bound.
+    /// Promises that seemed broken in a first, shorter run: they hold only within a bound, and held
+    /// after a wait for that bound.
     #[serde(default)]
     pub(crate) at_first: Vec<String>,
-    /// The last lines of sides that ended.
+    /// The last lines of the sides that ended.
     pub(crate) said: Vec<String>,
 }
 
 impl Outcome {
-    /// The result for people; a broken promise is marked, unless an argument says that the result is right.
+    /// The result for people. `is_broken` marks a broken promise as a violation; otherwise an
+    /// argument says that the result is right.
     pub(crate) fn describe(&self, is_broken: bool) -> String {
         let violation = if is_broken { "VIOLATION" } else { "argued" };
         let mut text = self.what.clone();
@@ -52,7 +57,7 @@ impl Outcome {
         text
     }
 
-    /// Whether the fault was made.
+    /// Whether the fault was injected.
     pub(crate) fn is_made(&self) -> bool {
         !self.what.starts_with(NOT_REACHED)
     }
@@ -60,33 +65,33 @@ impl Outcome {
 
 /// The table's words for a fault whose call did not happen this time.
 pub(crate) const NOT_REACHED: &str = "not reached";
-/// The only promise here that holds within a bound: a hang on a standby is noticed by then.
+/// The only promise here that holds within a bound: a hang of a standby is noticed by then.
 const NO_SUCCESSOR: &str = "said `protected`, and its standby did not go on";
 
 /// The side on which the guest answers.
 #[derive(Clone, Copy)]
 enum Place {
-    /// On the former side.
+    /// The former side.
     Here,
-    /// On the standby.
+    /// The standby.
     There,
-    /// On no side.
+    /// No side.
     Nowhere,
 }
 
-/// How long to wait.
+/// How long the judge waits.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
-    /// Until the fault is made.
+    /// Until the fault is injected.
     reached: Duration,
-    /// Number of lives to try, if the fault is not reached.
+    /// Number of runs to try if the fault is not reached.
     pub(crate) tries: usize,
-    /// After the fault, if noticing it takes time.
+    /// After a delay or a hang was injected, until it must have been noticed.
     noticed: Duration,
 }
 
 impl Patience {
-    /// For a fault that need not be reached.
+    /// For a fault that may stay unreached.
     pub(crate) const SHORT: Self = Self { reached: SOON, tries: 2, noticed: DELAY };
     /// For a fault that must be reached.
     pub(crate) const LONG: Self = Self { reached: PATIENCE, tries: 3, noticed: DELAY };
@@ -96,18 +101,19 @@ struct Run<'a> {
     cell: &'a Cell,
     pair: Pair,
     made: Arc<Made>,
-    /// A side that was replaced, and must not come back.
+    /// A replaced side, which must not come back.
     former: Option<Side>,
     patience: Patience,
     what: Vec<String>,
     violations: Vec<String>,
     said: Vec<String>,
-    /// A busy machine had lost its protection before the fault was made.
+    /// On a busy machine, the protection was lost before the fault was injected: the run proves
+    /// nothing.
     is_void: bool,
 }
 
-/// Makes the fault and judges the result. If a promise holds only within a bound, the run is repeated with that wait, and both
-/// results are reported.
+/// Injects the fault and judges the result. If a promise that holds only within a bound seems
+/// broken, the run is repeated with a wait for that bound, and both results are reported.
 ///
 /// # Errors
 /// The pair did not reach the fault's phase.
@@ -160,7 +166,7 @@ fn try_run(
     Ok(outcome)
 }
 
-/// Whether the state tells an operator that nothing needs to be done.
+/// Whether the state tells the operator that nothing needs to be done.
 fn says_all_is_well(state: &str) -> bool {
     ["protected", "alone"].contains(&state)
 }
@@ -199,7 +205,7 @@ impl Run<'_> {
         }
     }
 
-    /// Plays the fault's phase, which need not succeed.
+    /// Plays the fault's phase. The phase may fail, because the fault is injected in it.
     fn play(&mut self, sides: &mut Sides) {
         let played = match (self.cell.phase, sides.standby.take()) {
             (Phase::Takeover, Some(standby)) => {
@@ -220,7 +226,7 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until the fault was made, and until it must have been noticed.
+    /// Waits until the fault was injected, and until it must have been noticed.
     fn settle(&mut self, sides: &mut Sides) {
         let deadline = Instant::now() + self.patience.reached;
         while !self.made.has_fired() && Instant::now() < deadline && sides.active.is_running() {
@@ -231,7 +237,7 @@ impl Run<'_> {
         }
     }
 
-    /// The side that has the guest, and the other side; none if no side has it.
+    /// The side that has the guest, and the other side; `None` if no side has the guest.
     fn find_guest(&mut self, sides: Sides) -> Option<(Side, Option<Side>)> {
         let Sides { mut active, mut standby } = sides;
         let place = self.locate(&mut active, &mut standby);
@@ -248,14 +254,15 @@ impl Run<'_> {
             }
             Place::Nowhere if active.is_running() => self.judge_standing(&active),
             Place::Nowhere => {
-                // The guest was protected, and this fault is the only one.
+                // The guest was protected, and no other fault was injected: the standby had to take
+                // over.
                 if self.cell.phase == Phase::Work && active.was_unprotected() {
                     self.is_void = true;
                 } else if self.cell.phase == Phase::Work {
                     let standby = if standby.is_some() { "does not go on" } else { "ended, too" };
                     self.violation(format!("the primary ended, and its standby {standby} (P7)"));
                 }
-                // The name is free now for the next machine.
+                // End both sides: the name must then be free for the next machine.
                 drop((active, standby));
                 self.judge_name();
                 return None;
@@ -264,7 +271,8 @@ impl Run<'_> {
         Some((active, standby))
     }
 
-    /// The side on which the guest answers. `Nowhere` when no side is left that could run it, or after too long.
+    /// The side on which the guest answers. `Nowhere` if no side is left that could run the guest,
+    /// or after [`BOUND`].
     fn locate(&mut self, active: &mut Side, standby: &mut Option<Side>) -> Place {
         let begun = Instant::now();
         let enough = self.pair.observer.answered() + ENOUGH;
@@ -283,7 +291,8 @@ impl Run<'_> {
                 }
                 _ if !active.is_running() && !runs => return Place::Nowhere,
                 _ if begun.elapsed() > BOUND => return Place::Nowhere,
-                // A machine that never came up gets no more time; one that says all is well does.
+                // A machine that never came up gets no more time, unless it reports that all is
+                // well.
                 _ if self.cell.phase == Phase::Start
                     && begun.elapsed() > SOON
                     && !says_all_is_well(&active.state()) =>
@@ -303,7 +312,8 @@ impl Run<'_> {
         }
     }
 
-    /// A machine that says `protected` must be: its standby goes on when it dies. Returns the side that then has the guest.
+    /// Checks that a machine that reports `protected` is: its standby takes over when it dies.
+    /// Returns the side that then has the guest.
     fn judge_protection(&mut self, mut active: Side, standby: Option<Side>) -> Option<Side> {
         let protected = self.wait_protection(&mut active, standby);
         if !active.is_running() {
@@ -321,7 +331,7 @@ impl Run<'_> {
         None
     }
 
-    /// The standby that protects it: this one, or another one.
+    /// The standby that protects the machine: the given one, or a new one.
     fn wait_protection(&mut self, active: &mut Side, standby: Option<Side>) -> Option<Side> {
         match standby {
             Some(standby) if active.wait_state(&["protected"], SOON / 2).is_ok() => {
@@ -349,7 +359,8 @@ impl Run<'_> {
         Ok(standby)
     }
 
-    /// Checks that everything acknowledged is there, and that the machine ends when its guest does.
+    /// Checks that the guest has everything that was acknowledged, and that the machine ends when
+    /// its guest does.
     fn finish(&mut self, mut survivor: Side) {
         if self.what.iter().any(|what| what.starts_with("stands")) {
             return;
@@ -378,7 +389,7 @@ impl Run<'_> {
         }
     }
 
-    /// Tells the intercepted side to end, and judges its end.
+    /// Orders the intercepted side to end, and judges that end.
     fn judge_end(&mut self, sides: Sides) {
         let Sides { mut active, standby } = sides;
         active.terminate();
@@ -401,7 +412,8 @@ impl Run<'_> {
         self.judge_name();
     }
 
-    /// Whether the standby goes on: it does if it did not learn of the end. Otherwise it ends, or waits for another primary.
+    /// Whether the standby takes over: it does if it has not learned of the end. Otherwise it ends,
+    /// or waits for another primary.
     fn goes_on_unless_told(&self, standby: &mut Side) -> bool {
         let deadline = Instant::now() + BOUND;
         let enough = self.pair.observer.answered() + ENOUGH;
@@ -413,7 +425,7 @@ impl Run<'_> {
         false
     }
 
-    /// Records how a process ended by itself, and whether that was an end with a reason.
+    /// Records how a process ended by itself. An end without a reason is a violation.
     fn note_end(&mut self, side: &mut Side, how: &str) {
         let Some(end) = side.process.exited() else { return };
         let what = match (end.code(), end.signal()) {
@@ -428,7 +440,7 @@ impl Run<'_> {
         self.word(what);
     }
 
-    /// Checks that a machine that has ended by itself has given its name back.
+    /// Checks that a machine that has ended by itself has released its name.
     fn judge_name(&mut self) {
         if self.what.iter().any(|what| what.contains("by signal")) {
             return;
@@ -440,7 +452,7 @@ impl Run<'_> {
         }
     }
 
-    /// P2: a side that another side followed lets nothing out any more.
+    /// P2: after the frames of another side, no further frame comes from the replaced side.
     fn judge_frames(&mut self) {
         let senders = self.pair.senders();
         let mut sorted = senders.clone();

@@ -1,4 +1,4 @@
-//! The product's seccomp lists: which role may make which call.
+//! The product's seccomp lists: the system calls that each role may make.
 
 /// A copy of the lists in `vmm/confine/src/seccomp/filter.rs`; a test there compares the two.
 const LISTS: &str = include_str!("../lists.txt");

@@ -1,9 +1,10 @@
-//! Makes a fault in each system call of each thread of a real pair, and reports the results.
+//! Injects a fault into each system call of each thread of a real pair, and reports the results.
 //!
-//! First two lives are observed: which thread makes which call in which phase. Then, for each of these calls and each fault
-//! that it can have, a pair runs and `kemari-inject` makes the fault once: the product is unchanged.
+//! First, two runs are observed: which thread makes which call in which phase. Then, for each of
+//! these calls and each fault that the call can have, a pair runs and `kemari-inject` injects the
+//! fault once. The product is unchanged.
 //!
-//! It may not depend on a crate of the product: a pair is run as processes.
+//! This crate may not depend on a crate of the product: a pair runs as processes.
 
 mod calls;
 mod cells;
@@ -29,7 +30,7 @@ use reasons::Reasons;
 use results::{Line, Results};
 use scenario::Cell;
 
-/// Number of tries for a fault: a busy machine may keep a pair from reaching its fault's phase.
+/// Number of tries for a fault: on a busy machine, a pair may not reach its fault's phase.
 const TRIES: usize = 3;
 
 fn main() -> ExitCode {
@@ -43,7 +44,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes the faults; whether every promise held, and no row is empty without a reason.
+/// Injects the selected faults. Returns whether every promise held, and no row of the table is
+/// empty without a reason.
 fn run(arguments: &Arguments) -> Result<bool> {
     let programs = Programs {
         kemari: arguments.kemari.clone().context("--kemari: expected a program")?,
@@ -91,7 +93,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     Ok(made > 0 && broken == 0 && (!whole || table.empty_rows().next().is_none()))
 }
 
-/// Makes the faults of a list; whether every one was made, and every promise held.
+/// Injects the faults of a list. Returns whether each was injected, and every promise held.
 fn listed(
     programs: &Programs,
     cells: &[Cell],
@@ -109,8 +111,8 @@ fn listed(
     Ok(good == cells.len())
 }
 
-/// Makes the faults, several at a time, each in a pair of its own. If a pair does not reach its fault's phase, the other
-/// faults are still made.
+/// Injects faults, several at a time, each in a pair of its own. If a pair does not reach its
+/// fault's phase, the other faults are still injected.
 fn make(
     programs: &Programs,
     cells: &[&Cell],
@@ -152,7 +154,8 @@ fn one(
     loop {
         tries += 1;
         match judge::run(programs, &cell, seed, patience, reasons) {
-            // This scenario had fewer such calls than the observed one, or took another course on a busy machine.
+            // This run made fewer such calls than the observed one, or went differently on a busy
+            // machine.
             Ok(outcome) if !outcome.is_made() && tries < patience.tries => cell.skip = 0,
             Ok(outcome) => return Ok(Line::new(&cell, outcome)),
             Err(error) if tries == TRIES => return Err(error),

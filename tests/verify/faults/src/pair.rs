@@ -1,5 +1,5 @@
-//! A pair of real processes, the system calls of one of which are intercepted, and a client that judges the
-//! guest.
+//! A pair of real processes, one of which has its system calls intercepted, and the client that
+//! observes the guest.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -18,25 +18,25 @@ use serde_json::{Value, json};
 
 /// Polling interval.
 pub(crate) const TURN: Duration = Duration::from_millis(20);
-/// How long a step that works may take on a busy machine.
+/// The longest time of a step that succeeds on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a control socket may take to answer.
+/// The longest time until a control socket answers.
 const ANSWER: Duration = Duration::from_secs(2);
-/// After this many more answers the guest counts as going on.
+/// The guest counts as running after this many further answers.
 pub(crate) const ENOUGH: u64 = 20;
-/// Names of the processes of a scenario, and so their maximum number.
+/// Names of the processes of a scenario, which has at most this many.
 const SIDES: [&str; 5] = ["a", "b", "c", "d", "e"];
-/// Small, so that its checkpoints are small.
+/// Small, so that checkpoints are small.
 const MEMORY: &str = "32";
 
-/// The programs.
+/// The programs that a pair runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) kemari: PathBuf,
     pub(crate) guest: PathBuf,
 }
 
-/// The intercepted calls of a side, and the rule that answers them.
+/// The system calls of a side to intercept, and the rule that answers them.
 pub(crate) struct Asked {
     pub(crate) calls: Vec<i64>,
     pub(crate) rule: Box<dyn FnMut(&Call) -> Answer + Send>,
@@ -51,7 +51,7 @@ pub(crate) struct Side {
     link: PathBuf,
 }
 
-/// Everything of the guest of one run. Its files are removed with it.
+/// The processes, the network, the client and the files of one run. The files are removed with it.
 pub(crate) struct Pair {
     programs: Programs,
     dir: tempfile::TempDir,
@@ -75,7 +75,7 @@ impl Pair {
         self.dir.path().join(name)
     }
 
-    /// Starts the guest's first side, protected by `standby` if there is one.
+    /// Starts the first side, with `standby` as its standby if there is one.
     pub(crate) fn run(&mut self, standby: Option<&Side>, asked: Option<Asked>) -> Result<Side> {
         let mut arguments =
             vec!["run".to_owned(), format!("--kernel={}", self.programs.guest.display())];
@@ -99,7 +99,7 @@ impl Pair {
         self.started += 1;
         let mut command = tied_to_us(&self.programs.kemari);
         command.args(arguments).args(self.flags(index)).stdin(Stdio::null()).stdout(Stdio::null());
-        // The last line of an abort must be its reason.
+        // Without a backtrace, the last line of an abort is its reason.
         command.env("RUST_BACKTRACE", "0");
         let pending =
             asked.as_ref().map(|asked| intercept(&mut command, &asked.calls)).transpose()?;
@@ -133,7 +133,7 @@ impl Pair {
         flags
     }
 
-    /// The sides that the guest's frames came from, in order.
+    /// The sides that sent the guest's frames, in order.
     pub(crate) fn senders(&self) -> Vec<usize> {
         self.switch.with_capture(|frames| {
             let mut senders: Vec<usize> =
@@ -143,7 +143,7 @@ impl Pair {
         })
     }
 
-    /// Keeps the files for people, and prints where they are.
+    /// Keeps the files for a person to read, and prints their directory.
     pub(crate) fn keep(self) {
         eprintln!("kept: {}", self.dir.keep().display());
     }
@@ -159,18 +159,18 @@ impl Side {
         format!("unix:{}", self.link.display())
     }
 
-    /// Its status; none if it does not answer.
+    /// The status, or `None` if the process does not answer.
     pub(crate) fn status(&self) -> Option<Value> {
         self.ask(&json!({ "command": "status", "wait_ms": 0 })).ok()
     }
 
-    /// The state that it reports; empty if it does not answer.
+    /// The reported state, or an empty string if the process does not answer.
     pub(crate) fn state(&self) -> String {
         let status = self.status().unwrap_or_default();
         status["state"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Orders it to be protected by `standby`, without waiting.
+    /// Orders the machine to be protected by `standby`, without waiting.
     pub(crate) fn protect(&self, standby: &Self) -> Result<()> {
         let request = json!({ "command": "protect", "standby": standby.address(), "wait_ms": 0 });
         self.ask(&request).map(drop)
@@ -188,7 +188,7 @@ impl Side {
         Ok(answer)
     }
 
-    /// Waits until it reports one of these states; returns that state.
+    /// Waits until the process reports one of these states; returns that state.
     pub(crate) fn wait_state(&mut self, states: &[&str], patience: Duration) -> Result<String> {
         let deadline = Instant::now() + patience;
         loop {
@@ -226,12 +226,12 @@ impl Side {
         self.process.signal(Signal::TERM);
     }
 
-    /// Lets held calls go on; no further fault is made.
+    /// Lets held calls proceed; no further fault is injected.
     pub(crate) fn release(&self) {
         self.injector.iter().for_each(Injector::release);
     }
 
-    /// Whether it had lost its protection before its first error, according to its log.
+    /// Whether the log says that the protection was lost before the first error.
     pub(crate) fn was_unprotected(&self) -> bool {
         let lines = self.process.lines();
         let before = lines.iter().take_while(|line| !line.starts_with("[ERROR]"));
@@ -239,9 +239,9 @@ impl Side {
         told.is_some_and(|line| line.contains("unprotected: "))
     }
 
-    /// Its last line: the reason of its end, if it gave one.
+    /// The reason of the end if the log has one, else the last line of the log.
     pub(crate) fn last_words(&self) -> String {
-        // No line contains this: the wait ends when all output was read.
+        // No line contains this text: the wait ends when all output was read.
         self.process.wait_line("\0", ANSWER);
         let lines = self.process.lines();
         let begins = ["error: ", "kemari: ", "memory allocation of "];

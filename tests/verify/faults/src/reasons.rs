@@ -1,18 +1,19 @@
-//! Why a call on a list is not reached, and which results are right although they look like a broken promise.
+//! Why a listed call is not reached, and which results are right although they look like a broken
+//! promise.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::results::Line;
 
-/// `tests/verify/faults/reasons.toml`.
+/// The contents of `tests/verify/faults/reasons.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reasons {
-    /// Calls that no scenario here reaches.
+    /// Calls that the scenario does not reach.
     #[serde(default)]
     never: Vec<Never>,
-    /// Results that are right.
+    /// Results that look like a broken promise and are right.
     #[serde(default)]
     argued: Vec<Argued>,
 }
@@ -20,7 +21,7 @@ pub(crate) struct Reasons {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Never {
-    /// Named, so that a role that no longer makes the call is noticed.
+    /// The roles are listed, so that a role that no longer makes the call is noticed.
     roles: Vec<String>,
     calls: Vec<String>,
     why: String,
@@ -31,7 +32,7 @@ struct Never {
 struct Argued {
     /// A part of the violation's text.
     outcome: String,
-    /// All, unless given.
+    /// All threads, calls or faults, unless given.
     threads: Option<Vec<String>>,
     calls: Option<Vec<String>>,
     faults: Option<Vec<String>>,
@@ -48,13 +49,13 @@ fn has(names: Option<&Vec<String>>, name: &str) -> bool {
 }
 
 impl Reasons {
-    /// Why no call of this row is reached.
+    /// Why the scenario does not reach this call of this role.
     pub(crate) fn never(&self, role: &str, call: &str) -> Option<&str> {
         let is_it = |never: &&Never| has(Some(&never.roles), role) && has(Some(&never.calls), call);
         self.never.iter().find(is_it).map(|never| &*never.why)
     }
 
-    /// Whether this result broke a promise, and no argument says that it is right.
+    /// Whether this result broke a promise, and no argument says that the result is right.
     pub(crate) fn is_broken(&self, line: &Line) -> bool {
         let call = line.call.split(' ').next().unwrap_or_default();
         let is_argued = |violation: &String| {
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
     use crate::lists;
 
-    /// A reason for a call that is on no list would excuse nothing, or excuse later additions.
+    /// A reason for an unlisted call would excuse nothing, or would excuse a later addition.
     #[test]
     fn each_reason_is_for_calls_that_are_on_a_list_and_for_each_role_once() {
         let reasons = read().unwrap();

@@ -1,4 +1,4 @@
-//! The results of faults, kept in a file line by line, so that a run can be continued.
+//! The results of faults. Each is a line in a file, so that an interrupted run can be continued.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::reasons::Reasons;
 use crate::roles;
 use crate::scenario::Cell;
 
-/// How each line begins.
+/// The first characters of each line.
 const BEGIN: &str = r#"{"side":"#;
 
 /// A fault by the role of its thread.
@@ -84,7 +84,7 @@ impl Results {
         held.0.iter().any(|line| line.is_of(cell) && line.outcome.is_made())
     }
 
-    /// The faults that were already made, in any thread.
+    /// The faults that were already injected, in any thread.
     pub(crate) fn calls(&self) -> BTreeSet<RoleCall> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let made = held.0.iter().filter(|line| line.outcome.is_made());

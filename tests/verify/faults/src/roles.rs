@@ -1,6 +1,6 @@
-//! Threads by name: their names in the table, and the role of each (docs/threads.md).
+//! Threads by name: their names in the table, and their roles (docs/threads.md).
 
-/// A thread's name without its number. The first thread of a process has the program's name.
+/// A thread's name without its number. The first thread of a process has the name of the program.
 pub(crate) fn kind(thread: &str) -> &str {
     match thread {
         "kemari" => "main",
@@ -8,7 +8,7 @@ pub(crate) fn kind(thread: &str) -> &str {
     }
 }
 
-/// The role of a kind of thread; none if the product has no such thread.
+/// The role of a kind of thread; `None` if the product has no thread of that kind.
 pub(crate) fn role(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "main" | "launcher" | "acceptor" | "stranger" | "resources" | "resources-told"

@@ -1,5 +1,5 @@
-//! The scenario of a pair with one fault in it: the pair is protected, works, loses its standby and gets another, fails over,
-//! ends.
+//! The scenario of a pair with one fault: the pair becomes protected, works, fails over, gets a new
+//! standby, and ends.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -16,13 +16,13 @@ use crate::roles;
 
 /// How long the guest works in [`Phase::Work`].
 const WORK: Duration = Duration::from_millis(400);
-/// How long an orderly end may take (docs/operating.md): 20 s, and more on a busy machine.
+/// The longest duration of an orderly end: 20 s (docs/operating.md), and more on a busy machine.
 pub(crate) const END: Duration = Duration::from_secs(60);
 
 /// The side whose system calls are intercepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Role {
-    /// The side where the guest starts.
+    /// The side on which the guest starts.
     Primary,
     /// The standby that takes over.
     Standby,
@@ -40,13 +40,13 @@ impl Role {
 /// A phase of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Phase {
-    /// Until the guest is protected.
+    /// The guest starts and becomes protected.
     Start,
     /// The guest works under protection.
     Work,
     /// The standby takes over.
     Takeover,
-    /// The standby is lost, or was used up, and the guest gets another.
+    /// The guest loses or has used up its standby, and gets another one.
     Again,
     /// The machine is ordered to end.
     End,
@@ -75,18 +75,18 @@ pub(crate) struct Seen {
     pub(crate) call: Kind,
 }
 
-/// How often a call was made, and how many of these could have had each of [`Fault::ALL`].
+/// How often a call was made, and how many of these calls could have had each of [`Fault::ALL`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
     pub(crate) all: u64,
-    /// Counted up to [`COUNTED`] only, because checking takes time.
+    /// Counted up to [`COUNTED`] only, because the check takes time.
     pub(crate) possible: [u64; 4],
 }
 
-/// The counts by phase.
+/// Counts of each call in each phase.
 pub(crate) type Counts = BTreeMap<Seen, BTreeMap<Phase, Count>>;
 
-/// Beyond this number it makes no difference which call has the fault.
+/// Beyond this number of calls, the choice of the call that gets the fault makes no difference.
 pub(crate) const COUNTED: u64 = 24;
 
 impl Count {
@@ -114,13 +114,13 @@ impl Clock {
     }
 }
 
-/// The living sides.
+/// The running sides.
 pub(crate) struct Sides {
     pub(crate) active: Side,
     pub(crate) standby: Option<Side>,
 }
 
-/// Records which calls `side` makes in a whole scenario.
+/// Runs a whole scenario and records the calls of `side`.
 pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
     let (counts, clock) = (Arc::new(Mutex::new(Counts::new())), Arc::new(Clock::default()));
     let (own, time) = (Arc::clone(&counts), Arc::clone(&clock));
@@ -134,7 +134,7 @@ pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
         let seen = Seen { side, thread: roles::kind(thread).to_owned(), call: Kind::of(call) };
         let mut counts = own.lock().unwrap_or_else(PoisonError::into_inner);
         counts.entry(seen).or_default().entry(time.get()).or_default().add(call);
-        // These calls change a thread's name, or end it; its id may then be reused.
+        // `prctl` changes a thread's name, and `exit` ends it; the thread id may then be reused.
         if [libc::SYS_prctl, libc::SYS_exit].contains(&call.number) {
             names.remove(&call.thread);
         }
@@ -152,15 +152,15 @@ pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
     Ok(Arc::try_unwrap(counts).map_or_else(|shared| copy(&shared), |own| copy(&own)))
 }
 
-/// The first calls of a process are those of the dynamic loader, which is not part of the product: a fault in them proves
-/// nothing.
+/// Recognizes the first calls of a process: those of the dynamic loader. It is not part of the
+/// product, so a fault in its calls proves nothing.
 #[derive(Default)]
 struct Loader {
     has_ended: bool,
 }
 
 impl Loader {
-    /// The loader's end: std checks the standard descriptors before anything else.
+    /// The first call after the loader: std polls the standard descriptors before anything else.
     const END: i64 = libc::SYS_poll;
 
     fn makes(&mut self, call: &Call) -> bool {
@@ -182,7 +182,7 @@ fn start(pair: &mut Pair, side: Role, asked: Asked) -> Result<Sides> {
     Ok(sides)
 }
 
-/// Starts both sides. If the standby does not come up in time, the primary has no standby.
+/// Starts both sides. If the standby does not come up in time, the primary starts without one.
 pub(crate) fn begin(
     pair: &mut Pair,
     side: Role,
@@ -199,7 +199,7 @@ pub(crate) fn begin(
     Ok(Sides { active, standby: Some(standby) })
 }
 
-/// Plays one phase; afterwards the intercepted side is active, if it ever is.
+/// Plays one phase. After the takeover, the intercepted side is the active one.
 fn play(pair: &mut Pair, sides: &mut Sides, side: Role, phase: Phase) -> Result<()> {
     match phase {
         Phase::Start => {}
@@ -215,7 +215,7 @@ fn play(pair: &mut Pair, sides: &mut Sides, side: Role, phase: Phase) -> Result<
     Ok(())
 }
 
-/// Kills the primary and waits until the standby goes on.
+/// Kills the primary and waits until the guest runs on the standby.
 pub(crate) fn take_over(pair: &mut Pair, sides: &mut Sides) -> Result<()> {
     let standby = sides.standby.take().context("there is no standby")?;
     std::mem::replace(&mut sides.active, standby).kill();
@@ -223,7 +223,7 @@ pub(crate) fn take_over(pair: &mut Pair, sides: &mut Sides) -> Result<()> {
     Ok(())
 }
 
-/// Drops the standby, if there is one, and lets another one protect the guest.
+/// Drops the standby, if there is one, and protects the guest by a new one.
 pub(crate) fn protect_again(pair: &mut Pair, sides: &mut Sides, patience: Duration) -> Result<()> {
     drop(sides.standby.take());
     let standby = pair.standby(None)?;
@@ -234,17 +234,17 @@ pub(crate) fn protect_again(pair: &mut Pair, sides: &mut Sides, patience: Durati
     sides.active.wait_state(&["protected"], patience).map(drop)
 }
 
-/// A fault, and where and when it is made.
+/// A fault, and the call, phase and count at which it is injected.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
     pub(crate) seen: Seen,
     pub(crate) phase: Phase,
-    /// Number of such calls that pass first.
+    /// Number of such calls that pass before the fault.
     pub(crate) skip: u64,
     pub(crate) fault: Fault,
 }
 
-/// Whether a fault is armed, and whether it was made.
+/// Whether a fault is armed, and whether it was injected.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
     armed: AtomicBool,
@@ -262,7 +262,7 @@ impl Made {
 }
 
 impl Cell {
-    /// The rule that makes the fault once, when it is armed.
+    /// The rule that injects the fault once, when it is armed.
     pub(crate) fn asked(&self, made: Arc<Made>, delay: Duration) -> Asked {
         let Self { seen, fault, skip, .. } = self.clone();
         let calls = vec![seen.call.number, Loader::END];
@@ -290,12 +290,12 @@ impl Cell {
         Asked { calls, rule: Box::new(rule) }
     }
 
-    /// Plays the scenario up to the phase in which the fault is made.
+    /// Plays the scenario up to the phase in which the fault is injected.
     pub(crate) fn lead(&self, pair: &mut Pair, sides: &mut Sides) -> Result<()> {
         sides.active.wait_state(&["protected"], PATIENCE)?;
         ensure!(pair.goes_on(PATIENCE), "the guest does not answer");
         let before = Phase::ALL.into_iter().filter(|phase| *phase < self.phase);
-        // Only phases that lead to the fault's phase are played; the others were tested elsewhere.
+        // Play only the phases that the fault's phase needs; other runs test the others.
         let needed = |phase: &Phase| match self.phase {
             Phase::Again | Phase::End => *phase == Phase::Takeover,
             _ => false,

@@ -1,5 +1,4 @@
-//! The table: for each role and each system call on its list, the result of each fault that was made in
-//! it.
+//! The table: for each system call on a role's list, the result of each fault injected into it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,18 +51,18 @@ struct Row {
     call: &'static str,
     threads: Vec<String>,
     cells: [BTreeMap<String, u32>; 4],
-    /// The faults that the kernel could make, as far as was observed.
+    /// The faults that were possible in an observed call.
     possible: [bool; 4],
-    /// Whether any fault of this row was made.
+    /// Whether any fault of this row was injected.
     is_made: bool,
-    /// Why none was made.
+    /// Why no fault of this row was injected.
     reason: Option<String>,
 }
 
 /// All rows.
 pub(crate) struct Table {
     rows: Vec<Row>,
-    /// The number of faults, and how many were made.
+    /// The number of faults, and how many of them were injected.
     made: String,
 }
 
@@ -73,7 +72,7 @@ impl Table {
         Self { rows: rows.collect(), made }
     }
 
-    /// Rows without any result.
+    /// The rows without any result or reason.
     pub(crate) fn empty_rows(&self) -> impl Iterator<Item = String> {
         let empty = self.rows.iter().filter(|row| !row.is_made && row.reason.is_none());
         empty.map(|row| format!("{} {}", row.role, row.call))
@@ -119,7 +118,8 @@ fn describe(line: &Line, reasons: &Reasons) -> String {
     if reasons.is_broken(line) {
         return format!("**{}**", outcome.violations.join("; "));
     }
-    // A guest that stands still is not protected again, and its state stays the same.
+    // A guest that stands still is not protected again, and its state does not change: print the
+    // state once.
     let mut what = match outcome.what.split_once(", not protected again, ") {
         Some((stands, state)) if stands.strip_prefix("stands, ") == Some(state) => {
             stands.to_owned()
@@ -165,7 +165,7 @@ impl fmt::Display for Row {
         write!(f, "| `{}` | {} |", self.call, self.threads.join(", "))?;
         for (cell, possible) in self.cells.iter().zip(self.possible) {
             let mut cell: Vec<_> = cell.iter().collect();
-            // A fault that was not reached this time matters only if there is no other result.
+            // An unreached fault matters only if no other result exists.
             if cell.len() > 1 {
                 cell.retain(|(what, _)| !what.starts_with(NOT_REACHED));
             }
@@ -194,7 +194,7 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../../docs/fault-table.md");
 
-    /// Writing the table takes an hour; this test notices calls that were added to a list since.
+    /// Writing the table takes an hour. This test notices calls that were since added to a list.
     #[test]
     fn the_page_in_docs_has_each_call_of_each_list_and_nothing_without_words() {
         assert!(PAGE.starts_with(HEAD), "its head is another: write the page again");

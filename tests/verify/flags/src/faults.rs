@@ -20,10 +20,10 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults, in the order of the table.
     pub const ALL: [Self; 4] = [Self::Error, Self::Short, Self::Delay, Self::Hang];
 
-    /// As on the command line.
+    /// The name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Fault {
     }
 }
 
-/// The roles of threads, as seccomp knows them.
+/// The roles of threads in the seccomp lists.
 pub const ROLES: [&str; 12] = [
     "main",
     "device",
@@ -64,8 +64,8 @@ pub struct Arguments {
     /// Only this fault.
     #[arg(long)]
     pub fault: Option<Fault>,
-    /// Only the faults that this file names, one per line, in the format that a run prints. Nothing is observed first, and
-    /// a fault that is not reached is a failure.
+    /// Only the faults that this file names, one per line, in the format that a run prints. Nothing
+    /// is observed first, and a fault that is not reached is a failure.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "once", "table", "observe"])]
     pub cells: Option<PathBuf>,
     /// Only this many of them, drawn by `--seed`.

@@ -1,12 +1,13 @@
-//! Flags of `kemari` that `cargo xtask run-pair` passes on to both sides: those after `--`. They are checked here before
-//! anything is built. The product's own definitions are authoritative, and a test of the product compares the two.
+//! The `kemari` flags that `cargo xtask run-pair` passes to both sides: those after `--`. They are
+//! checked here before anything is built. The product's own definitions are authoritative; a test
+//! of the product compares the two.
 
 use std::ops::RangeInclusive;
 
 /// The value of a flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// A number.
+    /// A number in this range.
     Number(RangeInclusive<u64>),
     /// One of these words.
     Word(&'static [&'static str]),
@@ -14,7 +15,7 @@ pub enum Value {
     Text,
 }
 
-/// The flags that may be passed on.
+/// The flags that may be passed on, with their values.
 pub const HANDED_ON: &[(&str, Value)] = &[
     ("ack-timeout", Value::Number(1..=3_600_000)),
     ("arbiter-ca", Value::Text),
@@ -35,7 +36,7 @@ pub const HANDED_ON: &[(&str, Value)] = &[
     ("virtio-console", Value::Text),
 ];
 
-/// Flags of both sides that `run-pair` sets itself, or has a flag of its own for.
+/// Flags of both sides that `run-pair` sets itself, or for which it has its own flag.
 pub const OF_RUN_PAIR: &[&str] = &[
     "arbiter",
     "arbiter-lease",
@@ -57,10 +58,10 @@ pub const OF_RUN_PAIR: &[&str] = &[
     "verify",
 ];
 
-/// Checks the words to be passed on.
+/// Checks the arguments to be passed on.
 ///
 /// # Errors
-/// The words that cannot be passed on, and what was expected.
+/// The argument that cannot be passed on, and what was expected.
 pub fn check(words: &[String]) -> Result<(), String> {
     let mut words = words.iter();
     while let Some(word) = words.next() {

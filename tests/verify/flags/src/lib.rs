@@ -1,7 +1,8 @@
-//! Flags of the tools that search for faults. `cargo xtask` checks them by the same definitions before it builds a tool,
-//! so that a mistake costs no build.
+//! Flags of the tools that search for faults. `cargo xtask` parses them with the same definitions
+//! before it builds a tool, so that a mistake costs no build.
 //!
-//! No code of a tool or of the product may be here: each command of the project compiles this crate first.
+//! This crate may not contain code of a tool or of the product: each command of the project
+//! compiles it first.
 
 pub mod drivers;
 pub mod faults;
@@ -12,16 +13,17 @@ pub mod sim;
 
 use std::ops::RangeInclusive;
 
-/// The longest run, in minutes: a week.
+/// Duration of a run in minutes, up to a week.
 pub const MINUTES: RangeInclusive<u64> = 1..=10_080;
 /// Number of worlds of a search.
 pub const WORLDS: RangeInclusive<u64> = 1..=1_000_000_000_000;
-/// Seeds: the maximum leaves room to count on from the first seed.
+/// Seeds. The maximum leaves room to count up from the first seed.
 pub const SEEDS: RangeInclusive<u64> = 0..=i64::MAX.cast_unsigned();
 /// Number of threads.
 pub const JOBS: RangeInclusive<u64> = 1..=1024;
 
-/// The targets of `cargo xtask fuzz`. The engine, which contains them, takes minutes to build.
+/// The targets of `cargo xtask fuzz`, listed here because the engine that contains them takes
+/// minutes to build.
 pub const FUZZ_TARGETS: [&str; 13] = [
     "wire",
     "bodies",
@@ -38,7 +40,8 @@ pub const FUZZ_TARGETS: [&str; 13] = [
     "records",
 ];
 
-/// Parses a number of a command line: digits only. The caller that shows the message adds what was found.
+/// Parses a number of a command line: digits only. The caller that shows the message adds what was
+/// found.
 ///
 /// # Errors
 /// What was expected.

@@ -4,7 +4,7 @@ use clap::Parser;
 
 use crate::{JOBS, MINUTES, SEEDS, WORLDS, numbers};
 
-/// What else `cargo xtask sim` runs.
+/// The other checks of `cargo xtask sim`.
 const OTHERS: &str = "\
 Each of these runs another check, and has its own flags; add --help:
   --drivers  Run the product's own threads of a pair in an order that a seed decides; with --defects, put past defects back

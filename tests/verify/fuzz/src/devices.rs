@@ -1,4 +1,5 @@
-//! Devices: what a guest puts into their queues and registers, and saved states that they did not save.
+//! Fuzz targets of the devices: contents of queues and registers from a guest, and saved states
+//! from a peer.
 
 use std::cell::RefCell;
 
@@ -71,7 +72,7 @@ impl GuestBytes for Memory {
     }
 }
 
-/// One of the devices that every machine can have.
+/// One of the devices that every machine can have, by number.
 pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
     match which % BUILT_IN {
         0 => Box::new(Block::new(BlockConfig {
@@ -94,7 +95,7 @@ pub(crate) fn virtio(which: u8) -> Box<dyn Device> {
 
 const BUILT_IN: u8 = 5;
 
-/// One of these, or of the devices that are requested by name.
+/// One of the built-in devices, or one of the devices that a machine gets by name, by number.
 fn virtio_or_named(which: u8) -> Box<dyn Device> {
     let named = |kind| match kind {
         Kind::Virtio(make) => Some(make),
@@ -128,7 +129,7 @@ fn ranges(input: &mut Unstructured<'_>) -> Result<Vec<GuestRange>> {
     Ok(ranges)
 }
 
-/// A gate that releases at once.
+/// A gate that releases each effect at once.
 fn open_gate() -> Ledger {
     let (mut ledger, mut authority) = new_gate();
     drop(ledger.run_alone(authority.alone(Term(1))));
@@ -190,7 +191,7 @@ fn chains(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whatever has happened to a device, its own saved state must be accepted.
+/// A device must accept its own saved state, after any input.
 fn moves_on(device: &mut dyn Device) {
     let saved = device.save();
     device.restore(&saved).expect("its own state");
@@ -258,8 +259,8 @@ fn register_moves_on(device: &mut dyn RegisterDevice) {
     assert!(device.save() == saved, "another state than was restored");
 }
 
-/// A state that is accepted can be saved, and the saved state is accepted and saved again without change. It need not equal
-/// the input: a state may contain more than the device keeps.
+/// A device that accepts a state can save it, and accepts and saves the result without change. The
+/// result may differ from the input: a state may contain more than the device keeps.
 fn run_states(bytes: &[u8]) {
     let Ok(state) = postcard::from_bytes::<SavedState>(bytes) else { return };
     for which in 0..BUILT_IN {

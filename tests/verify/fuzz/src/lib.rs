@@ -1,7 +1,9 @@
-//! Parsers and state machines that hostile bytes reach: one target for each that takes what a peer, a guest or an operator
-//! wrote. A target returns for every input; it asserts that its code does not panic, and what else must hold.
+//! Parsers and state machines that receive hostile bytes, with one target for each that takes the
+//! output of a peer, a guest or an operator. A target returns for every input. It checks that its
+//! code does not panic, and its own invariants.
 //!
-//! It may depend on every crate of the product. It starts no process, and opens no socket and no device.
+//! This crate may depend on every crate of the product. It starts no process, and opens no socket
+//! and no device.
 
 mod devices;
 mod operator;
@@ -9,20 +11,20 @@ mod peers;
 mod rings;
 mod wire;
 
-/// A function that takes any bytes.
+/// A fuzz target: a function that takes any bytes.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name on the command line.
+    /// The target's name on the command line.
     pub name: &'static str,
-    /// What it covers, in one line.
+    /// The code that it covers, in one line.
     pub what: &'static str,
-    /// Runs it once.
+    /// Runs the target on one input.
     pub run: fn(&[u8]),
-    /// Valid inputs to start from, made by the product's own encoders.
+    /// Valid inputs from the product's own encoders, to start from.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: &[Target] = &[
     wire::DECODER,
     wire::BODIES,
@@ -47,5 +49,5 @@ impl Target {
     }
 }
 
-/// An input that runs out ends its run, and has no other effect.
+/// Discards the error of an exhausted input: the run just ends.
 const fn over(_: arbitrary::Result<()>) {}

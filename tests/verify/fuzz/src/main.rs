@@ -1,5 +1,6 @@
-//! The engine around one target, which `KEMARI_FUZZ_TARGET` names: libFuzzer, with its own command line. Instead of fuzzing,
-//! it can list the targets (`KEMARI_FUZZ_LIST`), or write the target's seeds (`KEMARI_FUZZ_SEEDS`, a directory).
+//! The libFuzzer engine around the target that `KEMARI_FUZZ_TARGET` names, with libFuzzer's own
+//! command line. Instead of fuzzing, the program can list the targets (`KEMARI_FUZZ_LIST`), or
+//! write the seeds of the target to a directory (`KEMARI_FUZZ_SEEDS`).
 #![no_main]
 
 use std::collections::hash_map::DefaultHasher;
@@ -35,7 +36,7 @@ fn answer() {
 
 fn write_seeds(dir: &Path) {
     for seed in (target().seeds)() {
-        // Equal seeds have equal names.
+        // Name files by content: equal seeds become one file.
         let mut hasher = DefaultHasher::new();
         seed.hash(&mut hasher);
         let path = dir.join(format!("seed-{:016x}", hasher.finish()));

@@ -1,4 +1,4 @@
-//! Input from an operator or a file: flags, kernels, supposed checkpoints, audit logs.
+//! Input from an operator or a file: flags, kernels, alleged checkpoints, audit logs.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ fn run_flags(bytes: &[u8]) {
     where
         T::Err: std::fmt::Display,
     {
-        // An error is one line for people.
+        // An error must have a text.
         if let Err(error) = text.parse::<T>() {
             let shown = error.to_string();
             assert!(!shown.is_empty(), "an error without a word");
@@ -91,7 +91,7 @@ fn run_checkpoints(bytes: &[u8]) {
     assert_eq!(back.encode().ok(), Some(again));
 }
 
-/// A file of this process with this content.
+/// A file of this thread with these contents.
 fn file(name: &str, bytes: &[u8]) -> PathBuf {
     static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
     let dir = DIR.get_or_init(|| tempfile::tempdir().expect("a directory"));
@@ -118,7 +118,7 @@ fn run_kernels(bytes: &[u8]) {
     drop(load(&memory, &config));
 }
 
-/// A small PVH image, a bzImage's head, and nonsense.
+/// A small PVH image, the head of a bzImage, and invalid data.
 fn kernel_seeds() -> Vec<Vec<u8>> {
     let mut pvh = b"\x7fELF\x02\x01\x01".to_vec();
     let mut put = |at: usize, bytes: &[u8]| {

@@ -1,5 +1,5 @@
-//! A hostile primary against the standby, and a hostile standby against the primary: frames that are valid one by one, in any
-//! order, with any contents, from any session.
+//! A hostile primary against the standby, and a hostile standby against the primary. The frames are
+//! often valid one by one, and come in any order, with any contents, from any session.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -63,7 +63,7 @@ fn seeds() -> Vec<Vec<u8>> {
     vec![vec![0; 64], ramp.repeat(2), vec![3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9].repeat(9)]
 }
 
-/// Frames as the decoder returns them.
+/// Decodes bytes with the product's decoder.
 fn decode(bytes: &[u8]) -> std::result::Result<Vec<Frame>, WireError> {
     let (mut decoder, mut rest, mut frames) = (Decoder::new(), bytes, Vec::new());
     while let Some(frame) = decoder.decode(&mut rest)? {
@@ -72,7 +72,7 @@ fn decode(bytes: &[u8]) -> std::result::Result<Vec<Frame>, WireError> {
     Ok(frames)
 }
 
-/// The knowledge that a peer needs to be right sometimes.
+/// The values that a hostile peer needs to be right sometimes.
 struct Peer {
     digest: EpochDigest,
     epoch: u64,
@@ -170,21 +170,21 @@ impl Peer {
     }
 }
 
-/// The driver of a standby, and what must hold.
+/// A standby with its driver, and the state that the assertions need.
 struct StandbySide {
     standby: Standby,
     now: Time,
     link: LinkId,
     connected: bool,
-    /// What this session has been sent, counted here independently; and the epoch that was sent completely and found
-    /// applicable.
+    /// The data sent in this session, counted here independently; the epoch that was sent
+    /// completely; and the epoch that was found applicable.
     sent: EpochDigest,
     whole: Option<Epoch>,
     applicable: Option<Epoch>,
     /// The last acknowledged checkpoint, and the last applied one.
     acknowledged: Option<Epoch>,
     applied: Option<Epoch>,
-    /// Events that the driver gives after all actions are done.
+    /// Events that the driver gives the standby after all its actions are done.
     todo: VecDeque<standby::Event>,
     over: bool,
 }
@@ -267,7 +267,7 @@ impl StandbySide {
         }
     }
 
-    /// P4: counts whether a checkpoint is complete, independently of the standby.
+    /// P4: counts the data of a checkpoint, independently of the standby.
     fn count(&mut self, frame: &Frame) {
         match &frame.message {
             Message::Bulk(Data(body)) | Message::Pages(Data(body)) => {
@@ -284,7 +284,8 @@ impl StandbySide {
         }
     }
 
-    /// Nothing that the peer sends may make the core refuse an event of the driver.
+    /// Gives the standby an event. After no input of the peer may the core call an event of the
+    /// driver illegal.
     fn give(&mut self, event: standby::Event, input: &mut Unstructured<'_>) -> Result<()> {
         self.todo.push_back(event);
         while let Some(event) = self.todo.pop_front().filter(|_| !self.over) {
@@ -366,18 +367,19 @@ impl StandbySide {
     }
 }
 
-/// The driver of a primary, and what must hold.
+/// A primary with its driver, and the state that the assertions need.
 struct PrimarySide {
     primary: Primary,
     now: Time,
     link: LinkId,
     session: bool,
     epoch: u64,
-    /// The unacknowledged epochs that were sealed for this session, and the epochs that a frame of this session acknowledged.
+    /// The sealed, unacknowledged epochs of this session, and the epochs that a frame of this
+    /// session acknowledged.
     sealed: Vec<u64>,
     heard: Vec<u64>,
-    /// Whether a standby holds a checkpoint that it has acknowledged. Then only the arbiter, or a message of that standby in
-    /// that session, lets this machine run alone (P2).
+    /// Whether a standby holds a checkpoint that it has acknowledged. Then only the arbiter, or a
+    /// message of that standby in that session, permits this machine to run alone (P2).
     bound: bool,
     todo: VecDeque<primary::Event>,
     over: bool,
@@ -422,7 +424,7 @@ fn against_primary(input: &mut Unstructured<'_>) -> Result<()> {
                 side.answer(input)?;
             }
             _ => {
-                // A peer that knows where the primary is.
+                // A peer that knows the primary's term and epoch.
                 peer.term = side.primary.term().0;
                 peer.epoch = side.sealed.first().copied().unwrap_or(side.epoch);
                 let bytes = peer.frame(input)?;

@@ -1,5 +1,6 @@
-//! Virtqueues as a guest lays them out in its memory: descriptor tables, rings and indirect tables, with any contents that
-//! change at any time, for a device in its slot behind a gate that holds.
+//! Virtqueues in guest memory (virtio 1.2, section 2.7): descriptor tables, rings and indirect
+//! tables, with any contents that change at any time. The device sits in its slot, behind a gate
+//! that holds effects.
 
 use std::sync::Arc;
 
@@ -20,15 +21,16 @@ pub(crate) const RINGS: Target = Target {
 };
 
 const SLOT: u16 = 3;
-/// The low guest memory ends here; more follows after a hole.
+/// End of the low guest memory; more memory follows after a hole.
 const LOW: u64 = 64 << 10;
 const HIGH: u64 = 128 << 10;
 const HIGH_LEN: usize = 16 << 10;
 const VERSION_1: u64 = 1 << 32;
-/// The page size: a queue's table and each of its rings take one page. Then the address of its requests' buffers.
+/// The page size: the table and each ring of a queue take one page. `BUFFERS` is the address of the
+/// requests' buffers.
 const PAGE: u64 = 0x1000;
 const BUFFERS: u64 = 0x9000;
-/// Chains and memory are small, so that few rounds are needed.
+/// Queues and memory are small, so that few rounds are needed.
 const SIZE: u16 = 16;
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -54,7 +56,8 @@ impl World {
         Self { memory, gate, authority, which, slot }
     }
 
-    /// Held effects are released, no backend answers them, and they come back.
+    /// Commits an epoch: the gate releases the held effects, the backends do not answer, and the
+    /// requests are completed.
     fn commit(&mut self) {
         let sealed = self.gate.seal();
         let proof = self.authority.acknowledged(sealed.epoch);
@@ -68,8 +71,8 @@ impl World {
         }
     }
 
-    /// A guest may leave its device in any state. A standby that could not accept that state would leave the guest unprotected
-    /// (P7).
+    /// A slot must accept its own saved state, after any input. A standby that refused that state
+    /// would leave the guest unprotected (P7).
     fn moves_on(&self) {
         let saved = self.slot.save();
         let mut twin = VirtioSlot::new(SLOT, virtio(self.which), self.gate.clone());
@@ -79,7 +82,7 @@ impl World {
         drop(twin.into_device());
     }
 
-    /// A made-up state is refused, or accepted and saved again without change.
+    /// A generated state is refused, or accepted and saved again without change.
     fn made_up(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let mut state: SlotState = self.slot.save();
         match input.int_in_range(0..=5)? {
@@ -108,7 +111,8 @@ impl World {
             let saved = twin.save();
             assert_eq!(saved.queues, state.queues);
             assert_eq!((saved.features, saved.active), (state.features, state.active));
-            // The requests in flight of the new slot are those of the former slot, which is therefore reset.
+            // The new slot takes over the requests in flight of the former slot, which is therefore
+            // reset.
             self.slot.reset();
             self.slot = twin;
             let _ = self.slot.retry_all();
@@ -127,7 +131,7 @@ fn address(input: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-/// One descriptor's bytes (virtio 1.2, 2.7.5).
+/// A descriptor (virtio 1.2, section 2.7.5).
 fn descriptor(input: &mut Unstructured<'_>) -> Result<[u8; 16]> {
     let len: u32 = match input.int_in_range(0..=9)? {
         0 => input.arbitrary()?,
@@ -150,7 +154,7 @@ fn descriptor(input: &mut Unstructured<'_>) -> Result<[u8; 16]> {
     Ok(bytes)
 }
 
-/// Where a correct driver has the table and the rings of a queue.
+/// The addresses at which a correct driver puts the table and the rings of a queue.
 fn place(queue: u16) -> [u64; 3] {
     [0, 1, 2].map(|part| PAGE * (u64::from(queue) * 3 + part))
 }
@@ -171,7 +175,7 @@ fn set_up(slot: &mut VirtioSlot, queue: u16, input: &mut Unstructured<'_>) -> Re
     Ok(())
 }
 
-/// Sets a queue up as a correct driver does.
+/// Sets up a queue as a correct driver does.
 fn set_up_well(slot: &mut VirtioSlot, queue: u16) {
     let halves = |part: u64| (Some(part as u32), Some((part >> 32) as u32));
     let [desc, avail, used] = place(queue).map(halves);

@@ -1,4 +1,4 @@
-//! Worlds about an end: of the guest, of the machine, of the standby.
+//! Worlds in which the guest, the machine or the standby ends.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,17 @@ use crate::scheduler::Host;
 use crate::tally::{self, Kind};
 use crate::{broken, faults, hosts, judge, kvm};
 
-/// A machine with nothing to wait for must end within this.
+/// A machine must end within this time if it has nothing to wait for.
 const SHORT_END: Duration = Duration::from_secs(2);
-/// A machine that gets a second signal to end must end within this, whatever it waits for.
+/// A machine must end within this time after a second signal, even if it has something to wait for.
 const SECOND_END: Duration = Duration::from_millis(100);
-/// A standby that was ordered to end must end within this, including the wait for its arbiter's answer.
+/// A standby must end within this time after the order, including the wait for its arbiter's
+/// answer.
 const STANDBY_END: Duration = Duration::from_secs(4);
 
 impl World {
-    /// The guest of a machine that was ordered to end does not go on (P7), even if the machine is killed before it has ended.
+    /// The guest of a machine that was ordered to end runs nowhere afterwards (P7), even if the
+    /// machine is killed before it has ended.
     pub(super) fn end_in_order(&mut self) {
         self.wait_protected();
         self.pass(1..300);
@@ -47,9 +49,9 @@ impl World {
         self.holds_nothing(Host::B);
     }
 
-    /// A second signal ends the process at once; a signal within a second after the first does not count as a second. A side that
-    /// goes on with the guest knows of everything that was let out by then, and a standby that knows of the end does not go on
-    /// (P1, P7).
+    /// A second signal ends the process at once; a signal within a second after the first does not
+    /// count as the second. A side that takes over has everything that was released before, and a
+    /// standby that knows of the end does not take over (P1, P7).
     pub(super) fn be_told_twice(&mut self) {
         self.wait_protected();
         self.pass(1..300);
@@ -87,7 +89,7 @@ impl World {
         self.wait_for("P7: output", |world| judge::total() > before + 10 * world.burst);
     }
 
-    /// Keeps the machine from ending; returns whether its standby may fail to learn of the end.
+    /// Delays the machine's end; returns whether its standby may fail to learn of the end.
     fn hinder_the_end(&mut self) -> bool {
         match self.random.u32(..4) {
             0 => {
@@ -106,7 +108,8 @@ impl World {
                 true
             }
             _ => {
-                // Released output is not written; the standby learns of the end before the primary waits for that.
+                // Released output is not written. The standby learns of the end before the primary
+                // waits for that output.
                 self.hold_one("console0");
                 false
             }
@@ -129,14 +132,14 @@ impl World {
         }
     }
 
-    /// A standby without a primary holds no machine, nor the locks of its disks (P9).
+    /// A standby without a primary holds no machine and no lock of a disk (P9).
     pub(super) fn holds_nothing(&self, host: Host) {
         self.wait_for("P9: a standby without a primary that holds no machine", |_| {
             kvm::machines(host) == 0 || judge::last_host() == Some(host)
         });
     }
 
-    /// The guest powers itself off, whenever its host dies (P7).
+    /// The guest powers itself off, and its host may die at any moment of that (P7).
     pub(super) fn live_to_the_end(&mut self) {
         self.wait_protected();
         let mut protected = true;
@@ -172,8 +175,8 @@ impl World {
         }
     }
 
-    /// A checkpoint that was begun before the event is taken and sent; then the host dies. One thread lets the event out and
-    /// another takes it: either may be late.
+    /// A checkpoint begins before the guest's request and is sent; then the host dies. One thread
+    /// releases the request and another performs it: either thread may be late.
     fn kill_around_the_request(&mut self) {
         let is_late = self.random.u32(..4) > 0;
         if is_late {
@@ -204,14 +207,15 @@ impl World {
         self.pass(50..51);
     }
 
-    /// An acknowledged checkpoint is complete and can be gone on from, including the very first one (P4).
+    /// An acknowledged checkpoint is complete, and a standby can take over from it. This includes
+    /// the first one (P4).
     pub(super) fn die_at_the_first_checkpoint(&mut self) {
         self.cable.set_micros(self.random.u64(..3_000));
         if self.random.u32(..3) == 0 {
             self.refuse_the_first();
         }
         self.cable.kill_at_acknowledgement(self.random.u64(1..4));
-        // The guest goes on writing between two reads of its dirty log.
+        // The guest runs on and writes between two reads of its dirty log.
         let (left, blocks) = (self.random.u32(1..8), self.random.u32(..10));
         let happens = Happens::Hold(self.random.u64(..20_000_000));
         let (host, behind, thread) = (Host::A, Call::Kvm, Some("sender"));
@@ -223,8 +227,8 @@ impl World {
         self.conclude(true);
     }
 
-    /// A checkpoint that KVM refuses is not acknowledged, and no takeover begins with it (P4). The guest goes on (P7), and an
-    /// operator may try again.
+    /// A checkpoint that KVM refuses is not acknowledged, and no takeover begins with it (P4). The
+    /// guest continues (P7), and an operator may try again.
     fn refuse_the_first(&mut self) {
         faults::set_refuses(Host::B);
         self.wait_for("a checkpoint that is refused", |_| !faults::is_to_refuse());
@@ -235,11 +239,12 @@ impl World {
         self.protect();
     }
 
-    /// A standby that is ordered to end does so. It neither keeps the guest from going on nor keeps a term that it has won (P7).
+    /// A standby ends when ordered to. It does not stop the guest, and does not keep a term that it
+    /// has won (P7).
     pub(super) fn lose_its_standby(&mut self) {
         let is_early = self.random.u32(..4) == 0;
         if is_early {
-            // It holds no checkpoint, or no complete one.
+            // The standby holds no checkpoint, or no complete one.
             self.pass(1..40);
         } else {
             self.wait_protected();

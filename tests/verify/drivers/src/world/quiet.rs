@@ -1,4 +1,4 @@
-//! Worlds in which less fails than in others, and the product must do more.
+//! Worlds with few faults, or none: the product must meet shorter bounds here.
 
 use std::time::{Duration, Instant};
 
@@ -11,28 +11,29 @@ use crate::scheduler::Host;
 use crate::tally::{self, Kind};
 use crate::{broken, faults, judge, trace};
 
-/// If nothing fails, a guest must be protected within this.
+/// Without faults, a guest must be protected within this time.
 const SOON_PROTECTED: Duration = Duration::from_secs(2);
-/// If nothing fails, output must leave within this.
+/// Without faults, output must leave within this time.
 const SOON_OUT: Duration = Duration::from_millis(50);
-/// If only the host dies, the guest must go on elsewhere within this.
+/// If only the host dies, the guest must run elsewhere within this time.
 const SOON_TAKEN_OVER: Duration = Duration::from_millis(1500);
-/// Milliseconds that a thread may hang before the guest must go on elsewhere: the time that a machine may make no progress, plus
-/// the time to detect it.
+/// Milliseconds that a thread may hang before the guest must run elsewhere: the stall timeout, plus
+/// the time to detect the stall.
 const LONGEST_HANG: u64 = 6_500;
 
-/// How long output may wait for a standby that does not answer: until the silence is noticed, and the arbiter has answered.
+/// The longest wait of output for a standby that does not answer: until the silence is noticed and
+/// the arbiter has answered.
 const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 
 impl World {
-    /// Nothing fails: neither side suspects the other, and nothing takes long (P7).
+    /// Without faults, neither side suspects the other, and every bound is met (P7).
     pub(super) fn live_in_peace(&mut self) {
         let begun = Instant::now();
         self.wait_protected();
         if begun.elapsed() > SOON_PROTECTED {
             broken(&format!("P7: not protected within {SOON_PROTECTED:?}, and nothing fails"));
         }
-        // Output that was held before the first checkpoint is out by now.
+        // Output that was held before the first checkpoint has left by then.
         self.pass(50..100);
         let sessions = self.cable.joined();
         for _ in 0..self.random.usize(1..4) {
@@ -73,7 +74,7 @@ impl World {
         trace(&format!("output has waited for {longest:?} at most"));
     }
 
-    /// The operator names a standby, and then another one: the guest is protected by the second (P7, P9).
+    /// The operator names one standby and then another: the second one protects the guest (P7, P9).
     pub(super) fn choose_another(&mut self) {
         let is_late = self.random.bool();
         let lay = |world: &Self| Cable::lay(&world.places.near(Host::C), world.places.far(Host::C));
@@ -84,7 +85,8 @@ impl World {
         }
         self.wait_for("an engine", |world| world.with_engine(Host::A, |_| ()).is_some());
         self.pass(1..50);
-        // Anywhere, or between the thread's last check that it is still wanted and its session.
+        // Hold the thread anywhere, or between its last check that it is still wanted and its
+        // session.
         let (is_held, at_the_door) = (self.random.bool(), self.random.bool());
         if is_held {
             self.hold_the_link(at_the_door);
@@ -99,13 +101,13 @@ impl World {
             (false, _) => self.pass(0..40),
         }
         if rest::is_stuck() || self.phase() != Some(Phase::Alone) {
-            // There is a standby already, or a thread is held where the operator is not heard.
+            // The guest has a standby already, or a held thread blocks the operator's command.
             return;
         }
         self.standby = Host::C;
         tally::saw(Kind::OtherStandby);
         if is_held && at_the_door {
-            // The next thread is slow.
+            // The next thread that connects is slow.
             faults::set_storage(Host::A, self.random.u64(5_000_000..50_000_000));
         }
         self.protect();
@@ -114,7 +116,7 @@ impl World {
             faults::release();
         }
         if is_late {
-            // The standby does not listen yet.
+            // The named standby does not listen yet.
             self.pass(0..300);
             other = Some(lay(self));
             self.begin_standby(Host::C);
@@ -132,10 +134,10 @@ impl World {
         }
     }
 
-    /// Holds the next thread that connects.
+    /// Holds the next thread that connects: at any call, or at the start of its sender.
     fn hold_the_link(&mut self, at_the_door: bool) {
         let (behind, left, blocks) = match at_the_door {
-            // At the point where it has started its sender.
+            // The thread has just started its sender.
             true => (Call::Start, 1, self.random.u32(..10)),
             false => (Call::Any, self.random.u32(1..100), self.some_blocks()),
         };
@@ -144,7 +146,7 @@ impl World {
         faults::set_trap(Some(Trap { host, behind, thread, left, blocks, happens }));
     }
 
-    /// If any thread hangs, at any place, the guest goes on, on this host or on the other (P7).
+    /// If any thread hangs, at any place, the guest continues on this host or on the other (P7).
     pub(super) fn hang(&mut self) {
         self.wait_protected();
         self.pass(1..200);
@@ -171,9 +173,10 @@ impl World {
         self.conclude(true);
     }
 
-    /// A standby that hangs is noticed as soon as one that has died: no thread sends heartbeats for it.
+    /// A standby that hangs is noticed as soon as one that has died: no other thread sends its
+    /// heartbeats.
     fn hang_at_the_standby(&mut self) {
-        // Everything printed before is out by then.
+        // Everything printed before has left by then.
         self.pass(50..100);
         let (left, blocks) = (self.random.u32(1..50), self.some_blocks());
         let happens = Happens::Hold(2 * LONGEST_SILENCE.as_nanos() as u64);
@@ -181,7 +184,8 @@ impl World {
         faults::set_trap(Some(Trap { host, behind, thread, left, blocks, happens }));
         self.pass_until(500, |_| faults::is_held());
         if faults::is_held() {
-            // Long enough that output printed at the begin of the hang has waited too long.
+            // Sleep longer than the bound: output printed at the beginning of the hang has then
+            // waited too long.
             std::thread::sleep(LONGEST_SILENCE * 3 / 2);
             let wait = Duration::from_nanos(judge::longest_wait());
             if wait > LONGEST_SILENCE {
@@ -192,7 +196,7 @@ impl World {
         self.conclude(true);
     }
 
-    /// Holds a thread that has the engine's lock, if one is found.
+    /// Tries to hold a thread while it has the engine's lock.
     fn hold_with_the_lock(&mut self) {
         const TRIES: u32 = 40;
         for _ in 0..TRIES {

@@ -9,13 +9,13 @@ use crate::faults::{Call, Happens, Trap};
 use crate::scheduler::Host;
 use crate::{broken, faults, judge, trace};
 
-/// If nothing fails, a machine must be reset, and its guest running again, within this.
+/// Without faults, a machine must be reset, and its guest run again, within this time.
 const SOON_RESET: Duration = Duration::from_millis(100);
 
 impl World {
-    /// A reset is released like every effect: the standby knows of it before it takes place, and the side that goes on with the
-    /// guest carries it out, once (P1, P7). The checkpoints contain what the new boot writes, and nothing of the old boot (P4,
-    /// P8).
+    /// A reset is released like every effect: the standby knows of it before it is performed, and a
+    /// side that takes over performs it once (P1, P7). Checkpoints contain what the new boot
+    /// writes, and nothing of the old boot (P4, P8).
     pub(super) fn be_reset(&mut self) {
         self.wait_protected();
         if self.random.bool() {
@@ -40,7 +40,7 @@ impl World {
     }
 
     fn be_reset_in_peace(&mut self) {
-        // Output that was held before the first checkpoint is out by now.
+        // Output that was held before the first checkpoint has left by then.
         self.pass(50..100);
         let (begun, mut longest) = (Instant::now(), Duration::ZERO);
         let millis = self.random.u64(100..800);
@@ -62,7 +62,7 @@ impl World {
         trace(&format!("a reset has taken {longest:?} at most"));
     }
 
-    /// A fault that begins when the guest asks for its reset.
+    /// Injects a fault at the moment at which the guest asks for its reset.
     fn disturb_a_reset(&mut self) {
         if self.random.u32(..3) == 0 {
             faults::set_storage(Host::A, self.random.u64(..80_000_000));
@@ -90,7 +90,7 @@ impl World {
         self.cut_link();
     }
 
-    /// The standby goes on from the new boot, or from just before it.
+    /// The standby continues from the new boot, or from just before the reset.
     fn kill_soon_after_a_reset(&mut self) {
         let before = judge::resets();
         self.pass_until(2000, |_| judge::resets() > before || judge::reset_waits() > 0);

@@ -1,4 +1,4 @@
-//! What the product must do after everything has healed.
+//! What must hold after all faults have healed.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +12,12 @@ use crate::sides::Shared;
 use crate::tally::{self, Kind};
 use crate::{broken, faults, judge};
 
-/// Interval at which the operator asks for a machine's status.
+/// Interval at which the operator asks for the status of a machine.
 const LOOK: Duration = Duration::from_millis(15);
-/// The longest wait for the engine's lock, in nanoseconds: nothing that can block is called with the lock held (P7).
+/// The longest wait for the engine's lock, in nanoseconds: no call under this lock can block (P7).
 const LONGEST_LOOK: u64 = 40_000_000;
 
-/// Whether the operator waits for the first primary's status.
+/// Whether a status request to the first primary is waiting.
 static WAITS: AtomicBool = AtomicBool::new(false);
 
 /// Whether the first primary's engine is stuck: a held thread has its lock.
@@ -25,7 +25,7 @@ pub(super) fn is_stuck() -> bool {
     WAITS.load(Ordering::Relaxed)
 }
 
-/// Asks for a machine's status repeatedly.
+/// Asks for the status of a machine repeatedly.
 pub(super) fn look_at(host: Host, side: Shared) {
     std::thread::spawn(move || {
         let engine = loop {
@@ -55,8 +55,8 @@ pub(super) fn look_at(host: Host, side: Shared) {
 }
 
 impl World {
-    /// Nothing fails any more: a replaced machine ends (P2), a machine with a standby is protected again (P7), and the rest of
-    /// earlier sessions and attempts is gone (P9).
+    /// After all faults have healed, a replaced machine ends (P2), a machine with a standby is
+    /// protected again (P7), and the threads of earlier sessions and attempts have ended (P9).
     pub(super) fn come_to_rest(&mut self) {
         if judge::runs() > self.runs {
             let primary = self.primary;
@@ -83,7 +83,8 @@ impl World {
         }
     }
 
-    /// No kind of thread exists twice: threads of former sessions and attempts have ended.
+    /// Waits until no two threads of the host have the same name: threads of former sessions and
+    /// attempts have ended.
     fn wait_for_single_threads(&self, host: Host) {
         let twice = || {
             let names = scheduler::with(|world| world.threads_on(host));
