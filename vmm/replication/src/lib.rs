@@ -1,9 +1,9 @@
 //! Replication of a machine: the primary that sends checkpoints, the standby that holds them, the link between the two, and the
 //! takeover.
 //!
-//! Threads, sockets and clocks around the protocol core belong here, with what a checkpoint holds of a machine. The decisions of
-//! the protocol do not (they are in `ft-core`), nor do devices (`kemari-machine` has them), nor the command line and the control
-//! socket, which this crate does not know.
+//! Threads, sockets and clocks around the protocol core belong here, and so does the content of a
+//! checkpoint. The decisions of the protocol are in `ft-core`, and the devices in `kemari-machine`.
+//! This crate does not know the command line and the control socket.
 
 pub mod link;
 pub mod primary;

@@ -1,6 +1,6 @@
 //! Repeated failures: each reason is reported once, and all are counted (P9).
 
-/// Number of reasons that are remembered; further ones are reported each time.
+/// Number of reasons that are remembered. Any other reason is reported each time.
 const REMEMBERED: usize = 8;
 
 /// See the module.
@@ -24,12 +24,12 @@ impl Repeats {
         true
     }
 
-    /// The failures have ended: the next one is reported anew.
+    /// Ends the series of failures: the next failure is reported again, whatever its reason.
     pub(crate) fn over(&mut self) {
         *self = Self::default();
     }
 
-    /// Number of failures so far.
+    /// Number of failures since the last [`over`](Self::over).
     pub(crate) fn count(&self) -> u64 {
         self.count
     }

@@ -28,8 +28,8 @@ pub struct Distribution(Histogram<u64>);
 
 impl Default for Distribution {
     fn default() -> Self {
-        // One hour in microseconds and 16 GiB in pages are far below this bound; larger values
-        // saturate.
+        // One hour in microseconds and 16 GiB in pages are far below the upper bound. Larger values
+        // are counted as the bound.
         let histogram = Histogram::new_with_bounds(1, 1 << 42, 3);
         Self(histogram.expect("the bounds are valid: 1 * 2 <= 2^42, 3 <= 5 digits"))
     }
@@ -46,12 +46,12 @@ impl Distribution {
         self.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Forgets all values.
+    /// Removes all values.
     pub fn reset(&mut self) {
         self.0.reset();
     }
 
-    /// The percentiles so far.
+    /// The percentiles of the values added since the last reset.
     #[must_use]
     pub fn summary(&self) -> Summary {
         Summary {

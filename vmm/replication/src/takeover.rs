@@ -1,4 +1,4 @@
-//! The takeover: the moment in which a standby that has won the term becomes the side that runs the guest.
+//! The takeover: a standby that has won the term begins to run the guest.
 //!
 //! ```text
 //!   restore   KVM and the devices take on the state of the last acknowledged checkpoint
@@ -8,8 +8,9 @@
 //!   start     the vCPUs run
 //! ```
 //!
-//! Everything that can fail was tried before the term was won (P9): see [`crate::standby`]. What the process does at these steps
-//! (its terminal, its panic hook) is its own: see [`Process`].
+//! P9: the standby tries everything that can fail before it claims the term: see
+//! [`crate::standby`]. The process adds its own work at these steps (its terminal, its panic hook):
+//! see [`Process`].
 
 mod stages;
 
@@ -30,15 +31,15 @@ use stages::Stages;
 /// Time between two attempts to attach the backends.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What the process around a takeover does at its steps.
+/// The work of the surrounding process at the steps of a takeover.
 pub trait Process {
-    /// The backends are attached; nothing has reached them yet.
+    /// Called when the backends are attached and no effect has reached them yet.
     fn has_backends(&mut self, machine: &Machine);
-    /// `engine` drives the guest from here on; the guest has not run yet.
+    /// Called when `engine` drives the guest and the guest has not run yet.
     fn has_engine(&mut self, engine: &Arc<Engine>);
 }
 
-/// Why the guest does not run here.
+/// Why the guest does not run on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeoverError {
     /// This side was ended while it waited for its backends.
@@ -55,10 +56,12 @@ pub enum TakeoverError {
     Start(#[from] MachineError),
 }
 
-/// Continues the guest here, from the checkpoint that this side has inherited; returns the engine of the guest that runs.
+/// Continues the guest on this host from the checkpoint in `inheritance`. Returns the engine of the
+/// running guest.
 ///
 /// # Errors
-/// Why the guest does not run here. No machine has it then: the caller releases the term.
+/// The reason why the guest does not run on this host. No machine runs the guest then: the caller
+/// releases the term.
 pub fn take_over(
     inheritance: Inheritance,
     options: EngineOptions,
@@ -77,7 +80,7 @@ pub fn take_over(
     let makings = attach(&machine, arbiter, status, &stages).map_err(TakeoverError::Ended)?;
     process.has_backends(&machine);
 
-    // From here on the requests in flight are performed again (P3): the term is won (P2).
+    // The engine performs the requests in flight again (P3): the term is won (P2).
     let engine = Engine::after_takeover(
         makings,
         machine.clone(),
@@ -105,8 +108,8 @@ pub fn take_over(
 
 /// Attaches the machine's backends and returns the resources of its engine, unless the machine is ended before.
 ///
-/// Everything that the devices need was opened before the term was won (P9). Attaching it and starting an engine takes threads
-/// and descriptors, which this host may lack for a moment.
+/// Everything that the devices need was opened before the term was won (P9). Attaching it and
+/// starting an engine takes threads and descriptors: this host may be out of them for a moment.
 fn attach(
     machine: &Arc<Machine>,
     arbiter: Option<&Arc<dyn Arbiter>>,
@@ -116,8 +119,8 @@ fn attach(
     let preparing = Preparing::default();
     loop {
         stages.at("attach the backends and start the engine");
-        // A failed attempt has closed the backends. They are opened in a thread of their own, so that ending this side does not
-        // wait for storage that hangs (P9).
+        // A failed attempt closes the backends. A thread of its own opens them again, so that an
+        // end of this side does not wait for storage that hangs (P9).
         let attached = preparing.prepare(machine).and_then(|()| {
             // Allocate these first: they are released if attaching fails.
             let makings = Makings::new(arbiter)
@@ -143,7 +146,7 @@ fn attach(
 
 /// Announces the guest's addresses to the networks several times: a broadcast can be lost.
 fn announce(machine: &Arc<Machine>) {
-    /// As QEMU after a migration: five rounds, with growing gaps.
+    /// The same schedule as QEMU's after a migration: five rounds, with growing gaps.
     const ROUNDS: u64 = 5;
     const FIRST_GAP: Duration = Duration::from_millis(50);
     let machine = machine.clone();

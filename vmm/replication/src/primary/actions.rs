@@ -1,6 +1,7 @@
 //! Performs the actions of the protocol core, in order, under the core's lock.
 //!
-//! What may take long is handed to a thread: the sender, a connection, a question to the arbiter.
+//! An action that may take long runs in a thread: the sender, a connection, a request to the
+//! arbiter.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,7 +58,7 @@ impl Engine {
                 self.record_ack(core, proof.epoch());
                 gate.release(proof);
                 self.stats().commit_latency.add_time(latency);
-                // A slot in the pipeline is free again.
+                // A slot in the pipeline is free: an epoch can be sealed.
                 self.wake_sealer();
             }
             Action::RunAlone(proof) => gate.run_alone(proof),
@@ -85,8 +86,8 @@ impl Engine {
         }
     }
 
-    /// Ends the session: its sender sends what is queued, then closes. The session touches nothing that the next one uses (P4,
-    /// P8).
+    /// Ends the session: its sender sends the queued frames, then closes the link. From here on the
+    /// session touches nothing that the next session uses (P4, P8).
     fn end_session(&self, core: &mut Core) {
         self.tracking.end();
         *self.voice() = None;
@@ -100,7 +101,7 @@ impl Engine {
         }
     }
 
-    /// P1: records the acknowledgement before it releases anything.
+    /// P1: records the acknowledgement before any effect is released.
     fn record_ack(&self, core: &Core, epoch: Epoch) {
         if let Some(session) = &core.session {
             let (term, session) = (core.primary.term().0, session.number());
@@ -108,7 +109,7 @@ impl Engine {
         }
     }
 
-    /// P2: records that a standby gives up the right to take over, which may open the gate.
+    /// P2: records that a standby gives up the right to take over: its Bye may open the gate.
     pub(super) fn record_bye(&self, core: &Core, link: LinkId, message: &Message) {
         if let Message::Bye { reason, session, .. } = message
             && *reason != ByeReason::Detach
@@ -149,7 +150,8 @@ impl Engine {
     }
 
     pub(super) fn wake_sealer(&self) {
-        // The counter cannot overflow in the life of a machine, and a full one wakes the thread as well.
+        // The counter does not overflow during the run of a machine. A full counter also wakes the
+        // thread.
         let _ = self.machine.engine_event().write(1);
     }
 }

@@ -1,4 +1,5 @@
-//! The terms that this machine claims from the arbiter: a machine that ends releases the term it has won.
+//! The terms that this machine claims from the arbiter. A machine that ends releases the term that
+//! it has won.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,11 +26,11 @@ struct State {
 pub(super) enum Last {
     /// This machine has won the term.
     Won(Term),
-    /// Another machine has the term, and with it the guest.
+    /// Another machine has won the term, and so it runs the guest.
     Lost,
 }
 
-/// A claim that is under way until this is dropped.
+/// A claim without an answer yet. Dropping it ends the claim.
 pub(super) struct UnderWay(Arc<Claims>);
 
 impl Claims {
@@ -39,8 +40,8 @@ impl Claims {
         UnderWay(self.clone())
     }
 
-    /// Waits until no claim is under way and returns the result of the last answered one; an error if a claim has no answer
-    /// within `patience`.
+    /// Waits until no claim is under way and returns the result of the last answered one. Returns
+    /// an error if a claim has no answer within `patience`.
     pub(super) fn settled(&self, patience: Duration) -> Result<Option<Last>, ()> {
         let waited =
             self.ended.wait_timeout_while(self.lock(), patience, |state| state.under_way > 0);
@@ -54,7 +55,7 @@ impl Claims {
 }
 
 impl UnderWay {
-    /// Notes the arbiter's answer for `term`.
+    /// Records the arbiter's answer for `term`.
     pub(super) fn is_answered(&self, term: Term, answer: &Answer) {
         let last = match answer {
             Answer::Granted => Last::Won(term),

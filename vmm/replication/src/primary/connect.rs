@@ -1,5 +1,5 @@
-//! Makes a connection with a standby: prepares and marks what both sides share, says Hello, and reads the standby's frames until
-//! the link ends.
+//! Connects to a standby: prepares and marks the shared storage, sends Hello, and reads the
+//! standby's frames until the link ends.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +29,7 @@ use crate::session::{ReadEnd, Watched, read_frames};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Engine {
-    /// Connects to the standby in a thread of its own: it may take seconds.
+    /// Connects to the standby in a thread of its own: a connection may take seconds.
     pub(super) fn connect(self: &Arc<Self>, core: &mut Core) {
         let Some(addr) = core.standby.clone() else { return };
         let link_id = LinkId(core.next_link);
@@ -37,7 +37,8 @@ impl Engine {
         core.connecting = Some(link_id);
         let (engine, attempt) = (self.clone(), self.attempts.clone());
         let connect = move || {
-            // Prepare first: storage may be slow, and a standby does not wait long for a Hello.
+            // Prepare before connecting: storage may be slow, and a standby does not wait long for
+            // a Hello.
             let arbiter = match engine.prepare(link_id) {
                 Ok(arbiter) => arbiter,
                 Err(reason) => return engine.connect_failed(link_id, reason),
@@ -60,7 +61,8 @@ impl Engine {
         });
     }
 
-    /// Prepares storage and arbiter for a standby. Slow when much was written and little is durable.
+    /// Prepares the storage and the arbiter for a standby. This is slow when the guest has written
+    /// much data that is not durable yet.
     fn prepare(&self, link: LinkId) -> Result<Option<ArbiterView>, String> {
         self.machine.share_disks().map_err(|error| error.to_string())?;
         let mark = |arbiter: &Arc<dyn Arbiter>| {
@@ -69,9 +71,9 @@ impl Engine {
         self.arbiter.as_ref().map(mark).transpose()
     }
 
-    /// Writes the marks that the standby reached over `link` looks for: one thread at a time, and only for the newest connection.
-    /// An older one would overwrite the marks that the newer one's standby looks for, and that standby would see another arbiter
-    /// or another disk.
+    /// Runs `mark`, which writes the marks that the standby reached over `link` reads. One thread
+    /// at a time, and only for the newest connection: an older one would overwrite the marks of the
+    /// newer one's standby, which would then see another arbiter or another disk.
     fn mark_for<T>(
         &self,
         link: LinkId,
@@ -84,8 +86,8 @@ impl Engine {
         mark()
     }
 
-    /// Marks the storage for the standby that has been reached: it must see the same storage (P2, P3). Not done at each attempt:
-    /// a record of who may write is only written when needed.
+    /// Marks the storage for the standby that has been reached, which must see the same storage
+    /// (P2, P3). Failed attempts do not get here: the fence records are written only when needed.
     fn mark(&self, link: LinkId, arbiter: Option<ArbiterView>) -> Result<Place, String> {
         let disks = self.mark_for(link, || {
             self.machine.renew_fence_records().map_err(|error| error.to_string())?;
@@ -99,7 +101,8 @@ impl Engine {
         Ok(Place { disks, arbiter, holder, networks })
     }
 
-    /// Reports the failed connection, unless a newer one has replaced it: then only the newer one's end counts.
+    /// Reports the failed connection, unless a newer connection has replaced it. Only the newest
+    /// one's result counts.
     fn connect_failed(self: &Arc<Self>, link: LinkId, reason: String) {
         let mut core = self.lock();
         if core.connecting == Some(link) {
@@ -157,7 +160,7 @@ impl Engine {
                     self.perform(&mut core, actions);
                     self.tell_ticker(&core);
                 }
-                // The operator has made another request meanwhile.
+                // The operator has made another request in the meantime.
                 Err(illegal) => {
                     outbox.close();
                     return log::debug!("{illegal}");
@@ -178,8 +181,8 @@ impl Engine {
         });
     }
 
-    /// P2, P3: checks the first `Welcome` of a session: the standby must use the same arbiter and write to the same disks. Later
-    /// frames wait here meanwhile.
+    /// P2, P3: checks the first `Welcome` of a session: the standby must use the same arbiter and
+    /// write to the same disks. Later frames wait until the check is done.
     fn examine(&self, link: LinkId, frame: Frame, is_welcomed: &mut bool) -> Event {
         if let Message::Welcome(theirs) = &frame.message
             && !std::mem::replace(is_welcomed, true)
@@ -202,12 +205,12 @@ impl Engine {
     }
 }
 
-/// What a session needs besides the machine: the storage that both sides share, marked for this session, and this side's
-/// identity.
+/// What a session needs besides the machine: the shared storage, marked for this session, and this
+/// side's identity.
 struct Place {
     disks: Vec<DiskStorage>,
     arbiter: Option<ArbiterView>,
     holder: String,
-    /// What was found of the networks.
+    /// The name and value of each network's MTU: see [`hello::networks`].
     networks: Vec<(String, String)>,
 }

@@ -1,8 +1,9 @@
-//! Checks that the standby uses the same arbiter (P2) and the same disks (P3) as this side: the marks that the standby has
-//! written must be found here.
+//! Checks that the standby uses the same arbiter (P2) and the same disks (P3) as this side: this
+//! side must find the marks that the standby has written.
 //!
-//! The handshake has only shown that the standby sees what this side writes. That also holds for a one-way copy, and then a term
-//! that the standby wins or a sector that it writes would never be seen here.
+//! The handshake has shown only that the standby sees what this side writes. A one-way copy passes
+//! that check too, and this side would never see a term that the standby wins there, or a sector
+//! that it writes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +18,13 @@ use kemari_support::aside::{self, NoAnswer};
 use super::Engine;
 use crate::session::marks::read_counter_marks;
 
-/// The client of a network file system may show old content for a while.
+/// Time for a mark to appear: the client of a network file system may return old content for a
+/// while.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Time between two looks.
+/// Pause between two reads of the marks.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where to look, and for which marks.
+/// Where to look for counter-marks, and which ones are expected.
 struct Look {
     config: MachineConfig,
     arbiter: Option<Arc<dyn Arbiter>>,
@@ -31,7 +33,8 @@ struct Look {
 }
 
 impl Engine {
-    /// Waits at most half as long as a standby that is joining may stay silent, so that this check holds nothing up.
+    /// Compares the counter-marks. Waits at most half as long as a joining standby may stay silent,
+    /// so that the check does not run into that time-out.
     pub(super) fn check_counter_marks(&self, theirs: &Hello) -> Result<(), String> {
         let longest = self.options.primary.setup_timeout / 2;
         let patience = PATIENCE.min(longest / 2);
@@ -44,8 +47,8 @@ impl Engine {
         };
         let (tell, answer) = aside::answer();
         let (failed, attempt) = (tell.or_no_thread(), self.attempts.clone());
-        // The thread that reads the link may open no files, and a directory may not answer: look in a thread of its own. The
-        // caller may have given up by the time the answer comes.
+        // Look in a thread of its own: the thread that reads the link may not open files, and a
+        // directory may not answer. The caller may have given up when the answer comes.
         let look = move || {
             tell.done(look.until_found(patience));
             // P9: a look that hangs counts as an attempt to reach a standby.

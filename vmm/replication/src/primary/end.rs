@@ -1,4 +1,5 @@
-//! How a run ends: the standby is told first, then the machine stops, then others may have its disks and its name.
+//! How a run ends: first the standby hears of it, then the machine stops, then other machines may
+//! have its disks and its name.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -11,23 +12,25 @@ use super::Engine;
 use super::claims::Last;
 use super::session::{Closed, Session};
 
-/// How long a failed machine that ends waits for the core to see whether it has a standby.
+/// Time limit for a failed machine to lock the core, in which it sees whether it has a standby.
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// How long a machine that ends waits until its standby has its last words.
+/// Time limit for the standby to read the last message of a machine that ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long a machine that ends waits for released effects: longer than a fence without an answer and a console that is not
-/// read take.
+/// Time limit for released effects to finish at the end. Longer than a look at a fence that gets no
+/// answer, or a console that nobody reads.
 const REST: Duration = Duration::from_secs(8);
 /// As [`REST`], for a machine that is known to be stuck.
 const STUCK_REST: Duration = Duration::from_secs(1);
-/// How long a machine that ends waits for the arbiter's answer to a claim: a winner keeps still for at most two seconds.
+/// Time limit for the arbiter's answer to a claim at the end. The winner of a term waits at most
+/// two seconds before it uses it.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Stops a machine that has ended. Returns the term to release if no machine is to continue the guest and no disk can still
-    /// be written.
+    /// Stops a machine that has ended. Returns the term to release, if no machine is to continue
+    /// the guest and no disk write can still arrive.
     pub fn conclude(self: &Arc<Self>, ended: &Ended) -> Option<Term> {
-        // P7: the standby is told first. What follows may take longer than it bears silence, and it would bring the guest back.
+        // P7: tell the standby first. The steps below may last longer than its heartbeat time-out,
+        // and it would then take over.
         let left = match ended {
             Ended::PoweredOff => self.leave(Event::GuestPoweredOff),
             Ended::Signal(_) | Ended::Unprotected(_) => self.leave(Event::OperatorStop),
@@ -44,18 +47,19 @@ impl Engine {
         }
         let (term, closed) = left?;
         let term = self.last_term(term)?;
-        // P2: once nothing more is written, others may have the disks and the name. This holds even for a guest that runs on
-        // because the device thread is stuck: from here on the gate lets nothing out.
+        // P2: other machines may have the disks and the name once this machine writes nothing more.
+        // That holds even if the guest still runs because the device thread is stuck: from here on
+        // the gate releases nothing.
         let free = self.machine.gate().free_disks();
         if let Some(closed) = closed {
-            // Wait only so that the last words leave before the process exits.
+            // Wait only so that the last message leaves before the process exits.
             let _ = closed.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
         }
         free.then_some(term)
     }
 
-    /// The term in which the machine ends: `term`, or a later one whose claim is won by now; `None` if another machine has the
-    /// later one.
+    /// The term in which the machine ends: `term`, or a later one that its last claim has won.
+    /// `None` if another machine has won the later one.
     fn last_term(&self, term: Term) -> Option<Term> {
         match self.claims.settled(LAST_ANSWER) {
             Ok(None) => Some(term),
@@ -75,8 +79,8 @@ impl Engine {
         }
     }
 
-    /// Tells the standby that this side ends, if there is a standby. Returns the term, and what closes when the message has
-    /// left; `None` when the engine is stuck.
+    /// Tells the standby, if there is one, that this side ends. Returns the term and the channel
+    /// that disconnects when the message has left; `None` when the engine is stuck.
     fn leave(self: &Arc<Self>, event: Event) -> Option<(Term, Option<Closed>)> {
         let Some(mut core) = self.lock_within(LAST_WORDS) else {
             log::error!("cannot report the end to the standby: the engine is stuck");
@@ -87,11 +91,12 @@ impl Engine {
         Some((term, closed))
     }
 
-    /// Lets a standby take over at once, without waiting for the rest of this side's end. P7: without a standby that holds a
-    /// checkpoint no other machine can continue the guest; this side then leaves as on an operator's stop, and the next start
-    /// need not seize the name.
+    /// Lets a standby take over at once, before this side has ended. P7: without a standby that
+    /// holds a checkpoint no other machine can continue the guest. This side then ends as after an
+    /// operator's stop, and the next start does not need to seize the name.
     fn leave_failed(self: &Arc<Self>, why: &str) -> Option<(Term, Option<Closed>)> {
-        // Do not wait long: signs of life continue until the watchdog knows of the failure.
+        // Do not wait long: this side still sends signs of life until the watchdog knows of the
+        // failure.
         let nobody_else = |phase: Phase| !phase.standby_may_take_over() && phase != Phase::Stopped;
         if let Some(mut core) = self.lock_within(LAST_LOOK)
             && nobody_else(core.primary.phase())
@@ -106,12 +111,13 @@ impl Engine {
         None
     }
 
-    /// Tells the standby why this process dies, whatever state its other threads are in, and waits at most `patience` until the
-    /// standby has read it. The standby treats it as a lost link with a reason: it asks the arbiter (P2).
+    /// Tells the standby why this process dies, whatever state the other threads are in. Waits at
+    /// most `patience` until the standby has read it. To the standby this is a lost link with a
+    /// reason: it asks the arbiter (P2).
     pub fn last_word(&self, reason: String, patience: Duration) {
         let voice = self.voice().take();
-        // P7: take the voice first: the standby closes the link now, and this side must not claim the next term because of
-        // that.
+        // P7: take the voice first. The standby closes the link now, and this side must not claim
+        // the next term because of that.
         if let Some(voice) = &voice {
             voice.last_word(reason.clone());
         }

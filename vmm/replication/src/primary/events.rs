@@ -1,6 +1,6 @@
-//! Events for the protocol core: from any thread, and from the clock.
+//! Events for the protocol core, from any thread and from the clock.
 //!
-//! Each is handled under the core's lock, and so are the actions that follow.
+//! Each event and the actions that follow from it are handled under the core's lock.
 
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use kemari_confine::seccomp::{self, Role};
 use super::{Core, Engine};
 
 impl Engine {
-    /// Gives an event to the core and performs the actions that it returns.
+    /// Gives an event to the core and performs the returned actions.
     pub fn event(self: &Arc<Self>, event: Event) {
         let mut core = self.lock();
         self.event_locked(&mut core, event);
@@ -28,17 +28,18 @@ impl Engine {
         let actions = core.primary.handle(self.now(), event);
         match actions {
             Ok(actions) => self.perform(core, actions),
-            // Expected: a race between two of our threads, for instance an answer for a link that has gone.
+            // Expected when two threads race: for instance an answer for a link that has gone.
             Err(illegal) => log::debug!("{illegal}"),
         }
         self.tell_ticker(core);
     }
 
-    /// Reports the begin and the end of a stall to the core before any event that may follow from it, for instance the loss of
-    /// a link that was closed because of the stall.
+    /// Reports the start and the end of a stall to the core, before any event that may follow from
+    /// the stall, for instance the loss of a link that was closed because of it.
     fn tell_progress(self: &Arc<Self>, core: &mut Core) {
         let primary = &core.primary;
-        // P7: the standby could not go on either, so the guest waits here for the answer.
+        // P7: hand over only to a standby that could go on. Otherwise the guest waits here for the
+        // answer.
         let hands_over = self.watchdog.look_hangs()
             && (primary.is_stalled()
                 || primary.phase().standby_may_take_over() && primary.lack().is_none());
@@ -56,7 +57,7 @@ impl Engine {
         }
     }
 
-    /// Wakes the ticker if it would look too late.
+    /// Wakes the ticker if its next look is too late for the core's deadline.
     pub(super) fn tell_ticker(&self, core: &Core) {
         let deadline = core.primary.next_deadline();
         let sooner = |at| deadline.is_some_and(|deadline| deadline < at);

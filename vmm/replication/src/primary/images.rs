@@ -1,6 +1,7 @@
-//! Sends the kernel and initrd to a standby that lacks them, so that it can reset the guest after a takeover (P7).
+//! Sends the kernel and the initrd to a standby that has none, so that it can reset the guest after
+//! a takeover (P7).
 //!
-//! They are sent before guest memory, and so before a checkpoint exists that would have to wait for them.
+//! They are sent before guest memory: no checkpoint exists yet that would have to wait for them.
 
 use std::io;
 use std::sync::Arc;
@@ -14,18 +15,18 @@ use super::outbox::Outbox;
 use super::output::Output;
 use crate::session::hello;
 
-/// Bytes between two looks at other items to send: a heartbeat waits for no more than these.
+/// Bytes sent between two looks at the queue: a heartbeat waits for at most this many.
 const CHUNK: u64 = 512 << 10;
 const _: () = assert!(CHUNK <= Kind::Image.max_body() as u64);
 
-/// What the guest boots from, read once per session.
+/// The guest's boot files, read once per session.
 pub(super) struct SessionBoot {
     boot: Arc<Boot>,
     source: BootSource,
 }
 
 impl SessionBoot {
-    /// Reads the files if they have not been read yet; may take seconds.
+    /// Reads the files if they have not been read yet. This may take seconds.
     pub(super) fn look(boot: Arc<Boot>) -> Result<Self, BootError> {
         let source = hello::boot_source(&boot)?;
         Ok(Self { boot, source })
@@ -46,7 +47,7 @@ impl SessionBoot {
     }
 }
 
-/// Sends the files. Returns `false` when the session is over.
+/// Sends the files. Returns `false` when the session has ended.
 pub(super) fn send_images(
     engine: &Arc<Engine>,
     images: &[(ImageId, Arc<Image>)],
@@ -60,7 +61,7 @@ pub(super) fn send_images(
             let mut bytes = vec![0; CHUNK.min(id.size - sent) as usize];
             let count = image.read_at(&mut bytes, sent)?;
             if count == 0 {
-                // Only the length is checked here: the standby finds other content of the same length.
+                // Only the length is checked here: the standby checks the content.
                 return Err(io::Error::other(format!(
                     "{}: expected {id}, found its end after {sent} bytes: it was changed, and is read again",
                     image.path().display()

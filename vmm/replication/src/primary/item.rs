@@ -1,4 +1,4 @@
-//! What a session sends.
+//! The items that a session sends.
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -9,13 +9,13 @@ use ft_core::wire::Hashes;
 use ft_core::{Epoch, Term};
 use kemari_machine::boot::Image;
 
-/// Something to send.
+/// One item in the queue of a session.
 pub(super) enum Item {
     /// A whole frame.
     Control(Vec<u8>),
     /// A whole frame that is a sign of life.
     Sign(Vec<u8>),
-    /// New keys for the link; the channel is told when they are in use.
+    /// A request for new keys for the link. The channel gets the result when they are in use.
     RotateKeys(SyncSender<Result<(), String>>),
     /// All of guest memory, sent while the guest runs.
     Precopy {
@@ -23,28 +23,28 @@ pub(super) enum Item {
         session: u64,
         /// The sign of life to send while the queue is empty.
         sign: Option<Vec<u8>>,
-        /// The boot files that the standby lacks: sent first.
+        /// The boot files that the standby lacks. They are sent first.
         images: Vec<(ImageId, Arc<Image>)>,
     },
     /// A checkpoint.
     Checkpoint(Box<Checkpoint>),
 }
 
-/// What was copied while the guest was paused.
+/// The content of a checkpoint, copied while the guest was paused.
 pub(super) struct Checkpoint {
     pub(super) epoch: Epoch,
     pub(super) term: Term,
     /// Page numbers, ascending.
     pub(super) frames: Vec<u64>,
-    /// The pages themselves.
+    /// The content of these pages.
     pub(super) pages: PageFrames,
-    /// The rest of the machine's state.
+    /// The rest of the machine's state, encoded.
     pub(super) state: Vec<u8>,
     pub(super) hashes: Option<Hashes>,
 }
 
 impl Checkpoint {
-    /// Bytes of guest memory in it.
+    /// Bytes of guest memory in the checkpoint.
     pub(super) fn copied(&self) -> u64 {
         self.frames.len() as u64 * PAGE_SIZE as u64
     }

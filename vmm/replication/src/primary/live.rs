@@ -1,10 +1,12 @@
-//! What successive sessions share: the dirty log, the gate's epochs, the buffers of checkpoints and a session's figures. It is
-//! reached only through [`Live`], the proof that a session is the live one.
+//! The data that successive sessions share: the dirty log, the gate's epochs, the buffers of
+//! checkpoints, and the figures. Only [`Live`], the proof that a session is the live one, gives
+//! access to it.
 //!
-//! P4, P8: pages that one session takes from the dirty log are seen by no other session. A thread of an ended session may still
-//! run (the system held it, or a write to a dead link has just returned); if it took pages from the log, the next session would
-//! not send them. [`Live`] holds the lock under which sessions begin and end, so a session cannot end between the check and the
-//! use.
+//! P4, P8: when a session takes pages from the dirty log, no other session gets them. A thread of
+//! an ended session may still run: the system had suspended it, or a write to a dead link has just
+//! returned. If it took pages from the log, the next session would not send them. [`Live`] holds
+//! the lock under which sessions begin and end, so that a session cannot end between the check and
+//! the use.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,14 +20,16 @@ use kemari_hypervisor::memory::{DirtyError, DirtyTracker};
 use super::Engine;
 use super::status::EngineStats;
 
-/// Upper bound of the checkpoint buffers that are kept: as many may be under way, and one more being filled.
+/// Upper bound of the checkpoint buffers that are kept: as many checkpoints may be unacknowledged,
+/// with one more being filled.
 const SPARE: usize = 4;
 /// Buffers larger than this are returned to the system.
 pub(super) const SPARE_BYTES: usize = 64 << 20;
 
-/// Guards the dirty log and which session may take from it. A thread that holds the engine's core takes it to end a session.
-/// The only calls under it are KVM's on the log, which take a millisecond for a GiB of changed pages; nothing is sent under it,
-/// and no lock but that of the figures is taken.
+/// Guards the dirty log, and records which session may take from it. A thread that holds the
+/// engine's core takes this lock to end a session. The only system calls under it are KVM's on the
+/// log: one millisecond per GiB of changed pages. Nothing is sent under it, and the only lock taken
+/// under it is that of the figures.
 pub(super) struct Tracking(Mutex<Tracked>);
 
 struct Tracked {
@@ -34,7 +38,7 @@ struct Tracked {
     spare: Vec<(Vec<u64>, PageFrames)>,
 }
 
-/// This thread's session has ended: the thread has nothing more to do for it.
+/// This thread's session has ended: the thread has no more work for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session over link {} has ended", .0.0)]
 pub(super) struct SessionEnded(LinkId);
@@ -51,13 +55,14 @@ impl Tracking {
         tracked.live = Some(link);
     }
 
-    /// Ends the live session: when this returns, none of its threads takes anything any more. The caller holds the core.
+    /// Ends the live session: after this call none of its threads takes pages or buffers. The
+    /// caller holds the core.
     pub(super) fn end(&self) {
         self.lock().live = None;
     }
 
-    /// Takes back pages that were taken and cannot be sent, whether the session is live or not: a page that is marked once too
-    /// often is only sent once too often.
+    /// Returns pages to the log that were taken and cannot be sent, whether the session is live or
+    /// not. A page that is marked once too often is only sent once too often.
     pub(super) fn give_back(&self, frames: &[u64]) {
         self.lock().log.mark(frames);
     }
@@ -67,14 +72,15 @@ impl Tracking {
     }
 }
 
-/// The proof that a session is live (see the module). Do not wait for anything while holding it.
+/// The proof that a session is live (see the module). Do not block while holding it.
 pub(super) struct Live<'e> {
     tracked: MutexGuard<'e, Tracked>,
     engine: &'e Engine,
 }
 
 impl Engine {
-    /// Returns the proof that the session over `link` is live, for as long as it is held.
+    /// Returns the proof that the session over `link` is live. The session stays live as long as
+    /// the proof is held.
     ///
     /// # Errors
     /// When the session has ended.
@@ -88,7 +94,7 @@ impl Engine {
 }
 
 impl Live<'_> {
-    /// Makes KVM log what the guest writes.
+    /// Makes KVM log the guest's writes.
     pub(super) fn start_log(&mut self) -> Result<(), VmError> {
         self.engine.machine.vm().start_dirty_log()
     }
@@ -108,17 +114,18 @@ impl Live<'_> {
         self.tracked.log.collect_epoch(frames)
     }
 
-    /// Ends the gate's epoch. Called by the device thread with the vCPUs paused.
+    /// Ends the gate's epoch. The device thread calls this with the vCPUs paused.
     pub(super) fn seal(&mut self) -> Sealed {
         self.engine.machine.gate().seal()
     }
 
-    /// Returns the buffers of an earlier checkpoint, so that a pause does not begin with an allocation.
+    /// Returns the buffers of an earlier checkpoint, so that a pause does not begin with an
+    /// allocation.
     pub(super) fn buffers(&mut self) -> (Vec<u64>, PageFrames) {
         self.tracked.spare.pop().unwrap_or_default()
     }
 
-    /// Notes the size and the times of a checkpoint that was sent, and keeps its buffers for the next.
+    /// Records the size and the time of a sent checkpoint, and keeps its buffers for the next one.
     pub(super) fn sent(
         &mut self,
         bytes: u64,
@@ -136,7 +143,7 @@ impl Live<'_> {
         }
     }
 
-    /// Changes the figures of the session.
+    /// Updates the figures.
     pub(super) fn note(&mut self, note: impl FnOnce(&mut EngineStats)) {
         note(&mut self.engine.stats());
     }

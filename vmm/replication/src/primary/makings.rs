@@ -1,5 +1,5 @@
-//! The system resources that an engine needs: timer, launcher and threads. They are allocated before the engine exists,
-//! so that a lack of them changes nothing and the caller can try again (P7).
+//! The system resources that an engine needs: timer, launcher and threads. They are allocated
+//! before the engine exists, so that a failure changes nothing and the caller can try again (P7).
 
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -12,7 +12,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::Engine;
 
-/// Hands the engine to a thread that waits for it. When it is dropped, the thread ends.
+/// Hands the engine to a thread that waits for it. The thread ends if this is dropped first.
 type Waiting = SyncSender<Weak<Engine>>;
 
 /// See the module.
@@ -22,11 +22,11 @@ pub struct Makings {
     pub(super) threads: Waiters,
 }
 
-/// The engine's threads, each waiting for the engine.
+/// The engine's threads. Each waits for the engine.
 pub(super) struct Waiters(Vec<Waiting>);
 
 impl Makings {
-    /// Allocates the resources for an engine; `arbiter` is its machine's.
+    /// Allocates the resources of an engine. `arbiter` is the arbiter of its machine.
     ///
     /// # Errors
     /// When the process is out of descriptors or threads.
@@ -45,7 +45,7 @@ impl Makings {
     }
 }
 
-/// Starts a thread that waits for the engine and then does `work`.
+/// Starts a thread that waits for the engine and then runs `work`.
 fn waiting(name: &str, work: fn(Weak<Engine>)) -> io::Result<Waiting> {
     let (tell, told) = sync_channel(1);
     threads::start(name, move || {
@@ -60,7 +60,7 @@ impl Waiters {
     /// Hands the engine to the threads.
     pub(super) fn begin(self, engine: &Arc<Engine>) {
         for thread in self.0 {
-            // The channel holds one message and each thread still waits: the send cannot fail.
+            // The send cannot fail: the channel holds one message, and each thread is waiting.
             let _ = thread.send(Arc::downgrade(engine));
         }
     }

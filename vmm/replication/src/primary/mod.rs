@@ -54,7 +54,7 @@ pub use sealer::{Sealer, SealerError};
 pub use status::{EngineStats, Takeover};
 pub use steps::{Step, Steps};
 
-/// How long an operator's request waits for a stuck engine before it is refused.
+/// How long an operator's request waits for a stuck engine before it fails.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// See the module.
@@ -65,23 +65,25 @@ pub struct Engine {
     origin: Instant,
     core: Mutex<Core>,
     deadline_changed: Condvar,
-    /// Taken by the sealer when it is made.
+    /// The sealer takes it when it is created.
     epoch_timer: Mutex<Option<TimerFd>>,
-    /// What only the live session may touch.
+    /// The data that only the live session may use.
     tracking: live::Tracking,
     stats: Mutex<EngineStats>,
     watchdog: watchdog::Watchdog,
-    /// Counts connections under way: one more reference for each.
+    /// Counts the connection attempts under way: each holds one more reference.
     attempts: Arc<()>,
-    /// See [`Engine::mark_for`]. Lock order: taken with no lock held, and the core under it; only threads that connect to a
-    /// standby take it.
+    /// See [`Engine::mark_for`]. Lock order: taken with no lock held; the core's lock is taken
+    /// under it. Only threads that connect to a standby take it.
     marking: Mutex<()>,
     claims: Arc<claims::Claims>,
-    /// Starts threads that connect and ask the arbiter: threads that drive the engine may have given up the right to start any.
+    /// Starts the threads that connect and ask the arbiter: the threads that drive the engine may
+    /// have lost the right to start any.
     launcher: Launcher,
-    /// How the machine has ended; set when nothing is left to do.
+    /// How the machine has ended. Set when no work is left.
     put_away: OnceLock<Ended>,
-    /// The way to the standby of the session. Taken with or without the core held; no lock is taken under it.
+    /// The path to the standby of the session. Taken with or without the core held; no lock is
+    /// taken under it.
     voice: Mutex<Option<session::Voice>>,
     /// Whether a standby has acknowledged a checkpoint since the guest runs here.
     checkpointed: AtomicBool,
@@ -92,20 +94,20 @@ struct Core {
     standby: Option<LinkAddr>,
     /// Set and cleared together with the session that [`Engine::live`] accepts.
     session: Option<session::Session>,
-    /// The connection that is being made; results of earlier ones are ignored.
+    /// The connection that is being opened. Results of earlier ones are ignored.
     connecting: Option<LinkId>,
     /// The state of the operator's last request for a standby.
     attempt: operator::Attempt,
-    /// The session whose first checkpoint has not been taken yet.
+    /// The link of the session whose first checkpoint has not been taken yet.
     seal_first: Option<LinkId>,
     next_link: u64,
     stopped: bool,
-    /// When the ticker next looks at the clock; `None`: it is about to.
+    /// When the ticker next looks at the clock; `None` while it is about to look.
     ticks_at: Option<Time>,
 }
 
 impl Engine {
-    /// Makes the engine of a machine that starts the guest in `term`.
+    /// Creates the engine of a machine that starts the guest in `term`.
     pub fn begin(
         makings: Makings,
         machine: Arc<Machine>,
@@ -120,8 +122,8 @@ impl Engine {
         Self::start(makings, machine, arbiter, options, start)
     }
 
-    /// Makes the engine of a machine that this process has just taken over. P7: it cannot fail: the guest exists only here, and
-    /// `taken` and `authority` exist only once.
+    /// Creates the engine of a machine that this process has just taken over. P7: it cannot fail,
+    /// because the guest exists only here, and `taken` and `authority` exist only once.
     pub fn after_takeover(
         makings: Makings,
         machine: Arc<Machine>,
@@ -177,7 +179,7 @@ impl Engine {
             voice: Mutex::default(),
             checkpointed: AtomicBool::new(false),
         });
-        // P2: an effect that the fence has stopped proves the loss of the term as well as the arbiter's answer does.
+        // P2: when the fence stops an effect, the term is lost, as it is by the arbiter's answer.
         let fenced = Arc::downgrade(&engine);
         engine.machine.set_fence_hook(move || {
             if let Some(engine) = fenced.upgrade() {
@@ -185,7 +187,8 @@ impl Engine {
                 engine.event(Event::Fenced { reason });
             }
         });
-        // The threads wait for the core and end with it.
+        // These threads first lock the core, which this thread holds until the actions are
+        // performed.
         let mut core = engine.lock();
         threads.begin(&engine);
         engine.perform(&mut core, actions);
@@ -198,7 +201,7 @@ impl Engine {
         self.checkpointed.load(Ordering::Acquire)
     }
 
-    /// Number of pages in the cache of sent pages; at most the guest's.
+    /// Number of pages in the cache of sent pages, at most the number of the guest's pages.
     fn delta_pages(&self) -> usize {
         let bytes = self.options.delta_cache.min(self.machine.config().memory);
         usize::try_from(bytes).map_or(0, |bytes| bytes / PAGE_SIZE)
@@ -214,12 +217,12 @@ impl Engine {
         self.lock().primary.term()
     }
 
-    /// Why the machine is not protected, if there is a reason.
+    /// Why the machine is not protected, if the core knows a reason.
     pub fn reason(&self) -> Option<String> {
         self.lock().primary.reason().map(str::to_owned)
     }
 
-    /// Why a standby refuses this machine, if so.
+    /// Why a standby refuses this machine, if one does.
     pub fn refusal(&self) -> Option<String> {
         self.lock().primary.refusal().map(str::to_owned)
     }
@@ -261,7 +264,8 @@ impl Engine {
 }
 
 impl Core {
-    /// Asks again for the first checkpoint of the session over `link`, if that session is still there.
+    /// Requests the first checkpoint of the session over `link` again, if that session still
+    /// exists.
     fn seal_first_again(&mut self, link: LinkId) {
         if self.seal_first.is_none() && self.session_of(link).is_some() {
             self.seal_first = Some(link);

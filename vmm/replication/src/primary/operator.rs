@@ -1,4 +1,4 @@
-//! An operator's requests to the protection, and their results.
+//! The operator's requests to protect the machine or to end its protection, and their results.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -11,19 +11,20 @@ use kemari_machine::ungated::Ungated;
 use super::{Engine, STATUS_PATIENCE};
 use crate::link::LinkAddr;
 
-/// The answer to an operator while the engine's lock is held: the thread that answers serves others too and waits for no
-/// lock.
+/// The answer to an operator while another thread holds the engine's lock. The answering thread
+/// serves other requests too, so it does not wait for the lock.
 pub(super) const STUCK: &str =
     "the engine is stuck: one of its threads waits with the engine's lock held";
 
-/// Upper bound of connection attempts under way: only the last one counts, but earlier ones cannot be cancelled.
+/// Upper bound of connection attempts under way. Only the last one counts, but earlier ones cannot
+/// be cancelled.
 const MAX_ATTEMPTS: usize = 8;
 
-/// The last request for a standby.
+/// The operator's last request for a standby.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
     number: u64,
-    /// The first known result: the epoch that the standby holds, or why there is none.
+    /// The first known result: the epoch that the standby holds, or why it holds none.
     outcome: Option<Result<u64, String>>,
 }
 
@@ -40,8 +41,8 @@ impl Attempt {
 }
 
 impl Engine {
-    /// Starts to look for a standby at `addr`; drops a standby that is joining and may hang. Returns the number of the
-    /// request, for [`attempt`](Self::attempt).
+    /// Starts to look for a standby at `addr`. Drops a standby that is still joining, because it
+    /// may hang. Returns the number of the request, for [`attempt`](Self::attempt).
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -51,7 +52,8 @@ impl Engine {
             return Err(refusal.to_string());
         }
         let mut core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
-        // P9: each attempt is a thread that may wait for storage or an arbiter that does not answer.
+        // P9: each attempt is a thread, which may wait for storage or an arbiter that does not
+        // answer.
         if Arc::strong_count(&self.attempts) > MAX_ATTEMPTS {
             return Err(format!(
                 "{MAX_ATTEMPTS} earlier attempts to reach a standby have not finished: look for a disk or an arbiter \
@@ -66,7 +68,8 @@ impl Engine {
         core.standby = Some(addr);
         self.perform(&mut core, actions);
         if under_way.is_some() && core.connecting == under_way {
-            // A connection to the former address may be under way and may not answer for long: start a new one.
+            // The connection under way goes to the former address, which may not answer for long.
+            // Start a new one.
             self.connect(&mut core);
         }
         core.attempt = Attempt { number: core.attempt.number + 1, outcome: None };
@@ -87,8 +90,8 @@ impl Engine {
         }
     }
 
-    /// Ends the protection: at once, or when the standby or the arbiter has answered; [`runs_alone`](Self::runs_alone)
-    /// returns the result.
+    /// Ends the protection, at once or when the standby or the arbiter has answered.
+    /// [`runs_alone`](Self::runs_alone) returns the result.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -105,7 +108,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether the machine runs without a standby now; `None` while the standby or the arbiter has not answered.
+    /// Whether the machine now runs without a standby; `None` while the standby or the arbiter has
+    /// not answered.
     pub fn runs_alone(&self) -> Option<Result<(), String>> {
         let core = self.lock_within(Duration::ZERO)?;
         match core.primary.phase() {
@@ -121,10 +125,10 @@ impl Engine {
         }
     }
 
-    /// Asks for new keys for the link; the receiver is told when they are in use.
+    /// Requests new keys for the link. The receiver gets the result when they are in use.
     ///
     /// # Errors
-    /// When there is no link, or it is not encrypted.
+    /// When there is no link, the link is not encrypted, or an earlier request is not done yet.
     pub fn rotate_keys(&self) -> Result<Receiver<Result<(), String>>, String> {
         if self.options.security.tls.is_none() {
             return Err("expected a link with --tls, found one without".to_owned());
@@ -139,18 +143,18 @@ impl Engine {
         }
     }
 
-    /// Notes that the machine has ended and nothing is left to do.
+    /// Records that the machine has ended and no work is left.
     pub fn note_put_away(&self, ended: Ended) {
         // Only the first end counts.
         let _ = self.put_away.set(ended);
     }
 
-    /// How the machine has ended; `None` until nothing is left to do.
+    /// How the machine has ended; `None` while work is left.
     pub fn put_away(&self) -> Option<Ended> {
         self.put_away.get().cloned()
     }
 
-    /// The protection's state and its reason, as far as known, in a few words.
+    /// The state of the protection in a few words, with its reason if known.
     pub fn so_far(&self) -> String {
         let Some(core) = self.lock_within(STATUS_PATIENCE) else { return STUCK.to_owned() };
         core.why(core.primary.phase().name())

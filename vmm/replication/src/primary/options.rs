@@ -15,15 +15,15 @@ use crate::link::{LinkAddr, LinkSecurity};
 pub struct EngineOptions {
     /// The virtual machine's name.
     pub name: String,
-    /// The standby's address; `None`: not protected until `kemari ctl protect`.
+    /// The standby's address. With `None` the machine is not protected until `kemari ctl protect`.
     pub standby: Option<LinkAddr>,
     /// How the link is secured.
     pub security: LinkSecurity,
-    /// The audit log: what each side did, and when.
+    /// The audit log of this side.
     pub audit: Option<Arc<Recorder>>,
     /// Whether both sides hash memory and state at each epoch.
     pub verify: bool,
-    /// Bytes of the cache of sent pages; 0: changed pages are always sent whole.
+    /// Size in bytes of the cache of sent pages. With 0, changed pages are always sent whole.
     pub delta_cache: u64,
     /// How long the machine may make no progress before its standby takes over.
     pub stall_timeout: Duration,

@@ -1,7 +1,8 @@
-//! The queue of a session's frames: filled by any thread, emptied by the session's sender.
+//! The queue of a session's frames. Any thread fills it; the session's sender empties it.
 //!
-//! P9: bounded by [`MAX_FRAMES`] control frames of at most 64 KiB, only the latest sign of life and answer, one request for new
-//! keys, and the unacknowledged checkpoints. Another epoch is sealed only below [`MAX_COPIED`] bytes.
+//! P9: the queue holds at most [`MAX_FRAMES`] control frames of at most 64 KiB, the latest sign of
+//! life, the latest answer to one, one request for new keys, and the unacknowledged checkpoints.
+//! Another epoch is sealed only while it holds fewer than [`MAX_COPIED`] bytes of pages.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::SyncSender;
@@ -10,15 +11,18 @@ use std::time::Duration;
 
 use super::item::Item;
 
-/// Upper bound of queued control frames: a session sends about a dozen besides its signs of life.
+/// Upper bound of queued control frames. A session sends about a dozen, apart from its signs of
+/// life.
 pub(super) const MAX_FRAMES: usize = 64;
 
-/// P9: no epoch is sealed while this many bytes of guest memory are copied and not sent. On a link slower than the guest's
-/// writes, an epoch may hold all of guest memory: the queue then keeps one of that size, not as many as may be unacknowledged.
+/// P9: no epoch is sealed while this many bytes of guest memory are copied and not sent. On a link
+/// slower than the guest's writes, one epoch may hold all of guest memory. The queue then holds one
+/// epoch of that size, not as many as may be unacknowledged.
 pub(super) const MAX_COPIED: u64 = 256 << 20;
 
-/// Guards the queue only: nothing is waited for under it and no other lock is taken. Threads that hold the engine's core hold it
-/// for a few instructions; so does the sender, which gives signs of life even when the core is stuck (P7).
+/// Guards the queue only: no thread blocks under it, and no other lock is taken. Threads that hold
+/// the engine's core take it for a few instructions. The sender takes it too, and it gives signs of
+/// life even when the core is stuck (P7).
 #[derive(Default)]
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -31,9 +35,9 @@ struct State {
     frames: usize,
     /// Bytes of guest memory in checkpoints that are queued or being sent.
     copied: u64,
-    /// The thread that waits for new keys.
+    /// Gets the result of the requested change of keys.
     rotation: Option<SyncSender<Result<(), String>>>,
-    /// Only the latest of each: it replaces an older one.
+    /// The latest sign of life. A new one replaces it, and so for `answer`.
     sign: Option<Vec<u8>>,
     answer: Option<Vec<u8>>,
     closed: bool,
@@ -44,11 +48,11 @@ struct State {
 pub(super) enum Next {
     /// Send this item.
     Item(Item),
-    /// Nothing was queued within the given time.
+    /// Wait again: no item was queued within the given time.
     Quiet,
-    /// The queue is closed and everything has been sent.
+    /// End: the queue is closed and empty.
     Closed,
-    /// The queue has overflowed: the session ends, because none of its frames may be left out.
+    /// End the session: the queue has overflowed, and none of its frames may be left out.
     Overfull,
 }
 
@@ -59,7 +63,7 @@ pub(super) enum Control {
     Sign,
     /// The answer to a sign of life.
     Answer,
-    /// Any other frame: all are sent, in order.
+    /// Any other frame. All of them are sent, in order.
     Other,
 }
 
@@ -79,7 +83,8 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Queues a request for new keys, and who to tell; `false` if a request is already queued.
+    /// Queues a request for new keys; `tell` gets its result. Returns `false` if a request is
+    /// already queued.
     pub(super) fn push_rotation(&self, tell: SyncSender<Result<(), String>>) -> bool {
         let mut state = self.lock();
         if state.rotation.is_some() {
@@ -101,18 +106,21 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Whether another checkpoint may be copied. The acknowledgement of the last one comes after there is room again.
+    /// Whether another checkpoint may be copied. Pages count as sent before the standby can
+    /// acknowledge their checkpoint, so the acknowledgement that wakes the sealer always finds the
+    /// room.
     pub(super) fn has_room(&self) -> bool {
         self.lock().copied < MAX_COPIED
     }
 
-    /// Notes that `bytes` of a checkpoint's pages were sent. Called before the checkpoint's end is sent, which the standby
-    /// acknowledges.
+    /// Records that `bytes` of a checkpoint's pages were sent. Called before the end of the
+    /// checkpoint is sent, which the standby acknowledges.
     pub(super) fn pages_sent(&self, bytes: u64) {
         self.lock().copied -= bytes;
     }
 
-    /// Queues the last frame and drops everything that waits: this process dies, and the frame must not wait for the rest.
+    /// Queues the last frame and drops all others: this process dies, and the frame must not wait
+    /// for the rest.
     pub(super) fn push_last(&self, frame: Vec<u8>) {
         let mut state = self.lock();
         (state.sign, state.answer) = (None, None);
@@ -124,13 +132,13 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Closes the queue: the sender ends when it has sent what is queued.
+    /// Closes the queue: the sender ends when it has sent the queued items.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_one();
     }
 
-    /// Returns what to do next; waits for it at most `quiet`.
+    /// Returns the next step. Waits for an item at most `quiet`.
     pub(super) fn next(&self, quiet: Duration) -> Next {
         let mut state = self.lock();
         if let Some(next) = state.next() {
@@ -140,7 +148,7 @@ impl Outbox {
         state.next().unwrap_or(Next::Quiet)
     }
 
-    /// As [`next`](Self::next), without waiting; leaves checkpoints in the queue.
+    /// As [`next`](Self::next), without waiting, and leaves checkpoints in the queue.
     pub(super) fn next_control(&self) -> Next {
         let mut state = self.lock();
         let large = matches!(state.items.front(), Some(Item::Checkpoint(_) | Item::Precopy { .. }));
@@ -210,7 +218,8 @@ mod tests {
         Item::Precopy { session: 1, images: Vec::new(), sign: None }
     }
 
-    /// P9: a standby that sends signs of life without end and reads nothing makes this side keep one answer.
+    /// P9. Fails if a standby that sends endless signs of life and reads nothing makes this side
+    /// keep more than one answer.
     #[test]
     fn of_signs_of_life_the_latest_is_kept() {
         let outbox = Outbox::default();
@@ -241,7 +250,7 @@ mod tests {
         assert_eq!(sent(&outbox), ["panicked", "closed"]);
     }
 
-    /// P9: frames that may not be left out are bounded as well; beyond the bound the session ends.
+    /// P9: frames that may not be left out have a bound too. Beyond it the session ends.
     #[test]
     fn a_standby_that_takes_nothing_is_given_up() {
         let outbox = Outbox::default();
@@ -266,7 +275,8 @@ mod tests {
         }))
     }
 
-    /// P9: epochs as large as guest memory are not copied as often as epochs may be unacknowledged.
+    /// P9. Fails if epochs as large as guest memory may be copied as often as epochs may be
+    /// unacknowledged.
     #[test]
     fn what_is_copied_and_not_sent_has_a_bound() {
         let outbox = Outbox::default();
@@ -281,7 +291,8 @@ mod tests {
         assert!(outbox.has_room());
     }
 
-    /// P9: an operator's repeated requests do not fill the queue of a link that takes nothing.
+    /// P9: an operator's repeated requests do not fill the queue of a link on which nothing can be
+    /// sent.
     #[test]
     fn one_wish_for_new_keys_waits() {
         let outbox = Outbox::default();

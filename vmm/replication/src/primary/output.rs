@@ -1,5 +1,5 @@
-//! The link of a session as its sender writes it: frames are encoded, counted into the digest of the epoch, and written in large
-//! pieces.
+//! The sender's side of a session's link: it encodes frames, adds them to the digest of the epoch,
+//! and writes them in large pieces.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -16,25 +16,26 @@ use super::live::SPARE_BYTES;
 use super::outbox::{MAX_FRAMES, Next, Outbox};
 use crate::link::Link;
 
-/// Large writes save system calls: many pages for each.
+/// Bytes per write of the link: a large write saves system calls.
 const FLUSH_AT: usize = FRAME_PAGES as usize * PAGE_SIZE;
 
-/// The error of a standby that takes nothing (P9).
+/// The error when a standby reads nothing (P9).
 pub(super) fn overfull() -> io::Error {
     io::Error::other(format!(
         "the standby has not accepted {MAX_FRAMES} messages: its session ends"
     ))
 }
 
-/// The link and the bytes queued for it.
+/// The link, and the bytes that are buffered for it.
 pub(super) struct Output {
     link: Link,
     buffer: Vec<u8>,
     digest: EpochDigest,
-    /// Pages sent in this session's checkpoints.
+    /// The cache of the pages sent in this session's checkpoints.
     sent_pages: SentPages,
     sent: u64,
-    /// The sign of life. P7: this thread sends it, and this thread waits for no lock under which another thread waits.
+    /// The encoded sign of life. P7: the sender thread sends it, and that thread takes no lock
+    /// under which another thread blocks.
     sign: Option<Vec<u8>>,
 }
 
@@ -51,24 +52,25 @@ impl Output {
         }
     }
 
-    /// The link itself.
     pub(super) fn link(&self) -> &Link {
         &self.link
     }
 
-    /// Begins the session that the standby calls `session`: `sign` is its sign of life, and the pages of `delta_pages` are kept.
+    /// Begins the session that the standby calls `session`. `sign` is its sign of life. The cache
+    /// of sent pages holds `delta_pages` pages.
     pub(super) fn begin(&mut self, session: u64, sign: Option<Vec<u8>>, delta_pages: usize) {
         self.sign = sign;
         self.digest = EpochDigest::new(session);
         self.sent_pages = SentPages::new(delta_pages);
     }
 
-    /// Sets how long a write waits for the standby.
+    /// Sets the time limit of a write.
     pub(super) fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
         self.link.set_write_timeout(Some(limit))
     }
 
-    /// Sends the control frames queued meanwhile. Returns `false` when the session is over.
+    /// Sends the control frames that were queued in the meantime. Returns `false` when the session
+    /// has ended.
     pub(super) fn interleave(&mut self, items: &Outbox) -> io::Result<bool> {
         loop {
             match items.next_control() {
@@ -93,7 +95,7 @@ impl Output {
 
     pub(super) fn rotate_keys(&mut self, tell: &SyncSender<Result<(), String>>) -> io::Result<()> {
         let rotated = self.link.rotate_keys();
-        // The requester may have gone, and this thread must not wait.
+        // The requester may have gone, and this thread must not block.
         let _ = tell.try_send(rotated.as_ref().copied().map_err(ToString::to_string));
         rotated?;
         log::info!("the link has new keys");
@@ -122,7 +124,8 @@ impl Output {
         self.flush()?;
         self.checkpoint_pages((epoch, term), &mut pages)?;
         if pages.capacity() > SPARE_BYTES {
-            // P9: free the pages now: the next epoch may be as large and is copied as soon as there is room.
+            // P9: free the pages now. The next epoch may be as large, and is copied as soon as
+            // there is room.
             pages = PageFrames::default();
         }
         items.pages_sent(copied);
@@ -172,7 +175,8 @@ impl Output {
         Ok(())
     }
 
-    /// Sends pages. `push` puts the next page, in ascending order, into a frame and returns whether there was one.
+    /// Sends pages. `push` puts the next page, in ascending order, into a frame. It returns `false`
+    /// when there is none.
     pub(super) fn pages(
         &mut self,
         kind: Kind,
@@ -190,7 +194,7 @@ impl Output {
             }
             let pages = frame.pages();
             if pages == 0 {
-                // The last frame was full when the pages ended: drop the empty one.
+                // The frame before this one was full when the pages ended: drop this empty one.
                 self.buffer.truncate(start);
                 break;
             }

@@ -13,19 +13,20 @@ use super::outbox::Outbox;
 use super::output::Output;
 use super::{Engine, Step};
 
-/// After this many rounds the rest is sent with the guest paused, whatever its size.
+/// Upper bound of rounds. After the last one the remaining pages are sent with the guest paused,
+/// whatever their number.
 const MAX_ROUNDS: usize = 12;
-/// At most this many dirty pages are left to be sent with the guest paused.
+/// With at most this many dirty pages left, they are sent with the guest paused.
 const FEW_PAGES: usize = 512;
-/// Pages between two looks at other items to send.
+/// Pages sent between two looks at the queue.
 const SLICE: usize = 256;
 
-/// Sends all of memory, then the pages that were written meanwhile, and so on. Returns `false` when
-/// the session is over.
+/// Sends all of memory, then the pages that the guest has written since, and so on. Returns `false`
+/// when the session has ended.
 ///
-/// The pages are read while the guest writes them, so a page may be sent torn. But the write that
-/// tears a page also marks it dirty again, because the log is cleared before the page is read, and
-/// no checkpoint is complete before that page is sent again (P4).
+/// P4: the pages are read while the guest writes them, so a page may be sent torn. The log is
+/// cleared before a page is read, so the write that tears the page marks it dirty again. No
+/// checkpoint is complete before that page is sent again.
 pub(super) fn precopy(
     engine: &Arc<Engine>,
     link: LinkId,

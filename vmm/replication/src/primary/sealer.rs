@@ -1,4 +1,5 @@
-//! The sealer ends epochs. It runs on the device thread, so no device worker is inside a request when a checkpoint is taken.
+//! The sealer ends epochs. It runs on the device thread, so no device is inside a request when a
+//! checkpoint is taken.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -23,18 +24,20 @@ use super::status::EngineStats;
 use super::{Core, Engine};
 use crate::session::{MachineState, hash_memory_telling};
 
-/// A guest that has written at most this many pages in an epoch counts as idle: its timer tick and little else.
+/// A guest that has written at most this many pages in an epoch counts as idle: these are its timer
+/// tick and little else.
 const IDLE_PAGES: u64 = 24;
 /// Progress is reported to the watchdog after each batch of this many copied pages.
 const WORK_PAGES: usize = 1 << 14;
 
-/// How soon to look again when a vCPU cannot go on or the guest has not run: this same thread serves its reset or start.
+/// Time to the next look when a vCPU cannot continue or the guest has not run: this same thread
+/// serves its reset or start.
 const SOON: Duration = Duration::from_millis(1);
 
 /// Why an engine has no sealer.
 #[derive(Debug, thiserror::Error)]
 pub enum SealerError {
-    /// It cannot be made.
+    /// The sealer cannot be created.
     #[error("cannot set up checkpoints: {0}")]
     Make(#[from] io::Error),
     /// The device thread is gone, or stuck.
@@ -46,7 +49,7 @@ impl Engine {
     /// Makes the device thread end epochs.
     ///
     /// # Errors
-    /// When the engine already has a sealer, or the device thread does not take it.
+    /// When the engine already has a sealer, or the device thread does not accept it.
     pub fn install_sealer(self: &Arc<Self>) -> Result<(), SealerError> {
         let sealer = Sealer::new(self.clone())?;
         let added = self.machine.device_loop().call(move |context| {
@@ -72,7 +75,7 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Makes the sealer of an engine.
+    /// Creates the sealer of an engine.
     ///
     /// # Errors
     /// When the engine already has one.
@@ -110,10 +113,11 @@ impl Sealer {
             }
             return;
         }
-        // If too many epochs are unacknowledged, the next acknowledgement wakes this thread.
+        // The next acknowledgement wakes this thread, if too many epochs are unacknowledged now.
         let Some(link) = link.filter(|_| may_seal) else { return };
         let now = engine.now();
-        // Effects of earlier epochs wait for their acknowledgement, not for a checkpoint: count this epoch's only.
+        // Count the effects of this epoch only: those of earlier epochs wait for their
+        // acknowledgement, not for a checkpoint.
         let held = engine.machine.gate().held_in_epoch();
         self.first_held_at = match held {
             0 => None,
@@ -148,7 +152,7 @@ impl Sealer {
     }
 
     fn look_again_in(&mut self, wait: Duration) -> io::Result<()> {
-        // A timer of zero would never fire.
+        // A timer set to zero never fires.
         let wait = wait.max(Duration::from_micros(1));
         self.timer.reset(wait, None).map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
@@ -159,8 +163,8 @@ impl Sealer {
         }
     }
 
-    /// Ends the epoch for the session over `link`. Returns `false` when it cannot yet: the guest has not run, or a vCPU cannot
-    /// go on.
+    /// Ends the epoch for the session over `link`. Returns `false` if that is not possible yet: the
+    /// guest has not run, or a vCPU cannot continue.
     fn seal(&mut self, link: LinkId) -> bool {
         let engine = self.engine.clone();
         if !engine.machine.has_run() {
@@ -172,7 +176,8 @@ impl Sealer {
         engine.machine.vcpus().pause();
         pause.kicked = Instant::now();
         if engine.machine.vcpus().has_dead() {
-            // P4: no machine could continue from here. The event that resets or ends the machine is on its way to this thread.
+            // P4: no machine could continue from this state. The event that resets or ends the
+            // machine will reach this thread.
             engine.machine.vcpus().resume();
             self.look_again_soon();
             return false;
@@ -213,16 +218,16 @@ impl Sealer {
         self.last_seal = engine.now();
         self.first_held_at = None;
         self.last_held = (0, None);
-        // The acknowledgement tells what the pipeline allows next; until then the timer does.
+        // The next acknowledgement or held effect wakes this thread. So does this timer.
         if let Err(error) = self.look_again_in(self.policy.least_gap(self.last_pause)) {
-            // An acknowledgement or held output wakes this thread as well.
+            // An acknowledgement or a held effect still wakes this thread.
             log::error!("cannot set the epoch timer: {error}");
         }
         true
     }
 }
 
-/// When each part of a pause ended.
+/// The time at which each part of a pause ended.
 struct Pause {
     begun: Instant,
     kicked: Instant,
@@ -260,11 +265,11 @@ impl Pause {
     }
 }
 
-/// What was taken from the machine while it was paused.
+/// The state that was taken from the machine while it was paused.
 struct Taken {
     epoch: Epoch,
     next: EffectId,
-    /// Effects of the epoch.
+    /// Number of effects staged in the epoch.
     staged: usize,
     state: MachineState,
     frames: Vec<u64>,
@@ -275,7 +280,7 @@ struct Taken {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Engine {
-    /// Takes the checkpoint of a paused machine; `None` when the session has ended.
+    /// Takes the checkpoint of a paused machine. Returns `None` when the session has ended.
     fn take(&self, link: LinkId, pause: &mut Pause) -> Result<Option<Taken>, Failure> {
         let Ok(mut live) = self.live(link) else { return Ok(None) };
         let sealed = live.seal();
@@ -284,7 +289,8 @@ impl Engine {
         pause.sealed = Instant::now();
         let state = MachineState::capture(&self.machine, sealed)?;
         pause.saved = Instant::now();
-        // Collect after the vCPUs are read: KVM itself writes guest memory during that read (P8).
+        // P8: collect after the vCPUs are read, because KVM itself writes guest memory during that
+        // read.
         let Ok(mut live) = self.live(link) else { return Ok(None) };
         let (mut frames, mut pages) = live.buffers();
         live.collect_epoch(&mut frames)?;
@@ -310,8 +316,8 @@ impl Engine {
         Ok(Some(Hashes { memory, state: state.hash()? }))
     }
 
-    /// Gives the checkpoint to the core, which makes it one of the session over `link`. `None` when that session has ended
-    /// meanwhile.
+    /// Gives the checkpoint to the core, which assigns it to the session over `link`. Returns
+    /// `None` when that session has ended in the meantime.
     fn seal_taken(
         self: &Arc<Self>,
         link: LinkId,
@@ -326,8 +332,8 @@ impl Engine {
         let term = core.primary.term();
         let sealed = core.primary.handle(self.now(), Event::Sealed { link, epoch });
         let Ok(actions) = sealed.inspect_err(|illegal| log::debug!("{illegal}")) else {
-            // The session ended between the decision and now. The next one may already copy memory: the pages taken from the
-            // log must still be sent (P4).
+            // The session ended between the decision and now. The next one may already copy memory:
+            // the pages taken from the log must still be sent (P4).
             self.tracking.give_back(&frames);
             return Ok(None);
         };
@@ -353,7 +359,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends the session because the machine cannot be saved: it is not protected, and the core decides what follows.
+    /// Ends the session because the machine's state cannot be saved. The machine is not protected
+    /// then; the core decides what follows.
     fn give_session_up(self: &Arc<Self>, link: LinkId, error: &Failure) {
         let reason = format!("cannot take a checkpoint: {error}");
         log::error!("{reason}");
@@ -363,7 +370,7 @@ impl Engine {
 
 impl MutEventSubscriber for Sealer {
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
-        // Each of the three events only says "look": the core says what there is to do.
+        // Each of the three events only wakes this thread: the core decides what there is to do.
         let fd = events.fd();
         let gate = self.engine.machine.gate().clone();
         if fd == gate.held_event().as_raw_fd() {
@@ -371,8 +378,9 @@ impl MutEventSubscriber for Sealer {
         } else if fd == self.engine.machine.engine_event().as_raw_fd() {
             let _ = self.engine.machine.engine_event().read();
         } else {
-            // Do not read the timer: an event served before this one may have set it anew, and the read would block the device
-            // thread. Clearing it takes back the expiry; `look` sets it again.
+            // Do not read the timer: an event served before this one may have set it again, and the
+            // read would block the device thread. Clearing the timer drops the expiry; `look` sets
+            // it again.
             let _ = self.timer.clear();
         }
         self.look();

@@ -1,4 +1,5 @@
-//! The sender: the thread that writes a session's frames, in order, to their end.
+//! The sender: the thread that writes a session's frames to the link, in order, until the session
+//! ends.
 
 use std::io;
 use std::sync::Arc;
@@ -16,12 +17,12 @@ use super::precopy::precopy;
 use super::{Engine, Step};
 use crate::link::Link;
 
-/// A peer that takes nothing for this long is gone, even if TCP still retries.
+/// A peer that reads nothing for this long is gone, even if TCP still retries.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Upper bound for a closing session to send its last words and for the standby to read them.
+/// Upper bound for a closing session to send its last frames and for the standby to read them.
 const CLOSING: Duration = Duration::from_millis(500);
 
-/// The thread of one session's sender.
+/// The main function of a session's sender thread.
 pub(super) fn send(
     engine: &Arc<Engine>,
     id: LinkId,
@@ -32,21 +33,24 @@ pub(super) fn send(
     let mut out = Output::new(link);
     let done = out.set_write_timeout(WRITE_TIMEOUT).and_then(|()| run(engine, id, &mut out, items));
     match done {
-        // P7: the last words may be a good-bye. Closing while the peer still sends would reset the connection and could lose
-        // them; wait until the peer closes, because it has read them by then.
+        // P7: the last frame may be a Bye. Closing while the peer still sends would reset the
+        // connection, and the frame could be lost. Wait until the peer closes: it has read the
+        // frame by then.
         Ok(()) => {
             out.link().end_writing();
             let _ = reader.recv_timeout(CLOSING);
         }
         Err(error) => log::info!("link {}: cannot send: {error}", id.0),
     }
-    // The session was dropped or the link is broken: in both cases the reader must end too. The reader reports the loss after
-    // it has read what has come, because a standby that drops its checkpoint says so before it closes (P7).
+    // The session was dropped or the link is broken: in both cases the reader must end too. The
+    // reader reports the loss after it has read what has arrived, because a standby that drops its
+    // checkpoint says so before it closes (P7).
     out.link().shutdown();
     engine.options.steps.reached(id, Step::SenderEnded);
 }
 
-/// P7: a machine that makes no progress sends no sign of life but closes the link, so that its standby takes over.
+/// P7: a machine that makes no progress sends no sign of life. It closes the link instead, so that
+/// its standby takes over.
 fn check_progress(engine: &Engine) -> io::Result<()> {
     match engine.watchdog.is_stalled() {
         true => Err(io::Error::other(engine.stall_reason())),
@@ -55,7 +59,7 @@ fn check_progress(engine: &Engine) -> io::Result<()> {
 }
 
 fn run(engine: &Arc<Engine>, link: LinkId, out: &mut Output, items: &Outbox) -> io::Result<()> {
-    // Signs of life from the core come first, as long as the core is not held up.
+    // The core's signs of life come sooner than this, unless the core is blocked.
     let quiet = engine.options.primary.heartbeat_interval * 3 / 2;
     loop {
         let item = match items.next(quiet) {

@@ -1,4 +1,4 @@
-//! The sending half of one connection with a standby, and how it ends.
+//! The sending half of one connection with a standby, and its end.
 
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,8 @@ use super::images::SessionBoot;
 use super::item::Item;
 use super::outbox::{Control, Outbox};
 
-/// The sending half of a connection. Dropping it closes the connection after everything queued has been sent.
+/// The sending half of a connection. Dropping it closes the connection after everything queued has
+/// been sent.
 pub(super) struct Session {
     link: LinkId,
     number: u64,
@@ -21,7 +22,8 @@ pub(super) struct Session {
     boot: Option<SessionBoot>,
 }
 
-/// The way to the standby for a thread that may take no lock but this one's: other locks may be held for ever.
+/// The path to the standby for a thread that may take only the locks in here: other locks may be
+/// held for ever.
 #[derive(Clone)]
 pub(super) struct Voice {
     outbox: Arc<Outbox>,
@@ -30,30 +32,31 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    /// Sends the last frame: this side does not go on.
+    /// Sends the last frame: this side does not continue.
     pub(super) fn last_word(&self, reason: String) {
         let message = Message::Refuse { reason };
         let frame = Outgoing { epoch: Epoch(0), term: self.term, message };
         let mut bytes = Vec::new();
-        // A reason that is too long is cut.
+        // The encoding cuts a reason that is too long.
         if frame.encode(&mut bytes).is_ok() {
             self.outbox.push_last(bytes);
         }
     }
 
-    /// Waits until the standby has read it, at most `patience`.
+    /// Waits at most `patience` until the standby has read the last frame.
     pub(super) fn is_heard(&self, patience: Duration) {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        // Disconnects when the sender ends.
+        // The channel disconnects when the sender ends.
         let _ = closed.recv_timeout(patience);
     }
 }
 
-/// Disconnects when the sender has ended and the standby has read its last words; carries no message.
+/// Disconnects when the sender has ended and the standby has read the last frame. It carries no
+/// message.
 pub(super) type Closed = Arc<Mutex<Receiver<()>>>;
 
 impl Session {
-    /// Makes the sending half of the session `number` over `link`.
+    /// Creates the sending half of the session `number` over `link`.
     pub(super) fn new(
         link: LinkId,
         number: u64,
@@ -64,7 +67,7 @@ impl Session {
         Self { link, number, outbox, closed, boot }
     }
 
-    /// The way to the standby in `term` for a thread that may take no lock but its own.
+    /// The path to the standby in `term`, for a thread that may not take the core's lock.
     pub(super) fn voice(&self, term: Term) -> Voice {
         Voice { outbox: self.outbox.clone(), closed: self.closed.clone(), term }
     }
@@ -96,7 +99,8 @@ impl Session {
         }
     }
 
-    /// Starts the pre-copy. From then on `sign` is sent when nothing else was for a while.
+    /// Starts the pre-copy. From then on the sender sends `sign` when it has sent nothing else for
+    /// a while.
     pub(super) fn start_precopy(&self, session: u64, images: &[ImageId], sign: Option<&Outgoing>) {
         let mut bytes = Vec::new();
         // A sign of life is never too long.

@@ -27,11 +27,11 @@ pub struct EngineStats {
     pub(super) collect: Distribution,
     pub(super) copy: Distribution,
     pub(super) resume: Distribution,
-    /// From the first look that found held output to the pause.
+    /// From the first look that found held effects to the pause.
     pub(super) wait: Distribution,
-    /// From the guest's resume to the checkpoint's arrival at the sender.
+    /// From the guest's resume until the checkpoint is encoded.
     pub(super) encode: Distribution,
-    /// From there until the operating system has the last byte.
+    /// From the sender's first byte of a checkpoint until the operating system has the last one.
     pub(super) send: Distribution,
     pub(super) commit_latency: Distribution,
     pub(super) epoch_bytes: Distribution,
@@ -84,7 +84,7 @@ fn effect_latencies(gate: &GateHost) -> Value {
 }
 
 impl Engine {
-    /// Resets all distributions; counters go on.
+    /// Resets all distributions. Counters continue.
     pub fn reset_stats(&self) {
         self.machine.gate().reset_latencies();
         let mut stats = self.stats();
@@ -133,7 +133,7 @@ impl Engine {
         self.stats().mismatches += found;
     }
 
-    /// Notes that this machine came to run by a takeover.
+    /// Records that this machine was started by a takeover.
     pub fn note_takeover(&self, takeover: Takeover) {
         self.stats().takeover = Some(takeover);
     }
@@ -161,7 +161,7 @@ impl Engine {
         }
     }
 
-    /// As [`state`](Self::state), for a thread that serves others and must not wait.
+    /// As [`state`](Self::state), for a thread that also serves other requests and must not block.
     ///
     /// # Errors
     /// When the engine is stuck.
@@ -196,14 +196,15 @@ impl Engine {
                     .map(|lack| format!("the standby could not continue the guest: {lack}")),
             )
         };
-        // Errors while a machine is being stopped are no reason.
+        // While a machine is being stopped, errors are not a reason to show.
         let failed = match self.machine.events().ended() {
             Some(Ended::Failed(why)) => Some(why),
             _ => None,
         };
         let hangs = self.watchdog.lane_hangs();
         let gate = self.machine.gate();
-        // Read the counts before the lock of the figures: the gate's own lock may be held for long.
+        // Read the counts before locking the figures: another thread may hold the gate's own lock
+        // for long.
         let counts = gate.counts();
         let (latencies, held) = (effect_latencies(gate), gate.held());
         let load = gate.load();
@@ -244,7 +245,8 @@ impl Engine {
             "in_flight_at_takeover": stats.takeover.map(|takeover| takeover.replayed),
             "released": counts.performed,
             "held": held,
-            // Effects that are staged and not settled, held or not, and their upper bound.
+            // Bytes of effects that are staged and not settled, held or not, and their upper
+            // bounds.
             "unsettled_bytes": { "memory": load.memory, "memory_max": MAX_MEMORY, "checkpoint": load.recorded, "checkpoint_max": MAX_RECORDED },
             // `None`: not known at this moment.
             "listens_to_power_button": self.machine.power_button().map(|button| button.enabled),

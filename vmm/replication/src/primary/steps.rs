@@ -1,5 +1,5 @@
-//! Steps of a session at which a test can hold the thread that reaches them, to force a rare order of events. The
-//! command line cannot set them.
+//! Steps of a session at which a test can stop the thread that reaches them, to force a rare order
+//! of events. The command line cannot set them.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ pub enum Step {
     LogStarted,
     /// The sender has sent one round of the pre-copy.
     RoundSent,
-    /// An acknowledgement has come and its effects are about to be released; the engine's core is locked.
+    /// An acknowledgement has arrived and its effects are about to be released. The engine's core
+    /// is locked.
     Releasing,
     /// The sender has ended.
     SenderEnded,
@@ -23,12 +24,13 @@ pub enum Step {
 type Hook = Arc<dyn Fn(LinkId, Step) + Send + Sync>;
 type StateHook = Arc<dyn Fn(&mut MachineState) + Send + Sync>;
 
-/// A test's hooks; none by default.
+/// A test's hooks. By default there are none.
 #[derive(Clone, Default)]
 pub struct Steps {
-    /// Called by the thread that reaches a step; that thread continues when it returns.
+    /// Called by the thread that reaches a step. That thread continues when the call returns.
     pub at: Option<Hook>,
-    /// Changes a checkpoint's state before it is encoded, to a state that a guest cannot easily be brought into.
+    /// Changes a checkpoint's state before it is encoded, for a state that a guest can hardly be
+    /// brought into.
     pub state: Option<StateHook>,
 }
 

@@ -1,13 +1,15 @@
-//! The watchdog: finds whether the machine makes progress (P7).
+//! The watchdog: detects a machine that makes no progress (P7).
 //!
-//! Liveness means that the guest's output can leave. Signs of life from a machine whose devices are stuck would keep its standby
-//! from taking over.
+//! Progress means that the guest's output can leave. Signs of life from a machine whose devices are
+//! stuck would keep its standby from taking over.
 //!
-//! The device thread runs the devices and ends epochs, and for that waits for every vCPU and for the engine's core: if one of
-//! them is stuck, the device thread no longer calls [`Watchdog::looked`]. A thread that takes no lock asks it to, repeatedly.
-//! After `--stall-timeout` without a call, no thread gives signs of life any more, and the core is told and lets the standby take
-//! over. This machine is fenced as any other: each effect asks before it is performed, and the thread `term` asks for machines
-//! that have no output or are stuck ([`Engine::look_at_term`]).
+//! The device thread runs the devices and ends epochs. To end one it waits for every vCPU and for
+//! the engine's core: if one of them is stuck, the device thread stops calling
+//! [`Watchdog::looked`]. The watchdog's thread takes no lock and wakes the device thread
+//! repeatedly. After `--stall-timeout` without a call, no thread sends signs of life any more, and
+//! the core, once told, lets the standby take over. This machine is then fenced like any other:
+//! each effect asks before it is performed, and the thread `term` asks for machines that have no
+//! output or are stuck ([`Engine::look_at_term`]).
 //!
 //! The watchdog also watches whether lanes get an answer when they ask if this machine may perform. A look at the fence has no
 //! later effect, so the standby may take over from a lane that hangs there.
@@ -27,23 +29,24 @@ use kemari_machine::Ended;
 
 use super::Engine;
 
-/// Looks per time-out. Looks are counted, not measured in time: a process that was stopped for a while has not made progress
-/// either.
+/// Looks per time-out. Looks are counted instead of time: a process that was stopped for a while
+/// has not made progress either.
 const LOOKS: u32 = 8;
-/// A look at the fence that takes this long hangs. Longer than a standby needs to find that it cannot ask the arbiter either, and
-/// to report that ([`crate::standby::resources`]): then this machine waits for the arbiter, as its standby would.
+/// A look at the fence that takes this long hangs. The limit is longer than a standby needs to find
+/// and report that it cannot ask the arbiter either ([`crate::standby::resources`]): then this
+/// machine waits for the arbiter, as its standby would.
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
 /// A lane that is at one request for this long hangs. Storage that answers at all answers sooner.
 const LONGEST_JOB: Duration = Duration::from_secs(15);
 /// How often this machine asks whether it has been replaced, besides before each effect.
 const TERM_LOOK: Duration = Duration::from_millis(500);
 
-/// What an engine's threads and its watchdog tell each other.
+/// The state that an engine's threads share with its watchdog.
 #[derive(Debug, Default)]
 pub(super) struct Watchdog {
     looks: AtomicU64,
     stalled: AtomicBool,
-    /// A lane has asked whether this machine may perform and has no answer.
+    /// A lane has asked whether this machine may perform effects, and has no answer.
     look_hangs: AtomicBool,
     /// Why a lane hangs. Guards the text only; never held across a call that blocks.
     hanging_lane: Mutex<Option<String>>,
@@ -52,7 +55,7 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// The device thread has looked for work and has had the core.
+    /// Called by the device thread when it has looked for work and has locked the core.
     pub(super) fn looked(&self) {
         self.looks.fetch_add(1, Ordering::Relaxed);
     }
@@ -62,7 +65,7 @@ impl Watchdog {
         self.stalled.load(Ordering::Acquire) || self.failed.get().is_some()
     }
 
-    /// Whether the standby should take over if it can, because no output leaves here.
+    /// Whether the standby should take over if it can, because no effect leaves this machine.
     pub(super) fn look_hangs(&self) -> bool {
         self.look_hangs.load(Ordering::Acquire)
     }
@@ -102,7 +105,7 @@ impl Engine {
         )
     }
 
-    /// The thread `watchdog`; it ends when the engine is dropped.
+    /// The thread `watchdog`. It ends when the engine is dropped.
     pub(super) fn watch_on(engine: Weak<Self>) {
         let Some((wakes, every)) = engine
             .upgrade()
@@ -114,7 +117,7 @@ impl Engine {
         watch(&engine, every);
     }
 
-    /// Waits for no lock before every thread that gives signs of life knows of the stall.
+    /// Takes no lock before every thread that sends signs of life knows of the stall.
     fn found(self: &Arc<Self>, stalled: bool) {
         self.watchdog.stalled.store(stalled, Ordering::Release);
         if stalled {
@@ -123,19 +126,21 @@ impl Engine {
         self.tell_core();
     }
 
-    /// Tells the core of the change before any other event. In another thread, because the core's lock may be what is stuck.
+    /// Makes the core handle the change before any other event. In another thread, because the
+    /// core's lock may be held by the stuck one.
     fn tell_core(self: &Arc<Self>) {
         let engine = self.clone();
         let failed = |error| log::error!("cannot start a thread to report the stall: {error}");
         self.launcher.launch("stall", move || engine.event(Event::Tick), failed);
     }
 
-    /// The thread `term`. P2: ends a machine that another one has replaced, even when it has nothing to perform: an idle guest
-    /// would run on beside its successor and read a disk that the other one writes.
+    /// The thread `term`. P2: ends a machine that another one has replaced, even when it has
+    /// nothing to perform: an idle guest would continue beside its successor, and read a disk that
+    /// the successor writes.
     pub(super) fn look_at_term(engine: Weak<Self>) {
         let arbiter = engine.upgrade().and_then(|engine| engine.arbiter.clone());
         let Some(fence) = arbiter.map(|arbiter| arbiter.fence()) else { return };
-        // As lanes do, this thread may have to read the arbiter's files.
+        // This thread has a lane's rights: it may have to read the arbiter's files.
         seccomp::enter(Role::Lane, &[]);
         loop {
             std::thread::sleep(TERM_LOOK);
@@ -160,7 +165,7 @@ impl Engine {
 /// Finds, by counting the watchdog's turns, whether a lane hangs in a look at the fence.
 #[derive(Default)]
 struct Looks {
-    /// When the oldest look began, and for how many turns it has been there.
+    /// When the oldest look began. `turns` counts the turns that have found it.
     oldest: Option<Instant>,
     turns: u32,
 }
@@ -172,7 +177,8 @@ impl Looks {
         self.turns = if oldest.is_some() && oldest == self.oldest { self.turns + 1 } else { 0 };
         self.oldest = oldest;
         let is_long = every * self.turns >= LONGEST_LOOK.max(engine.options.stall_timeout);
-        // P2: a write that is under way could arrive over what another machine has written. A write that begins later asks first.
+        // P2: a write under way could arrive over data that another machine has written. A write
+        // that begins later asks first.
         let known = engine.watchdog.look_hangs();
         let hangs = is_long && (known || !gate.may_be_writing());
         if hangs != known {
@@ -232,10 +238,11 @@ fn watch(engine: &Weak<Engine>, every: Duration) {
         if engine.machine.events().ended().is_some() {
             return;
         }
-        // Long work that goes on is no stall, for instance clearing or copying all of a large memory.
+        // Long work that makes progress is no stall, for instance clearing or copying all of a
+        // large memory.
         let work = engine.machine.work_done();
         let looks = engine.watchdog.looks.load(Ordering::Relaxed);
-        // Watch from the moment that the guest runs.
+        // Watch from the moment at which the guest runs.
         let (watched, looks) = (looks > 0 || engine.machine.has_run(), looks + work);
         let stalled = engine.watchdog.is_stalled();
         if looks != seen {

@@ -1,4 +1,5 @@
-//! Reports what a takeover waits for if it does not finish (P9): the engine's watchdog starts only when the guest runs.
+//! Reports a stage of a takeover that does not finish (P9). The engine's watchdog cannot: it starts
+//! when the guest runs.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
@@ -8,15 +9,16 @@ use kemari_confine::threads;
 
 use crate::standby::{Shown, shown};
 
-/// The stages of a takeover, until this is dropped. A stage of `None` is a wait that is reported elsewhere.
+/// The stages of a takeover. Dropping this ends the last one. A stage of `None` is a wait that
+/// other code reports.
 pub(super) struct Stages(Option<SyncSender<Option<&'static str>>>);
 
-/// Larger than the number of stages in one takeover.
+/// Larger than the number of stages in one takeover, so that the channel never fills.
 const ROOM: usize = 16;
 
 impl Stages {
-    /// Starts to watch: a stage that takes longer than `patience` is reported in the log and in the status. A takeover does
-    /// not depend on it (P7).
+    /// Starts the thread that watches the stages. It reports a stage longer than `patience` in the
+    /// log and in the status. Without a thread the takeover continues unwatched (P7).
     pub(super) fn watched(status: &Shown, patience: Duration) -> Self {
         let (tell, told) = sync_channel(ROOM);
         let status = status.clone();
@@ -79,7 +81,7 @@ mod tests {
         }
     }
 
-    /// P9. Fails if a takeover that hangs reports nothing, or is reported after its end.
+    /// P9. Fails if a takeover that hangs is not reported, or is still reported after its end.
     #[test]
     fn what_hangs_is_told_until_it_is_over() {
         let status = Shown::new(Mutex::new(StandbyStatus::new("vm")));
