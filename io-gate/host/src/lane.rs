@@ -71,7 +71,8 @@ struct State {
     ended: bool,
     /// What the lane is doing.
     current: Option<Current>,
-    /// When it began that.
+    /// When it began that, or when an idle lane was given work. A lane's thread may hang before it
+    /// takes any.
     begun: Option<Instant>,
     /// Whether the lane waits. Waking it is a system call, which is left out otherwise.
     waits: bool,
@@ -209,7 +210,7 @@ impl Lane {
     }
 
     /// When the current job began, and the lane's name. A job is one request: a short series of
-    /// system calls.
+    /// system calls. `None` while the lane has no work.
     pub(crate) fn busy_since(&self) -> Option<(Instant, &str)> {
         let begun = self.shared.lock().begun?;
         let name = self.thread.as_ref().and_then(|thread| thread.thread().name());
@@ -310,7 +311,11 @@ impl Shared {
 
     fn tell(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
+        let was_idle = state.is_idle();
         change(&mut state);
+        if was_idle && state.has_work() {
+            state.begun = Some(Instant::now());
+        }
         let wake = state.waits && (state.has_work() || state.stop);
         // Cleared by the waking thread, so that a second batch before the lane runs costs no
         // wake-up.
