@@ -1,4 +1,5 @@
-//! A pool of buffers for the bodies of frames: allocating memory for every frame would cost more than processing it.
+//! A pool of buffers for the bodies of frames: allocating memory for every frame would cost more
+//! than processing it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +8,8 @@ const LARGE: usize = 32 << 10;
 /// Upper bound for the bytes that are kept.
 const KEEP: usize = 64 << 20;
 
-/// Shared between the reader, which takes buffers, and the thread that has processed a frame, which returns them.
+/// Shared by the reader, which takes buffers, and the thread that has processed a frame and returns
+/// its buffer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Buffers(Arc<Mutex<Spare>>);
 
@@ -18,7 +20,8 @@ struct Spare {
 }
 
 impl Buffers {
-    /// A buffer of `len` bytes that must be overwritten: it holds zeros or bytes of an earlier frame.
+    /// A buffer of `len` bytes. The caller must overwrite it: it holds zeros or bytes of an earlier
+    /// frame.
     pub(crate) fn take(&self, len: usize) -> Vec<u8> {
         let spare = if len < LARGE { None } else { self.pop() };
         match spare {

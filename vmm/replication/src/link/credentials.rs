@@ -1,7 +1,7 @@
 //! The credentials of one side of the link: its key, its certificate, and the authority that it trusts.
 //!
-//! The files are read again for each connection, so certificates are renewed by replacing the files: the current
-//! connection lives on, and the next one uses the new certificate.
+//! The files are read again for each connection, so replacing the files renews the certificates:
+//! the current connection stays, and the next one uses the new certificate.
 
 use std::fmt;
 use std::io;
@@ -72,10 +72,11 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
-    /// Reads the credentials in `dir`; `peer` is the name that the other side's certificate must carry.
+    /// Reads the credentials in `dir`. `peer` is the name that the other side's certificate must
+    /// carry.
     ///
     /// # Errors
-    /// When a file cannot be used: this is found now, not when the standby is needed.
+    /// When a file cannot be used. This is found now, not when the standby is needed.
     pub fn open(dir: &Path, peer: Option<&str>) -> Result<Self, CredentialsError> {
         let credentials = Self { dir: dir.to_owned(), peer: peer.map(str::to_owned) };
         credentials.client()?;
@@ -85,9 +86,9 @@ impl Credentials {
         Ok(credentials)
     }
 
-    /// Checks that the certificate is valid now and for both ends of a connection, because a standby that has taken over
-    /// is the other end. Does not check its authority: only the peer decides which authority it trusts, and that may be
-    /// another one than this side's.
+    /// Checks that the certificate is valid now and for both ends of a connection, because a
+    /// standby that has taken over is the other end. Does not check the authority that signed it:
+    /// the peer decides which authority it trusts, which may not be the one that this side trusts.
     ///
     /// # Errors
     /// When the certificate is not valid.
@@ -139,7 +140,7 @@ impl Credentials {
             .with_root_certificates(self.authority()?)
             .with_client_auth_cert(chain, key)
             .map_err(|error| self.mismatch(&error))?;
-        // Each session is authenticated anew: an old one's secrets open no new one.
+        // Each session authenticates again: the secrets of an old session open no new one.
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
@@ -222,7 +223,7 @@ fn is_of_its_own(reason: &CertificateError) -> bool {
 
 /// Parses a name that a certificate can carry.
 pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, CredentialsError> {
-    // An IPv6 address is in brackets when a port follows it.
+    // Brackets enclose an IPv6 address that is followed by a port.
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     ServerName::try_from(bare.to_owned()).map_err(|_| CredentialsError::Name(text.to_owned()))
 }

@@ -24,12 +24,12 @@ use stream::Stream;
 pub use stream::do_not_pace;
 use tls::{HandshakeError, Session};
 
-/// How links are secured. A Unix socket is not secured further: the file system controls who may connect.
+/// How links are secured. A Unix socket has no TLS: the file system controls who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkSecurity {
-    /// TLS on every TCP connection.
+    /// Use TLS on every TCP connection, with these credentials.
     pub tls: Option<Credentials>,
-    /// Without TLS: whether plain TCP may leave this host.
+    /// Whether plain TCP may leave this host, without TLS.
     pub allow_plain: bool,
 }
 
@@ -65,7 +65,7 @@ impl std::fmt::Display for LinkAddr {
     }
 }
 
-/// Why a link could not be made.
+/// Why there is no link.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// Name resolution, connecting or listening failed.
@@ -109,7 +109,8 @@ impl LinkAddr {
     /// Checks, without connecting, whether the guest may be sent to this address.
     ///
     /// # Errors
-    /// [`LinkError::Plain`], [`LinkError::Peer`]. A name that does not resolve now is no error: it may resolve later.
+    /// [`LinkError::Plain`], [`LinkError::Peer`]. A name that does not resolve now is not an error:
+    /// it may resolve later.
     pub fn check(&self, security: &LinkSecurity) -> Result<(), LinkError> {
         let addr = match self {
             Self::Tcp(addr) => addr,
@@ -201,7 +202,8 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Connects to the first of a name's addresses where a standby answers; otherwise returns the errors of all of them.
+/// Connects to the first of a name's addresses at which a standby answers. If none answers, returns
+/// the errors of all of them.
 fn connect_any(
     name: &str,
     addresses: &[SocketAddr],
@@ -344,7 +346,7 @@ impl Stranger {
         self.stream.try_clone().map(HangUp)
     }
 
-    /// Authenticates the other end, which takes some seconds at most.
+    /// Authenticates the other end. This takes some seconds at most.
     ///
     /// # Errors
     /// When the other end fails authentication.
@@ -367,7 +369,7 @@ impl HangUp {
     }
 }
 
-/// A connection that may be used.
+/// A connection that is ready for use: authenticated, if this side requires it.
 #[derive(Debug)]
 pub struct Link {
     stream: Stream,
@@ -396,7 +398,8 @@ impl Link {
         self.stream.shutdown();
     }
 
-    /// Ends writing, but not reading, so that the other side can read the last bytes before it sees the connection break.
+    /// Ends writing, but not reading, so that the other side can read the last bytes before the
+    /// connection breaks.
     pub fn end_writing(&self) {
         self.stream.end_writing();
     }
@@ -423,7 +426,8 @@ impl Link {
         self.tls.is_some()
     }
 
-    /// Makes both sides use new keys from here on; nothing is lost and nothing waits. Does nothing on a link without TLS.
+    /// Makes both sides use new keys from here on. No data is lost, and no write waits for the
+    /// other side. Does nothing on a link without TLS.
     ///
     /// # Errors
     /// As [`Write::write`].
@@ -468,7 +472,7 @@ mod tests {
 
     use super::*;
 
-    /// A host name with two networks, one of them down: the standby is still reached.
+    /// Fails if a standby is not reached when one of its host name's two networks is down.
     #[test]
     fn all_addresses_of_a_name_are_tried() {
         let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();

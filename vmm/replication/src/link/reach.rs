@@ -1,4 +1,4 @@
-//! From an address to sockets: a name may have several addresses, and all of them are used.
+//! From an address to sockets. A name may have several addresses, and all of them are used.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-/// Upper bound for the addresses of a name that are tried.
+/// Upper bound of the addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 16;
 /// Time between two attempts while a Unix socket's queue is full.
 const FULL_AGAIN: Duration = Duration::from_millis(10);
@@ -39,9 +39,9 @@ pub(super) fn all_failed(mut failures: Vec<(SocketAddr, io::Error)>) -> io::Erro
     io::Error::new(kind, each.join("; "))
 }
 
-/// Listens on all addresses. An address that this host does not have (a family that is switched off) is skipped if
-/// there is another one. An address that another process uses is an error: that process would get half of the
-/// connections.
+/// Listens on all addresses. An address that this host does not have (for instance of a disabled
+/// family) is skipped if another one works. An address that another process uses is an error: that
+/// process would get some of the connections.
 pub(super) fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
     let (mut listeners, mut failures) = (Vec::new(), Vec::new());
     for address in addresses {
@@ -88,7 +88,8 @@ pub(super) fn accept(listeners: &[TcpListener]) -> io::Result<(std::net::TcpStre
     }
 }
 
-/// Connects to a Unix socket. If its owner hangs, its queue is full: waits for that at most `timeout`.
+/// Connects to a Unix socket. If its owner hangs, its queue is full: waits for room at most
+/// `timeout`.
 pub(super) fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let deadline = Instant::now() + timeout;
     let address = SocketAddrUnix::new(path)?;
@@ -144,7 +145,8 @@ mod tests {
         let _other = TcpListener::bind(addresses[2]).unwrap();
         let taken = listen(&addresses).unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::AddrInUse);
-        // An address that the host does not have is skipped, and its error is reported when none is left.
+        // An address that the host does not have is skipped. If none is left, its error is
+        // reported.
         let absent = SocketAddr::from((Ipv4Addr::new(203, 0, 113, 77), port));
         assert_eq!(listen(&[absent, addresses[0]]).unwrap().len(), 1);
         let none = listen(&[absent, SocketAddr::from((Ipv4Addr::new(203, 0, 113, 78), port))]);

@@ -15,9 +15,10 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
-/// Makes a connection send as fast as the other side takes bytes. A checkpoint is a burst that the guest's output waits for,
-/// and a congestion control that paces (BBR) spreads it over time: 0.5 ms for 4 MB on loopback. Best effort: where the host
-/// offers no other one, nothing changes.
+/// Switches pacing off: the connection sends as fast as the other side reads. A checkpoint is a
+/// burst that the guest's output waits for, and a congestion control that paces (BBR) spreads it
+/// over time: 0.5 ms for 4 MB on loopback. Best effort: where the host offers no other congestion
+/// control, nothing changes.
 pub fn do_not_pace(stream: &TcpStream) {
     let offered = ["cubic", "reno"];
     if !offered.iter().any(|name| set_tcp_congestion(stream, name).is_ok()) {

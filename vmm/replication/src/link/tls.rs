@@ -1,8 +1,9 @@
 //! TLS 1.3 with mutual authentication over one connection, read by one thread and written by others.
 //!
-//! No thread blocks while it holds the connection's lock: it reads the socket before it takes the lock and writes the
-//! socket after it has released it. `outgoing` is held across both, so that records leave in the order in which they were
-//! made. Lock order: `incoming`, `outgoing`, `connection`.
+//! No thread blocks while it holds the lock `connection`: it reads the socket before it takes the
+//! lock and writes the socket after it has released it. A writer holds `outgoing` from encrypting
+//! its records to writing them, so that records leave in the order in which they were encrypted.
+//! Lock order: `incoming`, `outgoing`, `connection`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -77,7 +78,7 @@ impl Session {
     fn shake_hands(stream: &Stream, mut connection: Connection) -> Result<Self, HandshakeError> {
         let deadline = Instant::now() + HANDSHAKE;
         let done = drive(stream, &mut connection, deadline);
-        // Send what remains even after a failure: the alert tells the other side why.
+        // Send the remaining bytes even after a failure: an alert tells the other side the reason.
         let mut last_words = Vec::new();
         while connection.wants_write() {
             connection.write_tls(&mut last_words)?;
@@ -114,7 +115,7 @@ impl Session {
         }
     }
 
-    /// Returns plain bytes, as far as the bytes from the socket allow; `None` when more are needed.
+    /// Returns decrypted bytes. Returns `None` when more bytes from the socket are needed.
     fn decrypted(
         &self,
         stream: &Stream,
@@ -148,7 +149,7 @@ impl Session {
         self.send(stream, from)
     }
 
-    /// Changes the keys for both directions without ending the connection (RFC 8446, 4.6.3).
+    /// Changes the keys of both directions without ending the connection (RFC 8446, 4.6.3).
     pub(super) fn rotate_keys(&self, stream: &Stream) -> io::Result<()> {
         lock(&self.connection).refresh_traffic_keys().map_err(io::Error::other)?;
         self.send(stream, &[]).map(|_| ())
@@ -180,7 +181,8 @@ impl Incoming {
     }
 }
 
-/// Runs the handshake until both sides are authenticated. A peer that is slow on purpose runs into the time-out.
+/// Runs the handshake until both sides are authenticated. A peer that is slow on purpose hits the
+/// time limit.
 fn drive(
     stream: &Stream,
     connection: &mut Connection,
@@ -210,8 +212,8 @@ fn drive(
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked in the middle of a record has left a stream that does not decrypt: that is an error, not
-    // wrong data.
+    // A thread that panicked in the middle of a record has left a stream that does not decrypt.
+    // That is an error, not wrong data.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -11,12 +11,13 @@
 //! each effect asks before it is performed, and the thread `term` asks for machines that have no
 //! output or are stuck ([`Engine::look_at_term`]).
 //!
-//! The watchdog also watches whether lanes get an answer when they ask if this machine may perform. A look at the fence has no
-//! later effect, so the standby may take over from a lane that hangs there.
+//! The watchdog also watches whether lanes get an answer when they ask if this machine may perform.
+//! A look at the fence has no later effect, so the standby may take over while a lane hangs there.
 //!
-//! Any other call in which a lane hangs is a system call on this machine's own storage or network. Such a call cannot be taken
-//! back and may still be carried out later, over what another machine has written (P2). So the standby is not asked to take
-//! over. The status says `stalled` and names the lane (P9), and the operator decides.
+//! Any other call in which a lane hangs is a system call on this machine's own storage or network.
+//! It cannot be cancelled, and its write may still arrive later, over data that another machine has
+//! written (P2). So the standby is not asked to take over. The status says `stalled` and names the
+//! lane (P9), and the operator decides.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -36,9 +37,11 @@ const LOOKS: u32 = 8;
 /// and report that it cannot ask the arbiter either ([`crate::standby::resources`]): then this
 /// machine waits for the arbiter, as its standby would.
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
-/// A lane that is at one request for this long hangs. Storage that answers at all answers sooner.
+/// A lane that works on one request for this long hangs. Storage that answers at all answers
+/// sooner.
 const LONGEST_JOB: Duration = Duration::from_secs(15);
-/// How often this machine asks whether it has been replaced, besides before each effect.
+/// How often this machine asks whether another one has replaced it, apart from the question before
+/// each effect.
 const TERM_LOOK: Duration = Duration::from_millis(500);
 
 /// The state that an engine's threads share with its watchdog.
@@ -48,7 +51,7 @@ pub(super) struct Watchdog {
     stalled: AtomicBool,
     /// A lane has asked whether this machine may perform effects, and has no answer.
     look_hangs: AtomicBool,
-    /// Why a lane hangs. Guards the text only; never held across a call that blocks.
+    /// Why a lane hangs. The lock guards only the text and is never held across a call that blocks.
     hanging_lane: Mutex<Option<String>>,
     /// Why the machine will make no more progress.
     failed: OnceLock<String>,
@@ -79,7 +82,7 @@ impl Watchdog {
         self.hanging_lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the machine has failed: there is nothing to wait for.
+    /// Records that the machine has failed: waiting for progress is useless.
     pub(super) fn has_failed(&self, why: &str) {
         // Only the first reason counts.
         let _ = self.failed.set(format!("the machine has failed: {why}"));
@@ -188,10 +191,10 @@ impl Looks {
     }
 }
 
-/// Finds, by counting the watchdog's turns, whether a lane hangs.
+/// Finds, by counting the watchdog's turns, whether a lane hangs in one request.
 #[derive(Default)]
 struct Jobs {
-    /// When the oldest job began, and for how many turns the lane has been at it.
+    /// When the oldest request began. `turns` counts the turns that have found the lane at it.
     oldest: Option<Instant>,
     turns: u32,
 }
@@ -214,7 +217,7 @@ impl Jobs {
     }
 }
 
-/// What the operator reads of a lane that hangs.
+/// The reason for the operator that a lane hangs.
 fn hang_of(lane: &str, waits_for_fence: bool) -> String {
     if waits_for_fence {
         return format!(

@@ -7,8 +7,8 @@ use ft_core::wire::{Frame, HEADER_LEN, Header, WireError};
 
 use crate::link::Buffers;
 
-/// A link that reports arriving bytes, at most once per `every`: over a slow link a frame takes longer than the heartbeat
-/// timeout.
+/// A link that reports arriving bytes, at most once per `every`: over a slow link one frame may
+/// take longer than the heartbeat timeout.
 pub(crate) struct Watched<R, F> {
     link: R,
     every: Duration,
@@ -33,19 +33,20 @@ impl<R: Read, F: FnMut()> Read for Watched<R, F> {
     }
 }
 
-/// How reading a link ended.
+/// How the reading of a link ended.
 pub(crate) enum ReadEnd {
-    /// Bytes arrived that are no valid frame.
+    /// Bytes arrived that are not a valid frame.
     Garbled(WireError),
     /// The link has ended.
     Lost(String),
 }
 
-/// Read-ahead: one system call reads several small frames; larger bodies are read in place.
+/// Bytes of read-ahead: one system call reads several small frames. Larger bodies are read in
+/// place.
 const READ_AHEAD: usize = 64 << 10;
 
-/// Reads frames until the link ends. Allocates memory only after a header has passed its checks, which bound the length of every
-/// kind of frame.
+/// Reads frames until the link ends. Allocates memory only after a header has passed its checks,
+/// which bound the length of each kind of frame.
 pub(crate) fn read_frames(
     link: impl Read,
     buffers: &Buffers,

@@ -1,4 +1,5 @@
-//! What either side says of itself in its Hello: the machine's own description in the protocol's terms. The handshake compares it.
+//! Builds a side's Hello: the machine's own description in the protocol's terms. The handshake
+//! compares the two.
 
 use ft_core::Term;
 use ft_core::arbiter::DiskClaim;
@@ -11,7 +12,7 @@ use kemari_machine::boot::{Boot, BootError, ContentId};
 use kemari_machine::config::{MachineConfig, NetBackend};
 use kemari_machine::{DeviceDescription, Machine, MachineDescription, MachineError, interface};
 
-/// What either side says about itself, except its identity. The primary sets term, session and options.
+/// This side's description, except its identity. The primary sets term, session and options.
 pub(crate) fn describe(
     machine: &Machine,
     name: &str,
@@ -37,7 +38,7 @@ pub(crate) fn describe(
     }
 }
 
-/// What must be alike in both machines of a pair.
+/// The layout that must be equal in both machines of a pair.
 pub(crate) fn layout(machine: &Machine) -> MachineLayout {
     let MachineDescription { memory, cpus, page_size, devices } = machine.description();
     let region = |(start, len)| MemoryRegion { start, len };
@@ -63,12 +64,12 @@ pub(crate) fn boot_source(boot: &Boot) -> Result<BootSource, BootError> {
     Ok(BootSource { kernel: image_id(kernel), initrd, cmdline: boot.cmdline.clone() })
 }
 
-/// The id of a boot file, from its content's.
+/// The id of a boot file, made from the id of its content.
 pub(crate) fn image_id(ContentId { size, sha256 }: ContentId) -> ImageId {
     ImageId { size, sha256 }
 }
 
-/// The newest claim in the records beside the machine's disks, for the arbiter.
+/// The newest claim in the fence records of the machine's disks, for the arbiter.
 ///
 /// # Errors
 /// When a record cannot be read, or another machine holds a disk.
@@ -82,11 +83,11 @@ pub fn disk_claim(machine: &Machine) -> Result<Option<DiskClaim>, MachineError> 
     }))
 }
 
-/// Stands for the MTU of a network that has none, or does not exist yet.
+/// Stands for the MTU of a network that has none or does not exist yet.
 const ANY: &str = "any";
 
-/// The networks' MTUs, in order. A host drops packets larger than its tap's MTU, so after a takeover by a host
-/// with a smaller MTU the guest would reach its peers with small packets only (P7).
+/// The networks' MTUs, in order. A host drops packets larger than its tap's MTU. After a takeover
+/// by a host with a smaller MTU the guest would reach its peers with small packets only (P7).
 pub(crate) fn networks(config: &MachineConfig) -> Vec<(String, String)> {
     let all = config.networks().enumerate();
     all.map(|(at, (_, network))| {
@@ -102,7 +103,8 @@ pub(crate) fn networks(config: &MachineConfig) -> Vec<(String, String)> {
     .collect()
 }
 
-/// As [`networks`], for a primary whose own are `theirs`: an MTU at least as large as the primary's counts as equal.
+/// As [`networks`], for a primary with the MTUs in `theirs`. An MTU at least as large as the
+/// primary's counts as equal.
 pub(crate) fn answer_networks(
     config: &MachineConfig,
     theirs: &[(String, String)],
@@ -126,7 +128,8 @@ fn takes_as_much(ours: &str, theirs: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// P7. Fails if a standby that would drop nothing is refused, or one that would drop packets is accepted.
+    /// P7. Fails if a standby that would drop no packet is refused, or one that would drop packets
+    /// is accepted.
     #[test]
     fn only_a_smaller_mtu_is_another_one() {
         for (ours, theirs) in [("1500", "1500"), ("9000", "1500"), (ANY, "9000"), ("1400", ANY)] {

@@ -1,11 +1,12 @@
-//! Checks that both hosts see the same disk: for every session the primary writes a new mark beside each image, and the standby
-//! reads the mark that it finds.
+//! Checks that both hosts use the same disk. For every session the primary writes a new mark beside
+//! each image, and the standby reads the mark that it finds there.
 //!
-//! Path, size and inode number do not tell: a copy has the same size, and two hosts number the files of a shared file system
-//! independently. A mark written a moment ago is seen by every host that sees the same directory, and is in no earlier copy. The
-//! standby writes a counter-mark for the primary to find: a replica that is kept up holds all that the primary writes, but the
-//! primary does not see what is written to the replica. The marks are files of their own, because an image may hold any bytes
-//! and not every shared file system has extended attributes.
+//! Path, size and inode number do not show this: a copy has the same size, and two hosts number the
+//! files of a shared file system independently. Every host that uses the same directory sees a new
+//! mark at once, and no earlier copy has it. The standby writes a counter-mark for the primary to
+//! find: a live replica also gets what the primary writes, but the primary does not see what is
+//! written to the replica. Marks are files of their own, because an image may hold any bytes and
+//! some shared file systems have no extended attributes.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, Write};
@@ -37,8 +38,8 @@ pub(crate) struct MarkError {
     error: io::Error,
 }
 
-/// Writes a new mark for every disk that the guest can write. `fenced`: there are terms, and records beside the disks have been
-/// written.
+/// Writes a new mark for every disk that the guest can write. `fenced`: an arbiter gives terms, so
+/// each disk has a fence record.
 ///
 /// # Errors
 /// When a mark cannot be written.
@@ -50,7 +51,8 @@ pub(crate) fn mark_disks(
         Some(identity) => Ok(identity),
         None => write_mark(path, &mark_path(path)).map(|mark| format!("mark {mark}")),
     };
-    // Another text than a standby's for a missing record: two missing files are not the same file.
+    // Not the standby's text for a missing record: two missing records do not show that the disk is
+    // the same.
     each_disk(config, mark, |disk| {
         fence_view(disk, "expected the record of this machine, found none").filter(|_| fenced)
     })
@@ -70,9 +72,11 @@ pub(crate) fn read_marks(config: &MachineConfig, fenced: bool) -> Vec<DiskStorag
     }
 }
 
-/// As [`read_marks`], on a standby: where a mark equals the primary's, `theirs`, it writes a counter-mark.
+/// As [`read_marks`], on a standby. Where a mark equals the primary's in `theirs`, it also writes a
+/// counter-mark.
 ///
-/// P2, P3: what this side writes after a takeover must reach the primary's disk, not a replica of it.
+/// P2, P3: the writes of this side after a takeover must reach the primary's disk, not a replica of
+/// it.
 ///
 /// # Errors
 /// When a counter-mark cannot be written.
@@ -83,7 +87,7 @@ pub(crate) fn answer_marks(
 ) -> Result<Vec<DiskStorage>, MarkError> {
     let mut disks = read_marks(config, fenced);
     for (ours, (_, disk)) in disks.iter_mut().zip(written(config)) {
-        // Nothing is written beside another disk: the marks that were read already show the difference to both sides.
+        // Write nothing beside another disk: the marks already show the difference to both sides.
         let is_same = theirs.iter().any(|theirs| {
             theirs.slot == ours.slot
                 && theirs.storage == ours.storage
@@ -116,12 +120,13 @@ pub(crate) fn read_counter_marks(config: &MachineConfig, fenced: bool) -> Vec<Di
     disks
 }
 
-/// The places of a standby's counter-marks: beside the image, and beside a record that is elsewhere. A block device has no such
-/// place.
+/// The places of a standby's counter-marks: beside the image, and beside a fence record that is
+/// elsewhere. A block device has no place beside it.
 fn counter_places(disk: &DiskConfig, fenced: bool) -> impl Iterator<Item = PathBuf> {
     let image = device_identity(&disk.path).is_none().then_some(&disk.path);
     let record = match &disk.fence {
-        // A record at the default's place counts as the default, because the other side may not have named it.
+        // A record in the default place counts as the default, because the other side may not have
+        // named it.
         FenceRecord::At(record)
             if fenced && !(image.is_some() && is_beside(record, &disk.path)) =>
         {
@@ -132,7 +137,7 @@ fn counter_places(disk: &DiskConfig, fenced: bool) -> impl Iterator<Item = PathB
     image.into_iter().chain(record).map(|path| beside(path, COUNTER_MARK_SUFFIX))
 }
 
-/// The disks that the guest can write; a disk that is only read may be a copy.
+/// The disks that the guest can write. A disk that is only read may be a copy.
 fn written(config: &MachineConfig) -> impl Iterator<Item = (u16, &DiskConfig)> {
     config.disks().filter(|(_, disk)| !disk.read_only)
 }
@@ -150,7 +155,7 @@ fn each_disk<E>(
         .collect()
 }
 
-/// What the record of who may write to a disk says; `none` is the text for a missing record.
+/// The content of a disk's fence record. `none` is the text for a missing record.
 fn fence_view(disk: &DiskConfig, none: &str) -> Option<FenceView> {
     let path = disks::fence_record(disk)?;
     let says = match DiskFence::look(&path) {
@@ -161,7 +166,7 @@ fn fence_view(disk: &DiskConfig, none: &str) -> Option<FenceView> {
     Some(FenceView { place: path.display().to_string(), says })
 }
 
-/// Whether a record is at the image's default place.
+/// Whether a record is in the image's default place.
 fn is_beside(record: &Path, image: &Path) -> bool {
     let place = |path: &Path| {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -188,12 +193,13 @@ pub fn mark_files(disk: &DiskConfig) -> Vec<(&'static str, PathBuf)> {
     std::iter::once(("mark", mark_path(&disk.path))).chain(counter).collect()
 }
 
-/// Writes a new word into a mark.
+/// Writes a new random word into a mark.
 fn write_mark(disk: &Path, path: &Path) -> Result<String, MarkError> {
     let write = || -> io::Result<String> {
         let mark = random_id();
-        // Write in place and close: a later open sees the new word, on NFS too. No sync: the mark is not needed after a power
-        // failure, and storage that is busy with other writes may take seconds to sync while a primary waits.
+        // Write in place and close: a later open sees the new word, on NFS too. Do not sync: the
+        // mark is not needed after a power failure, and storage that is busy with other writes may
+        // take seconds to sync while a primary waits.
         let mut file = open_mark(path)?;
         file.write_all(mark.as_bytes())?;
         file.set_len(mark.len() as u64)?;
@@ -202,13 +208,14 @@ fn write_mark(disk: &Path, path: &Path) -> Result<String, MarkError> {
     write().map_err(|error| MarkError { disk: disk.to_owned(), mark: path.to_owned(), error })
 }
 
-/// Opens a mark's file for overwriting. Refuses a file that is no mark: its owner may need it.
+/// Opens a mark's file for overwriting. Refuses a file that is not a mark, because its owner may
+/// need it.
 fn open_mark(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true);
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     given_file::ask_server_of_name(path)?;
-    // Two sides that begin at once may both open it: the later mark counts.
+    // Two sides that begin at the same time may both open the file: the later mark counts.
     let Opened { mut file, maker, .. } = ownership::open_or_make(path, &options, &SIGN)?;
     let metadata = file.metadata()?;
     let is_ours = metadata.is_file() && (maker != Maker::Other || metadata.len() == 0);
@@ -222,7 +229,7 @@ fn open_mark(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// 32 hexadecimal digits; with hyphens if an earlier release wrote it (RFC 9562).
+/// 32 hexadecimal digits. An earlier release wrote them with hyphens (RFC 9562).
 fn is_mark(head: &[u8]) -> bool {
     matches!(head.len(), 32 | 36)
         && head.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
@@ -237,7 +244,8 @@ fn read_mark(path: &Path) -> Result<String, String> {
     }
 }
 
-/// The name of a block device that is the same on every host: there is no place beside a device for a mark.
+/// The name of a block device, which is the same on every host: there is no place beside a device
+/// for a mark.
 fn device_identity(disk: &Path) -> Option<String> {
     let metadata = fs::metadata(disk).ok().filter(|data| data.file_type().is_block_device())?;
     let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
@@ -246,7 +254,7 @@ fn device_identity(disk: &Path) -> Option<String> {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     };
     let name = ["wwid", "device/wwid", "dm/uuid"].into_iter().find_map(name);
-    // Without a name nothing can be compared here; sizes are compared elsewhere.
+    // Two devices without a name compare as equal here. The handshake compares sizes.
     Some(name.map_or("block device without a name".to_owned(), |name| format!("device {name}")))
 }
 
@@ -280,7 +288,8 @@ mod tests {
         let first = mark_disks(&machine(&disk, ""), false).unwrap();
         assert_eq!(first, read_marks(&machine(&disk, ""), false));
         assert_eq!(first, read_marks(&machine(&link, ""), false));
-        // Even a copy with all files beside it was made before the next session began.
+        // A copy with all files beside it was made before the next session began, so it has an old
+        // mark.
         for file in ["disk", "disk.kemari-mark"] {
             fs::copy(one.path().join(file), other.path().join(file)).unwrap();
         }
@@ -289,7 +298,7 @@ mod tests {
         assert_eq!(read_marks(&machine(&copy, ""), false), first);
         assert_eq!(read_marks(&machine(&disk, ""), false), second);
         assert!(mark_disks(&machine(&disk, ",readonly=on"), false).unwrap().is_empty());
-        // A file that has the name of a mark and is none is kept.
+        // A file with the name of a mark that is not a mark is kept.
         let mark = one.path().join("disk.kemari-mark");
         for others in [&[7; 512][..], b"42", b"cafe-1"] {
             fs::remove_file(&mark).unwrap();
@@ -335,7 +344,7 @@ mod tests {
         assert_eq!(fs::read(&place).unwrap(), b"somebody's notes");
     }
 
-    /// Fails if a named record counts as another one than the same record at its default place.
+    /// Fails if a named record counts as another one than the same record in its default place.
     #[test]
     fn a_record_that_is_named_as_it_is_called_anyway_is_no_other() {
         let dir = tempfile::tempdir().unwrap();
@@ -359,7 +368,7 @@ mod tests {
         assert_eq!(mark_files(&unnamed.disks[0]).len(), 2);
     }
 
-    /// Makes this thread find no server to ask (`AT_STATX_FORCE_SYNC`).
+    /// Makes this thread unable to reach a server (`AT_STATX_FORCE_SYNC` fails).
     fn without_a_server() {
         const FLAGS: u8 = 2;
         let sync = u64::from(libc::AT_STATX_FORCE_SYNC.cast_unsigned());
@@ -381,7 +390,8 @@ mod tests {
         seccompiler::apply_filter(&filter).unwrap();
     }
 
-    /// P3. Fails if a mark is looked up, or written, by a network file system client's cached directory.
+    /// P3. Fails if a mark is read or written by the cached directory of a network file system's
+    /// client.
     #[test]
     fn the_server_is_asked_for_a_mark() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! What both sides of a session share: frames on the link, the Hello, the marks beside the disks, and the state of a machine in a
-//! checkpoint.
+//! What both sides of a session share: frames on the link, the Hello, the marks beside the disks,
+//! and the state of a machine in a checkpoint.
 
 mod frames;
 pub(crate) mod hello;

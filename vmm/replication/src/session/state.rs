@@ -1,4 +1,4 @@
-//! What a checkpoint holds of a machine besides its memory: capture, wire format, trial and restore.
+//! The content of a checkpoint besides memory: capture, wire format, trial and restore.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-/// A blob of machine state does not fit this machine.
+/// Why a state blob cannot be used on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum StateBlobError {
     /// The bytes are not an encoded machine state.
@@ -48,7 +48,7 @@ pub enum StateBlobError {
     Kvm(#[from] kemari_hypervisor::kvm::StateError),
 }
 
-/// A machine at the end of an epoch, without its memory.
+/// The state of a machine at the end of an epoch, without its memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MachineState {
     epoch: Epoch,
@@ -57,22 +57,24 @@ pub struct MachineState {
     vcpus: Vec<VcpuState>,
     vm: VmState,
     devices: Vec<DeviceRecord>,
-    /// Arrival at this host, as time since its boot; `None` on the host that captured the state.
+    /// When the state arrived at this host, as time since its boot; `None` on the host that
+    /// captured it.
     #[serde(skip)]
     arrived: Option<Duration>,
 }
 
-/// Upper bound for the age of a checkpoint at its arrival: a primary drops a standby that takes longer to acknowledge.
+/// Upper bound of a checkpoint's age at its arrival: a primary drops a standby that takes longer to
+/// acknowledge.
 const TRANSIT_MAX: Duration = Duration::from_secs(60);
 
 impl MachineState {
     /// Reads a paused machine whose epoch has just been sealed.
     ///
-    /// Reads the vCPUs first: that read takes in their pending events (KVM API, KVM_GET_MP_STATE), which the interrupt
-    /// controllers must then no longer show.
+    /// Reads the vCPUs first: that read applies their pending events (KVM API, KVM_GET_MP_STATE),
+    /// which must then no longer be pending in the saved interrupt controllers.
     ///
     /// # Errors
-    /// When KVM or a device cannot be read, or a vCPU cannot go on (P4).
+    /// When KVM or a device cannot be read, or a vCPU has stopped for good (P4).
     pub fn capture(machine: &Machine, sealed: Sealed) -> Result<Self, StateBlobError> {
         if machine.vcpus().has_dead() {
             return Err(StateBlobError::DeadVcpu);
@@ -110,11 +112,11 @@ impl MachineState {
         Ok(state)
     }
 
-    /// Tries the devices' state on the machine's devices, and returns which part does not fit, and why. The next trial or
-    /// [`restore`](Self::restore) overwrites it.
+    /// Tries the devices' state on the machine's devices, and returns which part does not fit, and
+    /// why. The next trial or [`restore`](Self::restore) overwrites the devices.
     ///
     /// # Errors
-    /// When the requests in flight do not fit; this is known before the devices answer.
+    /// When the requests in flight do not fit. This is checked before the devices answer.
     pub fn try_on(
         &self,
         machine: &Machine,
@@ -124,10 +126,10 @@ impl MachineState {
         Ok(machine.restore_devices(&self.devices))
     }
 
-    /// Makes a virtual machine like `machine`, for trying states on.
+    /// Creates a virtual machine like `machine`, on which states are tried.
     ///
     /// # Errors
-    /// When KVM cannot make it.
+    /// When KVM cannot create it.
     pub fn trial(machine: &Machine) -> Result<Trial, StateBlobError> {
         let kvm = kvm::open().map_err(MachineError::from)?;
         Ok(Trial::new(kvm, machine.config().memory, machine.vm().options())?)
@@ -149,14 +151,16 @@ impl MachineState {
         Ok(trial.attempt(&self.vm, &self.vcpus)?)
     }
 
-    /// Puts a machine that has never run into this state; its memory already holds the checkpoint. Gives the requests in
-    /// flight to the gate, which holds them, and returns their number.
+    /// Restores this state in a machine that has never run. Its memory already holds the
+    /// checkpoint. Gives the requests in flight to the gate, which holds them, and returns their
+    /// number.
     ///
     /// # Errors
     /// When KVM or a device refuses.
     pub fn restore(self, machine: &Machine) -> Result<usize, StateBlobError> {
-        // P7: the clock continues from the checkpoint and never steps back. It advances by the time since the checkpoint
-        // arrived, by this host's own clock, and so does not depend on the hosts' wall clocks.
+        // P7: the guest's clock continues from the checkpoint and never steps back. It advances by
+        // the time since the checkpoint arrived, measured with this host's own clock, and so does
+        // not depend on the hosts' wall clocks.
         let here =
             self.arrived.map_or(Duration::ZERO, |at| io_gate_host::since_boot().saturating_sub(at));
         let at_most = here + TRANSIT_MAX;
@@ -170,7 +174,8 @@ impl MachineState {
         Ok(replays)
     }
 
-    /// Hashes everything that must be alike on both machines. Leaves the clocks out: they advance while the machine is read.
+    /// Hashes everything that must be equal on both machines. The clocks are left out: they advance
+    /// while the machine is read.
     ///
     /// # Errors
     /// When a part of the state cannot be encoded.
@@ -181,12 +186,12 @@ impl MachineState {
         Ok(xxh3_64(&bytes))
     }
 
-    /// Hashes the state that `machine` has after it takes this one on: the devices are written and read back. The vCPUs are
-    /// not written: KVM would publish its clock in guest memory, which must stay the checkpoint's own until the guest runs
-    /// here.
+    /// Hashes the state of `machine` after a restore of this state: the devices are written and
+    /// read back. The vCPUs are not written: KVM would publish its clock in guest memory, which
+    /// must stay that of the checkpoint until the guest runs here.
     ///
     /// # Errors
-    /// When a device refuses, or gives no answer within `patience`.
+    /// When a device refuses, or does not answer within `patience`.
     pub fn hash_after_restore(
         &self,
         machine: &Machine,
@@ -218,7 +223,7 @@ pub fn hash_memory(memory: &GuestMemory) -> Result<u64, vm_memory::GuestMemoryEr
     hash_memory_telling(memory, || {})
 }
 
-/// As [`hash_memory`]; calls `goes_on` after each chunk.
+/// As [`hash_memory`]. Calls `goes_on` after each chunk.
 pub(crate) fn hash_memory_telling(
     memory: &GuestMemory,
     goes_on: impl Fn(),

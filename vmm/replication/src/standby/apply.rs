@@ -1,4 +1,4 @@
-//! Receives checkpoints: each is tried, then acknowledged, then written to the machine (P4).
+//! Receives checkpoints. Each one is tried, then acknowledged, then written to the machine (P4).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,13 @@ use super::hosted::Hosted;
 use super::serve::Next;
 use crate::session::{MachineState, hash_memory};
 
-/// The device thread usually takes a checkpoint's state on in a fraction of this time.
+/// The device thread usually restores a checkpoint's state in a fraction of this time.
 const SOON: Duration = Duration::from_millis(20);
-/// P9: a state that the device thread has not taken on within this time is refused: the thread is stuck and could not serve the
-/// guest either.
+/// P9: a state that the device thread has not restored within this time is refused. That thread is
+/// stuck, and could not serve the guest either.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(5);
-/// A checkpoint of at most this many pages is processed long before the primary misses a sign of life.
+/// A checkpoint of at most this many pages is processed long before the primary misses a sign of
+/// life.
 const FEW_PAGES: u64 = 1024;
 
 impl StandbyDriver {
@@ -74,7 +75,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Whether the guest can be reset here (P7): this side has its own boot files, or has received them.
+    /// Checks that the guest can be reset here (P7): this side has its own boot files, or has
+    /// received the primary's.
     fn ready_to_boot(&self) -> Result<(), String> {
         let Some(Hosted { machine, boot: Some(source), .. }) = &self.hosted else { return Ok(()) };
         let boot = match &self.config.boot {
@@ -109,7 +111,7 @@ impl StandbyDriver {
         })
     }
 
-    /// Gives signs of life if the work with this checkpoint may take long.
+    /// Starts the pulse if the work with this checkpoint may take long.
     pub(super) fn give_signs_of_life_for(&mut self, checkpoint: &Checkpoint) {
         let first = self.hosted.as_ref().is_some_and(|hosted| hosted.applied.is_none());
         if first || checkpoint.pages() > FEW_PAGES || checkpoint.hashes().is_some() {
@@ -117,8 +119,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Gives signs of life until the pulse is stopped: this thread is about to do work that may take long, and neither reads nor
-    /// writes the link meanwhile.
+    /// Starts the pulse, which sends signs of life until it is stopped: this thread is about to do
+    /// work that may take long, and neither reads nor writes the link in the meantime.
     fn give_signs_of_life(&mut self) {
         let now = self.now();
         let Some((id, frame)) = self.core.sign_of_life(now) else { return };
@@ -126,7 +128,7 @@ impl StandbyDriver {
             return;
         };
         let mut bytes = Vec::new();
-        // The link's reader finds a link that cannot be written to.
+        // The link's reader reports a link that cannot be written to.
         if frame.encode(&mut bytes).is_ok()
             && let Ok(link) = link.try_clone()
         {
@@ -135,8 +137,8 @@ impl StandbyDriver {
     }
 }
 
-/// As [`write`], but leaves memory alone that is already all zero: what the guest never touched then takes no memory of this
-/// host.
+/// As [`write`], but skips zeros where memory is already zero: pages that the guest never touched
+/// then take no memory of this host.
 fn fill(machine: &Machine, address: u64, page: &[u8]) -> Result<(), vm_memory::GuestMemoryError> {
     if page.try_into().is_ok_and(is_zero) {
         let mut present = [0; PAGE_SIZE];

@@ -1,4 +1,5 @@
-//! Claims the next term, after everything that a takeover needs was tried and opened (P4, P9), and hands the machine over.
+//! Claims the next term and hands the machine over. Everything that a takeover needs is tried and
+//! opened before (P4, P9).
 
 use std::time::Instant;
 
@@ -15,7 +16,8 @@ use super::{End, Inheritance, Input, StandbyDriver};
 use crate::session::StateBlobError;
 
 impl StandbyDriver {
-    /// Without an arbiter a takeover needs only the operator's word: try the state in this case as well.
+    /// Tries the state before an operator's takeover without an arbiter, which needs no other
+    /// check. A state that fails becomes [`Event::CannotGoOn`].
     pub(super) fn if_it_can_go_on(&mut self, event: Event) -> Event {
         if event != Event::OperatorTakeOver || self.core.phase() != Phase::WaitingForOperator {
             return event;
@@ -26,8 +28,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Whether this host's KVM accepts the state that a takeover would begin with. A state that cannot be tried because the host
-    /// is out of a resource is not refused.
+    /// Checks that this host's KVM accepts the state from which a takeover would continue. If the
+    /// host lacks a resource for the trial, the state counts as accepted.
     fn try_applied(&mut self) -> Result<(), String> {
         let Some(Hosted { machine, applied: Some(state), trial, .. }) = &mut self.hosted else {
             return Err("there is no checkpoint".to_owned());
@@ -46,7 +48,8 @@ impl StandbyDriver {
 
     pub(super) fn ask_arbiter(&mut self, term: Term, why: String) -> Next {
         let Some(arbiter) = self.arbiter.clone() else { return Next::Nothing };
-        // P4: try the state before the term is won. Within a session only states of a new kind were tried.
+        // P4: try the state before the term is won. During the session only states of a new kind
+        // were tried.
         if let Err(reason) = self.try_applied() {
             return Next::Event(Event::CannotGoOn { reason });
         }
@@ -63,7 +66,7 @@ impl StandbyDriver {
         self.asked_for = Some((term, machine.config().clone()));
         let (preparing, inputs) = (self.preparing.clone(), self.inputs.clone());
         let asking = move || {
-            // P9: everything that can fail in a takeover is done before the term is won.
+            // P9: do everything that can fail in a takeover before the term is won.
             let prepared = preparing.prepare(&machine);
             drop(machine);
             let event = match prepared {

@@ -1,4 +1,5 @@
-//! The link to the primary: it is admitted, read by a thread of its own, and written to.
+//! The link to the primary: it is admitted, written to by the standby's thread, and read by a
+//! thread of its own.
 
 use std::io::{self, Write};
 use std::sync::mpsc::SyncSender;
@@ -15,16 +16,16 @@ use super::{Input, StandbyDriver};
 use crate::link::{Buffers, Link};
 use crate::session::{ReadEnd, Watched, read_frames};
 
-/// Upper bound for frames of a checkpoint in one input: this thread is woken once for several frames, and checks them while the
-/// next ones are received.
+/// Upper bound of checkpoint frames in one input. The standby's thread wakes once for several
+/// frames, and checks them while the next ones are received.
 const TOGETHER: usize = 8;
-/// Upper bound for the bytes of an input made of several frames, not counting the last frame.
+/// Bytes after which an input of several frames is full. The last frame may exceed them.
 const BYTES_TOGETHER: usize = 4 << 20;
-/// A primary that does not take an acknowledgement within this time is dropped.
+/// Time limit for sending to the primary: one that does not read for this long is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl StandbyDriver {
-    /// Starts the reader of a link whose Hello has come.
+    /// Starts the reader of a link whose Hello has arrived.
     pub(super) fn admit(&mut self, link: Link, peer: &str) -> Option<LinkId> {
         let id = LinkId(self.next_link);
         self.next_link += 1;
@@ -44,7 +45,7 @@ impl StandbyDriver {
         let secured = if link.is_secured() { "TLS" } else { "not encrypted" };
         log::info!("connection from {peer} ({secured})");
         if self.link.is_some() {
-            // The core answers on this link and closes it: keep the current link's place.
+            // The core answers on the new link and closes it, and the current link keeps its place.
             self.refuse_second(id, link);
         } else {
             self.link = Some((id, link));
@@ -54,7 +55,7 @@ impl StandbyDriver {
         Some(id)
     }
 
-    /// One primary at a time: the core refuses a second one with its own reason.
+    /// One primary at a time: the core refuses the second one, with a reason.
     fn refuse_second(&mut self, id: LinkId, link: Link) {
         let current = self.link.replace((id, link));
         let end = self.event(Event::Connected { link: id });
@@ -62,7 +63,7 @@ impl StandbyDriver {
         if self.link.is_none() {
             self.link = current;
         } else if let Some((_, old)) = current {
-            // The core has accepted the new link: a primary of a later term.
+            // The core has accepted the new link: it comes from a primary of a later term.
             old.shutdown();
         }
     }
@@ -72,7 +73,7 @@ impl StandbyDriver {
         if !link.is_secured() {
             return Err("expected a link with --tls, found one without".to_owned());
         }
-        // If this fails, the link's reader finds the same error and tells the core.
+        // If this fails, the link's reader gets the same error and reports it to the core.
         link.rotate_keys()
             .map_err(|error| format!("the keys of the link are unchanged: {error}"))?;
         log::info!("the link has new keys");
@@ -93,15 +94,16 @@ impl StandbyDriver {
         let sent =
             frame.encode(&mut bytes).map_err(io::Error::other).and_then(|_| link.write_all(&bytes));
         if let Err(error) = sent {
-            // The link's reader reports the loss, after it has read what has come: a primary that said good-bye has closed, and
-            // its last word may still be unread here (P7).
+            // The link's reader reports the loss after it has read what has arrived: a primary that
+            // has said Bye has closed the link, and its Bye may not have been read yet (P7).
             log::debug!("cannot send to the primary: {error}");
             link.shutdown();
         }
         Next::Nothing
     }
 
-    /// P1: records a word that lets the primary do something before it is sent.
+    /// P1: writes each message that lets the primary act (Welcome, Ack, Bye) to the audit log
+    /// before it is sent.
     fn record_word(&mut self, link: LinkId, frame: &Outgoing) {
         let Some(audit) = self.config.audit.clone() else { return };
         let (epoch, term) = (frame.epoch.0, frame.term.0);
@@ -123,7 +125,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Lets a primary in. P2: this side claims the next term as the successor of exactly this process.
+    /// Accepts a primary. P2: from now on this side claims the next term only as the successor of
+    /// exactly this process.
     fn follow(&self) {
         let primary = self.hosted.as_ref().map(|hosted| hosted.primary.clone());
         if let (Some(arbiter), Some((term, holder))) = (&self.arbiter, &primary) {
@@ -135,13 +138,13 @@ impl StandbyDriver {
 }
 
 fn read(link: Link, id: LinkId, every: Duration, buffers: &Buffers, inputs: &SyncSender<Input>) {
-    // A standby that has ended reads no more.
+    // Sending fails when the standby has ended. It needs no input then.
     let progress = || {
         let _ = inputs.send(Input::Event(Event::Progress { link: id }));
     };
     let (mut frames, mut bytes) = (Vec::new(), 0);
     let end = read_frames(Watched::new(link, every, progress), buffers, |frame| {
-        // Such a frame is of no use before the end of the checkpoint has come.
+        // These frames are of no use before the end of the checkpoint arrives, so they may wait.
         let waits = matches!(frame.header.kind, Kind::Pages | Kind::State);
         bytes += frame.header.body_len as usize;
         frames.push(frame);

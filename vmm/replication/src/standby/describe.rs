@@ -1,8 +1,9 @@
-//! Builds the answer to a primary's Hello: a machine like the primary's, and what this side finds of its disks and its
-//! arbiter.
+//! Builds the answer to a primary's Hello: a machine like the primary's, and what this side finds
+//! at its disks and its arbiter.
 //!
-//! Storage, networks and the arbiter may not answer. They are read in other threads, with a time limit, and a primary that
-//! would wait longer is refused: the standby's own thread must stay free for commands (P9).
+//! Storage, networks and the arbiter may not answer. Other threads read them, with a time limit. A
+//! primary that would have to wait longer is refused: the standby's own thread must stay free for
+//! commands (P9).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,7 +26,8 @@ use crate::session::marks::answer_marks;
 /// A resource that has not answered within this time counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One thread at a time builds a machine, and no other takes this lock.
+/// Builds machines and writes counter-marks in other threads. Only the one thread that builds a
+/// machine locks the factory.
 pub(super) struct Describing {
     factory: Arc<Mutex<Box<dyn MachineFactory>>>,
     machine: Aside,
@@ -39,7 +41,7 @@ impl Describing {
     }
 }
 
-/// A machine that was built here, and what this side sees of its disks.
+/// A machine that was built here, and what this side sees of its disks and networks.
 struct Found {
     machine: Arc<Machine>,
     authority: CommitAuthority,
@@ -60,7 +62,7 @@ impl StandbyDriver {
     }
 
     fn host(&mut self, hello: &Hello) -> Result<Hello, String> {
-        // All steps together end before a primary with the same options drops this side.
+        // All steps together end before a primary with the same options would drop this side.
         let until = Instant::now() + PATIENCE.min(self.config.options.setup_timeout / 2);
         self.let_go();
         self.former.is_gone_within(left(until))?;
@@ -104,7 +106,8 @@ impl StandbyDriver {
         self.describing.machine.run(task, patience, move || {
             let built = factory.lock().unwrap_or_else(PoisonError::into_inner).build(&layout);
             let (machine, authority) = built.map_err(|error| error.to_string())?;
-            // Hold and release: this only checks that there will be enough when the first checkpoint comes.
+            // Hold and release at once: this only checks that the first checkpoint will find enough
+            // descriptors.
             Reserve::of_trial(layout.cpus).hold().map_err(|error| error.to_string())?;
             let disks = answer_marks(machine.config(), has_arbiter, &theirs);
             let disks = disks.map_err(|error| error.to_string())?;
@@ -120,7 +123,7 @@ impl StandbyDriver {
         self.describing.word.run(task, patience, leave).map(Some)
     }
 
-    /// Says which boot files this side has, and prepares to receive the others.
+    /// Fills in the boot files that this side has, and prepares to receive the others.
     fn describe_boot(&mut self, hello: &Hello, ours: &mut Hello) -> Result<(), BootError> {
         match &self.config.boot {
             Some(own) => {

@@ -1,4 +1,5 @@
-//! The end of a session, and of a standby: the machine is dropped, and a term that was won and is not wanted is released (P2, P7).
+//! The end of a session, and of a standby: the machine is dropped, and a term that was won and is
+//! not needed is released (P2, P7).
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use super::{Input, StandbyDriver};
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 impl StandbyDriver {
-    /// After a stop while `term` was claimed: waits for the answer, and releases the term if it was granted, because this side
-    /// will not act in it. Returns whether it was granted.
+    /// Waits for the arbiter's answer after a stop during the claim of `term`. Releases the term if
+    /// it was granted, because this side will not act in it. Returns whether it was granted.
     pub(super) fn give_back(&self, term: Term) -> bool {
         let Some(arbiter) = &self.arbiter else { return false };
         let deadline = Instant::now() + LAST_ANSWER;
@@ -50,7 +51,7 @@ impl StandbyDriver {
         }
     }
 
-    /// P9: drops the hosted machine; no thread waits long for its end.
+    /// P9: drops the hosted machine without a long wait for its end.
     pub(super) fn let_go(&mut self) {
         self.devices.set(None);
         if let Some(hosted) = self.hosted.take() {
@@ -58,8 +59,8 @@ impl StandbyDriver {
         }
     }
 
-    /// P7: releases `term`, which was won and is not wanted any more. This side does not act in it, so other machines need not be
-    /// kept from the next term or from the disks.
+    /// P7: releases `term`, which was won and is no longer needed. This side does not act in it, so
+    /// other machines may have the next term and the disks.
     pub(super) fn give_free(&mut self, term: Term) {
         let Some(arbiter) = self.arbiter.clone() else { return };
         let machine = self.asked_for.take_if(|(asked, _)| *asked == term);
@@ -80,8 +81,8 @@ impl StandbyDriver {
     }
 }
 
-/// P2: frees the disks in `term`, which this side has won and has not written in. Storage may not answer, and a stop does not
-/// wait for it (P9).
+/// P2: releases the disks in `term`, which this side has won and in which it has written nothing.
+/// Storage may not answer, and a stop does not wait for it (P9).
 fn give_disks_back(machine: MachineConfig, term: Term, holder: &str) {
     let holder = holder.to_owned();
     let work =

@@ -1,13 +1,14 @@
 //! Tears down the machine of an ended session in another thread (P7, P9).
 //!
-//! The teardown waits for the machine's threads and closes its disks, networks and KVM descriptors. Any of these may be
-//! slow, and a standby that was denied a term has to be ready for the primary that goes on.
+//! The teardown waits for the machine's threads and closes its disks, networks and KVM descriptors.
+//! Each of these may be slow, and a standby that was denied a term must be ready for the primary
+//! that continues.
 
 use std::time::{Duration, Instant};
 
 use kemari_support::aside::Aside;
 
-/// Usual upper bound: a teardown takes some milliseconds.
+/// Time to wait for a teardown, which usually takes some milliseconds.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -15,7 +16,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 pub(super) struct Former(Aside);
 
 impl Former {
-    /// Tears `machine` down. Returns when that is done, or when it takes longer than a moment.
+    /// Tears `machine` down. Returns when that is done, or after [`MOMENT`].
     pub(super) fn take_apart(&self, machine: impl Send + 'static) {
         let begun = Instant::now();
         let work = move || {
@@ -34,7 +35,6 @@ impl Former {
 
     /// P9: waits until the former machine is gone, so that at most one is kept.
     ///
-    /// # Errors
     /// When the teardown is not done within `patience`: a large machine takes long.
     pub(super) fn is_gone_within(&self, patience: Duration) -> Result<(), String> {
         if self.0.is_over_within(patience) {

@@ -16,14 +16,14 @@ pub(super) struct Hosted {
     pub(super) session: SessionId,
     pub(super) machine: Arc<Machine>,
     pub(super) authority: CommitAuthority,
-    /// The primary's term and name.
+    /// The primary's term, and its name at the arbiter.
     pub(super) primary: (Term, String),
-    /// What the primary boots.
+    /// The primary's boot files, if it has any.
     pub(super) boot: Option<BootSource>,
     /// The state of the last checkpoint that was tried, and of the last one that was applied.
     pub(super) tried: Option<MachineState>,
     pub(super) applied: Option<MachineState>,
-    /// The virtual machine that states are tried on, made at a session's first checkpoint.
+    /// The virtual machine on which states are tried, created at a session's first checkpoint.
     pub(super) trial: Option<Trial>,
 }
 

@@ -1,9 +1,10 @@
 //! The kernel and initrd of the primary's guest, as received over the link.
 //!
-//! They are kept in memory (a memfd), so that a reset after a takeover waits for no disk. They are identified by their
-//! content, so that each is sent once.
+//! They are kept in memory (a memfd), so that a reset after a takeover waits for no disk. Their
+//! content identifies them, so each is sent only once.
 //!
-//! P9: only one guest's files are kept; the handshake has bounded their size by the size of guest memory.
+//! P9: only one guest's files are kept. The handshake bounds their size by the size of guest
+//! memory.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -32,7 +33,8 @@ struct Coming {
 }
 
 impl Images {
-    /// Keeps the files of `boot` that are here already and drops all others; returns the kept ones.
+    /// Keeps the files of `boot` that are already here and drops all others. Returns the ids of the
+    /// kept ones.
     pub(super) fn keep(&mut self, boot: Option<&BootSource>) -> Vec<ImageId> {
         self.coming.clear();
         self.problem = None;
@@ -51,7 +53,7 @@ impl Images {
         self.finish_whole();
     }
 
-    /// Takes the next bytes. [`boot`](Self::boot) reports an error in them.
+    /// Stores the next received bytes. [`boot`](Self::boot) reports an error in them.
     pub(super) fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.problem.is_none() {
             let Some(coming) = self.coming.front_mut() else { return };
@@ -69,7 +71,7 @@ impl Images {
         }
     }
 
-    /// Moves a file that is complete and has the announced content to the kept ones.
+    /// Moves each complete file to the kept ones, if its content is the announced one.
     fn finish_whole(&mut self) {
         while self.problem.is_none()
             && let Some(coming) = self.coming.pop_front_if(|coming| coming.is_whole())
@@ -113,7 +115,7 @@ impl Coming {
         self.into.as_ref().map_or(0, |(_, hash)| hash.size()) == self.id.size
     }
 
-    /// Takes its part of `bytes`; returns how many bytes that was.
+    /// Stores the part of `bytes` that belongs to this file. Returns the number of stored bytes.
     fn take(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let (file, hash) = match &mut self.into {
             Some(into) => into,

@@ -1,4 +1,4 @@
-//! Input for the standby's thread from the other threads, and how they stop it.
+//! The input of the standby's thread from other threads, and the handle by which they stop it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,30 +10,33 @@ use ft_core::wire::Frame;
 
 use crate::link::Link;
 
-/// Upper bound for queued inputs: further data waits in the socket (constant memory).
+/// Upper bound of queued inputs, for constant memory: further data waits in the socket.
 pub(super) const QUEUE: usize = 16;
 
-/// Input for the standby's thread from the other threads.
+/// One input of the standby's thread.
 pub enum Input {
     /// An event for the core.
     Event(Event),
     /// Frames for the core, in this order.
     Frames(LinkId, Vec<Frame>),
-    /// A peer has connected, is permitted to, and has said Hello.
+    /// A new link, its peer's address and its Hello. The peer is authenticated if the link requires
+    /// it.
     Link(Link, String, Box<Frame>),
-    /// An event for the core from an operator, who is answered; with the session that the operator saw, if the request is for
-    /// that one only.
+    /// An operator's request for the core, and where to send the answer. The session is the one
+    /// that the operator saw, if the request applies only to that one.
     Operator(Event, Option<SessionId>, Answer),
-    /// For a request in this session: the result of opening what a takeover without an arbiter needs.
+    /// The result of opening the resources of an operator's takeover, for a request in this
+    /// session.
     Opened(SessionId, Result<(), String>, Answer),
-    /// The operator asks for new keys on the link.
+    /// The operator requests new keys for the link.
     RotateKeys(Answer),
 }
 
-/// Answers an operator's request. Has room for one answer, so that no thread waits.
+/// Receives the answer to an operator's request. It has room for one answer, so sending does not
+/// block.
 pub type Answer = SyncSender<Result<(), String>>;
 
-/// This side's number for a session with a primary; 0: no session.
+/// This side's number for a session with a primary. 0 means no session.
 pub type SessionId = u64;
 
 /// Stops a standby without waiting for it.
@@ -51,8 +54,8 @@ impl StopHandle {
     /// Stops the standby after its current input.
     pub fn stop(&self) {
         self.wanted.store(true, Ordering::Release);
-        // Only to wake the thread: it checks `stop_wanted` before it waits, so a full queue loses nothing. A standby that has
-        // ended needs no stop.
+        // This input only wakes the thread. The thread checks `stop_wanted` before it waits, so a
+        // full queue loses nothing. A standby that has ended needs no stop.
         let _ = self.inputs.try_send(Input::Event(Event::Tick));
     }
 }

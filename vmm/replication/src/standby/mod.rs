@@ -1,5 +1,5 @@
-//! The standby's driver. It receives checkpoints for the protocol core, applies them to a machine that does not run, and hands
-//! the machine over when the core has won the right to run it.
+//! The standby's driver. It receives checkpoints for the protocol core, applies them to a machine
+//! that does not run, and hands the machine over when the core has won the right to run it.
 //!
 //! ```text
 //!   acceptor thread ─ links ─┐
@@ -68,9 +68,9 @@ pub struct StandbyConfig {
     pub name: String,
     /// The protocol core's options.
     pub options: StandbyOptions,
-    /// What the guest boots at a reset; `None`: the primary sends its files.
+    /// The guest's boot files for a reset. With `None` the primary sends its own.
     pub boot: Option<Arc<Boot>>,
-    /// The audit log: what this side did, and when.
+    /// The audit log of this side.
     pub audit: Option<Arc<Recorder>>,
 }
 
@@ -82,14 +82,14 @@ pub enum End {
     Stopped {
         /// Who or what stopped it.
         reason: String,
-        /// Whether it had won the right to continue by then; that right is released.
+        /// Whether it had already won the term. That term is released.
         had_won: bool,
     },
 }
 
-/// A machine that can be continued, and the right to do so.
+/// A machine that this side may continue, and the proof of that right.
 pub struct Inheritance {
-    /// The machine; its memory is the checkpoint's.
+    /// The machine. Its memory is that of the checkpoint.
     pub machine: Arc<Machine>,
     /// The authority over the machine's gate.
     pub authority: CommitAuthority,
@@ -112,7 +112,7 @@ pub struct StandbyDriver {
     hosted: Option<Hosted>,
     former: Former,
     link: Option<(LinkId, Link)>,
-    /// The last accepted session and its link.
+    /// The link and the number of the last accepted session.
     session: (LinkId, u64),
     next_link: u64,
     origin: Instant,
@@ -121,28 +121,30 @@ pub struct StandbyDriver {
     /// P9: set by threads that must not wait for room in the queue.
     stop_wanted: Arc<AtomicBool>,
     status: Shown,
-    /// The question to the arbiter that is asked or about to be asked.
+    /// The request to the arbiter that is sent or about to be sent.
     asked: Option<Question>,
-    /// The last term that was claimed, and the machine it was claimed for: that machine may be dropped before the answer comes.
+    /// The last claimed term, and the configuration of its machine: the machine may be dropped
+    /// before the answer comes.
     asked_for: Option<(Term, MachineConfig)>,
-    /// Descriptors held for a takeover.
+    /// Descriptors that are reserved for a takeover.
     reserve: Arc<Reserve>,
     pulse: Pulse,
     preparing: Preparing,
-    /// Whether backends are being opened for an operator's takeover; the request is repeated when they are open.
+    /// Whether backends are being opened for an operator's takeover. The request is repeated when
+    /// they are open.
     opens_for_operator: bool,
     /// The expected holder of the records beside the disks.
     expected: Arc<Expected>,
-    /// The device thread that must answer.
+    /// The device thread that is checked for an answer.
     devices: Devices,
     /// Buffers for received frames.
     buffers: Buffers,
-    /// What was received of the primary's kernel and initrd.
+    /// The received files of the primary's kernel and initrd.
     images: Images,
 }
 
 impl StandbyDriver {
-    /// Makes a standby that makes its machines with `factory`.
+    /// Creates a standby that builds its machines with `factory`.
     pub fn new(
         mut config: StandbyConfig,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -178,7 +180,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Tells `resources` which machine this side holds and what it has open, and releases their reserve when a takeover needs it.
+    /// Shares with `resources` which machine this side holds and what it has open, and uses their
+    /// reserve of descriptors.
     #[must_use]
     pub fn with_resources(mut self, resources: &Resources) -> Self {
         self.reserve = resources.reserve();
@@ -188,12 +191,12 @@ impl StandbyDriver {
         self
     }
 
-    /// Where to send an operator's requests.
+    /// The queue for an operator's requests.
     pub fn inputs(&self) -> SyncSender<Input> {
         self.inputs.clone()
     }
 
-    /// A handle to stop the standby, for a thread that must not wait.
+    /// A handle to stop the standby, for a thread that must not block.
     pub fn stop_handle(&self) -> StopHandle {
         StopHandle::new(self.stop_wanted.clone(), self.inputs.clone())
     }
@@ -203,14 +206,14 @@ impl StandbyDriver {
         self.status.clone()
     }
 
-    /// Runs until the standby takes over or is told to end.
+    /// Runs until the standby takes over or is stopped.
     ///
     /// # Errors
     /// When the process is out of threads.
     pub fn run(mut self, listener: LinkListener) -> std::io::Result<End> {
         let (inputs, reserve) = (self.inputs.clone(), self.reserve.clone());
         threads::start("acceptor", move || {
-            // This thread starts a thread for each stranger.
+            // This thread starts a thread for each unauthenticated connection.
             seccomp::enter(Role::Main, &[]);
             strangers::accept(&listener, &inputs, &reserve);
         })?;

@@ -1,7 +1,7 @@
-//! An operator's requests to a standby.
+//! The operator's requests to a standby.
 //!
-//! A request to use or drop a checkpoint holds for that checkpoint only (P2). What a takeover needs is opened before the request
-//! takes effect.
+//! A request to use or drop a checkpoint applies only to the checkpoint that the operator saw (P2).
+//! The resources of a takeover are opened before the request takes effect.
 
 use ft_core::standby::{Event, Phase};
 
@@ -12,7 +12,7 @@ impl StandbyDriver {
         self.hosted.as_ref().map_or(0, |hosted| hosted.session)
     }
 
-    /// P2: an operator's request to use or drop one checkpoint does not hold for a later one.
+    /// P2: an operator's request to use or drop one checkpoint does not apply to a later one.
     fn check_session(&self, said: SessionId) -> Result<(), String> {
         if said == self.held_session() {
             return Ok(());
@@ -48,7 +48,7 @@ impl StandbyDriver {
         let mut taken = Ok(());
         let end = self.event_or(event, |illegal| taken = Err(illegal.to_string()));
         if taken.is_err() && self.may_be_taken_over() {
-            // P9: no takeover follows, and a primary that was allowed to go on may join again.
+            // P9: no takeover follows, and a primary that was allowed to continue may join again.
             self.reserve.renew();
         }
         // The requester may have gone.
@@ -56,7 +56,8 @@ impl StandbyDriver {
         end
     }
 
-    /// Whether an operator's request can lead to a takeover: when the operator decides, or with a primary that lives.
+    /// Whether an operator's request can lead to a takeover: the standby waits for the operator, or
+    /// it has an arbiter and a live primary.
     fn may_be_taken_over(&self) -> bool {
         match self.core.phase() {
             Phase::WaitingForOperator => true,
@@ -64,9 +65,10 @@ impl StandbyDriver {
         }
     }
 
-    /// Opens in another thread what the takeover needs, before the request takes effect. Without an arbiter the operator's word
-    /// alone decides the takeover, so errors must be found before. With one the primary's output is held from the request on,
-    /// because nothing is acknowledged any more, and must not wait for the opening.
+    /// Opens the resources of the takeover in another thread, before the request takes effect.
+    /// Without an arbiter nothing but the request decides the takeover, so errors must be found
+    /// first. With an arbiter the primary's output is held from the request on, because nothing is
+    /// acknowledged any more, and must not wait for the opening.
     fn prepare_for_operator(&mut self, answer: Answer) {
         let Some(hosted) = &self.hosted else { return };
         let (machine, said) = (hosted.machine.clone(), hosted.session);
@@ -93,7 +95,7 @@ impl StandbyDriver {
         }
     }
 
-    /// Continues the operator's request, unless its session has ended meanwhile.
+    /// Continues the operator's request, unless its session has ended in the meantime.
     pub(super) fn opened(
         &mut self,
         said: SessionId,
@@ -101,7 +103,8 @@ impl StandbyDriver {
         answer: Answer,
     ) -> Option<End> {
         let session = self.check_session(said);
-        // If the session is another one, a request of the new session may be under way.
+        // If the session has changed, a request of the new session may be under way: leave the
+        // flag.
         self.opens_for_operator &= session.is_err();
         match (session, opened) {
             (Ok(()), Ok(())) => self.operator(Event::OperatorTakeOver, Some(said), answer),
@@ -109,11 +112,11 @@ impl StandbyDriver {
                 // The requester may have gone.
                 let _ = answer.try_send(Err(format!("cannot take over: {reason}")));
                 match self.core.phase() {
-                    // The primary goes on, and this side holds its reserve again.
+                    // The primary continues, and this side may hold its reserve again.
                     Phase::Ready => self.reserve.renew(),
                     Phase::WaitingForOperator => return self.event(Event::CannotGoOn { reason }),
-                    // P7: the primary has gone out of reach meanwhile. Keep what is open: everything is tried again for the
-                    // arbiter.
+                    // P7: the primary has gone out of reach in the meantime. Keep what is open: the
+                    // claim at the arbiter tries everything again.
                     _ => {}
                 }
                 None

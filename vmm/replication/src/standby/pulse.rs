@@ -1,7 +1,7 @@
 //! Signs of life while the standby's thread is busy.
 //!
-//! A large checkpoint takes time to check, apply and hash, and a primary that hears nothing would take its standby for
-//! dead.
+//! Checking, applying and hashing a large checkpoint takes long. A primary that hears nothing for
+//! that long would take its standby for dead.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use kemari_confine::threads;
 
 use crate::link::Link;
 
-/// A thread that repeats one frame. No other thread writes to the link meanwhile.
+/// A thread that repeats one frame. In the meantime no other thread writes to the link.
 #[derive(Default)]
 pub(super) struct Pulse(Arc<Shared>);
 
@@ -25,9 +25,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     work: Option<Work>,
-    /// Whether the thread sleeps until it is woken: an idle standby costs next to nothing.
+    /// Whether the thread sleeps until it is woken: an idle standby costs almost nothing.
     asleep: bool,
-    /// How often work has begun.
+    /// Number of times that work has begun.
     given: u64,
     over: bool,
 }
@@ -40,8 +40,8 @@ struct Work {
 }
 
 impl Pulse {
-    /// Starts the thread: it sends a sign each `interval`, for at most `patience`. Work that takes longer has gone wrong,
-    /// and the primary must find out.
+    /// Starts the thread. It sends a sign of life each `interval`, for at most `patience`: work
+    /// that takes longer has gone wrong, and the primary must notice.
     ///
     /// # Errors
     /// When the process is out of threads.
@@ -55,7 +55,7 @@ impl Pulse {
         Ok(Self(shared))
     }
 
-    /// Starts to repeat `frame`, the first time after an interval.
+    /// Starts to repeat `frame`. It is first sent after one interval.
     pub(super) fn give(&self, link: Link, frame: Vec<u8>) {
         let now = Instant::now();
         let mut state = self.0.lock();
@@ -88,10 +88,11 @@ impl Shared {
                 && work.begun.elapsed() <= patience
             {
                 work.beat = Instant::now();
-                // The link's reader finds a broken link.
+                // The link's reader reports a broken link.
                 let _ = work.link.write_all(&work.frame);
             }
-            // Work that follows work wakes no thread: most of it is over before this thread would run.
+            // New work does not wake this thread while it waits here: most work is done before this
+            // thread would run.
             let before = state.given;
             state = self
                 .changed
@@ -102,7 +103,7 @@ impl Shared {
         }
     }
 
-    /// Sleeps until there is work. Returns at once if work was given since `before` was read.
+    /// Sleeps until there is work. Returns at once if work has begun since `before` was read.
     fn sleep<'s>(&self, mut state: MutexGuard<'s, State>, before: u64) -> MutexGuard<'s, State> {
         while state.work.is_none() && state.given == before && !state.over {
             state.asleep = true;

@@ -1,7 +1,9 @@
-//! A question to the arbiter: between the standby's wish and the question itself it can be withdrawn (P2, P7).
+//! A claim that the standby is about to send to the arbiter. Until it is sent it can be withdrawn
+//! (P2, P7).
 //!
-//! A term that is won for a standby that has ended meanwhile, or holds no checkpoint any more, takes the right from a
-//! primary that may be alive: then no machine runs the guest.
+//! If the standby has ended in the meantime, or holds no checkpoint any more, it must not win the
+//! term: the term would take the right from a primary that may be alive, and then no machine runs
+//! the guest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +12,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ft_core::Term;
 use io_gate_host::utc;
 
-/// A question that takes longer is reported.
+/// A claim that takes longer than this is reported.
 const LATE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     term: Term,
-    /// Whether the question was asked or withdrawn: the first of the two holds.
+    /// Whether the claim was sent or withdrawn: the first of the two wins.
     settled: Arc<AtomicBool>,
     since: Instant,
     /// The start in seconds since 1970, for messages.
@@ -27,28 +29,30 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// Makes a question that is not asked yet.
+    /// Creates a claim that is not sent yet.
     pub(super) fn new(term: Term) -> Self {
         let date = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self { term, settled: Arc::default(), since: Instant::now(), date, told: false }
     }
 
-    /// The term that is asked for.
+    /// The claimed term.
     pub(super) fn term(&self) -> Term {
         self.term
     }
 
-    /// Call this before asking. `true`: ask now, it counts as asked. `false`: it was withdrawn.
+    /// Call this before sending. With `true` the claim counts as sent. With `false` it was
+    /// withdrawn: do not send it.
     pub(super) fn may_be_asked(&self) -> bool {
         !self.settled.swap(true, Ordering::SeqCst)
     }
 
-    /// Withdraws the question. `true`: it will never be asked. `false`: it was asked, or is about to be.
+    /// Withdraws the claim. With `true` it will never be sent. With `false` it was sent, or is
+    /// about to be.
     pub(super) fn withdraw(&self) -> bool {
         !self.settled.swap(true, Ordering::SeqCst)
     }
 
-    /// What the question waits for, if that takes long.
+    /// What the claim waits for, if it has waited long.
     pub(super) fn overdue(&self) -> Option<String> {
         if self.since.elapsed() < LATE {
             return None;
@@ -71,7 +75,7 @@ impl Question {
         overdue
     }
 
-    /// When to call [`newly_overdue`](Self::newly_overdue) again; `None`: it has been reported.
+    /// Time until [`newly_overdue`](Self::newly_overdue) has a report; `None` when it has reported.
     pub(super) fn overdue_in(&self) -> Option<Duration> {
         (!self.told).then(|| LATE.saturating_sub(self.since.elapsed()))
     }
@@ -82,7 +86,7 @@ impl Question {
 mod tests {
     use super::*;
 
-    /// P9. Fails if a question that hangs reports nothing, or fills the log.
+    /// P9. Fails if a claim that hangs is not reported, or fills the log.
     #[test]
     fn what_takes_long_is_told_once() {
         let mut question = Question::new(Term(7));

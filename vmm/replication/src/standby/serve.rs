@@ -1,4 +1,5 @@
-//! The standby's own thread: takes inputs, gives the protocol core its events, and performs the actions that follow.
+//! The standby's own thread: it takes inputs, gives events to the protocol core, and performs the
+//! returned actions.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +13,7 @@ use kemari_confine::logging::STATE;
 use super::question::Question;
 use super::{End, Input, StandbyDriver};
 
-/// What follows an action.
+/// The result of an action.
 pub(super) enum Next {
     Nothing,
     Event(Event),
@@ -37,7 +38,7 @@ impl StandbyDriver {
                     continue;
                 }
                 Some(Input::Link(link, peer, hello)) => match self.admit(link, &peer) {
-                    // The core ignores frames from a link that it has turned away.
+                    // The core ignores frames from a link that it has refused.
                     Some(link) => Event::Frame { link, frame: *hello },
                     None => continue,
                 },
@@ -66,8 +67,9 @@ impl StandbyDriver {
         }
     }
 
-    /// The next input; `None` when the core's deadline has passed and no input waits. Frames that have come are taken before a
-    /// tick, or a busy standby would suspect a primary that sends.
+    /// The next input; `None` when the core's deadline has passed and no input waits. Frames that
+    /// have arrived come before a tick: otherwise a busy standby would suspect a primary that is
+    /// sending.
     fn next_input(&self) -> Option<Input> {
         if self.stop_wanted.swap(false, Ordering::AcqRel) {
             return Some(Input::Event(Event::OperatorStop));
@@ -93,7 +95,8 @@ impl StandbyDriver {
         self.event_or(event, |illegal| log::debug!("{illegal}"))
     }
 
-    /// Gives the core an event and performs what follows; calls `refused` if the core does not take the event.
+    /// Gives the core an event and performs the returned actions. Calls `refused` if the core
+    /// refuses the event.
     pub(super) fn event_or(
         &mut self,
         event: Event,
@@ -138,7 +141,8 @@ impl StandbyDriver {
                 }
             }
         }
-        // A waiting standby holds no machine and no disk lock: a refused primary needs the lock when it comes back corrected.
+        // A waiting standby holds no machine and no disk lock: a refused primary needs the lock
+        // when it connects again.
         if self.core.phase() == Phase::Waiting {
             self.let_go();
         }
@@ -156,7 +160,7 @@ impl StandbyDriver {
                 {
                     log::info!("link closed: {reason}");
                     link.shutdown();
-                    // Not for a second primary that was turned away.
+                    // Not for a second primary that was refused.
                     if id == self.session.0 {
                         self.record(kemari_audit::Event::Left { session: self.session.1 });
                     }
@@ -189,7 +193,8 @@ impl StandbyDriver {
                 applied
             }
             Action::AskArbiter { term, why } => {
-                // From here on the takeover needs the descriptors.
+                // Free the reserved descriptors: the takeover opens disks and networks from here
+                // on.
                 self.reserve.release();
                 self.ask_arbiter(term, why)
             }

@@ -1,10 +1,11 @@
-//! The standby's status as several threads share it: the standby's own, those of a takeover, and the one that answers operators.
+//! The standby's status, shared by several threads: the standby's own, those of a takeover, and the
+//! one that answers operators.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::StandbyStatus;
 
-/// The shared status. Guards the status only: no other lock is taken under it.
+/// The shared status. The lock guards only the status: no other lock is taken under it.
 pub type Shown = Arc<Mutex<StandbyStatus>>;
 
 /// Locks the status.

@@ -1,4 +1,4 @@
-//! What an operator sees of a standby.
+//! The status of a standby for operators.
 
 use ft_core::standby::{Phase, Report, Standby};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::question::Question;
 use crate::repeats::Repeats;
 use crate::stats::Distribution;
 
-/// The state of a standby that holds a checkpoint and lacks what it needs to continue from it.
+/// The state of a standby that holds a checkpoint and could not continue from it.
 const DEGRADED: &str = "degraded";
 
 /// A copy of the standby's status, for other threads.
@@ -22,15 +22,15 @@ pub struct StandbyStatus {
     dirty_pages: Distribution,
     verified: u64,
     mismatches: u64,
-    /// Repeated claims of a term that failed: the arbiter cannot be reached, or this side could not take over.
+    /// Repeated failures of claims: the arbiter is unreachable, or this side could not take over.
     unanswered: Repeats,
     reason: Option<String>,
-    /// What is missing for a takeover.
+    /// The resource that a takeover lacks.
     lack: Option<String>,
-    /// The primary is out of reach, and what is missing keeps this side from asking the arbiter.
+    /// The primary is unreachable, and the lack keeps this side from asking the arbiter.
     held_back: bool,
     session: SessionId,
-    /// The question to the arbiter that is asked or about to be asked.
+    /// The claim that is sent to the arbiter or about to be sent.
     asked: Option<Question>,
     /// The result of a takeover whose term was won.
     taken_over: Option<Result<u64, String>>,
@@ -69,8 +69,8 @@ impl StandbyStatus {
         self.session
     }
 
-    /// Sets the result of a takeover: the guest runs here in this term, or cannot. Only the first call
-    /// counts.
+    /// Sets the result of a takeover: the term in which the guest runs here, or why it does not.
+    /// Only the first call counts.
     pub fn taken_over(&mut self, term: Result<u64, String>) {
         self.taken_over.get_or_insert(term);
     }
@@ -85,7 +85,7 @@ impl StandbyStatus {
         }
     }
 
-    /// The state and its reason, as far as known, in a few words.
+    /// The state and its reason, if known, in a few words.
     #[must_use]
     pub fn so_far(&self) -> String {
         self.why(self.state)
@@ -99,7 +99,7 @@ impl StandbyStatus {
         }
     }
 
-    /// What is missing comes first: the operator has to correct it.
+    /// The reason, with the lack first: the operator has to correct it.
     fn known_reason(&self) -> Option<String> {
         let (lack, reason) = (self.lack.as_ref(), self.reason.as_ref());
         match (lack, reason) {
@@ -114,7 +114,7 @@ impl StandbyStatus {
         }
     }
 
-    /// Sets why the guest, which is here, cannot continue yet; `None` when it can.
+    /// Sets why the guest, which is on this host, cannot continue yet; `None` when it can.
     pub fn cannot_go_on(&mut self, reason: Option<String>) {
         self.lack = reason;
     }
@@ -153,7 +153,8 @@ impl StandbyStatus {
         self.mismatches
     }
 
-    /// As of the last update, before the event that is being reported.
+    /// Whether the primary's fate was unknown at the last update, before the event that is being
+    /// reported.
     fn is_in_doubt(&self) -> bool {
         [Phase::Doubting, Phase::WaitingForOperator].iter().any(|phase| phase.name() == self.state)
     }
@@ -168,7 +169,7 @@ impl StandbyStatus {
                 self.verified += 1;
                 self.mismatches += u64::from(!verified.agree);
             }
-            // Only the link of a new peer: the primary's was lost before.
+            // This is the link of a new peer: the primary's link was lost before.
             Report::LinkLost { .. } if self.is_in_doubt() => {}
             Report::Filling { .. } | Report::LinkLost { .. } | Report::GaveUp { .. } => {
                 self.unanswered.over();
@@ -203,7 +204,7 @@ impl StandbyStatus {
 mod tests {
     use super::*;
 
-    /// P9. Fails if each primary that is turned away makes everything be logged once more.
+    /// P9. Fails if each refused primary makes repeated failures appear in the log again.
     #[test]
     fn a_newcomer_is_no_end_of_a_doubt() {
         let mut status = StandbyStatus::new("vm");

@@ -1,9 +1,9 @@
-//! Connections that have not yet shown that they come from a primary.
+//! Connections whose peer has not yet shown that it is a primary.
 //!
-//! Each is served by a thread of its own, with a deadline, so that a silent one keeps no other out. Only a whole Hello, over
-//! a secured link where that is required, can take the standby's one place. When there are too many strangers, the one that
-//! has been silent longest makes room for the next. A stranger that has said Hello waits for a standby that may be busy, and
-//! keeps its place meanwhile (P9).
+//! Each is served by a thread of its own, with a deadline, so that a silent peer keeps no other
+//! out. Only a whole Hello, over a secured link where that is required, can take the standby's one
+//! place. When there are too many, the one that has been silent longest is closed for the next one.
+//! A peer that has said Hello keeps its place while it waits for a busy standby (P9).
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -18,24 +18,26 @@ use super::Input;
 use super::resources::Reserve;
 use crate::link::{HangUp, Link, LinkListener, Stranger};
 
-/// Upper bound for connections that have not said Hello, or whose Hello the standby has not taken yet.
+/// Upper bound of connections that have not said Hello, or whose Hello the standby has not taken
+/// yet.
 const MOST: usize = 64;
-/// How long a stranger may take to say Hello after its link is secured.
+/// Time limit for a peer to say Hello after its link is secured.
 const HELLO: Duration = Duration::from_secs(5);
-/// How long to wait after a connection that could not be accepted.
+/// Pause after a failed accept.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Accepts connections for ever and lets primaries in.
+/// Accepts connections for ever, and passes those of primaries on.
 pub(super) fn accept(listener: &LinkListener, inputs: &SyncSender<Input>, reserve: &Reserve) {
     let strangers = Arc::new(Strangers::default());
     loop {
         match listener.accept() {
-            // Each connection takes descriptors that the takeover needs now; a primary connects again.
+            // A connection takes descriptors, which the takeover needs now. A primary connects
+            // again.
             Ok(stranger) if !reserve.is_held() => {
                 log::info!("connection from {} closed: this side may take over", stranger.peer());
             }
             Ok(stranger) => strangers.hear(stranger, inputs),
-            // One connection failed, or a shortage that passes.
+            // One connection failed, or the host lacks a resource for a moment.
             Err(error) => {
                 log::error!("cannot accept a connection: {error}");
                 std::thread::sleep(ACCEPT_AGAIN);
@@ -52,7 +54,7 @@ struct Strangers {
 
 #[derive(Default)]
 struct Here {
-    /// Strangers that have not said Hello, the oldest first.
+    /// Connections without a Hello, the oldest first.
     silent: VecDeque<(u64, HangUp)>,
     threads: usize,
     next: u64,
@@ -93,12 +95,13 @@ impl Strangers {
         }
     }
 
-    /// Makes a place for one more: the oldest silent one loses its own. `None` if there is no silent one.
+    /// Returns the number of a new place. If there are too many connections, the oldest silent one
+    /// is closed; `None` if all have said Hello.
     fn make_room(&self, hang_up: HangUp) -> Option<u64> {
         let mut here = self.here();
         while here.threads >= MOST {
             here.silent.pop_front()?.1.hang_up();
-            // The removed stranger's reads and writes return at once, so this wait is short.
+            // Reads and writes of the closed connection return at once, so this wait is short.
             here = self.gone.wait(here).unwrap_or_else(PoisonError::into_inner);
         }
         let number = here.next;
@@ -108,7 +111,7 @@ impl Strangers {
         Some(number)
     }
 
-    /// Notes a Hello; `false` if this stranger has lost its place.
+    /// Records a Hello; `false` if the connection has lost its place.
     fn has_said_hello(&self, number: u64) -> bool {
         let mut here = self.here();
         let at = here.silent.iter().position(|(of, _)| *of == number);
@@ -127,7 +130,7 @@ impl Strangers {
     }
 }
 
-/// Secures the link and hears the Hello.
+/// Secures the link and reads the Hello.
 fn admit(stranger: Stranger) -> Result<(Link, Frame), String> {
     let mut link = stranger.admit().map_err(|error| error.to_string())?;
     let hello = hear_hello(&mut link)?;
@@ -143,7 +146,7 @@ fn hear_hello(link: &mut Link) -> Result<Frame, String> {
     if header.kind != Kind::Hello {
         return Err(format!("expected a Hello, found {}", header.kind.name()));
     }
-    // The header's check bounds the length.
+    // The check of the header has bounded the length.
     let mut body = vec![0; header.body_len as usize];
     read_by(link, &mut body, deadline)?;
     Frame::verify(header, body).map_err(|error| error.to_string())

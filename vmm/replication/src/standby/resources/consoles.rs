@@ -1,4 +1,4 @@
-//! Checks whether a takeover could open a console's file. Creates and writes nothing.
+//! Checks that a takeover can open a console's file. Creates and writes nothing.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -7,8 +7,7 @@ use std::path::Path;
 use io_gate_host::own_files;
 use rustix::fs::{Access, access};
 
-/// P7: a guest must not be stopped because of its console, so the console is checked while there is
-/// time.
+/// P7: the guest must not stop because of its console, so the console is checked in advance.
 pub(super) fn usable(path: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("console {}: {error}", path.display());
     match std::fs::metadata(path) {
@@ -21,7 +20,7 @@ pub(super) fn usable(path: &Path) -> Result<(), String> {
             let found = own_files::describe(&found);
             Err(format!("console {}: expected a file, found {found}", path.display()))
         }
-        // Do not open it: that may disturb the process at its other end.
+        // Do not open it: that may disturb the process at the other end.
         Ok(_) => access(path, Access::WRITE_OK).map_err(|error| failed(error.into())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());

@@ -1,8 +1,10 @@
-//! The resources of this host that a takeover needs: checked at start, and repeatedly while there is a checkpoint to take over.
+//! The resources of this host that a takeover needs. They are checked at start, and repeatedly
+//! while the standby runs.
 //!
-//! A standby that says `ready` can continue the guest, but what it needs may go away later: a tap is deleted, a file system is
-//! unmounted, a certificate expires, descriptors run out. A thread of its own checks everything repeatedly, because storage and
-//! networks may be slow, and reports changes to the standby's thread. A resource that does not answer counts as missing (P9).
+//! A standby that says `ready` can continue the guest, but its resources may go away later: a tap
+//! is deleted, a file system is unmounted, a certificate expires, descriptors run out. A thread of
+//! its own checks all of them repeatedly, because storage and networks may be slow, and reports
+//! changes to the standby's thread. A resource that does not answer counts as missing (P9).
 
 mod consoles;
 mod descriptors;
@@ -52,7 +54,7 @@ pub struct Resources {
     prepared: Prepared,
     /// The identity of each disk's file at the first check.
     disks: Mutex<BTreeMap<PathBuf, FileOf>>,
-    /// The disks' sizes at the beginning of the session, or before.
+    /// The disks' sizes at the beginning of the session, or at the last check before it.
     sizes: Mutex<BTreeMap<PathBuf, u64>>,
     expected: Arc<Expected>,
     devices: Devices,
@@ -60,8 +62,9 @@ pub struct Resources {
     at: Mutex<(String, bool)>,
 }
 
-/// The device thread of the machine that this side holds, if any: it serves the guest after a takeover. Not a reference to the
-/// machine: dropping the last one here would end the machine on this thread.
+/// The device thread of the machine that this side holds, if any: it serves the guest after a
+/// takeover. This is not a reference to the machine, because dropping the last one here would end
+/// the machine on this thread.
 #[derive(Clone, Default)]
 pub(super) struct Devices(Arc<Mutex<Option<LoopHandle>>>);
 
@@ -71,7 +74,8 @@ impl Devices {
         *self.thread() = thread;
     }
 
-    /// Returns when the thread has answered. A thread that has ended counts as an answer: its machine is being dropped.
+    /// Returns when the thread has answered. A thread that has ended counts as an answer: its
+    /// machine is being dropped.
     fn answer(&self) {
         let thread = self.thread().clone();
         if let Some(thread) = thread {
@@ -79,7 +83,7 @@ impl Devices {
         }
     }
 
-    /// Guards the handle only.
+    /// This lock guards only the handle.
     fn thread(&self) -> MutexGuard<'_, Option<LoopHandle>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,7 +94,7 @@ impl Devices {
 struct FileOf(u64, u64);
 
 impl Resources {
-    /// The resources that a machine needs; its size does not matter here.
+    /// The resources of a machine. The size of its memory does not matter here.
     pub fn new(
         machine: MachineConfig,
         credentials: Option<Credentials>,
@@ -112,27 +116,27 @@ impl Resources {
         }
     }
 
-    /// The expected holder of the records, to be set when this side holds a machine.
+    /// The expected holder of the records. The standby sets it when it holds a machine.
     pub(super) fn expected(&self) -> Arc<Expected> {
         self.expected.clone()
     }
 
-    /// The device thread that will serve the guest, to be set when there is one.
+    /// The device thread that will serve the guest. The standby sets it when there is one.
     pub(super) fn devices(&self) -> Devices {
         self.devices.clone()
     }
 
-    /// The reserve of descriptors, to be released when a takeover needs it.
+    /// The reserve of descriptors. The standby releases it when a takeover needs it.
     pub(super) fn reserve(&self) -> Arc<Reserve> {
         self.reserve.clone()
     }
 
-    /// The machine that has these resources open, to be set when it opens them.
+    /// The machine that has these resources open. The standby sets it when it opens them.
     pub(super) fn prepared(&self) -> Prepared {
         self.prepared.clone()
     }
 
-    /// Checks everything, without a time limit; returns all that is missing as one.
+    /// Checks everything, without a time limit. Returns all that is missing as one lack.
     fn look(&self) -> Option<Lack> {
         let mut lacks: Vec<Lack> = Vec::new();
         let mut prove = |what: String, blocks: bool, proven: &dyn Fn() -> Result<(), String>| {
@@ -202,7 +206,7 @@ impl Resources {
         })
     }
 
-    /// Checks the records where terms decide who may write.
+    /// Checks the fence record, if there is an arbiter.
     fn records(
         &self,
         disk: &DiskConfig,
@@ -233,11 +237,13 @@ impl Resources {
             .map(PathBuf::as_path)
     }
 
-    /// Checks that the image can be opened as a takeover would, is still the same file, and can be read.
+    /// Checks that the image can be opened as a takeover would, is still the same file, and can be
+    /// read.
     fn disk(&self, disk: &DiskConfig) -> Result<(), String> {
         let failed =
             |what: &str, error: io::Error| format!("disk {}: {what}: {error}", disk.path.display());
-        // Closing a block device that was open for writing makes udev look at it again, each second.
+        // Do not open a block device for writing: closing it would make udev scan the device, each
+        // second.
         let is_device = std::fs::metadata(&disk.path)
             .is_ok_and(|metadata| metadata.file_type().is_block_device());
         let file = File::options()
@@ -280,7 +286,7 @@ impl Resources {
         Ok(())
     }
 
-    /// P3: the guest was told a size, and so was this side.
+    /// P3: a disk keeps its size during a session, because the guest knows that size.
     fn keeps_its_size(&self, disk: &DiskConfig, found: u64) -> Result<(), String> {
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = sizes.entry(disk.path.clone()).or_insert(found);
@@ -306,8 +312,8 @@ impl Resources {
         Lack { reason: format!("{at}: no answer for {PATIENCE:?}"), blocks }
     }
 
-    /// Checks everything repeatedly until the watch is dropped; calls `told` with what is missing when that changes. Returns
-    /// after the first check of everything.
+    /// Checks everything repeatedly until the watch is dropped. Calls `told` with what is missing
+    /// when that changes. Returns after the first check of everything.
     ///
     /// # Errors
     /// When the process is out of threads.
@@ -339,13 +345,13 @@ impl Resources {
 
     fn look_on(&self, over: &AtomicBool, found: &SyncSender<Option<Lack>>) {
         while !over.load(Ordering::Relaxed) {
-            // Fails only when the other thread has panicked, which ends the process.
+            // This fails only when the other thread has panicked, which ends the process.
             let _ = found.send(self.look());
             std::thread::sleep(EVERY);
         }
     }
 
-    /// The last result; `None` when the other thread checks no more.
+    /// The last result; `None` when the checking thread has ended.
     fn found(&self, finding: &Receiver<Option<Lack>>) -> Option<Option<Lack>> {
         match finding.recv_timeout(EVERY + PATIENCE) {
             Ok(lack) => Some(lack),
@@ -355,7 +361,7 @@ impl Resources {
     }
 }
 
-/// While one exists, everything is checked repeatedly.
+/// Resources are checked repeatedly as long as this exists.
 pub struct Watch(Arc<AtomicBool>);
 
 impl Drop for Watch {

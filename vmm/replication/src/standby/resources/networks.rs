@@ -8,13 +8,14 @@ use kemari_machine::interface::{self, Interface};
 
 use crate::standby::ready::Prepared;
 
-/// Longer than opening and closing a tap takes.
+/// Longer than it takes to open and close a tap.
 const OWN_LOOK: Duration = Duration::from_millis(100);
 
 /// What the kernel reports about a tap.
 pub(super) type Found = Result<Option<Interface>, String>;
 
-/// P7: checks a tap's existence: a guest that continues here and reaches no peer has not survived.
+/// P7: checks that a tap exists and is up: a guest that continues here and reaches no peer has not
+/// survived.
 pub(super) fn tap(name: &str, create: bool, found: &Found) -> Result<(), String> {
     match found.as_ref().map_err(Clone::clone)? {
         None if create => Ok(()),
@@ -27,7 +28,8 @@ pub(super) fn tap(name: &str, create: bool, found: &Found) -> Result<(), String>
     }
 }
 
-/// Only reported: the tap may be reachable in ways that are not seen here, by a route of the host's or a redirection.
+/// Checks that a tap leads somewhere. The result is only reported: the tap may be reachable in ways
+/// that are not visible here, by a route of the host or a redirection.
 pub(super) fn attached(name: &str, found: &Found) -> Result<(), String> {
     match found {
         Ok(Some(found)) if found.up && found.master.is_none() && !found.has_address => {
@@ -39,12 +41,13 @@ pub(super) fn attached(name: &str, found: &Found) -> Result<(), String> {
         Ok(Some(found)) if found.master.is_some_and(|(_, up)| !up) => {
             Err(format!("net tap={name}: its bridge is down: `ip link set BRIDGE up`"))
         }
-        // Other checks cover these.
+        // Other checks cover these cases.
         _ => Ok(()),
     }
 }
 
-/// Only reported: a takeover opens the tap before it claims a term.
+/// Checks that no other process uses the tap. The result is only reported: a takeover opens the tap
+/// before it claims a term.
 pub(super) fn unused(name: &str, prepared: &Prepared) -> Result<(), String> {
     let in_use = || matches!(interface::look(name), Ok(Some(found)) if found.up && found.in_use);
     if nobody_elses(in_use, prepared) {
@@ -62,9 +65,10 @@ pub(super) fn free_name(name: &Path, prepared: &Prepared) -> Result<(), PlaceErr
     check_socket(name)
 }
 
-/// Whether no process uses it, or only this one: for a moment when a primary joins, and from the preparation of a takeover on.
+/// Whether no other process uses the resource. This process uses it for a moment when a primary
+/// joins, and from the preparation of a takeover on.
 fn nobody_elses(in_use: impl Fn() -> bool, prepared: &Prepared) -> bool {
-    // In this order: a preparation is noted before anything is opened.
+    // In this order: a preparation is recorded before anything is opened.
     let others = || in_use() && !prepared.is_open();
     if !others() {
         return true;
@@ -88,7 +92,7 @@ mod tests {
     use kemari_machine::Machine;
     use kemari_machine::config::MachineConfig;
 
-    /// Makes a network namespace for this thread, with a tap in it that has an address to route by.
+    /// Creates a network namespace for this thread, with a tap in it that has an address.
     fn own_tap(name: &str) -> bool {
         // SAFETY: a system call that changes the network namespace of this thread only.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -118,8 +122,8 @@ mod tests {
         Machine::build(config.clone(), ledger, Arc::new(Unfenced)).unwrap()
     }
 
-    /// P7: a side that has prepared and then may not take over. Fails if its own tap or its own name counts as another
-    /// process's: the guest could not continue here then, whatever the operator changes.
+    /// P7: a side prepares and then may not take over. Fails if its own tap or its own name counts
+    /// as another process's: the guest could not continue here then, whatever the operator changes.
     #[test]
     fn what_a_side_has_made_ready_is_its_own() {
         if !own_tap("tap0") {
@@ -136,7 +140,7 @@ mod tests {
         assert_eq!(resources.look(), None);
         drop(ours);
 
-        // A tap of another process is in use, also after this side has tried to open it.
+        // A tap of another process is in use, even after this side has tried to open it.
         let others = machine(&config);
         Preparing::default().prepare(&others).unwrap();
         let ours = machine(&config);

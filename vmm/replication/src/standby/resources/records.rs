@@ -1,5 +1,5 @@
-//! The records of who may write to the disks, as this side sees them: whether they can be written, and are still those that the
-//! primary holds (P2).
+//! The fence records as this side sees them: whether they can be written, and whether they are
+//! still those that the primary holds (P2).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use rustix::fs::{Access, access};
 
 use super::FileOf;
 
-/// The expected holder of the records: a primary, by its term and its name; `None` without a session.
+/// The expected holder of the records: the primary's term and name; `None` without a session.
 #[derive(Debug, Default)]
 pub struct Expected(Mutex<Session>);
 
@@ -37,7 +37,7 @@ impl Expected {
         self.session().primary.clone()
     }
 
-    /// Whether the record at `path` is the same file as at the beginning of the session.
+    /// Whether the record at `path` is the same file as at its first check in the session.
     fn is_known(&self, path: &Path, found: FileOf) -> bool {
         *self.session().records.entry(path.to_owned()).or_insert(found) == found
     }
@@ -47,7 +47,7 @@ impl Expected {
     }
 }
 
-/// What was found at the place of a disk's record.
+/// What was found in the place of a disk's record.
 pub(super) struct Record {
     path: PathBuf,
     /// `None`: there is no record yet.
@@ -55,8 +55,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Reads the record of a disk that has one, and checks that it can be read and written. Without it nothing could be written
-    /// to the disk after a takeover.
+    /// Reads the record of a disk that has one, and checks that it can be read and written. Without
+    /// the record nothing could be written to the disk after a takeover.
     pub(super) fn look(disk: &DiskConfig) -> Result<Option<Self>, String> {
         let Some(path) = fence_record(disk) else { return Ok(None) };
         let cannot = |what, error: io::Error| {
@@ -80,12 +80,13 @@ impl Record {
         Ok(Some(Self { path, found }))
     }
 
-    /// Checks that this record is the one that the primary holds, by its content and by its file: a copy has the same content,
-    /// but does not show who wins the next term. Only reported: the arbiter still decides who may perform.
+    /// Checks that this record is the one that the primary holds, by its content and by its file: a
+    /// copy has the same content, but does not show who wins the next term. The result is only
+    /// reported: the arbiter still decides who may perform.
     pub(super) fn is_the_primarys(&self, expected: &Expected) -> Result<(), String> {
         let Some((term, holder)) = expected.get() else { return Ok(()) };
         let found = match &self.found {
-            // A primary that has ended in good order frees its record.
+            // A primary that has ended in good order has released its record.
             Some((_, claim)) if claim.free => return Ok(()),
             Some((file, claim)) if claim.is_of(term.0, &holder) => {
                 if expected.is_known(&self.path, *file) {

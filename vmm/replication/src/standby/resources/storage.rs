@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes that are read of a device, and their alignment (open(2), `O_DIRECT`): at least a sector of most devices.
+/// Bytes read from a device, and their alignment (open(2), `O_DIRECT`): at least one sector of most
+/// devices.
 const BLOCK: usize = 4096;
 
 #[repr(align(4096))]
@@ -12,9 +13,9 @@ struct Block([u8; BLOCK]);
 
 /// The flags for opening a disk to check it.
 ///
-/// P3: a block device is read past the page cache. Otherwise this host would cache pages, another host would write the disk
-/// afterwards, and after a takeover the guest would read what the disk held at the first check. A file system keeps a file's
-/// pages current.
+/// P3: a block device is read past the page cache. Otherwise this host would cache its pages, the
+/// other host would write the disk later, and after a takeover the guest would read the content of
+/// the first check. A file system keeps a file's pages current.
 pub(super) fn flags(is_device: bool) -> i32 {
     let direct = if is_device { libc::O_DIRECT } else { 0 };
     direct | libc::O_NONBLOCK | libc::O_CLOEXEC
@@ -32,7 +33,7 @@ pub(super) fn answers(file: &File, is_device: bool, len: u64) -> io::Result<()> 
             Err(io::Error::other("expected a size, found none: its medium or server is missing"))
         }
         Ok(_) => Ok(()),
-        // Its sectors are larger than the read; this error itself is an answer.
+        // The sectors are larger than the read. This error itself is an answer.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         Err(error) => Err(error),
     }
@@ -82,14 +83,15 @@ mod tests {
         storage.sync_all().unwrap();
     }
 
-    /// P3. Fails if the check leaves old pages of the device in the cache, or if opening the disk for the guest finds them
-    /// there.
+    /// P3. Fails if the check leaves old pages of the device in the cache, or if opening the disk
+    /// for the guest finds them there.
     #[test]
     fn p3_a_takeover_reads_from_a_device_what_the_other_host_has_written() {
         let storage = tempfile::NamedTempFile::new().unwrap();
         storage.as_file().set_len(1 << 20).unwrap();
         let Some(device) = Device::of(storage.path()) else { return };
-        // Another process has it open all the time: otherwise its pages would vanish with the last close.
+        // Another process keeps the device open: otherwise its pages would vanish with the last
+        // close.
         let others = File::open(&device.0).unwrap();
         let disk = Disk::open(&device.0, DiskOptions::default()).unwrap();
         disk.forget_cached();
