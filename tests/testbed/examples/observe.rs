@@ -1,5 +1,6 @@
-//! Observes one micro-guest that is run by hand: `observe DIR DISK SECONDS`; the guest's network is `DIR/a.net`
-//! (`-netdev stream` of QEMU, `--net stream=` of kemari), its command line says `ip=10.0.2.15`.
+//! Observes a micro-guest that a person started: `observe DIR DISK SECONDS`. The guest's network is
+//! the socket `DIR/a.net` (QEMU's `-netdev stream`, kemari's `--net stream=`); the guest's command
+//! line contains `ip=10.0.2.15`.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

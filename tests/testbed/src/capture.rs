@@ -1,4 +1,4 @@
-//! The packet capture: every frame that crossed the switch, with its time and the cable it came from.
+//! The packet capture: each frame that reached the switch, with its time of arrival and its port.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -11,31 +11,32 @@ pub type Mac = [u8; 6];
 /// What the switch did with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It left by the port of its destination, or by all ports.
+    /// Forwarded by the port of its destination, or by all ports.
     Forwarded,
-    /// It came in on a cable that was cut.
+    /// Dropped: its cable was cut.
     Cut,
 }
 
-/// One frame, as it came into the switch.
+/// A frame that reached the switch.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame {
-    /// When it arrived.
+    /// Time of arrival.
     pub at: Instant,
-    /// The port it came in on.
+    /// The port that received the frame.
     pub port: usize,
-    /// Which of the port's connections it came from: a restarted program gets a new number.
+    /// The number of the port's connection that it came from: a restarted program gets a new
+    /// number.
     pub connection: u32,
-    /// The source address in its header.
+    /// The source address in its Ethernet header.
     pub source: Mac,
-    /// A hash over the whole frame.
+    /// A hash of the whole frame.
     pub hash: u64,
-    /// What the switch did with it.
+    /// The switch's decision.
     pub fate: Fate,
 }
 
 impl Frame {
-    /// Describes `bytes`, which came in on `port`; `None` where they are shorter than an Ethernet header.
+    /// Describes `bytes`, received by `port`; `None` if they are shorter than an Ethernet header.
     pub fn describe(port: usize, connection: u32, bytes: &[u8], fate: Fate) -> Option<Self> {
         let source = bytes.get(6..12)?.try_into().ok()?;
         let hash = xxh3_64(bytes);
@@ -43,7 +44,7 @@ impl Frame {
     }
 }
 
-/// How many frames repeat an earlier one of the same bytes.
+/// Number of frames that repeat the bytes of an earlier frame.
 pub fn repeated<'a>(frames: impl Iterator<Item = &'a Frame>) -> u64 {
     let mut seen: HashMap<u64, u64> = HashMap::new();
     frames.for_each(|frame| *seen.entry(frame.hash).or_default() += 1);

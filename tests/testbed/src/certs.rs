@@ -12,15 +12,15 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
-/// An authority that lives as long as this value: its key is never written to a file.
+/// A certificate authority. Its key exists only in this value and is never written to a file.
 #[derive(Debug)]
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    /// A new authority, which no other host trusts yet.
+    /// Creates an authority. No host trusts it yet.
     ///
     /// # Errors
-    /// When no key can be made.
+    /// Key generation fails.
     pub fn new(name: &str) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -29,23 +29,23 @@ impl Authority {
         Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
     }
 
-    /// Its certificate.
+    /// The authority's certificate.
     #[must_use]
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// Writes `ca.pem`, `cert.pem` and `key.pem` for a host that is known by each of `names`.
+    /// Writes `ca.pem`, `cert.pem` and `key.pem` to `dir`, for a host with these names.
     ///
     /// # Errors
-    /// When a name cannot be in a certificate, or a file cannot be written.
+    /// A name is not valid in a certificate, or a file cannot be written.
     pub fn issue(&self, dir: &Path, names: &[String]) -> Result<()> {
         let first = names.first().context("expected at least one name for the certificate")?;
         let mut params = CertificateParams::new(names.to_vec())
             .with_context(|| format!("expected DNS names or IP addresses, found {names:?}"))?;
         params.distinguished_name.push(DnType::CommonName, first.as_str());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // Either side may be the one that listens.
+        // The certificate serves both roles, because either side may listen.
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
@@ -58,12 +58,14 @@ impl Authority {
     }
 }
 
-/// Writes a whole set below `dir`: one directory for each host.
+/// Writes the credentials of all hosts: one directory below `dir` for each host.
 ///
 /// # Errors
-/// When there is one already, or it cannot be written.
+/// A name is not valid or is given twice, a host's directory exists already, or a file cannot be
+/// written.
 pub fn write_set(dir: &Path, hosts: &[Vec<String>]) -> Result<Vec<PathBuf>> {
-    // All are checked before the first is written: half a set is useless, because its authority's key is gone.
+    // Check all names and directories before writing the first: the authority's key is lost on an
+    // error, so an incomplete set is useless.
     let mut free: Vec<PathBuf> = Vec::new();
     for names in hosts {
         names.iter().try_for_each(|name| check_name(name))?;
@@ -88,8 +90,8 @@ pub fn write_set(dir: &Path, hosts: &[Vec<String>]) -> Result<Vec<PathBuf>> {
     Ok(free)
 }
 
-/// Whether two names are the same in certificates and on file systems that do not distinguish `A` from `a`, or two spellings
-/// are the same address.
+/// Whether two hosts would collide: equal IP addresses in any spelling, or names that differ only
+/// in case (some file systems and all certificates ignore case).
 fn is_same(one: &str, other: &str) -> bool {
     match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
         (Ok(one), Ok(other)) => one == other,
@@ -97,10 +99,11 @@ fn is_same(one: &str, other: &str) -> bool {
     }
 }
 
-/// Checks a host's name or address: it becomes a directory, and a name in a certificate.
+/// Checks a host's name or address, which becomes the name of a directory and a name in a
+/// certificate.
 ///
 /// # Errors
-/// It is not valid.
+/// The name is not valid.
 pub fn check_name(name: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
     let is_address = name.parse::<IpAddr>().is_ok();
@@ -109,7 +112,8 @@ pub fn check_name(name: &str) -> Result<()> {
         && name.split('.').all(|label| {
             (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
         })
-        // An invalid address such as 1.2.3: no name ends with a number (RFC 1123, 2.1).
+        // Refuse invalid addresses, for instance 1.2.3: no name ends with a number (RFC 1123,
+        // section 2.1).
         && !name.split('.').next_back().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     ensure!(
         name.chars().all(fits) && (is_address || is_name),
@@ -118,10 +122,10 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Replaces a file atomically, so that a reader sees the old or the new contents.
+/// Replaces a file atomically: a reader sees the old or the new contents.
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let new = path.with_extension("new");
-    // A temporary file that was left behind has permissions of its own.
+    // Remove a temporary file of an interrupted run: it keeps its old permissions.
     let _ = fs::remove_file(&new);
     let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));

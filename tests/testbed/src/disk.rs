@@ -1,4 +1,5 @@
-//! Reads the guest's log from the disk image: every acknowledged operation must be there unchanged, and nothing else.
+//! Reads the guest's log from the disk image. Each acknowledged operation must be in it, unchanged
+//! and in order.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,10 +12,10 @@ use kemari_workload::{CHAIN_START, Record, log_capacity, log_sector};
 use crate::client::history::{Applied, History};
 use crate::findings::{Finding, Kind};
 
-/// Operations that may be on disk before they are answered: one for each client id.
+/// Number of operations that may be on disk before they are answered: one for each client ID.
 const UNANSWERED: u64 = kemari_workload::MAX_CLIENTS as u64;
 
-/// A disk image, and how much of it was checked.
+/// A disk image, and the number of operations that were checked in it.
 #[derive(Debug)]
 pub struct DiskLog {
     image: File,
@@ -22,22 +23,23 @@ pub struct DiskLog {
     checked: u64,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct DiskFindings {
-    /// Records that were read and compared.
+    /// Number of records that were read and compared.
     pub checked: u64,
-    /// Acknowledged operations that the log overwrote, as it wraps, before they could be checked.
+    /// Number of acknowledged operations that the log, which wraps, overwrote before they were
+    /// checked.
     pub overwritten: u64,
-    /// What is wrong.
+    /// The contradictions.
     pub findings: Vec<Finding>,
 }
 
 impl DiskLog {
-    /// Opens the image of a disk that the guest logs on.
+    /// Opens the image of a disk with the guest's log.
     ///
     /// # Errors
-    /// When it cannot be read, or is too small for a log.
+    /// The image cannot be read, or is too small for a log.
     pub fn open(path: &Path) -> Result<Self> {
         let open = || format!("cannot open the disk image {}", path.display());
         let image = File::open(path).with_context(open)?;
@@ -47,10 +49,10 @@ impl DiskLog {
         Ok(Self { image, capacity, checked: 0 })
     }
 
-    /// Checks what was acknowledged since the last check.
+    /// Checks the operations that were acknowledged since the last check.
     ///
     /// # Errors
-    /// When the image cannot be read.
+    /// The image cannot be read.
     pub fn check_new(&mut self, history: &History) -> Result<DiskFindings> {
         let last = history.acknowledged();
         let findings = self.check(history, self.checked + 1)?;
@@ -58,13 +60,13 @@ impl DiskLog {
         Ok(findings)
     }
 
-    /// Checks all that the log still holds; the guest must be off.
+    /// Checks all records that the log still holds. The guest must be off.
     ///
     /// # Errors
-    /// When the image cannot be read.
+    /// The image cannot be read.
     pub fn check_all(&mut self, history: &History) -> Result<DiskFindings> {
         let mut findings = self.check(history, 1)?;
-        // What the log has overwritten was checked before.
+        // Earlier calls of `check_new` checked the overwritten records.
         findings.overwritten = 0;
         Ok(findings)
     }
@@ -82,7 +84,7 @@ impl DiskLog {
             ..DiskFindings::default()
         };
         for index in first.max(still_there)..=last {
-            // The answer may still be on its way; the history reports an answer that never comes.
+            // The answer may still arrive. The history reports an answer that never does.
             let Some(expected) = history.applied(index) else { continue };
             findings.checked += 1;
             let slot = self.read(index)?;
@@ -94,7 +96,8 @@ impl DiskLog {
         Ok(findings)
     }
 
-    /// Operations after the acknowledged ones may be unanswered, but they must follow without a gap.
+    /// Checks the records after the acknowledged ones: unanswered operations are permitted, but
+    /// must follow without a gap.
     fn check_beyond(
         &self,
         history: &History,
@@ -103,8 +106,8 @@ impl DiskLog {
     ) -> Result<()> {
         let mut chain = history.applied(last).map_or(CHAIN_START, |last| last.chain);
         let mut unbroken = true;
-        // The guest may be writing, and writes in order. Reading backwards, every record that is seen was written after
-        // all records that are read after it.
+        // Read backwards, because the guest may be writing, in order: a record that is found was
+        // written after all records that are read later.
         let mut beyond = Vec::new();
         for index in (last + 1..=last + UNANSWERED).rev() {
             beyond.push((index, self.read(index)?));

@@ -1,5 +1,4 @@
-//! A real etcd server as arbiter: started in a directory of its own, stopped, killed, and started
-//! again.
+//! A real etcd server as arbiter, in its own directory. Tests stop, kill and restart it.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,23 +13,25 @@ use rustix::process::Signal;
 use crate::ports::free_address;
 use crate::process::{Process, tied_to_us};
 
-/// How long a server may take to serve.
+/// Time limit for the start of a server.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Another program may take a free port before the server does.
+/// Number of attempts with other ports: another program may take a free port before the server
+/// does.
 const PORTS_TRIED: u32 = 5;
 
-/// TLS files: etcd serves with them, and admits only clients of the same authority.
+/// TLS files. etcd serves with them, and accepts only clients whose certificate is from the same
+/// authority.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     /// The authority's certificate.
     pub ca: PathBuf,
     /// The server's certificate.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The server's key.
     pub key: PathBuf,
 }
 
-/// One server. It ends when dropped.
+/// One etcd server. Dropping it ends the server.
 #[derive(Debug)]
 pub struct Etcd {
     dir: PathBuf,
@@ -38,21 +39,21 @@ pub struct Etcd {
     peer: SocketAddr,
     tls: Option<ServerTls>,
     starts: u32,
-    /// The program and arguments before etcd's own, if it does not run in this namespace.
+    /// The command that enters the server's network namespace; empty if the server runs in ours.
     prefix: Vec<String>,
     process: Option<Process>,
 }
 
 impl Etcd {
-    /// Starts a server on the loopback interface, with its data in `dir`.
+    /// Starts a server on the loopback interface, with its data below `dir`.
     ///
     /// # Errors
-    /// When there is no etcd on this machine, or it does not come up.
+    /// etcd is not installed, or does not start.
     pub fn start(dir: &Path, tls: Option<ServerTls>) -> Result<Self> {
         Self::start_at(dir, tls, Ipv4Addr::LOCALHOST, Vec::new())
     }
 
-    /// As [`start`](Self::start), on an address of a namespace that `prefix` enters.
+    /// As [`start`](Self::start), at an address in the network namespace that `prefix` enters.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -86,10 +87,10 @@ impl Etcd {
         self.dir.join("data")
     }
 
-    /// Starts it again, with its data, and waits until it serves.
+    /// Starts the server again with its data, and waits until it serves.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// The server does not start.
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
         self.starts += 1;
@@ -132,7 +133,7 @@ impl Etcd {
         Ok(command)
     }
 
-    /// etcd 3.4 and later write this line when they serve.
+    /// Waits for the log line that etcd 3.4 and later write when they serve.
     fn wait_serving(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -145,31 +146,32 @@ impl Etcd {
             if ready && self.connects() {
                 return Ok(());
             }
-            // Polled: another program's start gives no event to wait for.
+            // Poll: another program's start gives no event to wait for.
             thread::sleep(Duration::from_millis(10));
         }
         bail!("etcd does not serve within {PATIENCE:?}; see {}", self.log().display())
     }
 
-    /// A server in a namespace of its own cannot be reached from here, so its log line must suffice.
+    /// Whether the server accepts a connection. A server in another namespace is unreachable from
+    /// here: its log line must suffice.
     fn connects(&self) -> bool {
         !self.prefix.is_empty()
             || TcpStream::connect_timeout(&self.client, Duration::from_secs(1)).is_ok()
     }
 
-    /// Kills it; its data stays.
+    /// Kills the server; its data stays.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
     }
 
-    /// Stops it with SIGSTOP: connections stay open, and no request is answered.
+    /// Stops the server with SIGSTOP: connections stay open, and no request is answered.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
     }
 
-    /// Resumes it.
+    /// Resumes the server.
     pub fn resume(&mut self) {
         self.signal(Signal::CONT);
     }
@@ -193,7 +195,7 @@ const PROGRAM: &str = "/usr/bin/etcd";
 pub const MISSING: &str =
     "expected etcd's server at /usr/bin/etcd, found none; install it: apt-get install etcd-server";
 
-/// Whether there is a server to start.
+/// Whether etcd is installed.
 #[must_use]
 pub fn is_installed() -> bool {
     Path::new(PROGRAM).exists()

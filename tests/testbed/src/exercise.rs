@@ -1,7 +1,7 @@
-//! Judges the output of a device that the micro-guest drives line by line: a stream without gaps.
+//! Judges the output of a device to which the micro-guest writes numbered lines.
 //!
-//! At a takeover the standby sends again the bytes that may not have left, so the stream may step back once there, and
-//! go on from any earlier place. It may never skip a byte.
+//! At a takeover the standby repeats the bytes that may not have left. The stream may therefore
+//! step back once per takeover, to any earlier byte. It must never skip a byte.
 
 use std::fs;
 use std::path::Path;
@@ -11,19 +11,19 @@ use serde::Serialize;
 
 use crate::findings::{Finding, Kind};
 
-/// The contents of the file.
+/// Summary of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Exercise {
-    /// The last complete line.
+    /// Number of complete lines.
     pub lines: u64,
-    /// How often the stream stepped back.
+    /// Number of steps back.
     pub repeated: u64,
 }
 
-/// Reads the output at `path` after at most `takeovers` takeovers.
+/// Checks the output in the file `path`, after at most `takeovers` takeovers.
 ///
 /// # Errors
-/// When it cannot be read.
+/// The file cannot be read.
 pub fn check(path: &Path, takeovers: u64) -> Result<(Exercise, Vec<Finding>)> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(judge(&bytes, takeovers))
@@ -31,7 +31,7 @@ pub fn check(path: &Path, takeovers: u64) -> Result<(Exercise, Vec<Finding>)> {
 
 fn judge(bytes: &[u8], takeovers: u64) -> (Exercise, Vec<Finding>) {
     let expected = expected(bytes.len());
-    // All places of the expected stream where the next byte may be.
+    // All positions in the expected stream at which the next byte may be.
     let mut places = vec![0];
     let mut furthest = 0;
     let mut repeated = 0;
@@ -66,7 +66,7 @@ fn judge(bytes: &[u8], takeovers: u64) -> (Exercise, Vec<Finding>) {
     (Exercise { lines: whole, repeated }, findings)
 }
 
-/// At least `len` bytes of what the guest sends.
+/// At least `len` bytes of the expected output.
 fn expected(len: usize) -> Vec<u8> {
     let mut stream = Vec::with_capacity(len + 32);
     let mut line = 0_u64;

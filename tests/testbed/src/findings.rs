@@ -1,18 +1,18 @@
-//! What broke, by the kinds that a report counts.
+//! Violations of the promises, by kind.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// The kinds.
+/// The kind of a violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Something acknowledged is gone (P3).
     Lost,
-    /// The guest went back behind a state that it had shown (P1).
+    /// The guest returned to a state before one that it had shown (P1).
     RolledBack,
-    /// Something left before its checkpoint was acknowledged (P1).
+    /// An effect left before its checkpoint was acknowledged (P1).
     Unacknowledged,
     /// An operation took effect more than once.
     Duplicated,
@@ -24,11 +24,11 @@ pub enum Kind {
     Corrupt,
     /// A process used more than its limit (P9).
     Unbounded,
-    /// A part of the pair did not behave as specified.
+    /// A part of the pair behaved against its specification.
     Behaviour,
 }
 
-/// One thing that broke.
+/// One violation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Its kind.
@@ -38,7 +38,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A finding.
+    /// Creates a finding.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into() }
     }

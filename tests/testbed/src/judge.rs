@@ -1,21 +1,22 @@
-//! Judges the packet capture: at no time may both hosts let frames out (P2).
+//! Judges the packet capture: both hosts must never send frames at the same time (P2).
 
 use crate::capture::Frame;
 use crate::findings::{Finding, Kind};
 
-/// The frames of one round, in order, and which hosts may send them.
+/// Which of the two hosts may send frames in a round.
 #[derive(Debug, Clone, Copy)]
 pub struct Succession {
     /// The switch port of the host that ran the guest when the round began.
     pub before: usize,
     /// The port of the other host.
     pub other: usize,
-    /// Whether the guest moved to the other host.
+    /// Whether the guest moved to the other host in this round.
     pub moved: bool,
 }
 
 impl Succession {
-    /// The first contradiction in `frames`. A frame on a cut cable counts: it left the machine.
+    /// The first contradiction in `frames`, which are in order of arrival. A frame on a cut cable
+    /// counts: it left its machine.
     pub fn check(&self, frames: &[Frame]) -> Option<Finding> {
         let of = |port| frames.iter().filter(move |frame| frame.port == port);
         let first = of(self.other).next()?;

@@ -1,4 +1,6 @@
-//! What this machine's `/dev/kvm` can do: whether it can be used, and whether it runs stock kernels directly (`kemari probe --json`).
+//! What this machine's `/dev/kvm` can run.
+//!
+//! Stock kernels need more than an accessible `/dev/kvm`: `kemari probe --json` tells.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::guest;
 
-/// Checks that `/dev/kvm` can be used.
+/// Checks that this process may open `/dev/kvm`.
 ///
 /// # Errors
-/// It cannot; the text says what to do about it.
+/// It may not. The text contains the remedy.
 pub fn check() -> Result<()> {
     let path = Path::new("/dev/kvm");
     ensure!(
@@ -30,9 +32,9 @@ pub fn check() -> Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostKvm {
-    /// `/dev/kvm` does not exist, or may not be opened.
+    /// `/dev/kvm` does not exist, or cannot be used.
     None,
-    /// Only ring 3 runs at native speed: good for the micro-guest, not for a stock kernel.
+    /// Only ring 3 runs at native speed: enough for the micro-guest, too slow for a stock kernel.
     #[serde(rename = "ring3-only", alias = "ring3_only")]
     RingThreeOnly,
     /// Stock kernels run.
@@ -48,10 +50,10 @@ pub struct Probe {
     pub reason: String,
 }
 
-/// Asks the monitor what this machine's `/dev/kvm` is good for.
+/// Asks the monitor what this machine's `/dev/kvm` can run.
 ///
 /// # Errors
-/// `kemari` cannot be run, or prints something else.
+/// `kemari` cannot be run, or its output is not the expected JSON.
 pub fn probe_host(kemari: &Path) -> Result<Probe> {
     let text = guest::output(Command::new(kemari).args(["probe", "--json"]))?;
     parse(&text)

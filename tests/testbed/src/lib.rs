@@ -1,8 +1,10 @@
-//! The testbed: what runs a pair of hosts with a guest, breaks it, watches it from outside and judges it.
+//! The testbed: runs a pair of hosts with a guest, injects faults, observes the pair from outside,
+//! and judges it.
 //!
-//! It may not depend on a crate of the product, and contains no command line: the product runs as processes, is controlled by
-//! its command line, watched through its status, and judged by its outputs: frames on a [`switch`], answers to a [`client`],
-//! bytes on a [`disk`]. `xtask` and the tests of all crates depend on it.
+//! The testbed depends on no crate of the product and contains no command line. It runs the product
+//! as processes, controls them by their command line, watches their status, and judges their
+//! output: frames on a [`switch`], answers to a [`client`], bytes on a [`disk`]. `xtask` and the
+//! tests of all crates depend on it.
 
 #![deny(unsafe_code)]
 

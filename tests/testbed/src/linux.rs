@@ -1,4 +1,4 @@
-//! The stock Debian guest of a pair: its command line, its addresses, and its observer.
+//! The stock Debian guest of a pair: its command line, its addresses and its observer.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::switch::Cable;
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const CLIENT: Host = Host { mac: [2, 0, 0, 0, 0, 0xc1], ip: Ipv4Addr::new(10, 0, 2, 2) };
 
-/// The guest's part of a run's configuration.
+/// The configuration of a run's guest.
 pub fn guest(kernel: PathBuf, initrd: PathBuf, memory: u64, cpus: u32) -> GuestConfig {
     let command_line = format!("console=ttyS0 quiet panic=-1 kemari.ip={GUEST}/24");
     GuestConfig { kernel, initrd: Some(initrd), command_line, memory, cpus, boots_protected: false }

@@ -1,4 +1,4 @@
-//! The micro-guest as the guest of a pair: its command line, its addresses, and its observer.
+//! The micro-guest of a pair: its command line, its addresses and its observer.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -20,30 +20,30 @@ use crate::switch::Cable;
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// The client's addresses.
 pub const CLIENT: Host = Host { mac: [2, 0, 0, 0, 0, 0xc1], ip: Ipv4Addr::new(10, 0, 2, 2) };
-/// The addresses of the virtio-mmio devices: disk, network, entropy. A stock kernel reads them in ACPI's DSDT, which this
-/// guest cannot parse.
+/// The base addresses of the virtio-mmio devices: disk, network, entropy. A stock kernel reads them
+/// from ACPI's DSDT, which the micro-guest cannot parse.
 const DEVICES: [&str; 3] = ["4K@0xd0000000:5", "4K@0xd0001000:6", "4K@0xd0002000:7"];
 
-/// The largest number of vCPUs that the guest drives.
+/// Maximum number of vCPUs that the guest supports.
 pub const MAX_CPUS: u32 = 4;
 
-/// How large the guest's disk is.
+/// Size of the guest's disk in bytes.
 pub const DISK_BYTES: u64 = 256 << 20;
 
 /// The load on the guest.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
-    /// How many client ids ask at the same time.
+    /// Number of client IDs that send requests at the same time.
     pub writers: u32,
     /// The seed of the workload.
     pub seed: u64,
-    /// Pages that the guest dirties per second in addition.
+    /// Number of further pages that the guest dirties per second.
     pub dirty: u32,
-    /// An unanswered request is repeated after this time.
+    /// Time after which an unanswered request is repeated.
     pub resend: Duration,
 }
 
-/// The guest's part of a run's configuration.
+/// The configuration of a run's guest.
 pub fn guest(kernel: PathBuf, memory: u64, cpus: u32, load: Load) -> GuestConfig {
     GuestConfig {
         kernel,
@@ -55,7 +55,8 @@ pub fn guest(kernel: PathBuf, memory: u64, cpus: u32, load: Load) -> GuestConfig
     }
 }
 
-/// The guest's command line: its devices (a disk, a network, entropy), its address and its CPUs.
+/// The guest's command line: its devices (disk, network, entropy), its address and its number of
+/// vCPUs.
 #[must_use]
 pub fn command_line(cpus: u32) -> String {
     let mut words: Vec<String> =
@@ -64,7 +65,7 @@ pub fn command_line(cpus: u32) -> String {
     words.join(" ")
 }
 
-/// Has the guest drive one more device, of any kind.
+/// Adds a device that the guest drives, of any kind.
 pub fn exercise(guest: &mut GuestConfig) {
     guest.command_line.push_str(" virtio_mmio.device=4K@0xd0003000:10 exercise=on");
 }
@@ -74,19 +75,19 @@ pub fn exercise(guest: &mut GuestConfig) {
 pub struct MicroObserver {
     client: Client,
     disk: DiskLog,
-    /// Findings in records that were checked early.
+    /// Findings in records that were checked before the end of a round.
     found: DiskFindings,
-    /// The history before an idle guest was ordered to reset itself.
+    /// The history before an idle guest was ordered to reset itself; `None` for a loaded guest.
     before: Option<History>,
-    /// The boot id of the guest that was ordered to reset itself.
+    /// The boot ID of the guest that was ordered to reset itself.
     former: Option<u64>,
 }
 
 impl MicroObserver {
-    /// Starts the load over `cable`; the guest's disk is `image`.
+    /// Starts the load over `cable`. The guest's disk is `image`.
     ///
     /// # Errors
-    /// When the image cannot be read.
+    /// The image cannot be read.
     pub fn start(cable: Cable, load: Load, image: &Path) -> Result<Self> {
         let Load { writers, seed, resend, .. } = load;
         let config = ClientConfig { own: CLIENT, guest: GUEST, writers, seed, resend };
@@ -177,7 +178,8 @@ impl Observer for MicroObserver {
 
     fn begin_anew(&mut self, patience: Duration) -> Result<Vec<Finding>> {
         let deadline = Instant::now() + patience;
-        // A guest that resets itself serves no further request, so an answer shows that the guest knows every earlier order.
+        // Wait for an answer with a new boot ID: a guest that resets itself serves no further
+        // request, so its answers stop.
         let reply = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let reply = self.client.ask(Op::Ping, left);
@@ -188,7 +190,7 @@ impl Observer for MicroObserver {
         };
         self.client.may_reset(false);
         let mut findings = Vec::new();
-        // A loaded guest overwrites its earlier records.
+        // Check the disk of an idle guest only: a loaded guest overwrites its earlier records.
         if let Some(before) = self.before.take() {
             let found = self.disk.check_all(&before)?;
             findings = self.findings(found);
@@ -203,7 +205,7 @@ impl Observer for MicroObserver {
     }
 
     fn power_off(&mut self) {
-        // The machine may end before the answer arrives: only the power-off counts.
+        // Do not wait for the answer: the machine may end before it arrives.
         self.client.order(Op::PowerOff);
     }
 
@@ -216,7 +218,7 @@ impl Observer for MicroObserver {
 
 #[cfg(test)]
 mod tests {
-    /// Fails if a command line is refused or built by another limit than the guest's.
+    /// Fails if the harness and the guest have different limits.
     #[test]
     fn the_guest_has_as_many_vcpus_as_is_said() {
         let guest = include_str!("../../guests/micro/src/smp.rs");

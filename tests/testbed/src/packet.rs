@@ -1,4 +1,4 @@
-//! The packets of a host that speaks ARP and UDP over IPv4, and nothing else.
+//! Encodes and parses the packets of a host that speaks only ARP, and UDP over IPv4.
 
 use std::net::Ipv4Addr;
 
@@ -14,13 +14,13 @@ const TIME_TO_LIVE: u8 = 64;
 /// A host's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
-    /// On the Ethernet.
+    /// The Ethernet address.
     pub mac: Mac,
-    /// On the internet layer.
+    /// The IPv4 address.
     pub ip: Ipv4Addr,
 }
 
-/// A packet for a host.
+/// A packet for this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming<'a> {
     /// A host asks for our Ethernet address.
@@ -46,7 +46,7 @@ impl Host {
         self.arp(ArpOperation::REQUEST, BROADCAST, Host { mac: [0; 6], ip })
     }
 
-    /// The frame that answers the question of `asker`.
+    /// The frame that answers an ARP request of `asker`.
     pub fn arp_reply(&self, asker: Host) -> Vec<u8> {
         self.arp(ArpOperation::REPLY, asker.mac, asker)
     }
@@ -75,8 +75,7 @@ impl Host {
         frame
     }
 
-    /// The meaning of `frame` for this host; `None` when it is for another host or of an unknown
-    /// protocol.
+    /// Parses `frame`; `None` if it is for another host or has an unknown protocol.
     pub fn parse<'a>(&self, frame: &'a [u8]) -> Option<Incoming<'a>> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
         match packet.net? {

@@ -1,8 +1,10 @@
-//! What the clients saw, and every contradiction in it: judges P1 and P3 from outside.
+//! The history of all clients' operations, and each contradiction in it. Judges P1 and P3 from
+//! outside.
 //!
-//! Each operation is checked against what had been answered before it was first sent: the count of applied operations
-//! never falls behind that (nothing acknowledged is lost or rolled back), no number is given twice (nothing is applied
-//! twice), and the hash chain over all operations is the one recomputed here.
+//! Each answer is checked against the answers that were known when its operation was first sent.
+//! The count of applied operations never falls behind (nothing acknowledged is lost or rolled
+//! back). No number is given twice (nothing is applied twice). The hash chain over all operations
+//! equals the one recomputed here.
 
 use kemari_workload::{CHAIN_START, OpCode, Reply, Status, chain_after};
 
@@ -11,19 +13,19 @@ use crate::findings::{Finding, Kind};
 /// A state-changing operation that was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
-    /// Who asked.
+    /// The client.
     pub client: u32,
-    /// The client's number of the operation.
+    /// The client's sequence number of the operation.
     pub seq: u64,
     /// The kind of operation.
     pub op: OpCode,
-    /// The hash of the payload that it logged.
+    /// The hash of the payload in the guest's log.
     pub payload_hash: u64,
-    /// The hash chain after it.
+    /// The hash chain after the operation.
     pub chain: u64,
 }
 
-/// The highest answers that any client had when an operation was first sent.
+/// The highest answers to any client before an operation was first sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Floor {
     applied: u64,
@@ -32,20 +34,21 @@ pub struct Floor {
     disk_fails: bool,
 }
 
-/// One request as the history needs it.
+/// A request, as the history records it.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
-    /// Who asks.
+    /// The client.
     pub client: u32,
-    /// The client's number of the request.
+    /// The client's sequence number of the request.
     pub seq: u64,
     /// The kind of operation.
     pub op: OpCode,
-    /// The hash of the payload that it logs.
+    /// The hash of the payload that the guest is to log.
     pub payload_hash: u64,
-    /// The highest answers when it was first sent.
+    /// The highest answers before the request was first sent.
     pub floor: Floor,
-    /// The value that a get must answer: the value that this client put last, or `Some(None)` if it never put one.
+    /// The value that a get must answer: the last value that this client put, or `Some(None)` if it
+    /// never put one. `None` for a shared key and for other operations.
     pub expected: Option<Option<u64>>,
 }
 
@@ -54,16 +57,17 @@ pub struct Asked {
 pub struct History {
     /// Index `n` holds operation `n + 1`.
     applied: Vec<Option<Applied>>,
-    /// How many operations, from the first on, are known and have the right chain.
+    /// Number of operations, from the first on, that are known and were compared with the chain.
     verified: u64,
     boot_id: Option<u64>,
-    /// The guest was ordered to reset itself: it may answer with another boot id.
+    /// Whether the guest may answer with a new boot ID, because the harness ordered it to reset
+    /// itself.
     may_reset: bool,
     /// The guest's boot ids before each reset.
     former: Vec<u64>,
     highest: Floor,
     faults: u64,
-    /// Failed writes, and whether the disk may fail at the moment.
+    /// Number of failed writes.
     disk_errors: u64,
     disk_fails: bool,
     findings: Vec<Finding>,
@@ -80,29 +84,31 @@ impl History {
         self.applied.len() as u64
     }
 
-    /// The acknowledged operation number `index` (the first is 1).
+    /// The acknowledged operation number `index`, which counts from 1.
     pub fn applied(&self, index: u64) -> Option<Applied> {
         *self.applied.get(usize::try_from(index.checked_sub(1)?).ok()?)?
     }
 
-    /// The guest's boot id, once it has answered.
+    /// The guest's boot ID; `None` before its first answer.
     pub fn boot_id(&self) -> Option<u64> {
         self.boot_id
     }
 
-    /// From now on the guest may reset itself, or may not.
+    /// Sets whether the guest may reset itself from now on.
     pub fn may_reset(&mut self, may: bool) {
         self.may_reset = may;
     }
 
-    /// Whether `reply` comes from a guest that has reset itself, as permitted: what it kept in memory only is gone.
+    /// Whether `reply` comes from a guest that has reset itself, as permitted. Its memory begins
+    /// anew.
     pub fn is_reset_by(&self, reply: &Reply) -> bool {
         self.may_reset
             && self.boot_id.is_some_and(|known| known != reply.boot_id)
             && !self.former.contains(&reply.boot_id)
     }
 
-    /// Begins with nothing applied, like a guest that was reset. The former boot id is recorded, and may not come back.
+    /// Starts an empty history after a reset of the guest. Records the former boot ID, which must
+    /// not appear again.
     pub fn begin_anew(&mut self) {
         let mut old = std::mem::take(self);
         old.former.extend(old.boot_id);
@@ -110,7 +116,8 @@ impl History {
         *self = Self { may_reset, former, disk_fails, disk_errors, findings, ..Self::default() };
     }
 
-    /// From now on writes may fail, or may not; a request that was sent while they might may still report a failure.
+    /// Sets whether writes may fail from now on. A request that was sent while they could may still
+    /// report a failure.
     pub fn disk_fails(&mut self, fails: bool) {
         self.disk_fails = fails;
     }
@@ -125,7 +132,7 @@ impl History {
         std::mem::take(&mut self.findings)
     }
 
-    /// Records something that a correct guest never sends.
+    /// Records a finding.
     pub fn note(&mut self, finding: Finding) {
         self.findings.push(finding);
     }
@@ -143,9 +150,9 @@ impl History {
         self.highest.dirty_pages = self.highest.dirty_pages.max(reply.dirty_pages);
     }
 
-    /// Records a further answer to an answered request: both must agree.
+    /// Checks that a further answer to an answered request agrees with the first.
     pub fn answered_again(&mut self, reply: &Reply) {
-        // Answers of a guest before its reset were compared at that time.
+        // Answers of a guest before its reset were checked before the reset.
         let is_former = self.former.contains(&reply.boot_id);
         if is_former || !reply.op.changes_state() || reply.status != Status::Ok {
             return;
@@ -164,8 +171,8 @@ impl History {
         }
     }
 
-    /// Records a finding for every acknowledged operation that is missing or not in the chain. The result is exact only
-    /// when no request is outstanding.
+    /// Records a finding if an acknowledged operation is missing. The result is exact only when no
+    /// request is outstanding.
     pub fn check_complete(&mut self) {
         if self.verified < self.acknowledged() {
             let missing = self.verified + 1;
@@ -239,7 +246,7 @@ impl History {
         let right = match asked.expected {
             Some(Some(value)) => found == (Status::Ok, value),
             Some(None) => reply.status == Status::NotFound,
-            // A key that all clients share; its values are judged by the linearizability judge.
+            // A key that all clients share: the linearizability judge checks its values.
             None if op == OpCode::Get => matches!(reply.status, Status::Ok | Status::NotFound),
             None => reply.status == Status::Ok,
         };
@@ -268,7 +275,7 @@ impl History {
                 format!("request {seq}: applied as operation 0"),
             ));
         };
-        // A number this far out of the sequence is wrong; it is not a gap that other answers will fill.
+        // A number this far out of sequence is an error, not a gap that later answers fill.
         if place > self.applied.len() + kemari_workload::MAX_CLIENTS {
             let expected = self.applied.len() + 1;
             return self.note(Finding::new(
@@ -386,7 +393,7 @@ mod tests {
         assert!(matches!(found[..], [Finding { kind: Kind::Behaviour, .. }]), "{found:?}");
     }
 
-    /// P1: what a reset has ended does not come back, and a reset without an order is found.
+    /// P1: a guest that was reset does not come back, and a reset without an order is a finding.
     #[test]
     fn a_guest_that_was_reset_begins_anew_and_does_not_come_back() {
         let answer = |history: &mut History, seq: u64, boot_id: u64, applied: u64| {

@@ -1,5 +1,5 @@
-//! The outside client: speaks the micro-guest's protocol over the switch as several client ids, repeats a request until it is
-//! answered, and checks every answer against the history.
+//! The outside client: speaks the micro-guest's protocol over the switch with several client IDs.
+//! It repeats a request until it is answered, and checks each answer against the history.
 
 pub mod history;
 mod session;
@@ -23,22 +23,22 @@ use history::{Asked, History};
 use session::Session;
 pub use window::Window;
 
-/// The client, the guest that it asks, and the amount of load.
+/// Addresses of the client and its guest, and the amount of load.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// The client's own addresses.
+    /// The client's addresses.
     pub own: Host,
     /// The guest's address.
     pub guest: Ipv4Addr,
-    /// How many client ids ask at the same time.
+    /// Number of client IDs that send requests at the same time.
     pub writers: u32,
     /// The seed of the workload.
     pub seed: u64,
-    /// An unanswered request is repeated after this time.
+    /// Time after which an unanswered request is repeated.
     pub resend: Duration,
 }
 
-/// A client in a thread of its own. It sends requests from the start, and stops when dropped.
+/// A client with its own thread. It sends requests at once, and stops when dropped.
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -46,7 +46,7 @@ pub struct Client {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A request of the harness.
+/// An operation that the harness requests.
 #[derive(Debug)]
 pub(crate) struct Order {
     op: Op<'static>,
@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     answered: Condvar,
     stop: AtomicBool,
-    /// The workload makes no new requests.
+    /// The workload sends no new requests.
     hold: AtomicBool,
 }
 
@@ -84,7 +84,8 @@ impl Default for State {
 }
 
 impl State {
-    /// The guest was reset, as ordered. Outstanding operations on shared keys must begin anew with the judge.
+    /// The guest was reset, as ordered. The caller begins outstanding operations on shared keys
+    /// anew at the judge.
     fn begin_anew(&mut self) {
         self.history.begin_anew();
         self.judge.begin_anew();
@@ -107,48 +108,51 @@ impl Client {
         Self { shared, orders, thread }
     }
 
-    /// How many operations were answered so far.
+    /// Number of answered operations.
     pub fn operations(&self) -> u64 {
         self.shared.state().operations
     }
 
-    /// Waits until `count` operations were answered in all; `false` when `timeout` comes first.
+    /// Waits until `count` operations are answered in all; `false` after `timeout`.
     pub fn wait_operations(&self, count: u64, timeout: Duration) -> bool {
         self.wait(timeout, |state| state.operations >= count)
     }
 
-    /// Starts a new window, and returns the former one.
+    /// Starts a new window and returns the former one.
     pub fn next_window(&self) -> Window {
         let mut state = self.shared.state();
         std::mem::take(&mut state.window)
     }
 
-    /// Has the guest do `op`; the answer is checked like any other. `None` when there is none within `timeout`.
+    /// Requests `op` from the guest and checks the answer like any other. `None` if no answer
+    /// arrives within `timeout`.
     pub fn ask(&self, op: Op<'static>, timeout: Duration) -> Option<Reply> {
         let (waiter, reply): (_, Receiver<Reply>) = mpsc::channel();
         self.orders.send(Order { op, waiter }).ok()?;
         reply.recv_timeout(timeout).ok()
     }
 
-    /// Has the guest do `op` after earlier orders, without waiting; the answer is checked like any other.
+    /// Requests `op` from the guest after earlier orders, without waiting. The answer is checked
+    /// like any other.
     pub fn order(&self, op: Op<'static>) {
         let (waiter, _) = mpsc::channel();
         // If the client's thread has ended, the next wait for its answers reports it.
         let _ = self.orders.send(Order { op, waiter });
     }
 
-    /// Stops new requests of the workload, and waits until all are answered; `false` when `timeout` comes first.
+    /// Stops new requests of the workload, and waits until all are answered; `false` after
+    /// `timeout`.
     pub fn hold(&self, timeout: Duration) -> bool {
         self.shared.hold.store(true, Ordering::SeqCst);
         self.wait(timeout, |state| state.outstanding.is_empty())
     }
 
-    /// From now on the guest may reset itself, or may not; the harness orders the reset.
+    /// Sets whether the guest may reset itself from now on. The harness orders the reset.
     pub fn may_reset(&self, may: bool) {
         self.shared.state().history.may_reset(may);
     }
 
-    /// The requests that were sent and not answered yet.
+    /// The requests that were sent and are not answered yet.
     pub fn outstanding(&self) -> Vec<Asked> {
         self.shared.state().outstanding.clone()
     }
@@ -166,7 +170,7 @@ impl Client {
         findings
     }
 
-    /// Checks that no acknowledged operation is missing; nothing may be outstanding.
+    /// Checks that no acknowledged operation is missing. No request may be outstanding.
     pub fn check_complete(&self) {
         let mut state = self.shared.state();
         state.history.check_complete();
@@ -178,12 +182,12 @@ impl Client {
         self.shared.state().judge.judged()
     }
 
-    /// Reads the history.
+    /// Calls `read` with the history.
     pub fn with_history<R>(&self, read: impl FnOnce(&History) -> R) -> R {
         read(&self.shared.state().history)
     }
 
-    /// From now on writes may fail, or may not.
+    /// Sets whether writes may fail from now on.
     pub fn disk_fails(&self, fails: bool) {
         self.shared.state().history.disk_fails(fails);
     }

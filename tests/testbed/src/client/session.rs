@@ -1,5 +1,5 @@
-//! The client's loop: finds the guest by ARP, sends, repeats, and passes every answer to the
-//! history.
+//! The client's loop: finds the guest by ARP, sends and repeats requests, and passes each answer to
+//! the history.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::packet::{Host, Incoming};
 use crate::switch::Cable;
 
 const OWN_PORT: u16 = 40_000;
-/// The longest time until an order or a stop is noticed.
+/// Longest delay before the thread sees an order or a stop.
 const TICK: Duration = Duration::from_millis(5);
 
 pub(super) struct Session {
@@ -24,10 +24,10 @@ pub(super) struct Session {
     config: ClientConfig,
     shared: Arc<Shared>,
     orders: Receiver<Order>,
-    /// The guest's addresses, once it has answered ARP.
+    /// The guest's addresses; `None` until it has answered ARP.
     guest: Option<Host>,
     last_question: Option<Instant>,
-    /// The first carries out the harness's orders, the others make the load.
+    /// The first writer sends the harness's orders, the others the workload.
     writers: Vec<Writer>,
 }
 
@@ -152,12 +152,13 @@ impl Session {
             return state.history.note(Finding::new(Kind::Behaviour, nobody));
         };
         state.window.surplus_answers += u64::from(writer.count_answer(reply.seq));
-        // Only a first answer shows a reset: a further answer may have been sent before it.
+        // Only a first answer shows a reset: the guest may have sent a further answer before the
+        // reset.
         if writer.awaits(&reply) && state.history.is_reset_by(&reply) {
             state.begin_anew();
             for writer in &mut self.writers {
                 writer.begin_anew();
-                // Outstanding operations now count as sent to the new guest.
+                // Outstanding operations now count as sent to the guest after its reset.
                 if let Some((key, client, steps)) = writer.begins() {
                     state.judge.begins(key, client, steps);
                 }
@@ -173,7 +174,7 @@ impl Session {
                 state.window.answer(request.first_sent);
                 state.operations += 1;
                 self.shared.answered.notify_all();
-                // The harness may have stopped waiting.
+                // The send fails if the harness has stopped waiting.
                 request.waiter.map(|waiter| waiter.send(reply));
             }
             None => state.history.answered_again(&reply),

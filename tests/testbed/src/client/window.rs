@@ -1,4 +1,5 @@
-//! Counters of a stretch of time: number of operations, their latency, and the longest silence.
+//! Measurements of a period: number of operations, their latency, and the longest time without an
+//! answer.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +7,19 @@ use hdrhistogram::Histogram;
 
 const HIGHEST_MICROSECONDS: u64 = 600_000_000;
 
-/// What was measured since the window began.
+/// The measurements since the window began.
 #[derive(Debug, Clone)]
 pub struct Window {
     last_answer: Instant,
-    /// Operations answered.
+    /// Number of answered operations.
     pub operations: u64,
-    /// Requests that were sent again.
+    /// Number of requests that were sent again.
     pub resent: u64,
-    /// Answers beyond one for each transmission of a request.
+    /// Number of answers beyond one for each transmission of a request.
     pub surplus_answers: u64,
     /// The longest time without any answer.
     pub longest_gap: Duration,
-    /// From first sending to answer, in microseconds.
+    /// Time from the first transmission to the answer, in microseconds.
     pub latency: Histogram<u64>,
 }
 

@@ -1,5 +1,5 @@
-//! One client id: it has one request outstanding, repeats it until it is answered, and remembers what it put under its own
-//! keys; other keys are shared with all clients.
+//! One client ID, with one outstanding request. It remembers the values that it put under its own
+//! keys; other keys are shared by all clients.
 
 use std::collections::HashMap;
 use std::sync::mpsc::Sender;
@@ -11,10 +11,11 @@ use super::history::{Asked, Floor};
 use crate::linearizability::{Action, Answer, Judge, Step};
 
 const KEYS: u32 = 8;
-/// The first of the shared keys, far above each client's own keys.
+/// The first shared key, far above all clients' own keys.
 const SHARED: u32 = 1 << 31;
 const SHARED_KEYS: u32 = 6;
-/// A reply to an older request would have to come from a longer queue than any switch has.
+/// Number of requests whose answers are counted: no switch queues answers to this many requests of
+/// one client.
 const REMEMBERED: usize = 64;
 
 /// An outstanding request.
@@ -24,14 +25,14 @@ pub(super) struct Outstanding {
     pub(super) message: Vec<u8>,
     pub(super) first_sent: Instant,
     pub(super) last_sent: Instant,
-    /// Receives the answer if the harness made the request.
+    /// Receives the answer; set if the harness made the request.
     pub(super) waiter: Option<Sender<Reply>>,
     put: Option<(u32, u64)>,
-    /// The operation on a shared key, for the judge of histories.
+    /// The operation on a shared key, for the linearizability judge.
     pub(super) shared: Option<(u32, Action)>,
 }
 
-/// How often a request was sent and how often answered.
+/// Number of transmissions of one request, and of answers to it.
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
     seq: u64,
@@ -45,7 +46,7 @@ pub(super) struct Writer {
     seq: u64,
     random: fastrand::Rng,
     table: HashMap<u32, u64>,
-    /// The last seen values of the shared keys.
+    /// The last values seen of the shared keys.
     seen: HashMap<u32, u32>,
     pub(super) outstanding: Option<Outstanding>,
     recent: Vec<Count>,
@@ -65,8 +66,8 @@ impl Writer {
         }
     }
 
-    /// Makes the next request of the workload: mostly appends and puts, some of them flushed, reads of own keys, and
-    /// operations on shared keys.
+    /// Creates the next request of the workload: mostly appends and puts, some of them flushed;
+    /// reads of the client's own keys; operations on shared keys.
     pub(super) fn next_request(&mut self, floor: Floor, judge: &Judge) {
         let shared = SHARED + self.random.u32(..SHARED_KEYS);
         if self.random.u32(..3) == 0 && judge.takes(shared) {
@@ -90,7 +91,8 @@ impl Writer {
         }
     }
 
-    /// No client sets a value twice, and two clients seldom set the same value, so that a stale value is recognised.
+    /// No client sets a value twice, and two clients seldom set the same value: a stale value is
+    /// recognised.
     fn next_shared(&mut self, key: u32, floor: Floor) {
         let value = (self.client << 24) | (self.seq as u32 & 0xff_ffff);
         let op = match self.random.u32(..4) {
@@ -114,7 +116,7 @@ impl Writer {
         }
     }
 
-    /// Makes a request for the harness.
+    /// Creates the request `op`.
     pub(super) fn ask(&mut self, op: &Op<'_>, floor: Floor, waiter: Option<Sender<Reply>>) {
         self.seq += 1;
         let (client, seq) = (self.client, self.seq);
@@ -149,8 +151,8 @@ impl Writer {
         });
     }
 
-    /// The guest was reset: it has lost all puts, and outstanding requests count as sent to a guest that has applied
-    /// nothing.
+    /// The guest was reset and has lost all puts. An outstanding request now counts as sent to a
+    /// guest that has applied nothing.
     pub(super) fn begin_anew(&mut self) {
         self.table.clear();
         self.seen.clear();
@@ -160,7 +162,7 @@ impl Writer {
         }
     }
 
-    /// Records that the outstanding request was sent (again), and returns its bytes.
+    /// Records a transmission of the outstanding request, and returns its bytes.
     pub(super) fn sending(&mut self, now: Instant) -> Option<&[u8]> {
         let outstanding = self.outstanding.as_mut()?;
         outstanding.last_sent = now;
@@ -174,7 +176,7 @@ impl Writer {
         asked.is_some_and(|asked| (asked.seq, asked.op) == (reply.seq, reply.op))
     }
 
-    /// Takes the outstanding request, if `reply` answers it.
+    /// Takes the outstanding request if `reply` answers it.
     pub(super) fn answered(&mut self, reply: &Reply) -> Option<Outstanding> {
         let outstanding = self.awaits(reply).then(|| self.outstanding.take())??;
         if let Some((key, _)) = outstanding.shared {
@@ -186,7 +188,7 @@ impl Writer {
         Some(outstanding)
     }
 
-    /// Counts an answer; `true` when there are now more answers than transmissions.
+    /// Counts an answer; `true` if there are now more answers than transmissions.
     pub(super) fn count_answer(&mut self, seq: u64) -> bool {
         let count = &mut self.recent[seq as usize % REMEMBERED];
         if count.seq != seq {
@@ -196,7 +198,7 @@ impl Writer {
         count.answered > count.sent
     }
 
-    /// The outstanding operation on a shared key, for the judge of histories.
+    /// The outstanding operation on a shared key, for the linearizability judge.
     pub(super) fn begins(&self) -> Option<(u32, u32, Vec<Step>)> {
         let (key, action) = self.outstanding.as_ref()?.shared?;
         Some((key, self.client, vec![Step { cell: 0, action }]))
@@ -208,7 +210,7 @@ impl Writer {
     }
 }
 
-/// A reply for the judge of histories. A key without a value is 0.
+/// Converts a reply for the linearizability judge. A key without a value counts as 0.
 pub(super) fn answer(reply: &Reply) -> Answer {
     match reply.status {
         Status::Ok => Answer::Done(vec![reply.value.cast_signed()]),

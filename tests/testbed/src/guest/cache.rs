@@ -1,7 +1,9 @@
-//! The cache of prepared artefacts: outside the tree, written atomically, checked when used.
+//! The cache of prepared artefacts: outside the source tree, written atomically, verified at each
+//! use.
 //!
-//! An artefact is a directory `NAME-KEY` whose key is a hash of its inputs. It is built beside its place and renamed
-//! into it, so a half-built one is never seen. Its manifest names the inputs, and each file's size, time and sha256.
+//! An artefact is a directory `NAME-KEY`; the key is a hash of its inputs. It is built under a
+//! temporary name and then renamed, so no process sees an incomplete one. Its manifest lists the
+//! inputs, and the size, modification time and sha256 of each file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,7 +18,7 @@ use sha2::{Digest, Sha256};
 const MANIFEST: &str = "manifest.json";
 const UNFINISHED: &str = ".unfinished-";
 
-/// What an artefact is made of: names and versions, or names and hashes.
+/// The inputs of an artefact: names with versions, or names with hashes.
 pub(crate) type Inputs = BTreeMap<String, String>;
 
 /// The directory for prepared artefacts: `$KEMARI_CACHE`, else `$XDG_CACHE_HOME/kemari`, else `~/.cache/kemari`.
@@ -45,7 +47,7 @@ struct FileRecord {
     sha256: String,
 }
 
-/// An opened cache. One process at a time builds; other processes wait.
+/// An opened cache. It holds the lock of the cache: other processes wait.
 #[derive(Debug)]
 pub(crate) struct Cache {
     dir: PathBuf,
@@ -53,7 +55,7 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Opens (and makes) the cache, and removes what an interrupted preparation left behind.
+    /// Opens or creates the cache, and removes the leftovers of an interrupted preparation.
     pub(crate) fn open(dir: &Path, say: &dyn Fn(&str)) -> Result<Self> {
         let make = || {
             format!(
@@ -77,14 +79,14 @@ impl Cache {
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
-    /// The directory that the cache lives in.
+    /// The cache's directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Returns the artefact made from `inputs`; builds it if it is missing, damaged, or made from other inputs.
     ///
-    /// `build` fills the directory it is given. Older artefacts of the same name are removed afterwards.
+    /// `build` fills the given directory. Older artefacts of the same name are removed afterwards.
     pub(crate) fn artefact(
         &self,
         name: &str,
@@ -125,8 +127,8 @@ impl Cache {
     }
 }
 
-/// Old contents of a cache are removed. A directory with foreign files is therefore refused as a cache. A cache that
-/// was opened before contains our lock, which is an empty file.
+/// Refuses a directory that is neither empty nor a cache: the cache removes old contents. A cache
+/// contains our lock, which is an empty file.
 fn check_own(dir: &Path) -> Result<()> {
     let lock = fs::symlink_metadata(dir.join("lock"));
     if lock.is_ok_and(|lock| lock.is_file() && lock.len() == 0) {
@@ -183,7 +185,8 @@ fn modified_ns(meta: &fs::Metadata) -> i128 {
     i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec())
 }
 
-/// Checks an artefact against its manifest: by size and time, and by sha256 where the time differs.
+/// Checks an artefact against its manifest: size and time of each file, and its sha256 if the time
+/// differs.
 fn verify(place: &Path, inputs: &Inputs) -> Result<()> {
     let text = fs::read(place.join(MANIFEST)).context("no manifest")?;
     let manifest: Manifest = serde_json::from_slice(&text).context("manifest unreadable")?;

@@ -1,10 +1,10 @@
-//! Runs other programs; an error shows what the program printed.
+//! Runs other programs. An error contains the program's output.
 
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// How many lines of a failed program's output an error shows.
+/// Number of lines of a failed program's output in an error.
 const SHOWN_LINES: usize = 15;
 
 fn describe(command: &Command) -> String {
@@ -29,15 +29,15 @@ fn finish(command: &mut Command) -> Result<Output> {
     bail!("`{what}` ended with {}; it said:\n{tail}", output.status)
 }
 
-/// Runs a program to its end; its output is shown only if it fails.
+/// Runs a program to its end. Its output appears only in an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     finish(command).map(|_| ())
 }
 
-/// Runs a program and returns what it wrote to its standard output.
+/// Runs a program and returns its standard output.
 ///
 /// # Errors
-/// It cannot be started, fails, or writes something that is not UTF-8.
+/// The program cannot be started, fails, or writes bytes that are not UTF-8.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = finish(command)?;
     String::from_utf8(output.stdout)

@@ -1,4 +1,4 @@
-//! Writing an initramfs: the "newc" cpio format, as the kernel's `buffer-format.rst` describes it.
+//! Writes an initramfs in the "newc" cpio format (the kernel's `buffer-format.rst`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_000;
 
-/// An archive in memory. Parent directories are added automatically; everything is owned by root, with
+/// An archive in memory. It adds parent directories itself. All entries belong to root and have
 /// time 0.
 #[derive(Debug, Default)]
 pub(crate) struct Archive {
@@ -45,14 +45,14 @@ impl Archive {
         self.entry(path, SYMLINK | 0o777, target.as_bytes());
     }
 
-    /// Adds a file of this machine.
+    /// Adds a copy of a file of this machine.
     pub(crate) fn copy(&mut self, path: &str, mode: u32, from: &Path) -> Result<()> {
         let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         self.file(path, mode, &content);
         Ok(())
     }
 
-    /// Adds a directory of this machine with everything in it.
+    /// Adds a copy of a directory of this machine with all its contents.
     pub(crate) fn copy_tree(&mut self, path: &str, from: &Path) -> Result<()> {
         self.directory(path);
         let mut entries: Vec<_> = fs::read_dir(from)
@@ -70,7 +70,7 @@ impl Archive {
         Ok(())
     }
 
-    /// The finished archive.
+    /// Ends the archive and returns its bytes.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
@@ -87,7 +87,8 @@ impl Archive {
         let size = u32::try_from(content.len()).expect("a file in an initramfs is below 4 GiB");
         let name_size = u32::try_from(name.len() + 1).expect("a name is short");
         self.bytes.extend_from_slice(b"070701");
-        // inode, mode, uid, gid, links, time, size, four device numbers, name size, check sum
+        // Inode, mode, uid, gid, links, time, size, four device numbers, size of the name,
+        // checksum.
         let fields = [self.inodes, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());

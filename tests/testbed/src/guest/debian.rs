@@ -1,6 +1,7 @@
-//! The Debian archive that guests are made from: fixed release, this machine's mirror, package lists of our own.
+//! The Debian archive that guests are made from: a fixed release, from the mirror that this machine
+//! uses.
 //!
-//! The machine's own package sources stay as they are; the lists live in the cache.
+//! The package lists are kept in the cache. The machine's own package sources stay unchanged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,13 +15,13 @@ use anyhow::{Context, Result, bail};
 use super::cache::{Cache, Inputs};
 use super::command::{output, run};
 
-/// The release that guests are made from.
+/// The Debian release of the guests.
 pub(crate) const SUITE: &str = "bookworm";
-/// Where a newer QEMU comes from.
+/// The suite with a newer QEMU.
 pub(crate) const BACKPORTS: &str = "bookworm-backports";
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Lists older than this are refreshed, so that guests get security updates.
+/// Age after which the lists are refreshed, so that guests get security updates.
 const LISTS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The file with apt's answer about the watched packages.
 const VERSIONS: &str = "versions";
@@ -35,7 +36,7 @@ const WATCHED: &[&str] = &[
     "util-linux",
 ];
 
-/// Access to the archive.
+/// Access to the archive's package lists and packages.
 #[derive(Debug)]
 pub(crate) struct Archive {
     dir: PathBuf,
@@ -44,7 +45,7 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Opens the archive's lists in the cache; refreshes them if they are missing or old.
+    /// Opens the package lists in the cache, and refreshes them if they are missing or old.
     pub(crate) fn open(cache: &Cache, say: &dyn Fn(&str)) -> Result<Self> {
         super::ensure_packages(&["apt", "debian-archive-keyring"], say)?;
         let mut archive = Self {
@@ -67,7 +68,7 @@ impl Archive {
         lines
     }
 
-    /// The version that the archive offers now, for the inputs of an artefact.
+    /// The version of a package that the archive offers now: an input of artefacts.
     pub(crate) fn version(&self, package: &str) -> Result<String> {
         self.versions.get(package).cloned().with_context(|| {
             format!(
@@ -78,7 +79,7 @@ impl Archive {
         })
     }
 
-    /// `version` of several packages, as inputs of an artefact.
+    /// The versions of several packages, as inputs of an artefact.
     pub(crate) fn inputs(&self, packages: &[&str]) -> Result<Inputs> {
         packages.iter().map(|p| Ok(((*p).to_owned(), self.version(p)?))).collect()
     }
@@ -92,7 +93,7 @@ impl Archive {
 
     /// Downloads packages and unpacks them into `into`. Nothing is installed.
     ///
-    /// A package is given as `apt-get download` takes it: `name` or `name/suite`.
+    /// A package is `name` or `name/suite`, as for `apt-get download`.
     pub(crate) fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         super::ensure_packages(&["dpkg"], &|_| {})?;
         let debs = self.dir.join("debs");
@@ -144,8 +145,8 @@ impl Archive {
         Ok(fs::write(&stamp, &current)?)
     }
 
-    /// The versions that the lists offer. Asking apt takes a second, so the answer is cached until the lists are
-    /// refreshed.
+    /// The versions that the lists offer. Asking apt takes a second, so the answer is cached until
+    /// the lists are refreshed.
     fn read_versions(&self) -> Result<BTreeMap<String, String>> {
         let kept = self.dir.join(VERSIONS);
         let text = match fs::read_to_string(&kept) {
@@ -159,7 +160,7 @@ impl Archive {
         Ok(parse_policy(&text))
     }
 
-    /// An apt program that uses the lists in the cache only.
+    /// A command that runs an apt program with the lists in the cache only.
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let mut option = |name: &str, value: &Path| {
@@ -187,7 +188,7 @@ fn find_mirror(say: &dyn Fn(&str)) -> Result<String> {
     if let Some(mirror) = repository("Debian") {
         return Ok(mirror);
     }
-    // On a machine that never fetched package lists, apt cannot tell which source is Debian.
+    // Without package lists, apt cannot tell which of its sources is Debian.
     super::packages::update_lists(say)?;
     match repository("Debian") {
         Some(mirror) => Ok(mirror),
@@ -198,7 +199,7 @@ fn find_mirror(say: &dyn Fn(&str)) -> Result<String> {
     }
 }
 
-/// The address of the repository with this label, among the repositories that this machine's apt uses.
+/// The URI of the repository with this label, among those that this machine's apt uses.
 fn repository(label: &str) -> Option<String> {
     let format = "$(LABEL)|$(REPO_URI)";
     let text = output(Command::new("apt-get").args(["indextargets", "--format", format])).ok()?;

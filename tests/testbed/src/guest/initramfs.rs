@@ -28,14 +28,14 @@ pub(crate) fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {
     Ok(dir.join("initramfs.cpio"))
 }
 
-/// An initramfs with busybox, all prepared modules, the usual mount points, and `init`.
+/// An initramfs with busybox, all prepared modules, the usual mount points, and the script `init`.
 pub(crate) fn base(kernel: &Kernel, init: &str) -> Result<Archive> {
     let mut archive = Archive::default();
     for dir in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "mnt"] {
         archive.directory(dir);
     }
     archive.copy("bin/busybox", 0o755, &kernel.busybox())?;
-    // The kernel calls /sbin/modprobe by that name.
+    // The kernel runs /sbin/modprobe.
     archive.symlink("sbin", "bin");
     archive.copy_tree("lib/modules", &kernel.modules().join("lib/modules"))?;
     archive.file("init", 0o755, init.as_bytes());

@@ -1,4 +1,4 @@
-//! Debian's stock kernels, downloaded and unpacked: nothing is installed on this machine.
+//! Debian's stock kernels, downloaded and unpacked. Nothing is installed on this machine.
 
 use std::fs;
 use std::io::Write;
@@ -11,9 +11,9 @@ use super::Preparation;
 use super::cache::Inputs;
 use super::command::run;
 
-/// Modules that a guest or the nested lab loads. Modules built into a kernel are skipped.
+/// Modules that a guest or the nested lab loads. Modules that a kernel contains are skipped.
 const MODULES: &[&str] = &[
-    // the guest's devices
+    // The guest's devices.
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
@@ -22,7 +22,7 @@ const MODULES: &[&str] = &[
     "virtio-rng",
     "ext4",
     "crc32c-intel",
-    // the nested lab's
+    // The nested lab.
     "kvm-amd",
     "kvm-intel",
     "tun",
@@ -33,8 +33,8 @@ const MODULES: &[&str] = &[
     "sch_plug",
 ];
 
-/// Modules that a guest with the generic kernel loads: the guest modules above, and drivers of cards that no
-/// cloud has.
+/// Modules that a guest with the generic kernel loads: the guest's modules above, and drivers of
+/// real cards.
 const GENERIC_MODULES: &[&str] = &[
     "virtio_mmio",
     "virtio_blk",
@@ -46,17 +46,17 @@ const GENERIC_MODULES: &[&str] = &[
     "e1000",
 ];
 
-/// Which of Debian's kernels.
+/// One of Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelChoice {
-    /// The one for clouds: small, boots fast, knows virtio.
+    /// The cloud kernel: small, boots fast, has virtio drivers.
     Cloud,
-    /// The one for every machine, with drivers for real cards.
+    /// The generic kernel: has drivers for real cards.
     Generic,
 }
 
 impl KernelChoice {
-    /// The package that depends on the newest image.
+    /// The package that depends on the newest kernel image.
     const fn package(self) -> &'static str {
         match self {
             Self::Cloud => "linux-image-cloud-amd64",
@@ -71,7 +71,7 @@ impl KernelChoice {
         }
     }
 
-    /// Suffix of the names of artefacts made from it.
+    /// Suffix of the names of artefacts made from this kernel.
     pub(crate) const fn suffix(self) -> &'static str {
         match self {
             Self::Cloud => "",
@@ -88,7 +88,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Which it is.
+    /// The choice of this kernel.
     pub(crate) fn choice(&self) -> KernelChoice {
         self.choice
     }
@@ -103,17 +103,17 @@ impl Kernel {
         self.dir.join("vmlinux")
     }
 
-    /// A root with `lib/modules/RELEASE`: the modules and their dependencies.
+    /// The directory with `lib/modules/RELEASE`: the modules and their dependencies.
     pub(crate) fn modules(&self) -> PathBuf {
         self.dir.join("modules")
     }
 
-    /// The static busybox that goes with it.
+    /// The static busybox.
     pub(crate) fn busybox(&self) -> PathBuf {
         self.dir.join("busybox")
     }
 
-    /// Identifies this kernel among the inputs of artefacts made from it.
+    /// The key of this kernel, as an input of artefacts made from it.
     pub(crate) fn inputs(&self) -> Inputs {
         let key = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Inputs::from([("kernel".to_owned(), key)])
@@ -149,7 +149,7 @@ fn build(p: &Preparation<'_>, choice: KernelChoice, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the wanted modules and what they depend on, uncompressed.
+/// Copies the wanted modules and their dependencies, uncompressed.
 fn select_modules(
     unpacked: &Path,
     dir: &Path,
@@ -178,7 +178,7 @@ fn depmod(dir: &Path, root: &Path, release: &str) -> Result<()> {
     run(Command::new(dir.join("busybox")).arg("depmod").arg("-b").arg(root).arg(release))
 }
 
-/// Later Debian kernels ship `.ko.xz`; busybox's depmod needs uncompressed modules.
+/// Decompresses modules: later Debian kernels ship `.ko.xz`, which busybox's depmod cannot read.
 fn decompress_modules(tree: &Path, say: &dyn Fn(&str)) -> Result<()> {
     let mut compressed = Vec::new();
     find_compressed(tree, &mut compressed)?;
@@ -201,8 +201,8 @@ fn find_compressed(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The files of a module and of its dependencies, by `modules.dep`; empty if the module is built into the
-/// kernel.
+/// The files of a module and of its dependencies, from `modules.dep`. Empty if the kernel contains
+/// the module.
 fn with_dependencies<'a>(table: &'a str, module: &str) -> Vec<&'a str> {
     let wanted = module.replace('-', "_");
     let line = table.lines().filter_map(|l| l.split_once(':')).find(|(file, _)| {
@@ -214,11 +214,12 @@ fn with_dependencies<'a>(table: &'a str, module: &str) -> Vec<&'a str> {
     })
 }
 
-/// Takes the ELF file out of a bzImage, by the offsets of its boot header (the kernel's `x86/boot.rst`).
+/// Extracts the ELF file of a bzImage, by the offsets in its boot header (the kernel's
+/// `x86/boot.rst`).
 fn extract_vmlinux(image: &[u8], say: &dyn Fn(&str)) -> Result<Vec<u8>> {
     let payload = payload(image).context("the kernel image has no readable boot header")?;
     let (tool, package, payload) = match payload {
-        // xz complains about the four bytes of size that follow the payload.
+        // Remove the size (4 bytes) after the payload: xz reports it as an error.
         [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz", "xz-utils", &payload[..payload.len() - 4]),
         [0x1f, 0x8b, ..] => ("gzip", "gzip", payload),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", "zstd", payload),
@@ -250,7 +251,7 @@ fn payload(image: &[u8]) -> Option<&[u8]> {
     image.get(start..start + word(0x24c)?)
 }
 
-/// Runs a decompressor. Its exit status is ignored, because the tool complains about the bytes after the
+/// Runs a decompressor. Its exit status is ignored, because it fails on the bytes after the
 /// payload.
 fn decompress(tool: &str, input: &[u8]) -> Result<Vec<u8>> {
     let mut child = Command::new(tool)
@@ -262,7 +263,8 @@ fn decompress(tool: &str, input: &[u8]) -> Result<Vec<u8>> {
         .with_context(|| format!("cannot start `{tool}`"))?;
     let mut stdin = child.stdin.take().context("a pipe to the decompressor")?;
     let input = input.to_vec();
-    // The write fails with EPIPE when the tool stops at the end of the payload; the caller checks the output.
+    // The write fails with EPIPE when the program stops at the end of the payload. The caller
+    // checks the output.
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output()?;
     let _ = writer.join();

@@ -1,6 +1,7 @@
-//! Prepares guests: a stock Debian kernel, an initramfs and a Debian root file system, cached outside the tree.
+//! Prepares guests from Debian: a stock kernel, an initramfs and a root file system, cached outside
+//! the source tree.
 //!
-//! Everything here is data for tests and demonstrations. The monitor itself needs none of it.
+//! Only tests and demonstrations need these guests; the monitor does not.
 
 pub(crate) mod cache;
 mod command;
@@ -22,17 +23,17 @@ use debian::Archive;
 pub use kernel::KernelChoice;
 pub use packages::{ensure_packages, ensure_programs};
 
-/// One preparation: the cache and the Debian archive it is filled from.
+/// A preparation: the cache, and the Debian archive that fills it.
 pub struct Preparation<'a> {
-    /// Called with each step, one line at a time.
+    /// Receives each step as one line of text.
     pub(crate) say: &'a dyn Fn(&str),
-    /// Where prepared artefacts live.
+    /// The cache of prepared artefacts.
     pub(crate) cache: Cache,
-    /// Where packages come from.
+    /// The source of packages.
     pub(crate) archive: Archive,
 }
 
-/// A stock Linux guest, ready to be copied and booted.
+/// The files of a stock Linux guest.
 #[derive(Debug, Clone)]
 pub struct LinuxGuest {
     /// The kernel as Debian ships it (bzImage).
@@ -41,12 +42,12 @@ pub struct LinuxGuest {
     pub vmlinux: PathBuf,
     /// The initramfs: busybox, the virtio drivers, and a script that mounts `/dev/vda`.
     pub initramfs: PathBuf,
-    /// The pristine root file system (ext4). Never boot it: boot a copy.
+    /// The pristine root file system (ext4). Boot only copies of it.
     pub rootfs: PathBuf,
 }
 
 impl<'a> Preparation<'a> {
-    /// Opens the cache and the package lists; refreshes the lists if they are missing or old.
+    /// Opens the cache and the package lists, and refreshes the lists if they are missing or old.
     ///
     /// # Errors
     /// The cache cannot be used, or the lists cannot be fetched.
@@ -56,10 +57,10 @@ impl<'a> Preparation<'a> {
         Ok(Self { say, cache, archive })
     }
 
-    /// A kernel, the initramfs that goes with it, and the root file system of the Linux guest.
+    /// Prepares a kernel, its initramfs, and the root file system of the Linux guest.
     ///
     /// # Errors
-    /// One cannot be made.
+    /// One of them cannot be made.
     pub fn linux_guest(&self, choice: KernelChoice) -> Result<LinuxGuest> {
         let kernel = kernel::prepare(self, choice)?;
         let initramfs = initramfs::prepare(self, &kernel)?;

@@ -12,10 +12,11 @@ use anyhow::{Context, Result, bail};
 
 use super::command::{output, run};
 
-/// Makes sure that packages are installed: root installs the missing packages, other users get the command to run.
+/// Ensures that Debian packages are installed. As root, installs the missing ones; otherwise the
+/// error contains the command.
 ///
 /// # Errors
-/// A package cannot be installed.
+/// A package is missing and cannot be installed.
 pub fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
     let missing = missing(wanted)?;
     if missing.is_empty() {
@@ -35,8 +36,8 @@ pub fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
         .with_context(|| format!("installing the Debian packages {list}"))
 }
 
-/// Makes sure that programs exist, each given by its path and its Debian package. If all exist, their origin does not
-/// matter.
+/// Ensures that programs exist, each given by its path and its Debian package. An existing program
+/// may have any origin.
 ///
 /// # Errors
 /// As [`ensure_packages`].
@@ -46,8 +47,8 @@ pub fn ensure_programs(wanted: &[(&str, &str)], say: &dyn Fn(&str)) -> Result<()
     if packages.is_empty() { Ok(()) } else { ensure_packages(&packages, say) }
 }
 
-/// While it lives, newly installed packages start no service: tests start servers of their own, and the machine's
-/// owner did not ask for services. An existing policy stays.
+/// While this value lives, newly installed packages start no service: tests start their own
+/// servers, and the owner of the machine wants none. An existing policy stays unchanged.
 struct NoServices {
     ours: bool,
 }
@@ -59,7 +60,7 @@ const POLICY_MARK: &str = "made by kemari's xtask";
 impl NoServices {
     fn begin() -> Result<Self> {
         let context = || format!("making {POLICY}, which keeps packages from starting services");
-        // A policy left by a killed process refuses nothing any more, and is removed.
+        // Remove the policy of a killed process: it refuses nothing any more.
         if fs::read_to_string(POLICY).is_ok_and(|text| text.contains(POLICY_MARK)) {
             fs::remove_file(POLICY).with_context(context)?;
         }
@@ -76,7 +77,7 @@ impl NoServices {
             "#!/bin/sh\n# {POLICY_MARK}; says no (101) only while that runs\nkill -0 {process} 2>/dev/null && exit 101\nexit 0\n"
         );
         file.write_all(policy.as_bytes()).with_context(context)?;
-        // Set explicitly, because this process's umask may clear the bits.
+        // Set the mode explicitly: this process's umask may have cleared bits.
         fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)).with_context(context)?;
         Ok(Self { ours: true })
     }
@@ -90,7 +91,7 @@ impl Drop for NoServices {
     }
 }
 
-/// Whether this process may install packages.
+/// Whether this process runs as root, and so may install packages.
 pub(crate) fn is_root() -> Result<bool> {
     Ok(output(Command::new("id").arg("-u"))?.trim() == "0")
 }
@@ -102,7 +103,7 @@ fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
              use a Debian machine or container, or the micro-guest (`--guest micro`)"
         );
     }
-    // dpkg-query fails if it does not know one of the names, but still prints the others.
+    // dpkg-query fails if one name is unknown, and still prints the others.
     let known = Command::new("dpkg-query")
         .args(["-W", "-f", "${db:Status-Status} ${Package}\n"])
         .args(wanted)
@@ -120,7 +121,7 @@ fn apt_get() -> Command {
     command
 }
 
-/// Runs `apt-get update`, at most once per process, if permitted.
+/// Runs `apt-get update` as root, at most once per process.
 pub(super) fn update_lists(say: &dyn Fn(&str)) -> Result<()> {
     static DONE: OnceLock<()> = OnceLock::new();
     if DONE.get().is_none() && is_root()? {

@@ -1,4 +1,5 @@
-//! A stock kernel that loses its host while it boots, over tap interfaces; in the nested lab.
+//! Test, in the nested lab: a stock kernel loses its host while it boots. The guest's network is a
+//! tap.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -21,13 +22,13 @@ fn a_stock_kernel_survives_the_death_of_its_host_while_it_boots() {
         .linux_guest(&guest, &["root.ext4"])
         .file(kemari, "kemari")
         .file(script, "failover-while-booting");
-    // On a loaded machine a stage of a round takes minutes.
+    // A stage of a round takes minutes on a loaded machine.
     spec.stall = Duration::from_secs(240);
     spec.timeout = Duration::from_secs(1200);
     let mut passed = 0;
     let mut show = |line: &str| {
         println!("{line}");
-        // A stalled lab is booted once more, and the script starts again.
+        // A lab that stalled is booted once more, and the script starts again.
         if line.starts_with("LAB retry of ") {
             passed = 0;
         }

@@ -1,4 +1,4 @@
-//! One QEMU process: its serial console and its end.
+//! A QEMU process: its serial console and its end.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -13,16 +13,16 @@ use anyhow::{Context, Result, bail, ensure};
 use super::scratch::Scratch;
 use super::{LabImages, LabSpec, Stalled};
 
-/// How long a signal may go unnoticed while the console is silent.
+/// Longest delay until a signal is noticed while the console is silent.
 const SIGNAL_LATENCY: Duration = Duration::from_millis(100);
 
-/// A running QEMU. Killed, by its own pid, when dropped; the kernel kills it when this process dies.
+/// A running QEMU. Dropping it kills QEMU; if this process dies, the kernel kills QEMU.
 #[derive(Debug)]
 pub(super) struct Machine {
     child: Child,
     input: ChildStdin,
     lines: Receiver<String>,
-    /// Dropped with the machine; the thread that started QEMU lives until then.
+    /// Keeps the thread that started QEMU alive until the machine is dropped.
     _alive: Sender<()>,
     started: Instant,
     errors: PathBuf,
@@ -37,11 +37,11 @@ impl Machine {
         let (to_us, from_reader) = mpsc::channel();
         let (to_lines, lines) = mpsc::channel();
         let (alive, until_dropped) = mpsc::channel::<()>();
-        // The kernel sends the parent-death signal when the *thread* that started QEMU ends. This thread therefore
-        // reads QEMU's output and then waits until the machine is dropped.
+        // This thread reads QEMU's output and then waits until the machine is dropped: the kernel
+        // sends the parent-death signal when the *thread* that started QEMU ends.
         std::thread::Builder::new().name(format!("lab-{}", spec.name)).spawn(move || {
             spawn_and_read(command, &to_us, to_lines);
-            // Returns an error when the other side is dropped; that is the event to wait for.
+            // Returns an error when the machine is dropped.
             let _ = until_dropped.recv();
         })?;
         let (child, input) = from_reader.recv().context("the lab's reader ended")??;
@@ -49,8 +49,8 @@ impl Machine {
         Ok(Self { child, input, lines, _alive: alive, started, errors })
     }
 
-    /// The next line of the serial console. A silence that lasts too long, or no end within the time allowed, is an
-    /// error.
+    /// The next line of the serial console. Fails if the console is silent for too long, or if the
+    /// time limit of the lab has passed.
     pub(super) fn next_line(&mut self, spec: &LabSpec) -> Result<String> {
         match self.receive(spec)? {
             Some(line) => Ok(line),
@@ -61,7 +61,7 @@ impl Machine {
         }
     }
 
-    /// Waits until QEMU has ended by itself.
+    /// Waits until QEMU ends by itself.
     pub(super) fn wait_for_power_off(&mut self, spec: &LabSpec) -> Result<()> {
         while self.receive(spec)?.is_some() {}
         let status: ExitStatus = self.child.wait()?;
@@ -69,7 +69,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The next line; `None` when QEMU has closed its output, which happens when it ends.
+    /// The next line; `None` when QEMU has closed its output because it ends.
     fn receive(&self, spec: &LabSpec) -> Result<Option<String>> {
         let silent_since = Instant::now();
         loop {
@@ -90,20 +90,20 @@ impl Machine {
         }
     }
 
-    /// Types into the serial console.
+    /// Writes to the serial console.
     pub(super) fn type_in(&mut self, text: &[u8]) -> Result<()> {
         self.input.write_all(text).context("the lab's serial console")?;
         Ok(self.input.flush()?)
     }
 
-    /// Ends QEMU at once.
+    /// Kills QEMU.
     pub(super) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// An error unless QEMU has ended.
+    /// Fails if QEMU still runs.
     pub(super) fn ensure_ended(&mut self) -> Result<()> {
         ensure!(
             self.child.try_wait()?.is_some(),
@@ -114,14 +114,15 @@ impl Machine {
 
     fn error_text(&self) -> String {
         let text = fs::read_to_string(&self.errors).unwrap_or_default();
-        // The emulator lists features of the named processor that it lacks. Nothing here depends on those features.
+        // Remove QEMU's list of features that its emulator lacks: nothing here depends on them.
         text.lines().filter(|l| !l.contains("TCG doesn't support")).collect::<Vec<_>>().join("\n")
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // A drop cannot report an error, and a process that has already ended gives none.
+        // Ignore the error: a drop cannot report it, and there is none if the process has already
+        // ended.
         let _ = self.kill();
     }
 }
@@ -145,7 +146,8 @@ fn spawn_and_read(mut command: Command, to_us: &Sender<Spawned>, lines: Sender<S
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
         let text = String::from_utf8_lossy(&line);
-        // While the lab is being dropped the receiver is gone; QEMU must not block on a full pipe until then.
+        // The send fails while the lab is being dropped. Read on until then: QEMU must not block on
+        // a full pipe.
         let _ = lines.send(text.trim_end_matches(['\r', '\n']).to_owned());
         line.clear();
     }
@@ -161,8 +163,8 @@ fn spawn(command: &mut Command) -> Result<(Child, ChildStdin, ChildStdout)> {
 fn command(images: &LabImages, spec: &LabSpec, scratch: &Scratch) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).args(&images.qemu);
-    // q35, because on microvm the calibration of the PIT sometimes fails under the emulator. One processor, also for
-    // guests with two: with two processors about one boot in ninety hung.
+    // q35, because the calibration of the PIT sometimes fails on microvm under the emulator.
+    // One processor, even for guests with two: with two processors about one boot in ninety hung.
     command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC", "-smp", "1"]);
     command.args(["-m", &format!("{}M", spec.memory_mib)]);
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
@@ -175,7 +177,8 @@ fn command(images: &LabImages, spec: &LabSpec, scratch: &Scratch) -> Command {
             .arg(format!("if=none,id={id},format=raw,{options},file={}", path.display()));
     };
     drive("userland", &images.userland, "readonly=on");
-    // Flushes of the lab's disk need not reach this machine's disk: a killed QEMU loses the lab's page cache, not ours.
+    // QEMU need not flush the lab's disk: killing QEMU loses the lab's page cache, not this
+    // machine's.
     drive("scratch", &scratch.disk(), "cache=unsafe");
     command
 }

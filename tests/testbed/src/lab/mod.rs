@@ -1,11 +1,14 @@
-//! The nested lab: an emulated AMD machine with SVM, in which a stock Debian kernel offers a real `/dev/kvm`.
+//! The nested lab: an emulated AMD machine with SVM, in which a stock Debian kernel provides a real
+//! `/dev/kvm`.
 //!
-//! For machines whose own `/dev/kvm` cannot run a stock kernel, or that have none. QEMU's emulator runs the lab's host
-//! ("L1"): Debian's kernel, busybox, and the tools of the Linux guest's root file system. A command given by the caller
-//! runs there and may start guests ("L2"). It is about twenty times slower than hardware, and correct.
+//! For machines without a `/dev/kvm` that runs stock kernels. QEMU's emulator runs the lab's host
+//! ("L1"): Debian's kernel, busybox, and the programs of the Linux guest's root file system. The
+//! caller's command runs there and may start guests ("L2"). The lab is about twenty times slower
+//! than hardware, and correct.
 //!
-//! Inside, a command finds `/scratch` (a disk of its own with the caller's files, where it starts), `/dev/kvm`, tun,
-//! bridge and veth, and Debian's `ip`, `e2fsck`, `redis-cli` and the like, from the guest's image under `/debian`.
+//! The command starts in `/scratch`, a disk with the caller's files. It has `/dev/kvm`, tun, bridge
+//! and veth, and Debian's `ip`, `e2fsck`, `redis-cli` and others, from the guest's image under
+//! `/debian`.
 
 mod image;
 mod machine;
@@ -23,10 +26,10 @@ use crate::guest::{LinuxGuest, Preparation, kernel};
 use machine::Machine;
 use scratch::Scratch;
 
-/// The lab's images, from the cache.
+/// The lab's images in the cache.
 #[derive(Debug, Clone)]
 pub struct LabImages {
-    /// QEMU, with the options that name its data directories.
+    /// QEMU's program, with the options that name its data directories.
     qemu: Vec<String>,
     kernel: PathBuf,
     initramfs: PathBuf,
@@ -50,7 +53,7 @@ impl LabImages {
     }
 }
 
-/// QEMU's program and first options, for callers that need the lab's version.
+/// QEMU's program and its first options, for callers that need the lab's version of QEMU.
 ///
 /// # Errors
 /// QEMU cannot be installed, or is too old.
@@ -58,31 +61,31 @@ pub fn qemu(p: &Preparation<'_>) -> Result<Vec<String>> {
     qemu::prepare(p)
 }
 
-/// What to boot, and what to run in it.
+/// The machine to boot, and the command to run in it.
 #[derive(Debug, Clone)]
 pub struct LabSpec {
-    /// Appears in messages.
+    /// The lab's name in messages.
     pub name: String,
-    /// The lab's memory.
+    /// The lab's memory in MiB.
     pub memory_mib: u32,
-    /// Size of `/scratch`; it is sparse.
+    /// Size of the disk at `/scratch` in MiB. Its image is sparse.
     pub scratch_mib: u32,
-    /// Files for `/scratch`: where they are, and their names there. Permissions are kept.
+    /// Files for `/scratch`: the path on this machine, and the name there. Permissions are kept.
     pub files: Vec<(PathBuf, String)>,
     /// The shell command that runs in `/scratch`.
     pub command: String,
-    /// The command must end within this time.
+    /// Time limit for the whole lab.
     pub timeout: Duration,
-    /// A lab that prints nothing for this long has stalled.
+    /// The lab counts as stalled after this time without output.
     pub stall: Duration,
-    /// How often a stalled lab is started again.
+    /// Number of times that a stalled lab is started again.
     pub retries: u32,
-    /// Set by a signal handler: the lab is then ended with an error.
+    /// A signal handler sets it to end the lab with an error.
     pub interrupted: Arc<AtomicBool>,
 }
 
 impl LabSpec {
-    /// A lab that runs one command, with the usual sizes and times.
+    /// A lab that runs one command, with default sizes and times.
     pub fn new(name: &str, command: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -97,14 +100,14 @@ impl LabSpec {
         }
     }
 
-    /// Puts a file into `/scratch`.
+    /// Adds a file to `/scratch`.
     pub fn file(mut self, from: impl Into<PathBuf>, name: &str) -> Self {
         self.files.push((from.into(), name.to_owned()));
         self
     }
 
-    /// Puts a Linux guest into `/scratch`: `vmlinuz`, `vmlinux`, `initramfs.cpio`, and a copy of the root file system
-    /// under each of the given names.
+    /// Adds a Linux guest to `/scratch`: `vmlinuz`, `vmlinux`, `initramfs.cpio`, and a copy of the
+    /// root file system under each name in `disks`.
     pub fn linux_guest(self, guest: &LinuxGuest, disks: &[&str]) -> Self {
         let spec = self
             .file(&guest.vmlinuz, "vmlinuz")
@@ -114,7 +117,7 @@ impl LabSpec {
     }
 }
 
-/// The lab stalled; the text says how.
+/// The error of a stalled lab; the text contains its sign.
 #[derive(Debug)]
 struct Stalled(String);
 
@@ -126,7 +129,7 @@ impl std::fmt::Display for Stalled {
 
 impl std::error::Error for Stalled {}
 
-/// A lab that is up. Dropping it ends its QEMU and removes its scratch disk.
+/// A running lab. Dropping it ends its QEMU and removes its scratch disk.
 #[derive(Debug)]
 pub struct Lab {
     machine: Machine,
@@ -134,13 +137,13 @@ pub struct Lab {
     spec: LabSpec,
 }
 
-/// The lab's first line, when `/dev/kvm` exists and the command starts.
+/// Marker of the lab's first line: `/dev/kvm` exists and the command starts.
 const UP: &str = "LAB up ";
-/// The lab's last line, with the command's exit status.
+/// Marker of the lab's last line, with the command's exit status.
 const EXIT: &str = "LAB exit ";
-/// The lab's line when it cannot do its work.
+/// Marker of the lab's line when `/dev/kvm` or a disk is missing.
 const FAILED: &str = "LAB failed";
-/// What a kernel prints when it makes no progress.
+/// A kernel prints these when a CPU makes no progress.
 const STALL_SIGNS: &[&str] = &[
     "rcu_sched self-detected stall",
     "detected stalls on CPU",
@@ -149,9 +152,9 @@ const STALL_SIGNS: &[&str] = &[
 ];
 
 impl Lab {
-    /// Boots a lab until its command starts.
+    /// Boots a lab and waits until its command starts.
     ///
-    /// `on_line` gets every line of the lab's serial console, without its end.
+    /// `on_line` receives each line of the lab's serial console, without the line end.
     ///
     /// # Errors
     /// The lab cannot be started, does not come up in time, or stalls.
@@ -163,10 +166,10 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Waits for the command's end; returns its exit status.
+    /// Waits for the end of the command and returns its exit status.
     ///
     /// # Errors
-    /// It does not end in time, or the lab stalls.
+    /// The command does not end in time, or the lab stalls.
     pub fn run(&mut self, on_line: &mut dyn FnMut(&str)) -> Result<i32> {
         let status = self.wait_for(EXIT, on_line)?;
         let status = status.trim().parse().with_context(|| format!("exit status {status:?}"))?;
@@ -174,10 +177,10 @@ impl Lab {
         Ok(status)
     }
 
-    /// Waits for a line that begins with `marker` and returns what follows it.
+    /// Waits for a line that begins with `marker`, and returns the rest of the line.
     ///
     /// # Errors
-    /// No such line comes in time, or the lab stalls or ends.
+    /// No such line arrives in time, or the lab stalls or ends.
     pub fn wait_for(&mut self, marker: &str, on_line: &mut dyn FnMut(&str)) -> Result<String> {
         loop {
             let line = self.machine.next_line(&self.spec)?;
@@ -200,7 +203,7 @@ impl Lab {
         }
     }
 
-    /// Types into the lab's serial console: the standard input of its command.
+    /// Writes to the lab's serial console, which is the standard input of its command.
     ///
     /// # Errors
     /// The lab has ended.
@@ -208,22 +211,23 @@ impl Lab {
         self.machine.type_in(text)
     }
 
-    /// Reads a file of `/scratch`, after the lab has ended.
+    /// Reads a file from `/scratch` after the end of the lab.
     ///
     /// # Errors
-    /// The lab still runs, or there is no such file.
+    /// The lab still runs, or the file does not exist.
     pub fn fetch(&mut self, name: &str) -> Result<Vec<u8>> {
         self.machine.ensure_ended()?;
         self.scratch.fetch(name)
     }
 }
 
-/// Boots a lab, runs its command to the end, and returns the exit status and the ended lab (for `fetch`).
+/// Boots a lab and runs its command to the end. Returns the exit status and the ended lab (for
+/// `fetch`).
 ///
-/// A stall at any time is reported, and everything starts once more in a fresh lab.
+/// Reports a stall, and then starts again with a fresh lab.
 ///
 /// # Errors
-/// The lab cannot be started, or stalls again.
+/// The lab cannot be started, or stalls once more often than it is retried.
 pub fn run(
     images: &LabImages,
     spec: &LabSpec,
@@ -236,7 +240,7 @@ pub fn run(
     })
 }
 
-/// Repeats `work` after a stall: the emulator is known to stall sometimes. Other errors are not repeated.
+/// Repeats `attempt` after a stall, because the emulator sometimes stalls. Returns other errors.
 fn retry<T>(
     spec: &LabSpec,
     on_line: &mut dyn FnMut(&str),

@@ -1,7 +1,8 @@
-//! A QEMU whose emulator handles nested virtualisation correctly.
+//! A QEMU whose emulator supports nested virtualisation correctly.
 //!
-//! Version 7.2 (Debian bookworm) does not intercept XSETBV in a guest, so saving and restoring a stock kernel fails
-//! under it. The version from bookworm-backports is unpacked into the cache; it is not installed.
+//! Version 7.2 (Debian bookworm) does not intercept XSETBV in a guest, so a stock kernel cannot be
+//! saved and restored under it. The version of bookworm-backports is unpacked into the cache and
+//! not installed.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,13 +14,14 @@ use crate::guest::cache::Inputs;
 use crate::guest::debian::{BACKPORTS, SUITE};
 use crate::guest::{ensure_packages, output};
 
-/// The oldest version known to work.
+/// The oldest version that is known to work.
 const OLDEST: u32 = 10;
 const PACKAGES: &[&str] = &["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 
-/// Prepares QEMU; returns its program and first options.
+/// Prepares QEMU, and returns its program and first options.
 pub(super) fn prepare(p: &Preparation<'_>) -> Result<Vec<String>> {
-    // The distribution's own package also brings the libraries that the newer version needs.
+    // Install the distribution's package: it also brings the libraries that the newer version
+    // needs.
     ensure_packages(&["qemu-system-x86"], p.say)?;
     let installed = vec!["qemu-system-x86_64".to_owned()];
     if version(&installed)? >= OLDEST {

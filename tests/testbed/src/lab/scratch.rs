@@ -1,5 +1,5 @@
-//! A lab's own directory on this machine, and its scratch disk: the caller's files go in, results come
-//! out.
+//! The lab's directory on this machine, and its scratch disk: the caller's files go in, results
+//! come out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,19 @@ use anyhow::{Context, Result, bail};
 use super::LabSpec;
 use crate::guest::{output, run};
 
-/// The caller's command, in the scratch disk.
+/// The name of the caller's command in the scratch disk.
 const COMMAND: &str = "lab-command";
-/// Prefix of the directory's name; the process id and a count follow.
+/// Prefix of the directory's name. The process ID and a count follow.
 const PREFIX: &str = "kemari-lab-";
 
-/// Removed with its contents when dropped.
+/// The lab's directory. Dropping it removes the directory.
 #[derive(Debug)]
 pub(super) struct Scratch {
     dir: PathBuf,
 }
 
 impl Scratch {
-    /// Makes the directory and an ext4 disk with the caller's files in it.
+    /// Creates the directory, and an ext4 disk that contains the caller's files.
     pub(super) fn make(spec: &LabSpec) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -34,7 +34,7 @@ impl Scratch {
         let tree = scratch.path("tree");
         fs::create_dir(&tree)?;
         for (from, name) in &spec.files {
-            // Copies, not links: two names of one file would be one file in the disk too.
+            // Copy instead of linking: two links to one file would become one file in the disk.
             run(Command::new("cp")
                 .args(["--sparse=always", "--reflink=auto", "--preserve=mode"])
                 .args([from, &tree.join(name)]))?;
@@ -59,7 +59,7 @@ impl Scratch {
         self.path("scratch.ext4")
     }
 
-    /// Reads a file out of the disk. The lab must have ended.
+    /// Reads a file from the disk. The lab must have ended.
     pub(super) fn fetch(&self, name: &str) -> Result<Vec<u8>> {
         replay_journal(&self.disk())?;
         let to = self.path("fetched");
@@ -79,20 +79,22 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes the directories of processes that were killed before they could clean up.
+/// Removes the directories of killed processes.
 fn remove_abandoned() {
     let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
         let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
         if process.is_some_and(|p| !Path::new("/proc").join(p).exists()) {
-            // Another process may be removing the same directory; what is left is found next time.
+            // Ignore the error: another process may be removing the same directory. The next lab
+            // removes the rest.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// After a power failure the disk's journal holds changes that the directory does not show yet.
+/// Replays the disk's journal: after a power failure it holds changes that the directories do not
+/// show yet.
 fn replay_journal(disk: &Path) -> Result<()> {
     let status = Command::new("e2fsck").args(["-p"]).arg(disk).output()?.status;
     match status.code() {

@@ -1,4 +1,4 @@
-//! Tests of the lab. The ignored ones boot it (`cargo test -p kemari-testbed -- --ignored`).
+//! Tests of the lab. The ignored tests boot it (`cargo test -p kemari-testbed -- --ignored`).
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -71,15 +71,15 @@ fn a_silent_lab_is_started_once_more_and_then_given_up() {
     assert_eq!(said.iter().filter(|l| l.starts_with(UP)).count(), 2);
 }
 
-/// `kemari run` works without a standby: a person logs in at the serial console of a stock Debian guest, and disk and
-/// network work.
+/// `kemari run` works without a standby: a person logs in at the serial console of a stock Debian
+/// guest, and its disk and network work.
 #[test]
 #[ignore = "boots an emulated host with a guest in it"]
 fn a_person_logs_in_at_the_serial_console_of_an_unprotected_guest() {
     log_in(KernelChoice::Cloud, "virtio", "virtio_net");
 }
 
-/// The same with an e1000 card, a card of twenty years ago, and Debian's driver for it.
+/// As above, with an e1000 card (twenty years old) and Debian's driver for it.
 #[test]
 #[ignore = "boots an emulated host with a guest in it"]
 fn a_person_logs_in_at_a_guest_with_an_e1000() {
@@ -92,7 +92,7 @@ fn log_in(kernel: KernelChoice, model: &str, driver: &str) {
     let guest = p.linux_guest(kernel).unwrap();
     let images = LabImages::prepare(&p, &guest).unwrap();
     drop(p);
-    // Another Redis, on the host's side of the tap, serves as the world outside of the guest's network.
+    // A Redis on the host's side of the tap is the outside world of the guest.
     let command = format!(
         "ip tuntap add t0 mode tap vnet_hdr && ip addr add 10.77.0.1/24 dev t0 && ip link set t0 up && \
                    redis-server --bind 10.77.0.1 --port 7000 --protected-mode no --daemonize yes --save '' > /dev/null && \
@@ -109,7 +109,8 @@ fn log_in(kernel: KernelChoice, model: &str, driver: &str) {
         let mut lab = Lab::boot(&images, &spec, &mut show)?;
         lab.wait_for("Debian ", &mut show)?;
         lab.type_in(b"root\n")?;
-        // The shell puts escape sequences before the first line of a command's output: that line is left empty.
+        // Leave the first line of a command's output empty: the shell puts escape sequences before
+        // it.
         lab.type_in(b"printf '\\nLOGGED IN as %s, %s cpus\\n' $(id -un) $(nproc)\n")?;
         assert_eq!(lab.wait_for("LOGGED IN as ", &mut show)?, "root, 2 cpus");
         lab.type_in(

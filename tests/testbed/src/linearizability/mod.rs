@@ -1,10 +1,11 @@
-//! An independent judge of histories: stateright's linearizability tester, over the operations of clients that share a few
-//! objects (P1, P3).
+//! An independent judge of histories (P1, P3): stateright's linearizability tester, applied to the
+//! operations of clients that share a few objects.
 //!
-//! It knows only what an operation must do. It searches for one order of all operations in which each takes effect once,
-//! between its begin and its answer, and every answer is right. An operation that is never answered may or may not have taken
-//! effect. Each object is judged alone, which is sufficient (linearizability is local), and in windows that end when no
-//! operation on the object is outstanding: the search takes exponential time.
+//! The judge knows only the specification of an operation. It searches for one order of all
+//! operations in which each takes effect once, between its begin and its answer, and explains every
+//! answer. An unanswered operation may or may not have taken effect. Each object is judged alone,
+//! which suffices because linearizability is local. The search takes exponential time, so a history
+//! is judged in windows, which end when no operation on the object is outstanding.
 
 mod object;
 mod window;
@@ -16,32 +17,34 @@ use crate::findings::{Finding, Kind};
 pub use object::{Action, Answer, Step, get};
 use window::Window;
 
-/// The judge and its state.
+/// The judge.
 #[derive(Debug)]
 pub struct Judge {
     begun: Instant,
-    /// The prefix of an object's name, before its number.
+    /// The prefix of an object's name; its number follows.
     what: &'static str,
     objects: BTreeMap<u32, Window>,
-    /// How many cells an object has; all begin as 0.
+    /// Number of cells of an object. All begin as 0.
     cells: usize,
     judged: u64,
     findings: Vec<Finding>,
 }
 
 impl Judge {
-    /// A judge of objects with this many cells each, all 0.
+    /// Creates a judge of objects with `cells` cells each.
     pub fn new(what: &'static str, cells: usize) -> Self {
         let objects = BTreeMap::new();
         Self { begun: Instant::now(), what, objects, cells, judged: 0, findings: Vec::new() }
     }
 
-    /// Whether another operation on `object` may begin. If not, its window has to end first: ask again after the next answer.
+    /// Whether another operation on `object` may begin. If not, ask again after the next answer:
+    /// the window must end first.
     pub fn takes(&self, object: u32) -> bool {
         self.objects.get(&object).is_none_or(Window::takes)
     }
 
-    /// A client begins an operation. Call this before the request is sent; the client may have no other operation outstanding.
+    /// Records that a client begins an operation. Call this before the request is sent. The client
+    /// must have no other operation outstanding.
     pub fn begins(&mut self, object: u32, client: u32, steps: Vec<Step>) {
         let (at, cells) = (self.begun.elapsed(), self.cells);
         self.begins_at(at, object, client, steps, cells);
@@ -59,7 +62,7 @@ impl Judge {
         window.begins(at, client, steps);
     }
 
-    /// The client's operation on `object` was answered.
+    /// Records the answer to the client's operation on `object`.
     pub fn ends(&mut self, object: u32, client: u32, answer: Answer) {
         self.ends_at(self.begun.elapsed(), object, client, answer);
     }
@@ -72,7 +75,7 @@ impl Judge {
         }
     }
 
-    /// Judges what is left: outstanding operations count as never answered.
+    /// Judges the rest of the history: outstanding operations count as never answered.
     pub fn finish(&mut self) {
         let objects: Vec<u32> = self.objects.keys().copied().collect();
         for object in objects {
@@ -80,7 +83,7 @@ impl Judge {
         }
     }
 
-    /// All objects are 0 again. Outstanding operations count as never answered by the former objects.
+    /// Sets all objects to 0. Outstanding operations count as never answered by the former objects.
     pub fn begin_anew(&mut self) {
         self.finish();
         self.objects.clear();

@@ -1,4 +1,4 @@
-//! What an operation on an object must do: the sequential specification for the answers.
+//! The sequential specification of an object: the answer that each operation must get.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -7,25 +7,25 @@ use std::rc::Rc;
 
 use stateright::semantics::SequentialSpec;
 
-/// One step of an operation, on one cell of the object.
+/// A step of an operation, on one cell of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     /// The cell.
     pub cell: usize,
-    /// The action on it.
+    /// The action on the cell.
     pub action: Action,
 }
 
-/// What a step does, and what it answers.
+/// The action of a step, and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Answers the value.
     Get,
-    /// Sets the value, and answers it.
+    /// Sets the value and answers it.
     Set(i64),
-    /// Adds to the value, and answers the sum.
+    /// Adds to the value and answers the sum.
     Add(i64),
-    /// Sets the value if it is as expected, and answers the former value.
+    /// Sets the value if it equals `expected`. Answers the former value.
     CompareAndSet {
         /// The value that it must have.
         expected: i64,
@@ -42,9 +42,9 @@ pub fn get() -> Vec<Step> {
 /// The answer to an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// All steps were done; a number for each.
+    /// All steps took effect; the answer of each.
     Done(Vec<i64>),
-    /// No step was done, or ever will be.
+    /// No step took effect, and none will.
     Refused,
 }
 
@@ -76,16 +76,17 @@ impl fmt::Display for Answer {
 #[derive(Debug, Clone)]
 pub(super) enum Operation {
     Do(Vec<Step>),
-    /// An operation of no client, after all answers: see [`Reference::ends`].
+    /// An operation of no client, after all answers. See [`Reference::ends`].
     End,
 }
 
-/// The specified object.
+/// The object, as specified.
 #[derive(Debug, Clone)]
 pub(super) struct Reference {
     pub(super) cells: Vec<i64>,
-    /// The possible values of the cells at the end. The tester stops at the first order that explains all answers; `End`
-    /// records the state in which it is tried and is never right, so that the tester tries all orders.
+    /// The possible values of the cells at the end. The tester stops at the first order that
+    /// explains all answers. `End` is therefore never right, so the tester tries all orders; it
+    /// records the state in each.
     pub(super) ends: Rc<RefCell<BTreeSet<Vec<i64>>>>,
 }
 

@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// An event at a time in milliseconds.
+/// An event of a history; tests give its time in milliseconds.
 enum Event {
     Begin(u32, Action),
     End(u32, i64),
@@ -12,7 +12,7 @@ enum Event {
 
 use Event::{Begin, End, Refused};
 
-/// Judges the history of one object with one cell, to its end.
+/// Judges the complete history of one object with one cell.
 fn judge(history: &[(u64, Event)]) -> (u64, Vec<Finding>) {
     let mut judge = Judge::new("key", 1);
     for (at, event) in history {
@@ -82,7 +82,8 @@ fn a_lost_write_is_found() {
     );
 }
 
-/// P1: a reader saw a write that is missing after the takeover; the write itself was never answered.
+/// P1: a client read a value that is missing after the takeover. The write of that value was never
+/// answered.
 #[test]
 fn a_stale_read_after_the_takeover_is_found() {
     is_wrong(&[
@@ -101,8 +102,8 @@ fn a_doubled_increment_is_found() {
     is_wrong(&[(1, Begin(1, Add(1))), (2, Begin(2, Add(1))), (3, End(1, 1)), (4, End(2, 3))]);
 }
 
-/// An operation that was outstanding when its machine died may or may not have happened, and later than others, but
-/// not both.
+/// An operation that was outstanding when its machine died may have taken effect or not, also after
+/// later operations. It must not do both.
 #[test]
 fn what_was_never_answered_may_have_happened_or_not() {
     for seen in [0, 5] {
@@ -123,7 +124,7 @@ fn what_was_refused_did_not_happen() {
     is_wrong(&[(1, Begin(1, Set(5))), (2, Refused(1)), (3, Begin(2, Get)), (4, End(2, 5))]);
 }
 
-/// Fails if a window that ends with two possible states continues with only one of them.
+/// Fails if a window that ends in two possible states is continued with only one of them.
 #[test]
 fn two_writes_at_once_leave_either_value() {
     for seen in [5, 6] {
@@ -148,7 +149,7 @@ fn two_writes_at_once_leave_either_value() {
     ]);
 }
 
-/// A reader sees one cell of a transaction and not the other, or a sum that is not kept.
+/// A reader must not see one cell of a transaction without the other, nor a wrong sum.
 #[test]
 fn a_transaction_is_one_operation() {
     let seen = |read: [i64; 2]| {
@@ -164,8 +165,8 @@ fn a_transaction_is_one_operation() {
     assert_eq!([seen([3, 0]), seen([0, -3]), seen([6, -6])], [1, 1, 1]);
 }
 
-/// The search takes exponential time: a window stays small whatever clients do, and the worst window is judged
-/// quickly.
+/// The search takes exponential time. A window stays small whatever clients do, and the largest
+/// window is judged quickly.
 #[test]
 fn a_window_is_bounded() {
     let mut judge = Judge::new("key", 1);

@@ -1,4 +1,4 @@
-//! The history of one object since no operation on it was outstanding.
+//! The history of one object since the last moment without outstanding operations.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -12,9 +12,9 @@ use super::object::{Answer, Operation, Reference, Step};
 
 /// Maximum number of operations in a window: the search tries all their orders.
 const OPERATIONS: usize = 8;
-/// Maximum number of outstanding operations among them.
+/// Maximum number of outstanding operations in a window.
 const UNDER_WAY: usize = 4;
-/// The client that asks for the end state.
+/// The client that requests the end state.
 const NOBODY: u32 = u32::MAX;
 
 #[derive(Debug)]
@@ -31,11 +31,11 @@ enum Event {
     End(usize),
 }
 
-/// See the module.
+/// The window.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// The possible values of the cells at the begin; empty after a contradiction, because later operations
-    /// cannot be judged then.
+    /// The possible values of the cells at the begin. Empty after a contradiction: later operations
+    /// cannot be judged.
     starts: BTreeSet<Vec<i64>>,
     entries: Vec<Entry>,
     events: Vec<Event>,
@@ -75,7 +75,7 @@ impl Window {
         self.entries[place].answer = Some((at, answer));
     }
 
-    /// Judges the window and begins the next one. Outstanding operations count as never answered.
+    /// Judges the window and begins the next. Outstanding operations count as never answered.
     pub(super) fn close(&mut self) -> Result<(), String> {
         if self.starts.is_empty() {
             self.entries.clear();

@@ -1,5 +1,5 @@
-//! The two hosts: a network namespace each, joined by a cable, if permitted; else loopback with a relay between them.
-//! In both cases the replication link can be cut silently.
+//! The two hosts: a network namespace for each, joined by a cable; if that is not permitted,
+//! loopback with a relay between them. Both can cut the replication link silently.
 
 mod namespaces;
 mod relay;
@@ -20,14 +20,14 @@ pub use taps::GUEST_TAP;
 /// One of the two hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Host {
-    /// Where the virtual machine starts.
+    /// The host on which the virtual machine starts.
     A,
-    /// Where its first standby is.
+    /// The host of its first standby.
     B,
 }
 
 impl Host {
-    /// The other one.
+    /// The other host.
     pub const fn other(self) -> Self {
         match self {
             Self::A => Self::B,
@@ -35,7 +35,7 @@ impl Host {
         }
     }
 
-    /// Its place in a pair of things.
+    /// The host's index in an array with an entry for each host.
     pub const fn index(self) -> usize {
         match self {
             Self::A => 0,
@@ -43,7 +43,7 @@ impl Host {
         }
     }
 
-    /// A name for files and people.
+    /// The host's name in file names and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::A => "a",
@@ -52,22 +52,22 @@ impl Host {
     }
 }
 
-/// The hosts and the replication link between them. They go away when dropped.
+/// The hosts and the replication link between them. Dropping it removes them.
 #[derive(Debug)]
 pub enum TestNetwork {
     /// Each host is a network namespace.
     Namespaces(Namespaces),
-    /// Both hosts are on loopback, each standby behind a relay.
+    /// Both hosts are on loopback. A relay is in front of each standby.
     Loopback {
         /// The relay in front of each host's standby.
         relays: [Relay; 2],
-        /// Why there are no namespaces.
+        /// The reason for the lack of namespaces.
         reason: String,
     },
 }
 
 impl TestNetwork {
-    /// Namespaces where permitted, else loopback.
+    /// Creates namespaces if permitted, else uses loopback.
     ///
     /// # Errors
     /// Loopback cannot be set up, or namespaces are missing where [every test must run](MUST_RUN).
@@ -82,15 +82,15 @@ impl TestNetwork {
         }
     }
 
-    /// Loopback, because of `reason`.
+    /// Uses loopback, because of `reason`.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// No port is free.
     pub fn loopback(reason: String) -> Result<Self> {
         Ok(Self::Loopback { relays: [Relay::new()?, Relay::new()?], reason })
     }
 
-    /// A description for people.
+    /// A description for a report.
     pub fn describe(&self) -> String {
         match self {
             Self::Namespaces(namespaces) => format!(
@@ -104,7 +104,7 @@ impl TestNetwork {
         }
     }
 
-    /// A command that runs `program` on `host` and ends with this process.
+    /// A command that runs `program` on `host`. The program ends with this process.
     pub fn command(&self, host: Host, program: &Path) -> Command {
         match self {
             Self::Namespaces(namespaces) => {
@@ -116,7 +116,8 @@ impl TestNetwork {
         }
     }
 
-    /// The command that starts a program where the arbiter runs; empty if that is this namespace.
+    /// The command that enters the arbiter's network namespace; empty if the arbiter runs in this
+    /// one.
     pub fn arbiter_prefix(&self) -> Vec<String> {
         match self {
             Self::Namespaces(namespaces) => {
@@ -126,7 +127,7 @@ impl TestNetwork {
         }
     }
 
-    /// The address at which `host` finds the arbiter.
+    /// The address at which `host` reaches the arbiter.
     pub fn arbiter_address(&self, host: Host) -> &str {
         match self {
             Self::Namespaces(namespaces) => namespaces.arbiter_address(host),
@@ -134,15 +135,15 @@ impl TestNetwork {
         }
     }
 
-    /// Drops what `host` sends to the arbiter.
+    /// Drops all packets from `host` to the arbiter.
     ///
     /// # Errors
-    /// On loopback, where the arbiter's own relays do this, or when the system refuses.
+    /// The hosts are on loopback, where the arbiter's own relays do this; or a command fails.
     pub fn cut_arbiter(&self, host: Host) -> Result<()> {
         self.namespaces()?.cut_arbiter(host)
     }
 
-    /// `host` reaches the arbiter again.
+    /// Ends [`cut_arbiter`](Self::cut_arbiter).
     ///
     /// # Errors
     /// As [`cut_arbiter`](Self::cut_arbiter).
@@ -150,21 +151,21 @@ impl TestNetwork {
         self.namespaces()?.heal_arbiter(host)
     }
 
-    /// Makes a network for the guest on each host, with a tap of the guest ([`GUEST_TAP`]); returns the harness's
-    /// ends.
+    /// Creates the guest's network on each host, with a tap for the guest ([`GUEST_TAP`]). Returns
+    /// the harness's end of each network.
     ///
     /// # Errors
-    /// On loopback, or when the system refuses.
+    /// The hosts are on loopback, or a command fails.
     pub fn make_networks(&self) -> Result<[File; 2]> {
         let namespaces = self.namespaces()?;
         let make = |host| taps::make_network(namespaces.name(host));
         Ok([make(Host::A)?, make(Host::B)?])
     }
 
-    /// Makes the guest's tap on `host` again.
+    /// Creates the guest's tap on `host` again.
     ///
     /// # Errors
-    /// On loopback, or when the system refuses.
+    /// The hosts are on loopback, or a command fails.
     pub fn make_tap(&self, host: Host) -> Result<()> {
         taps::make_guest_tap(self.namespaces()?.name(host))
     }
@@ -172,7 +173,7 @@ impl TestNetwork {
     /// Deletes the guest's tap on `host`.
     ///
     /// # Errors
-    /// On loopback, or when the system refuses.
+    /// The hosts are on loopback, or a command fails.
     pub fn delete_tap(&self, host: Host) -> Result<()> {
         taps::delete_guest_tap(self.namespaces()?.name(host))
     }
@@ -205,10 +206,11 @@ impl TestNetwork {
         }
     }
 
-    /// Cuts the replication link silently: what these hosts send is lost, or arrives after the heal.
+    /// Cuts the replication link silently in the direction from each of `senders`. The bytes are
+    /// lost, or arrive after the link heals.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// A command fails.
     pub fn cut_replication(&self, senders: &[Host]) -> Result<()> {
         match self {
             Self::Namespaces(namespaces) => namespaces.cut(senders),
@@ -222,10 +224,11 @@ impl TestNetwork {
         }
     }
 
-    /// Limits the replication link to this many bytes per second in each direction; none: no limit.
+    /// Limits the replication link to this many bytes per second in each direction. `None` removes
+    /// the limit.
     ///
     /// # Errors
-    /// On namespaces: there is no relay between them.
+    /// The hosts are namespaces, which have no relay.
     pub fn throttle_replication(&self, bytes_per_second: Option<u64>) -> Result<()> {
         for relay in self.relays()? {
             relay.set_rate(bytes_per_second);
@@ -233,10 +236,11 @@ impl TestNetwork {
         Ok(())
     }
 
-    /// Flips one bit after `after` more bytes from this host, and another after each `every` bytes.
+    /// Flips one bit after `after` more bytes from `sender`; with `every`, flips another after each
+    /// further `every` bytes.
     ///
     /// # Errors
-    /// On namespaces: there is no relay between them.
+    /// The hosts are namespaces, which have no relay.
     pub fn corrupt_replication(
         &self,
         sender: Host,
@@ -252,7 +256,7 @@ impl TestNetwork {
     /// Stops flipping bits.
     ///
     /// # Errors
-    /// On namespaces: there is no relay between them.
+    /// The hosts are namespaces, which have no relay.
     pub fn stop_corrupting(&self) -> Result<()> {
         self.relays()?.iter().for_each(Relay::stop_flipping);
         Ok(())
@@ -268,7 +272,7 @@ impl TestNetwork {
     /// Heals the replication link.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// A command fails.
     pub fn heal_replication(&self) -> Result<()> {
         match self {
             Self::Namespaces(namespaces) => namespaces.heal(),
@@ -289,7 +293,8 @@ mod tests {
 
     use super::*;
 
-    /// A cut is silent, and a heal delivers what was sent in the meantime, in both directions.
+    /// A cut is silent. The bytes that were sent during the cut arrive after the link heals, in
+    /// both directions.
     #[test]
     fn the_relay_cuts_silently() {
         let network = TestNetwork::loopback("a test".to_owned()).unwrap();
@@ -315,7 +320,7 @@ mod tests {
         assert_eq!(byte, *b"3");
     }
 
-    /// Holds what one host sends and passes what the other host sends.
+    /// The relay holds one host's bytes and forwards the other's.
     #[test]
     fn the_relay_cuts_one_way() {
         for (sender, other) in [(Host::A, Host::B), (Host::B, Host::A)] {
@@ -324,7 +329,7 @@ mod tests {
             let a = TcpStream::connect(network.dial_address(Host::B)).unwrap();
             let (b, _) = listener.accept().unwrap();
             let mut ends = [a, b];
-            // This byte shows that the relay has connected both ends.
+            // A byte that arrives shows that the relay has connected both ends.
             let mut byte = [0];
             ends[0].write_all(b"1").unwrap();
             ends[1].read_exact(&mut byte).unwrap();
@@ -357,7 +362,8 @@ mod tests {
         assert_eq!((forth, back), ([0, 0, 0, 0, 0, 1 << 5, 0, 0, 0], [0; 9]));
     }
 
-    /// A transfer takes at least its time; the upper bound depends on the machine, so it is not tested.
+    /// A transfer takes at least its time. The test checks no upper bound, which would depend on
+    /// the machine.
     #[test]
     fn the_relay_is_no_faster_than_told() {
         let network = TestNetwork::loopback("a test".to_owned()).unwrap();
@@ -366,7 +372,7 @@ mod tests {
         let (mut far, _) = listener.accept().unwrap();
         let mut bytes = [0; 40_000];
         network.throttle_replication(Some(200_000)).unwrap();
-        // The relay may already be reading this byte at the former speed.
+        // The relay may already be reading this byte at the former rate.
         near.write_all(&bytes[..1]).unwrap();
         far.read_exact(&mut bytes[..1]).unwrap();
         let begun = std::time::Instant::now();

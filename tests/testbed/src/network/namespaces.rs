@@ -1,4 +1,4 @@
-//! Two network namespaces joined by a cable, and a third namespace for the arbiter. Making them needs root.
+//! Two network namespaces joined by a cable, and a third for the arbiter. Creating them needs root.
 
 use std::process::{Command, Output};
 
@@ -10,14 +10,14 @@ const PREFIX: &str = "kemari";
 const PORT: u16 = 7001;
 const IP: [&str; 2] = ["198.18.0.1", "198.18.0.2"];
 const MAC: [&str; 2] = ["02:6b:00:00:00:01", "02:6b:00:00:00:02"];
-/// An unused Ethernet address: packets to it are lost on the way.
+/// An unused Ethernet address: packets to it are lost.
 const NOBODY: &str = "02:6b:00:00:00:ff";
 const DEVICE: &str = "peer";
-/// The networks that connect each host to the arbiter: the host's address, and the arbiter's.
+/// The networks between each host and the arbiter: the host's address, and the arbiter's.
 const ARBITER_NETS: [[&str; 2]; 2] = [["198.18.1.1", "198.18.1.9"], ["198.18.2.1", "198.18.2.9"]];
 const ARBITER_DEVICE: &str = "arbiter";
 
-/// The namespaces. They go away when dropped.
+/// The namespaces. Dropping it removes them.
 #[derive(Debug)]
 pub struct Namespaces {
     names: [String; 2],
@@ -30,7 +30,7 @@ impl Namespaces {
         let names = [Host::A, Host::B]
             .map(|host| format!("{PREFIX}-{}-{}", std::process::id(), host.name()));
         let arbiter = format!("{PREFIX}-{}-arbiter", std::process::id());
-        // From here on, a drop removes what was made.
+        // Create the value first: its drop removes the namespaces if a later step fails.
         let namespaces = Self { names, arbiter };
         for name in namespaces.all() {
             ip(&["netns", "add", name])?;
@@ -63,12 +63,13 @@ impl Namespaces {
         self.names.iter().chain([&self.arbiter])
     }
 
-    /// A cable from each host to the arbiter's namespace: cutting the cable between the hosts does not cut these.
+    /// Connects each host to the arbiter's namespace by a cable, which a cut between the hosts does
+    /// not affect.
     fn join_arbiter(&self) -> Result<()> {
         ip(&["-n", &self.arbiter, "link", "set", "lo", "up"])?;
         for host in [Host::A, Host::B] {
             let [near, far] = ARBITER_NETS[host.index()];
-            // A name that is not the prefix of a keyword of `ip`.
+            // The device's name must not be the prefix of a keyword of `ip`.
             let (name, end) = (self.name(host), &format!("host-{}", host.name()));
             let mut link = vec!["link", "add", ARBITER_DEVICE, "netns", name];
             link.extend(["type", "veth", "peer", "name", end, "netns", &self.arbiter]);
@@ -88,18 +89,18 @@ impl Namespaces {
         &self.arbiter
     }
 
-    /// The arbiter's address as `host` reaches it.
+    /// The address at which `host` reaches the arbiter.
     pub(super) fn arbiter_address(&self, host: Host) -> &'static str {
         ARBITER_NETS[host.index()][1]
     }
 
-    /// Drops what `host` sends to the arbiter, as [`cut`](Self::cut) does between the hosts.
+    /// Drops all packets from `host` to the arbiter, as [`cut`](Self::cut) does between the hosts.
     pub(super) fn cut_arbiter(&self, host: Host) -> Result<()> {
         let entry = ["lladdr", NOBODY, "nud", "permanent"];
         self.arbiters_neighbour(host, "replace", &entry)
     }
 
-    /// Deletes the wrong address: the kernel then asks for the right one.
+    /// Deletes the wrong neighbour entry: the kernel then resolves the right one.
     pub(super) fn heal_arbiter(&self, host: Host) -> Result<()> {
         self.arbiters_neighbour(host, "delete", &[])
     }
@@ -118,7 +119,7 @@ impl Namespaces {
         format!("{}:{PORT}", IP[host.index()])
     }
 
-    /// Drops what these hosts send to each other.
+    /// Drops all packets between the hosts that come from `senders`.
     pub(super) fn cut(&self, senders: &[Host]) -> Result<()> {
         let address = |host: Host| {
             if senders.contains(&host) { NOBODY } else { MAC[host.other().index()] }
@@ -130,8 +131,8 @@ impl Namespaces {
         self.cut(&[])
     }
 
-    /// Sets the other host's Ethernet address on each host. The cable stays up: a wrong address loses every packet
-    /// without notice, while taking the device down would notify both ends.
+    /// Sets each host's neighbour entry for the other host. A wrong Ethernet address loses each
+    /// packet without notice. Setting the device down instead would notify both ends.
     fn set_neighbours(&self, addresses: [&str; 2]) -> Result<()> {
         for (host, address) in [Host::A, Host::B].into_iter().zip(addresses) {
             let peer = IP[host.other().index()];
@@ -161,7 +162,7 @@ impl Drop for Namespaces {
     }
 }
 
-/// Removes namespaces whose maker was killed before it could remove them.
+/// Removes the namespaces of killed processes.
 fn remove_orphans() {
     let Ok(listed) = run_ip(&["netns", "list"]) else { return };
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();

@@ -1,5 +1,5 @@
-//! A TCP relay that can go silent in either direction, be slow, or flip a bit. Bytes stay in the relay until the link
-//! heals, or until their time has come.
+//! A TCP relay. It can go silent in either direction, delay bytes, limit their rate, or flip bits.
+//! Held bytes stay in the relay until the link heals.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -20,38 +20,38 @@ pub struct Relay {
     gate: Arc<Gate>,
 }
 
-/// Maximum number of bytes in transit in one direction.
+/// Maximum number of bytes held in one direction.
 const BUFFER: usize = 256 * 1024;
 
 /// A direction through the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From the side that connects to the side that listens.
+    /// From the connecting side to the listening side.
     Forth,
-    /// From the side that listens to the side that connects.
+    /// From the listening side to the connecting side.
     Back,
 }
 
 #[derive(Debug)]
 struct Gate {
     state: Mutex<GateState>,
-    /// Delay of everything on its way, in milliseconds.
+    /// Delay of each portion of bytes, in milliseconds.
     delay: AtomicU64,
     changed: Condvar,
-    /// Bytes per second in each direction; 0: no limit.
+    /// Limit in each direction, in bytes per second; 0 means no limit.
     rate: AtomicU64,
     /// One entry for each direction.
     flips: Mutex<[Option<Flip>; 2]>,
 }
 
-/// One bit to flip. Its place does not depend on how the stream is divided into reads.
+/// A bit to flip. Its position in the stream does not depend on the sizes of the reads.
 #[derive(Debug, Clone, Copy)]
 struct Flip {
-    /// Bytes that pass before it.
+    /// Number of bytes before it.
     left: usize,
     /// Mask of the bit in its byte.
     mask: u8,
-    /// If set, another bit is flipped after each further `every` bytes.
+    /// With `Some`, another bit is flipped after each further `every` bytes.
     every: Option<usize>,
 }
 
@@ -78,7 +78,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Flips a bit of the passing bytes, when its place has come.
+    /// Flips a bit if it is among these bytes.
     fn tamper(&self, direction: Direction, bytes: &mut [u8]) {
         let flip = &mut self.flips.lock().expect("no holder panics")[direction as usize];
         let Some(Flip { left, mask, every }) = *flip else { return };
@@ -95,11 +95,11 @@ impl Gate {
         };
     }
 
-    /// The maximum number of bytes to take at once, and the time that each of them takes.
+    /// The maximum number of bytes for one read, and the time that each byte takes.
     fn pace(&self) -> (usize, Duration) {
         match self.rate.load(Ordering::Relaxed) {
             0 => (BUFFER, Duration::ZERO),
-            // Small pieces make a slow link smooth: fifty pieces per second.
+            // Read small portions, fifty per second, so that a slow link is smooth.
             rate => (
                 usize::try_from(rate / 50).unwrap_or(BUFFER).clamp(1, BUFFER),
                 Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX),
@@ -107,7 +107,8 @@ impl Gate {
         }
     }
 
-    /// Waits while the link is cut in one of these directions; `false` when the relay is closed.
+    /// Waits while the link is cut in one of these directions. Returns `false` when the relay is
+    /// closed.
     fn passes(&self, directions: &[Direction]) -> bool {
         let cut = |state: &mut GateState| {
             !state.closed && directions.iter().any(|direction| state.cut[*direction as usize])
@@ -119,14 +120,14 @@ impl Gate {
 
 impl Relay {
     pub(super) fn new() -> Result<Self> {
-        // The address is free now; the standby, and later standbys, will listen there.
+        // The address is free now; the standbys of this host will listen at it.
         Self::to(free_address()?)
     }
 
-    /// A relay in front of `target`.
+    /// Creates a relay in front of `target`.
     ///
     /// # Errors
-    /// When it cannot listen on the loopback interface.
+    /// The relay cannot listen on the loopback interface.
     pub fn to(target: SocketAddr) -> Result<Self> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;
@@ -137,7 +138,7 @@ impl Relay {
         Ok(Self { address, target, gate })
     }
 
-    /// The address at which it listens.
+    /// The address at which the relay listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -151,7 +152,7 @@ impl Relay {
         self.gate.rate.store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Cuts the link silently, or heals it.
+    /// Cuts the link silently in both directions, or heals it.
     pub fn set_cut(&self, cut: bool) {
         self.gate.set(|state| state.cut = [cut; 2]);
     }
@@ -161,7 +162,8 @@ impl Relay {
         self.gate.set(|state| state.cut[direction as usize] = true);
     }
 
-    /// Flips one bit after `after` more bytes in this direction, and another after each `every` bytes.
+    /// Flips one bit after `after` more bytes in this direction; with `every`, flips another after
+    /// each further `every` bytes.
     pub fn flip(&self, direction: Direction, after: u32, every: Option<usize>) {
         let flip = Flip { left: after as usize, mask: 1 << (after % 8), every };
         self.gate.flips.lock().expect("no holder panics")[direction as usize] = Some(flip);
@@ -172,7 +174,7 @@ impl Relay {
         *self.gate.flips.lock().expect("no holder panics") = [None; 2];
     }
 
-    /// Delays everything by this time from now on.
+    /// Sets the delay of all bytes from now on.
     pub fn set_delay(&self, delay: Duration) {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.gate.delay.store(millis, Ordering::SeqCst);
@@ -182,7 +184,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.gate.set(|state| state.closed = true);
-        // Wakes the acceptor, which then sees that the relay is closed.
+        // Connect to wake the acceptor, which then sees that the relay is closed.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -192,7 +194,7 @@ fn accept(listener: &TcpListener, target: SocketAddr, gate: &Arc<Gate>) {
         if !gate.passes(&[Direction::Forth, Direction::Back]) {
             return;
         }
-        // No standby listens: the caller's connection ends, as if refused.
+        // No standby listens: close the caller's connection.
         let Ok(far) = TcpStream::connect(target) else { continue };
         for socket in [&near, &far] {
             let _ = socket.set_nodelay(true);
@@ -212,7 +214,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, direction: Direction, gate: &Gat
     loop {
         let (portion, each) = gate.pace();
         let Ok(count) = from.read(&mut buffer[..portion]) else { break };
-        // The sleep is the network delay itself; no event is waited for.
+        // The sleep is the simulated network delay; it waits for no event.
         let delay = Duration::from_millis(gate.delay.load(Ordering::SeqCst));
         thread::sleep(delay + each * u32::try_from(count).unwrap_or(u32::MAX));
         gate.tamper(direction, &mut buffer[..count]);
@@ -229,7 +231,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, direction: Direction, gate: &Gat
 mod tests {
     use super::*;
 
-    /// The same bit is flipped however the stream is divided, so a seed can be repeated.
+    /// The flipped bit does not depend on the sizes of the reads, so a seed can be repeated.
     #[test]
     fn the_flipped_bit_is_the_same_in_every_portion() {
         for portion in 1..=9 {

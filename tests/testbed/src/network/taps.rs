@@ -1,4 +1,5 @@
-//! The guest's network as a tap on each host. A bridge joins it to a second tap whose other end the harness holds.
+//! The guest's network as a tap on each host. A bridge joins the guest's tap to a second tap, which
+//! the harness has open.
 #![expect(unsafe_code, reason = "no safe call goes to another network, or attaches to a tap")]
 
 use std::fs::File;
@@ -11,12 +12,12 @@ use anyhow::{Context, Result};
 
 use super::namespaces::{ip, run_ip};
 
-/// What the guest's tap is called, on either host.
+/// The name of the guest's tap on both hosts.
 pub const GUEST_TAP: &str = "vm0";
 const OWN_TAP: &str = "switch0";
 const BRIDGE: &str = "bridge0";
 
-/// Makes the network of a host; returns the harness's end of it.
+/// Creates the guest's network on a host, and returns the harness's end.
 pub(super) fn make_network(namespace: &str) -> Result<File> {
     let bridge = ["type", "bridge", "forward_delay", "0", "mcast_snooping", "0"];
     ip(&[&["-n", namespace, "link", "add", BRIDGE][..], &bridge].concat())?;
@@ -27,7 +28,7 @@ pub(super) fn make_network(namespace: &str) -> Result<File> {
     attach(path).with_context(|| format!("cannot attach to {OWN_TAP} in {namespace}"))
 }
 
-/// Makes the guest's tap, unless it exists.
+/// Creates the guest's tap, unless it exists.
 pub(super) fn make_guest_tap(namespace: &str) -> Result<()> {
     if run_ip(&["-n", namespace, "link", "show", GUEST_TAP])?.status.success() {
         return Ok(());
@@ -35,7 +36,7 @@ pub(super) fn make_guest_tap(namespace: &str) -> Result<()> {
     make_tap(namespace, GUEST_TAP)
 }
 
-/// Deletes the guest's tap, even if a process has it open.
+/// Deletes the guest's tap, even while a process has it open.
 pub(super) fn delete_guest_tap(namespace: &str) -> Result<()> {
     ip(&["-n", namespace, "link", "delete", GUEST_TAP])
 }
@@ -45,14 +46,14 @@ fn make_tap(namespace: &str, tap: &str) -> Result<()> {
     bring_up(namespace, tap, &["master", BRIDGE])
 }
 
-/// Sets the device up without an address, so that the host sends nothing on it. A host without IPv6 has no such mode, and
-/// needs none.
+/// Sets the device up without an IPv6 address, so that the host sends nothing on it. The first
+/// command fails on a host without IPv6, which needs no such setting.
 fn bring_up(namespace: &str, device: &str, more: &[&str]) -> Result<()> {
     run_ip(&["-n", namespace, "link", "set", device, "addrgenmode", "none"])?;
     ip(&[&["-n", namespace, "link", "set", device, "up"], more].concat())
 }
 
-/// Opens our tap in a thread that enters the namespace and ends there.
+/// Opens our tap in a thread, because entering the namespace affects the thread.
 fn attach(namespace: String) -> io::Result<File> {
     let attached = thread::spawn(move || {
         let namespace = File::open(namespace)?;

@@ -1,5 +1,5 @@
-//! The arbiter of a run: a directory or a real etcd. It can disappear, fall silent, or be cut off from one host, and
-//! recover.
+//! The arbiter of a run: a directory or a real etcd server. It can disappear, fall silent, be
+//! copied (a directory), or be cut off from one host, and recover.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,34 +17,35 @@ use crate::network::{Host, Relay, TestNetwork};
 /// The lease duration at etcd on an ordinary machine.
 const LEASE: Duration = Duration::from_secs(1);
 
-/// How the arbiter fails.
+/// The ways in which the arbiter fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outage {
-    /// It is gone: the directory does not exist, or the server refuses connections.
+    /// The directory does not exist, or the server refuses connections.
     Gone,
-    /// It exists and does not work: the directory returns errors, or the server never answers.
+    /// Each access to the directory fails, or the server never answers.
     Silent,
-    /// This host does not reach it; the other host does.
+    /// This host cannot reach the arbiter; the other host can.
     CutFrom(Host),
-    /// This host finds a copy in its place, which the other host does not see. Only for a directory.
+    /// This host uses a copy of the directory, which the other host does not see. Not available for
+    /// etcd.
     Copied(Host),
 }
 
-/// See the module.
+/// The arbiter.
 #[derive(Debug)]
 pub(super) enum Arbiter {
-    /// A directory, which each host reaches through a link of its own.
+    /// A directory. Each host reaches it through a symbolic link of its own.
     File(PathBuf),
     Etcd {
         server: Box<Etcd>,
         lease: Duration,
-        /// On loopback each host reaches it through a relay of its own.
+        /// The relay between each host and the server; only on loopback.
         relays: Option<[Relay; 2]>,
     },
 }
 
 impl Arbiter {
-    /// Makes or starts it, with its files in `dir`.
+    /// Creates the directory or starts the server, with its files in `dir`.
     pub(super) fn start(config: &PairConfig, network: &TestNetwork, dir: &Path) -> Result<Self> {
         match config.arbiter {
             ArbiterKind::File => {
@@ -72,7 +73,7 @@ impl Arbiter {
         }
     }
 
-    /// The flags that name it to `kemari` on `host`.
+    /// The flags that name the arbiter to `kemari` on `host`.
     pub(super) fn flags(&self, network: &TestNetwork, host: Host) -> Vec<String> {
         match self {
             Self::File(dir) => vec![format!("--arbiter=file:{}", link_of(dir, host).display())],
@@ -91,13 +92,13 @@ impl Arbiter {
         }
     }
 
-    /// Makes it fail.
+    /// Begins an outage.
     pub(super) fn fail(&mut self, network: &TestNetwork, outage: Outage) -> Result<()> {
         match (self, outage) {
             (Self::File(dir), Outage::Gone) => move_directory(dir, &away(dir)),
             (Self::File(dir), Outage::Silent) => {
                 move_directory(dir, &away(dir))?;
-                // Every access to a file in place of the directory returns an error.
+                // A file in place of the directory: each access returns an error.
                 fs::write(&*dir, "").with_context(|| format!("cannot make {}", dir.display()))
             }
             (Self::File(dir), Outage::CutFrom(host)) => unlink(&link_of(dir, host)),
@@ -124,7 +125,7 @@ impl Arbiter {
         }
     }
 
-    /// Restores it, with everything that it knew.
+    /// Ends the outage. The arbiter keeps its state.
     pub(super) fn recover(&mut self, network: &TestNetwork, outage: Outage) -> Result<()> {
         match (self, outage) {
             (Self::File(dir), Outage::Gone) => move_directory(&away(dir), dir),
@@ -159,7 +160,7 @@ fn away(dir: &Path) -> PathBuf {
     dir.with_extension("away")
 }
 
-/// The path by which `host` reaches the directory.
+/// The path at which `host` reaches the directory.
 fn link_of(dir: &Path, host: Host) -> PathBuf {
     dir.with_extension(host.name())
 }
@@ -176,7 +177,8 @@ fn copy_of(dir: &Path, host: Host) -> PathBuf {
     dir.with_extension(format!("copy-{}", host.name()))
 }
 
-/// Copies the directory. A file that disappears during the copy is temporary, and not part of the arbiter's state.
+/// Copies the directory. A file that disappears during the copy is temporary and not part of the
+/// arbiter's state.
 fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir(to).with_context(|| format!("cannot make {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
@@ -210,7 +212,7 @@ fn move_directory(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// The error that each host gets when it lists the directory.
+    /// The error of each host when it lists the directory.
     fn seen(dir: &Path) -> [Option<ErrorKind>; 2] {
         [Host::A, Host::B].map(|host| fs::read_dir(link_of(dir, host)).err().map(|e| e.kind()))
     }

@@ -1,4 +1,4 @@
-//! Judges the audit logs of every process of a run by `kemari audit verify`.
+//! Judges the audit logs of all processes of a run with `kemari audit verify`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::findings::{Finding, Kind};
 
-/// Returns what the logs prove, in one line, and the findings. All processes must have ended.
+/// Returns the result of the verification in one line, and the findings. All processes must have
+/// ended.
 ///
 /// # Errors
-/// When they cannot be read.
+/// The logs cannot be read.
 pub(super) fn judge(kemari: &Path, logs: &[PathBuf]) -> Result<(String, Vec<Finding>)> {
     let output = Command::new(kemari)
         .args(["audit", "verify"])
@@ -22,8 +23,8 @@ pub(super) fn judge(kemari: &Path, logs: &[PathBuf]) -> Result<(String, Vec<Find
         Some(0) => return Ok((said, Vec::new())),
         Some(1) if said.starts_with("P2") => Kind::TwoActive,
         Some(1) => Kind::Unacknowledged,
-        // A standby waits at most 50 ms for its record of an ACK, so a standby that is killed on a busy host may lack the last
-        // record.
+        // A standby waits at most 50 ms for its record of an ACK. If it is killed on a busy host,
+        // its log may lack the last record.
         Some(3) if said.contains(": ends before the ACK of") => {
             return Ok((first(&said), Vec::new()));
         }

@@ -1,4 +1,4 @@
-//! What to run as a pair, how to break it, and how long to wait.
+//! The configuration of a run: the pair, its faults and the time limits.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,68 +7,74 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
-/// How a round breaks the pair.
+/// The fault of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kill {
-    /// SIGKILL to the primary: the standby takes over.
+    /// SIGKILL to the primary. The standby takes over.
     Primary,
-    /// SIGKILL to the standby: the primary goes on alone.
+    /// SIGKILL to the standby. The primary continues alone.
     Standby,
-    /// The replication link and the primary's cable go silent: exactly one side goes on.
+    /// The replication link and the primary's cable go silent. Exactly one side continues.
     BothLinks,
-    /// The primary stops, the standby takes over, and the primary wakes up again.
+    /// The primary is stopped, the standby takes over, and the primary is resumed.
     PausePrimary,
-    /// The standby stops, the primary goes on alone, and the standby wakes up again.
+    /// The standby is stopped, the primary continues alone, and the standby is resumed.
     PauseStandby,
-    /// The replication link goes silent; both sides still reach the network: exactly one side goes on.
+    /// The replication link goes silent; both sides still reach the network. Exactly one side
+    /// continues.
     Link,
-    /// What the primary sends to the standby is lost, and what the standby sends arrives.
+    /// The replication link loses all bytes from the primary, and delivers those from the standby.
     LinkToStandby,
-    /// What the standby sends to the primary is lost, and what the primary sends arrives.
+    /// The replication link loses all bytes from the standby, and delivers those from the primary.
     LinkToPrimary,
-    /// A bit flips on the replication link: the receiver must not take it for what was sent.
+    /// A bit flips on the replication link. The receiver must detect it.
     Corrupt,
-    /// The replication link is slow for a while: the guest goes on.
+    /// The replication link is slow for a while. The guest continues.
     Throttle,
-    /// The disk is full for a while: the guest gets errors, goes on, and loses nothing.
+    /// The disk is full for a while. The guest gets errors, continues, and loses nothing.
     DiskFull,
-    /// The arbiter disappears and comes back: nothing leaves in the meantime, and the guest goes on.
+    /// The arbiter disappears and returns. No effect leaves in the meantime, and the guest
+    /// continues.
     Arbiter,
-    /// The arbiter disappears, the primary dies, the arbiter comes back: the standby goes on only then.
+    /// The arbiter disappears, the primary dies, and the arbiter returns. Only then does the
+    /// standby continue.
     PrimaryWithoutArbiter,
-    /// The arbiter accepts requests and answers none: the effect is that of a missing arbiter.
+    /// The arbiter accepts requests and never answers, which must have the same result as a missing
+    /// arbiter.
     ArbiterSilent,
-    /// The primary alone does not reach the arbiter: it may not perform, and the pair stays as it is.
+    /// Only the primary cannot reach the arbiter. The primary may not perform effects, and the
+    /// roles stay the same.
     ArbiterFromPrimary,
-    /// The standby alone does not reach the arbiter, and the primary says so; then the primary dies, and the standby waits.
+    /// The standby alone cannot reach the arbiter, and the primary reports this. Then the primary
+    /// dies, and the standby waits.
     StandbyWithoutArbiter,
-    /// The primary reaches neither standby nor arbiter, but still the network: it holds its effects until it learns who won the
-    /// term.
+    /// The primary reaches the network, but neither standby nor arbiter. It holds its effects until
+    /// it learns who won the term.
     PrimaryCutOff,
-    /// The console and the standard error of both sides are not read, and the primary dies.
+    /// The consoles and standard errors of both sides are not read, and the primary dies.
     Unread,
-    /// The network takes the guest's frames slowly; usually the primary dies in the meantime.
+    /// The network accepts the guest's frames slowly. Usually the primary dies in the meantime.
     SlowNetwork,
-    /// One side's arbiter becomes a separate copy: that side may not decide.
+    /// One side's arbiter becomes a separate copy. That side must not decide.
     TwoArbiters,
-    /// The guest resets itself; usually a side dies at the same time. What the guest kept in memory only is gone; what is on its
-    /// disk stays.
+    /// The guest resets itself. Usually a side dies at the same time. The guest loses its memory
+    /// and keeps its disk.
     Reset,
-    /// The disk is slow for each write; usually the primary dies in the meantime.
+    /// Each write to the disk is slow. Usually the primary dies in the meantime.
     SlowDisk,
-    /// The reader of the consoles' output is slow; usually the primary dies in the meantime.
+    /// The consoles' output is read slowly. Usually the primary dies in the meantime.
     SlowConsole,
-    /// The arbiter's directory is slow for each call; usually the primary dies in the meantime.
+    /// Each call on the arbiter's directory is slow. Usually the primary dies in the meantime.
     SlowArbiter,
-    /// The tap of one side is deleted and made again; usually the primary dies in the meantime.
+    /// The tap of one side is deleted and created again. Usually the primary dies in the meantime.
     DeletedTap,
-    /// The guest powers itself off as a side dies: it stays off. The pair ends with it.
+    /// The guest powers itself off while a side dies. It stays off, and the pair ends.
     PowerOff,
 }
 
 impl Kill {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 26] = [
         Self::Primary,
         Self::Standby,
@@ -98,54 +104,56 @@ impl Kill {
         Self::PowerOff,
     ];
 
-    /// Faults that every run can have, whatever its hosts are: the meaning of `all`.
+    /// The faults that need no special hosts: the meaning of `all`.
     pub fn everywhere() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().take(6)
     }
 
-    /// Whether it needs a relay between the hosts, which exists on loopback.
+    /// Whether the fault needs the relay. Only pairs on loopback have one.
     pub const fn needs_relay(self) -> bool {
         matches!(self, Self::Corrupt | Self::Throttle)
     }
 
-    /// Whether it needs the right to mount, or to make interfaces.
+    /// Whether the fault needs root, to mount a disk or to create interfaces.
     pub const fn needs_root(self) -> bool {
         matches!(self, Self::DiskFull | Self::DeletedTap)
     }
 
-    /// Whether it needs a guest whose network is a tap on each host, which namespaces have.
+    /// Whether the fault needs a tap as the guest's network. Only pairs in namespaces have taps.
     pub const fn needs_taps(self) -> bool {
         matches!(self, Self::DeletedTap)
     }
 
-    /// Whether it needs a guest whose network is a socket: frames that wait in the socket can be lost with their sender.
+    /// Whether the fault needs a socket as the guest's network. Frames that wait in a socket can be
+    /// lost with their sender.
     pub const fn needs_sockets(self) -> bool {
         matches!(self, Self::SlowNetwork)
     }
 
-    /// Whether it needs each side's system calls intercepted, which slows every call.
+    /// Whether the fault needs the system calls of both sides to be intercepted, which slows each
+    /// call.
     pub const fn needs_questions(self) -> bool {
         matches!(self, Self::SlowDisk | Self::SlowConsole | Self::SlowArbiter)
     }
 
-    /// Whether it needs a directory as arbiter.
+    /// Whether the fault needs a directory as arbiter.
     pub const fn needs_directory(self) -> bool {
         matches!(self, Self::TwoArbiters | Self::SlowArbiter)
     }
 
-    /// Whether playing the fault always undoes it, even if the play fails.
+    /// Whether injecting the fault also undoes it, even if the injection fails.
     pub(super) const fn leaves_nothing(self) -> bool {
         self.needs_questions()
             || self.needs_taps()
             || matches!(self, Self::DiskFull | Self::Unread | Self::SlowNetwork)
     }
 
-    /// The name on the command line.
+    /// The fault's name on the command line.
     pub const fn name(self) -> &'static str {
         self.describe().0
     }
 
-    /// A description in one line.
+    /// The fault's description in one line.
     pub const fn what(self) -> &'static str {
         self.describe().1
     }
@@ -238,10 +246,10 @@ impl FromStr for Kill {
     }
 }
 
-/// Checks that a pair on these hosts can be broken in these ways.
+/// Checks that these faults can be injected into a pair on these hosts.
 ///
 /// # Errors
-/// The first way that is not available.
+/// The first fault that is not available.
 pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
     ensure!(!kills.is_empty(), "--kill: expected at least one way to break the pair");
     if let Some(kill) = kills.iter().find(|kill| kill.needs_relay() && !loopback) {
@@ -266,10 +274,10 @@ pub fn check_kills(kills: &[Kill], loopback: bool) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a pair with this arbiter can be broken in these ways.
+/// Checks that these faults can be injected into a pair with this arbiter.
 ///
 /// # Errors
-/// The first way that needs another arbiter.
+/// The first fault that needs another arbiter.
 pub fn check_arbiter(kills: &[Kill], arbiter: ArbiterKind) -> Result<()> {
     let directory = kills.iter().find(|kill| kill.needs_directory());
     if let (ArbiterKind::Etcd, Some(kill)) = (arbiter, directory) {
@@ -278,10 +286,10 @@ pub fn check_arbiter(kills: &[Kill], arbiter: ArbiterKind) -> Result<()> {
     Ok(())
 }
 
-/// Checks that this user may break a pair in these ways.
+/// Checks that this user may inject these faults.
 ///
 /// # Errors
-/// The first way that needs root.
+/// The first fault that needs root.
 pub fn check_root(kills: &[Kill]) -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if let Some(kill) = kills.iter().find(|kill| kill.needs_root() && !root) {
@@ -299,12 +307,12 @@ pub enum NetModel {
     /// virtio-net.
     #[default]
     Virtio,
-    /// Intel's 82540EM.
+    /// Intel 82540EM.
     E1000,
 }
 
 impl NetModel {
-    /// The name on the command line.
+    /// The card's name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Virtio => "virtio",
@@ -313,10 +321,10 @@ impl NetModel {
     }
 }
 
-/// Who decides which side goes on alone.
+/// The kind of arbiter, which decides which side continues alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ArbiterKind {
-    /// A directory that both hosts see.
+    /// A directory that both hosts can access.
     #[default]
     File,
     /// A real etcd server, started for the run.
@@ -326,9 +334,9 @@ pub enum ArbiterKind {
 /// The guest of a run.
 #[derive(Debug, Clone)]
 pub struct GuestConfig {
-    /// Its kernel.
+    /// The guest's kernel.
     pub kernel: PathBuf,
-    /// Its initial RAM disk.
+    /// The guest's initial RAM disk.
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
     pub command_line: String,
@@ -336,7 +344,8 @@ pub struct GuestConfig {
     pub memory: u64,
     /// Number of vCPUs.
     pub cpus: u32,
-    /// Whether protection begins at once; otherwise it begins when the guest serves requests.
+    /// Whether replication starts with the guest. Otherwise it starts once the guest serves
+    /// requests.
     pub boots_protected: bool,
 }
 
@@ -347,27 +356,27 @@ pub struct PairConfig {
     pub kemari: PathBuf,
     /// The guest.
     pub guest: GuestConfig,
-    /// How to break the pair, in turn, round by round.
+    /// The faults, one for each round, repeated in turn.
     pub kills: Vec<Kill>,
     /// Number of rounds.
     pub rounds: u32,
-    /// The seed of the moments of the kills.
+    /// The seed of the times of the faults, and of the load.
     pub seed: u64,
-    /// Operations that must be answered after a kill.
+    /// Number of operations that must be answered after a fault.
     pub operations_after: u64,
-    /// The load before a kill lasts this long, plus a random time.
+    /// Minimum duration of the load before a fault; a random time is added.
     pub load: Duration,
-    /// Compare memory and state of both sides at every checkpoint.
+    /// Whether memory and state of both sides are compared at each checkpoint.
     pub verify: bool,
-    /// How many times slower this machine is than an ordinary one.
+    /// Factor by which this machine is slower than an ordinary one.
     pub slow: u32,
-    /// Encrypt and authenticate the replication link.
+    /// Whether the replication link is encrypted and authenticated.
     pub tls: bool,
-    /// Both sides write audit logs, which are judged at the end.
+    /// Whether both sides write audit logs, which are judged at the end.
     pub audit: bool,
-    /// A device of the catalogue that the guest drives, with a console behind it.
+    /// A device of the catalogue, with a console as backend, that the guest drives.
     pub device: Option<String>,
-    /// Do not use network namespaces.
+    /// Whether the hosts are on loopback instead of in network namespaces.
     pub loopback: bool,
     /// The guest's network card.
     pub net_model: NetModel,
@@ -378,7 +387,7 @@ pub struct PairConfig {
 }
 
 impl PairConfig {
-    /// How the pair is broken in a round; the first is 1.
+    /// The fault of a round. The first round is 1.
     pub(super) fn kill(&self, round: u32) -> Kill {
         self.kills[(round as usize - 1) % self.kills.len()]
     }
@@ -388,15 +397,15 @@ impl PairConfig {
         self.kills.iter().any(|kill| kill.needs_taps())
     }
 
-    /// Whether slowness can be injected on the sides.
+    /// Whether the system calls of both sides are intercepted, to slow some of them.
     pub(super) fn is_slow(&self) -> bool {
         self.kills.iter().any(|kill| kill.needs_questions())
     }
 
-    /// Checks conditions that concern several fields.
+    /// Checks conditions on several fields.
     ///
     /// # Errors
-    /// The first contradiction.
+    /// The first condition that is not met.
     pub fn check(&self) -> Result<()> {
         check_kills(&self.kills, self.loopback)?;
         check_arbiter(&self.kills, self.arbiter)?;
@@ -405,12 +414,12 @@ impl PairConfig {
         Ok(())
     }
 
-    /// The memory that a process of the pair may use at most, in MiB; docs/threads.md explains the parts.
+    /// Memory limit of a process of the pair, in MiB. docs/threads.md explains its parts.
     pub fn memory_bound(&self) -> u64 {
         2 * self.guest.memory + 768
     }
 
-    /// Converts a `time` for an ordinary machine to this machine.
+    /// Scales a time for an ordinary machine to this machine.
     pub fn scaled(&self, time: Duration) -> Duration {
         time * self.slow
     }

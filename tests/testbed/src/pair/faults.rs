@@ -1,4 +1,4 @@
-//! Faults of what a pair depends on: the readers of its output, its network, its arbiter.
+//! Faults in the environment of a pair: the readers of its output, its network, its arbiter.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -12,24 +12,24 @@ use super::slow::What;
 use crate::findings::{Finding, Kind};
 use crate::network::Host;
 
-/// A side dies this many microseconds after the guest was ordered to power off.
+/// Time from the order to power off until a side dies, in microseconds.
 const OFF: std::ops::Range<u64> = 0..20_000;
-/// Marks that the guest prints while its console is not read.
+/// Number of lines that the guest prints while its console is not read.
 const MARKS: u64 = 20;
-/// Answers that must come in the meantime.
+/// Number of answers that must arrive in the meantime.
 const ANSWERS: u64 = 50;
-/// Microseconds that a slow network takes for a frame.
+/// Time that a slow network takes for each frame, in microseconds.
 const PACE: std::ops::Range<u64> = 200..20_000;
-/// How long something is slow, in milliseconds.
+/// Duration of slowness, in milliseconds.
 const SLOW_FOR: std::ops::Range<u64> = 300..1500;
-/// Milliseconds that a call on something slow takes.
+/// Time that an intercepted call takes, in milliseconds.
 const CALL: std::ops::Range<u64> = 20..1500;
-/// One in this many slow things recovers before the primary dies.
+/// One in this many slow resources recovers before the primary dies.
 const RECOVERS: u32 = 4;
 
 impl Pair<'_> {
-    /// The reader of the monitors' output has stopped. The guest goes on and prints. Its standby takes over, although its message
-    /// is not read (P9).
+    /// The consoles and standard errors are not read. The guest continues and prints, and its
+    /// standby takes over although its messages are not read (P9).
     pub(super) fn unread(&mut self) -> Result<Outcome> {
         self.until_it_dies_protected(|pair| {
             let outcome = pair.nobody_reads();
@@ -40,8 +40,8 @@ impl Pair<'_> {
         })
     }
 
-    /// Plays a fault that ends with the primary's death. Repeats it if a busy host had lost its standby before: no side could go
-    /// on then.
+    /// Injects a fault that ends with the primary's death. Repeats it if the pair lost its standby
+    /// before: no side could continue then.
     pub(super) fn until_it_dies_protected(
         &mut self,
         mut play: impl FnMut(&mut Self) -> Result<Option<Outcome>>,
@@ -74,8 +74,8 @@ impl Pair<'_> {
         Ok(Some(outcome))
     }
 
-    /// Only frames wait for a network that takes them slowly. Frames that it has not taken when the primary dies are lost, as in
-    /// any network.
+    /// A slow network delays only frames. The frames that it has not accepted when the primary dies
+    /// are lost, as in any network.
     pub(super) fn slow_network(&mut self) -> Result<Outcome> {
         let port = self.active.host.index();
         let recovers = self.random.u32(..RECOVERS) == 0;
@@ -101,8 +101,9 @@ impl Pair<'_> {
         self.kill_primary().map(Some)
     }
 
-    /// A resource of a side is slow, on one host or on both. No heartbeat waits for it (P7). If the primary dies in the meantime,
-    /// the standby goes on at once, or as soon as the arbiter answers again.
+    /// A resource of one side, or of both, is slow. No heartbeat waits for it (P7). If the primary
+    /// dies in the meantime, the standby continues at once; with a slow arbiter, it may continue
+    /// only when the arbiter is fast again.
     pub(super) fn slow(&mut self, what: What) -> Result<Outcome> {
         let recovers = self.random.u32(..RECOVERS) == 0;
         self.until_it_dies_protected(|pair| {
@@ -132,7 +133,8 @@ impl Pair<'_> {
         }
         self.active.process.kill();
         if what == What::Arbiter {
-            // An answer that took too long does not count: possibly neither side goes on until an answer comes in time.
+            // The sides ignore an answer that took too long: until the arbiter is fast again,
+            // possibly neither side continues.
             let time = self.scaled_random(SLOW_FOR);
             self.watch.pass(time, &mut [&mut self.passive])?;
             self.launcher.slowness()?.end();
@@ -141,15 +143,16 @@ impl Pair<'_> {
         Ok(Some(self.moved(takeover)))
     }
 
-    /// A reset loses what the guest kept in memory only, and its outstanding requests, even if a side dies in the meantime. What
-    /// it had answered before is on its disk, and the guest of before the reset does not come back (P1, P3).
+    /// A reset loses the guest's memory and its outstanding requests, even if a side dies at the
+    /// same time. The guest's disk keeps what the guest acknowledged before. The guest from before
+    /// the reset must not come back (P1, P3).
     pub(super) fn reset(&mut self) -> Result<Outcome> {
         let patience = self.watch.patience();
         let is_idle = self.random.bool();
         let mut findings = if is_idle { self.observer.finish(patience)? } else { Vec::new() };
         let wait = Duration::from_micros(self.random.u64(OFF));
         let dies = self.random.u32(..4);
-        // Without a standby, no side would be left.
+        // Wait for protection: if a side dies without a standby, no side is left.
         self.wait_protected_wherever(if is_idle { Load::Over } else { Load::Goes })?;
         self.written_at_reset = Some(std::fs::metadata(self.launcher.disk())?.blocks() * 512);
         self.observer.reset(is_idle)?;
@@ -168,8 +171,9 @@ impl Pair<'_> {
         Ok(outcome)
     }
 
-    /// If the active side's tap is deleted, the guest goes on there, and answers when the tap is made again. If its primary dies
-    /// in the meantime, the guest goes on over the other side's tap, once that exists.
+    /// If the active side's tap is deleted, the guest continues there, and answers once the tap
+    /// exists again. If the primary dies in the meantime, the guest continues on the other side's
+    /// tap. A standby without a tap must not take over before its tap exists.
     pub(super) fn deleted_tap(&mut self) -> Result<Outcome> {
         if !self.launcher.has_taps() {
             kemari_not_tested::not_tested(
@@ -191,7 +195,8 @@ impl Pair<'_> {
         })
     }
 
-    /// What the guest sends is lost, as with a pulled cable; the primary is not replaced for that.
+    /// The guest's frames are lost, as with a pulled cable. This is no reason to replace the
+    /// primary.
     fn primary_without_a_tap(&mut self, host: Host) -> Result<Option<Outcome>> {
         let time = self.scaled_random(SLOW_FOR);
         self.live_through(time)?;
@@ -209,7 +214,7 @@ impl Pair<'_> {
         self.kill_primary().map(Some)
     }
 
-    /// A standby that could not go on with the guest takes no term, and reports it (P2, P9).
+    /// A standby that could not run the guest takes no term, and the primary reports this (P2, P9).
     fn standby_without_a_tap(&mut self, host: Host) -> Result<Option<Outcome>> {
         if !self.says_that_it_is_degraded()? {
             self.launcher.network().make_tap(host)?;
@@ -237,8 +242,9 @@ impl Pair<'_> {
         Ok(Some(outcome))
     }
 
-    /// A copy replaces the directory of one side: it has all terms, but a term won in one directory is not seen in the other. A
-    /// side that finds another directory than it opened may not decide anything by it (P2).
+    /// A copy replaces one side's directory. The copy has all terms so far, but a term won in one
+    /// directory does not appear in the other. A side that finds another directory than the one
+    /// that it opened must not decide anything by it (P2).
     pub(super) fn two_arbiters(&mut self) -> Result<Outcome> {
         match self.random.u32(..3) {
             0 => self.arbiter_away(Outage::Copied(self.active.host)),
@@ -247,8 +253,9 @@ impl Pair<'_> {
         }
     }
 
-    /// Afterwards `active` is the side that lives: the guest is off there, or will be. Whatever the dead side had done of the
-    /// power-off, the guest does not come up again.
+    /// The guest powers itself off while a side dies. Afterwards `active` is the side that lives.
+    /// The guest is off, or is about to power off there; it must not start again, whatever the dead
+    /// side had done of the power-off.
     pub(super) fn power_off_as_a_side_dies(&mut self) -> Result<()> {
         let wait = Duration::from_micros(self.random.u64(OFF));
         let standby = self.random.u32(..4) == 0;
@@ -264,7 +271,7 @@ impl Pair<'_> {
         Ok(())
     }
 
-    /// Both sides ask, each the directory that it takes for its arbiter.
+    /// The replication link is cut, and each side asks a different directory.
     fn two_arbiters_and_no_link(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let host = if self.random.bool() { Host::A } else { Host::B };
@@ -272,7 +279,7 @@ impl Pair<'_> {
         self.launcher.fail_arbiter(outage)?;
         self.launcher.network().cut_replication(&[Host::A, Host::B])?;
         let decided = self.wait_decision(term)?;
-        // A wrong takeover by the other side would show in this time.
+        // Wait long enough for a wrong takeover by the other side to be seen.
         self.watch.pass(self.context.config.scaled(UNDER_WAY), &mut [])?;
         self.launcher.recover_arbiter(outage)?;
         let outcome = match decided {

@@ -1,4 +1,5 @@
-//! An interactive pair: the guest's console on the terminal, and keys that kill either side.
+//! An interactive pair: the guest's console on the terminal, and keys that kill the primary or the
+//! standby.
 
 use std::io::{Read, Write};
 use std::process::{ChildStdin, ChildStdout, ExitStatus};
@@ -15,24 +16,24 @@ use super::watch::Watch;
 use super::{PATIENCE, RunContext};
 use crate::network::{Host, TestNetwork};
 
-/// Ctrl-], the prefix of a command key; pressed twice, it goes to the guest.
+/// Ctrl-], the prefix of a command key. Pressed twice, it is sent to the guest.
 const PREFIX: u8 = 0x1d;
-/// Interval of checks of the processes while no key is pressed.
+/// Interval of the checks of the processes.
 const LOOK: Duration = Duration::from_millis(100);
 /// Interval of status requests.
 const ASK: Duration = Duration::from_secs(1);
-/// The state of a standby that holds no guest.
+/// The state of a standby that holds no checkpoint.
 const EMPTY: &str = "waiting";
 
-/// What the keys do; shown at the start.
+/// The command keys, shown at the start.
 pub const HELP: &str =
     "Ctrl-] then: p kills the primary, s kills the standby, i shows the status, q quits";
 
-/// Runs a pair until the guest powers off or the user quits. `keys` receives the typed bytes; `show` writes bytes to the
-/// terminal, from several threads.
+/// Runs a pair until the guest powers off or the user quits. `keys` receives the typed bytes.
+/// `show` writes bytes to the terminal; several threads call it.
 ///
 /// # Errors
-/// When the pair does not come up, or neither side goes on after a kill.
+/// The pair does not start, or neither side continues after a kill.
 pub fn run(context: &RunContext<'_>, keys: &Receiver<Vec<u8>>, show: fn(&[u8])) -> Result<()> {
     let config = context.config;
     let network = if config.loopback {
@@ -45,7 +46,7 @@ pub fn run(context: &RunContext<'_>, keys: &Receiver<Vec<u8>>, show: fn(&[u8])) 
     Playing::start(launcher, watch, show)?.play(context, keys)
 }
 
-/// A process, and the guest's keyboard in it.
+/// A process, and the input of its guest's console.
 struct Seat {
     member: Member,
     keyboard: ChildStdin,
@@ -57,35 +58,35 @@ struct Playing<'a> {
     show: fn(&[u8]),
     active: Seat,
     passive: Seat,
-    /// The last byte was [`PREFIX`].
+    /// Whether the last byte was [`PREFIX`].
     ordering: bool,
-    /// A key has killed the active side.
+    /// Whether a key has killed the active side.
     has_killed: bool,
-    /// A fresh standby is joining.
+    /// Whether a fresh standby is joining.
     is_joining: bool,
-    /// When the standby was seen to have ended with exit code 0.
+    /// When the standby's end with exit code 0 was seen.
     dismissed: Option<Instant>,
-    /// The thread that asks both sides for their status.
+    /// The thread that requests the status of both sides.
     asking: Option<JoinHandle<Answers>>,
-    /// The thread that shows the active side's status, after the key for it.
+    /// The thread that shows the active side's status on request.
     showing: Option<JoinHandle<()>>,
 }
 
-/// The status of both sides. A stopped process does not answer for a minute, so a separate thread waits for it, and the thread
-/// that handles keys does not.
+/// The status of both sides. A stopped process does not answer for a minute. A separate thread
+/// therefore waits for the answers, and the thread that handles keys does not block.
 struct Answers {
     active: Option<Status>,
     passive: Option<Status>,
 }
 
-/// What becomes of the standby of a side that has ended.
+/// What happened to the standby after the active side ended.
 enum Fate {
     TookOver(Status),
     Ended(ExitStatus),
     HeldNothing,
 }
 
-/// The next step after a key.
+/// What to do after an event.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     GoOn,
@@ -160,7 +161,7 @@ impl<'a> Playing<'a> {
                 (true, b'i') => self.show_status(),
                 (true, key) if key != PREFIX => self.say(HELP),
                 (_, key) => {
-                    // The next look at the processes finds one that has just died.
+                    // Ignore the error: the next check of the processes finds the dead one.
                     let _ = self.active.keyboard.write_all(&[key]);
                 }
             }
@@ -176,12 +177,14 @@ impl<'a> Playing<'a> {
         Ok(())
     }
 
-    /// The status of both sides, once both have answered or failed. An answer of a process that has been replaced is dropped.
+    /// The status of both sides, once both have answered or failed. The answers of a replaced
+    /// process are dropped.
     fn answers(&mut self) -> Option<Answers> {
         self.asking.take_if(|asking| asking.is_finished())?.join().ok()
     }
 
-    /// Handles events without a key: a host that is too busy for a heartbeat is replaced while it lives.
+    /// Handles the status of both sides. A takeover without a key is possible: a host that is too
+    /// busy to send heartbeats is replaced.
     fn hear(&mut self, answers: &Answers) -> Result<Next> {
         if let Some(takeover) = answers.passive.as_ref().filter(|status| status.has_taken_over()) {
             self.say("the standby goes on with the guest, and no key has asked for that");
@@ -194,8 +197,8 @@ impl<'a> Playing<'a> {
         Ok(Next::GoOn)
     }
 
-    /// A primary that ends tells its standby first and then gives back its disks and its term, so its standby is seen to end
-    /// first.
+    /// Handles the end of the standby. A primary that ends tells its standby first, and then gives
+    /// back its disks and its term; the standby is therefore seen to end first.
     fn passive_has_ended(&mut self, exit: ExitStatus) -> Result<()> {
         if exit.success() {
             if self.dismissed.is_none() {
@@ -210,7 +213,7 @@ impl<'a> Playing<'a> {
         self.protect()
     }
 
-    /// The side that ran the guest is gone: the other side goes on, or ends too.
+    /// Handles the end of the active side: the standby takes over, or ends too.
     fn active_has_ended(&mut self, exit: ExitStatus) -> Result<Next> {
         let ended = Instant::now();
         let asked_for = std::mem::take(&mut self.has_killed);
@@ -222,7 +225,7 @@ impl<'a> Playing<'a> {
                 return Ok(Some(Fate::Ended(exit)));
             }
             let status = passive.status()?;
-            // It holds no guest, and waits for any primary.
+            // The standby holds no checkpoint, and waits for any primary.
             let is_empty = status.state() == EMPTY;
             Ok(match status.has_taken_over() {
                 true => Some(Fate::TookOver(status)),
@@ -266,7 +269,7 @@ impl<'a> Playing<'a> {
         self.protect().map(|()| Next::GoOn)
     }
 
-    /// Gives the surviving side a fresh standby.
+    /// Starts a fresh standby for the surviving side.
     fn protect(&mut self) -> Result<()> {
         let host = self.active.member.host.other();
         self.passive = seat(self.launcher.start_standby(host)?, self.show)?;
@@ -293,7 +296,8 @@ impl<'a> Playing<'a> {
         self.showing = std::thread::Builder::new().name("show".to_owned()).spawn(showing).ok();
     }
 
-    /// Prints a line of the harness among the guest's output: the terminal is raw.
+    /// Prints a line of the harness between lines of the guest. The terminal is raw: lines end with
+    /// CR LF.
     fn say(&self, text: &str) {
         say(self.show, text);
     }
@@ -319,7 +323,7 @@ fn listens(watch: &Watch, seat: &Seat) -> Result<()> {
     watch.until("the standby listens", &mut [], |_| Ok(seat.member.status().is_ok().then_some(())))
 }
 
-/// Shows the guest's output on the terminal; returns the guest's keyboard.
+/// Shows the guest's output on the terminal, and returns the input of the guest's console.
 fn seat(mut member: Member, show: fn(&[u8])) -> Result<Seat> {
     let Some((keyboard, screen)) = member.process.take_console() else {
         bail!("{} was started without a console", member.process.name());

@@ -1,4 +1,4 @@
-//! The processes of a pair: their command lines, their status, and how they end.
+//! The processes of a pair: their command lines, their status and their end.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,48 +17,48 @@ use crate::process::{PeakMemory, Process};
 use crate::switch::Switch;
 
 const NAME: &str = "pair";
-/// The guest's Ethernet address; both hosts give it the same.
+/// The guest's Ethernet address, the same on both hosts.
 const MAC: &str = "52:54:00:4b:45:4d";
 
 /// A `kemari` process on a host.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// Where it runs.
+    /// The process's host.
     pub(super) host: Host,
     /// The process.
     pub(super) process: Process,
     socket: PathBuf,
     kemari: PathBuf,
-    /// While it lives, it answers the process's intercepted calls.
+    /// Answers the process's intercepted calls until dropped.
     _injector: Option<Injector>,
 }
 
 impl Member {
-    /// Its status.
+    /// The process's status.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// The process does not answer.
     pub(super) fn status(&self) -> Result<Status> {
         Status::ask(&self.kemari, &self.socket)
     }
 
-    /// A closure that asks for the status, for a thread that may wait. It works even if the process
-    /// ends in the meantime.
+    /// A closure that requests the status, for a thread that may block. The closure works even if
+    /// this value is replaced in the meantime.
     pub(super) fn asker(&self) -> impl FnOnce() -> Result<Status> + Send + use<> {
         let (kemari, socket) = (self.kemari.clone(), self.socket.clone());
         move || Status::ask(&kemari, &socket)
     }
 
-    /// Sends it a command of `kemari ctl`.
+    /// Sends a command of `kemari ctl` to the process.
     ///
     /// # Errors
-    /// When it does not answer, or refuses.
+    /// The process does not answer, or refuses.
     pub(super) fn control(&self, arguments: &[&str]) -> Result<()> {
         control(&self.kemari, &self.socket, arguments).map(drop)
     }
 }
 
-/// Starts the processes of one pair.
+/// Starts the processes of a pair.
 #[derive(Debug)]
 pub(super) struct Launcher<'a> {
     config: &'a PairConfig,
@@ -67,15 +67,15 @@ pub(super) struct Launcher<'a> {
     dir: &'a Path,
     arbiter: Arbiter,
     started: u32,
-    /// The audit logs of all processes that were started.
+    /// The audit logs of all processes so far.
     audits: Vec<PathBuf>,
-    /// The peak memory of all processes that were started.
+    /// The peak memory of all processes so far.
     peak: PeakMemory,
-    /// The guest's serial line is on pipes, not in a file.
+    /// Whether the guest's serial line is on pipes instead of in a file.
     console: bool,
-    /// The guest's network is a tap on each host.
+    /// Whether the guest's network is a tap on each host.
     taps: bool,
-    /// The slowness of the sides' resources, if some fault needs it.
+    /// Intercepts system calls to slow them, if a fault of the run needs it.
     slowness: Option<Slowness>,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Launcher<'a> {
     /// Prepares a run with all its files in `dir`, and starts the arbiter.
     ///
     /// # Errors
-    /// The hosts' credentials cannot be made, or the arbiter cannot be started.
+    /// A network or the hosts' credentials cannot be created, or the arbiter does not start.
     pub(super) fn new(
         config: &'a PairConfig,
         network: &'a TestNetwork,
@@ -126,45 +126,45 @@ impl<'a> Launcher<'a> {
         self.dir.join(format!("tls-{}", host.name()))
     }
 
-    /// Makes the arbiter fail.
+    /// Begins an outage of the arbiter.
     pub(super) fn fail_arbiter(&mut self, outage: Outage) -> Result<()> {
         self.arbiter.fail(self.network, outage)
     }
 
-    /// Restores the arbiter.
+    /// Ends the outage.
     pub(super) fn recover_arbiter(&mut self, outage: Outage) -> Result<()> {
         self.arbiter.recover(self.network, outage)
     }
 
-    /// From now on the guest's serial line is on the standard input and output of the process that
-    /// runs it.
+    /// Connects the serial line of later guests to the standard input and output of the process
+    /// that runs the guest.
     pub(super) fn with_console(mut self) -> Self {
         self.console = true;
         self
     }
 
-    /// The output of the device under test, on either host.
+    /// The file with the output of the device under test, on both hosts.
     pub(super) fn device_output(&self) -> PathBuf {
         self.dir.join("device.out")
     }
 
-    /// Forgets the audit log of the side that was started last: it was refused, did nothing, and may
-    /// have no log.
+    /// Removes the audit log of the last process: the process was refused at its start and may have
+    /// none.
     pub(super) fn forget_last(&mut self) {
         self.audits.pop();
     }
 
-    /// The audit logs of all processes that were started, dead or alive.
+    /// The audit logs of all processes so far, running or not.
     pub(super) fn audits(&self) -> &[PathBuf] {
         &self.audits
     }
 
-    /// The peak memory of the processes.
+    /// The peak memory of all processes.
     pub(super) fn peak(&self) -> &PeakMemory {
         &self.peak
     }
 
-    /// The disk that both hosts share.
+    /// The image of the guest's disk, which both hosts share.
     pub(super) fn disk(&self) -> PathBuf {
         self.dir.join("disk.img")
     }
@@ -172,10 +172,10 @@ impl<'a> Launcher<'a> {
     /// Starts the guest on `host`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// The process cannot be started.
     pub(super) fn start_primary(&mut self, host: Host) -> Result<Member> {
         let guest = &self.config.guest;
-        // A standby gets none of these flags: their values come with the session.
+        // Only the primary has these flags: a standby receives their values with the session.
         let mut arguments = vec![
             "run".to_owned(),
             format!("--kernel={}", guest.kernel.display()),
@@ -194,7 +194,7 @@ impl<'a> Launcher<'a> {
     /// Starts a standby on `host`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// The process cannot be started.
     pub(super) fn start_standby(&mut self, host: Host) -> Result<Member> {
         let listen = self.network.listen_address(host);
         self.start(host, "standby", vec!["standby".to_owned(), "--listen".to_owned(), listen])
@@ -229,7 +229,7 @@ impl<'a> Launcher<'a> {
         Ok(Member { host, process, socket, kemari, _injector: injector })
     }
 
-    /// Whether the serial line is on a pipe, which can be left unread.
+    /// Whether the serial line is on a pipe that the harness reads and can leave unread.
     fn printed(&self) -> bool {
         !self.console && self.config.kills.contains(&Kill::Unread)
     }
@@ -253,7 +253,8 @@ impl<'a> Launcher<'a> {
             |milliseconds| self.config.scaled(Duration::from_millis(milliseconds)).as_millis();
         let mut flags = vec![
             format!("--name={NAME}"),
-            // Both hosts share one kernel here: its page cache does not die with either process (P3).
+            // P3 holds with `writeback`: both hosts share one kernel here, whose page cache
+            // survives the end of either process.
             format!("--disk=path={},cache=writeback", self.disk().display()),
             format!("--net={},mac={MAC},model={}", self.net(host), self.config.net_model.name()),
             match self.console || self.printed() {
@@ -279,19 +280,18 @@ impl<'a> Launcher<'a> {
         flags
     }
 
-    /// Gives the active side the address of the standby on the other host.
+    /// Tells the active side to replicate to the standby on the other host.
     ///
     /// # Errors
-    /// When it refuses.
+    /// The active side refuses.
     pub(super) fn protect(&self, active: &Member) -> Result<()> {
         let address = self.network.dial_address(active.host.other());
-        // Does not wait: the test may break the pair in the meantime, and it watches the status
-        // itself.
+        // Do not wait: the test may inject a fault in the meantime, and watches the status itself.
         let protect = ["--timeout", "0", "protect", &address];
         active.control(&protect).context("the guest cannot be protected again")
     }
 
-    /// The slowness of the sides' resources, if the run has it.
+    /// The slowness of the sides' resources.
     pub(super) fn slowness(&self) -> Result<&Slowness> {
         self.slowness.as_ref().context("expected a pair whose files can be slow")
     }

@@ -1,4 +1,5 @@
-//! Runs a pair, breaks it round by round under the load of an outside client, and judges what the client saw.
+//! Runs a pair: injects a fault in each round while an outside client sends requests, and judges
+//! the client's history.
 
 mod arbiter;
 mod audit;
@@ -32,37 +33,39 @@ use report::RunReport;
 use round::{DiedAlone, FENCED, Load};
 use watch::Watch;
 
-/// The limit of every wait on an ordinary machine. Syncs on a busy disk were seen to take 30 s.
+/// Limit of each wait on an ordinary machine. Syncs on a busy disk took up to 30 s.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Receives the progress of a run.
 pub trait Progress {
-    /// The current step.
+    /// Shows the current step.
     fn step(&self, what: &str);
-    /// A line to keep.
+    /// Shows a line that stays.
     fn line(&self, line: &str);
 }
 
-/// Everything a run needs from outside.
+/// The inputs of a run.
 pub struct RunContext<'a> {
-    /// How to run and break the pair.
+    /// The configuration of the pair and its faults.
     pub config: &'a PairConfig,
-    /// An existing directory for all files. It contains nothing but the disk (`disk.img`).
+    /// An existing directory for all files. At first it contains only the disk's image
+    /// (`disk.img`).
     pub dir: &'a Path,
-    /// The switch that the observer is plugged into; its ports 0 and 1 are the hosts.
+    /// The switch that connects the observer and the hosts, whose ports are 0 and 1.
     pub switch: &'a Switch,
-    /// The file system of the disk, if it can be filled.
+    /// The file system of the disk's image, if the harness can fill it.
     pub small_disk: Option<&'a SmallDisk>,
     /// Receives the progress.
     pub progress: &'a dyn Progress,
-    /// Set when the run is to end early.
+    /// Set to end the run early.
     pub stop: Arc<AtomicBool>,
 }
 
-/// Runs a pair to the end of its rounds. An error means that the run could not be judged; what broke is in the report.
+/// Runs a pair to the end of its rounds. The report contains the violations; an error means that
+/// the run could not be judged.
 ///
 /// # Errors
-/// When the pair does not come up, or gets stuck.
+/// The pair does not start, or makes no progress.
 pub fn run(context: &RunContext<'_>, observer: &mut dyn Observer) -> Result<RunReport> {
     let config = context.config;
     config.check()?;
@@ -97,7 +100,7 @@ pub fn run(context: &RunContext<'_>, observer: &mut dyn Observer) -> Result<RunR
         report.rounds.push(round);
         pair.judge_memory(&mut report);
         if broken {
-            // Later rounds would be judged against a history that is already broken.
+            // End here: a broken history would break the judgement of later rounds.
             return Ok(report);
         }
     }
@@ -114,11 +117,11 @@ struct Pair<'a> {
     random: fastrand::Rng,
     active: Member,
     passive: Member,
-    /// Takeovers that no fault asked for.
+    /// Number of takeovers that happened without an injected fault.
     unasked: u32,
-    /// The bytes of its disk that the guest had written to at its last reset.
+    /// Bytes of the disk's image that were allocated when the guest was last reset.
     written_at_reset: Option<u64>,
-    /// The current fault.
+    /// The fault that is being injected.
     fault: Option<Kill>,
     /// The host that ran the guest when the fault began.
     before: Host,
@@ -175,7 +178,7 @@ impl<'a> Pair<'a> {
         )
     }
 
-    /// Waits for `more` answers from now on.
+    /// Waits for `more` further answers.
     fn wait_answers(&mut self, more: u64, what: &str) -> Result<()> {
         let wanted = self.observer.answered() + more;
         let observer = &*self.observer;
@@ -184,7 +187,7 @@ impl<'a> Pair<'a> {
         })
     }
 
-    /// P9: no process uses more memory than docs/threads.md says.
+    /// P9: no process uses more memory than its limit in docs/threads.md.
     fn judge_memory(&self, report: &mut RunReport) {
         let bound = self.context.config.memory_bound();
         let peak = self.launcher.peak().kib() / 1024;
@@ -195,13 +198,13 @@ impl<'a> Pair<'a> {
         (report.peak_memory_mib, report.memory_bound_mib) = (peak, bound);
     }
 
-    /// Powers the guest off, and checks how everything ended. If a side `dies` at the same time, the other side has to end as
-    /// well.
+    /// Powers the guest off, and checks the end of all processes. With `dies`, a side dies at the
+    /// same time, and the other side must end as well.
     fn finish(mut self, report: &mut RunReport, dies: bool) -> Result<()> {
         self.context.progress.step("the guest powers itself off");
         let patience = self.watch.patience();
         let finished = self.observer.finish(patience);
-        // If the answers stopped because the monitor ended, report the monitor's end.
+        // If the answers stopped because the monitor ended, return the monitor's end as the error.
         let finished = finished.or_else(|silence| {
             self.watch.check_running(&mut [&mut self.active, &mut self.passive]).and(Err(silence))
         });
@@ -210,7 +213,8 @@ impl<'a> Pair<'a> {
         report.judged = self.observer.judged();
         report.findings.extend(unjudged(report.operations, report.judged));
         if dies {
-            // A busy host may have lost its standby: then no side would be left.
+            // Wait for protection: on a busy host the pair may have lost its standby, and then no
+            // side would be left.
             self.wait_protected_wherever(Load::Over)?;
         }
         self.observer.power_off();
@@ -219,7 +223,7 @@ impl<'a> Pair<'a> {
             report.died_at_power_off = true;
         }
         if self.active.process.wait_exit(patience).and_then(|exit| exit.code()) == Some(FENCED) {
-            // The primary was too busy for a heartbeat in time: its standby took over, and powered off.
+            // The primary was too busy to send heartbeats: its standby took over, and powered off.
             std::mem::swap(&mut self.active, &mut self.passive);
             report.findings.extend(self.loser_ends());
             self.unasked += 1;
@@ -254,7 +258,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// A judge of histories that got no operations finds nothing. A third of the operations must reach it.
+/// A finding if the judge of histories judged nothing: it would then find nothing. About a third of
+/// the operations reach it.
 fn unjudged(operations: u64, judged: u64) -> Option<Finding> {
     const MANY: u64 = 1000;
     (operations > MANY && judged == 0).then(|| {

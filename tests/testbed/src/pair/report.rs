@@ -1,4 +1,4 @@
-//! The results of a run, for people and as JSON.
+//! The results of a run, as text and as JSON.
 
 use std::fmt;
 
@@ -9,92 +9,94 @@ use super::status::Quantiles;
 use crate::exercise::Exercise;
 use crate::findings::{Finding, Kind};
 
-/// One round.
+/// The results of a round.
 #[derive(Debug, Clone, Serialize)]
 pub struct RoundReport {
-    /// Its number; the first is 1.
+    /// The number of the round, counted from 1.
     pub round: u32,
-    /// How the pair was broken.
+    /// The injected fault.
     pub kill: Kill,
-    /// When, in milliseconds after the round began.
+    /// Time from the begin of the round to the fault, in milliseconds.
     pub killed_after_ms: u64,
-    /// The host that ran the guest before.
+    /// The host that ran the guest before the fault.
     pub before: &'static str,
-    /// The host that ran it afterwards.
+    /// The host that ran the guest after the fault.
     pub after: &'static str,
-    /// Operations answered before the kill.
+    /// Number of operations answered before the fault.
     pub operations_before: u64,
-    /// Operations answered after it.
+    /// Number of operations answered after the fault.
     pub operations_after: u64,
-    /// The longest silence that the client saw around the kill, in milliseconds.
+    /// The client's longest time without an answer around the fault, in milliseconds.
     pub longest_gap_ms: f64,
-    /// The client's latency before the kill, in microseconds.
+    /// The client's latency before the fault, in microseconds.
     pub latency_us: Quantiles,
-    /// From suspicion to the running guest, as measured by the standby, in microseconds.
+    /// Time from suspicion until the guest runs, measured by the standby, in microseconds.
     pub takeover_us: Option<u64>,
-    /// Whether a living side lost the right to run: a fenced primary, or a standby that its primary gave up.
+    /// Whether a living side lost the right to run: a fenced primary, or a standby that its primary
+    /// gave up.
     pub refused: bool,
-    /// Effects performed again at the takeover, because they might not have been performed.
+    /// Number of effects replayed at the takeover.
     pub replayed: u64,
-    /// Answers beyond the number of requests that the client sent.
+    /// Number of answers beyond the number of requests that the client sent.
     pub duplicate_answers: u64,
-    /// Checkpoints of the process that ran the guest before.
+    /// Number of checkpoints of the process that ran the guest before the fault.
     pub checkpoints: u64,
-    /// How long the guest was stopped for a checkpoint, in microseconds.
+    /// Pause of the guest for a checkpoint, in microseconds.
     pub pause_us: Quantiles,
-    /// From the staging of an effect to its acknowledged checkpoint, in microseconds.
+    /// Time from the staging of an effect to the commit of its checkpoint, in microseconds.
     pub commit_latency_us: Quantiles,
-    /// Checkpoints whose hashes were compared.
+    /// Number of checkpoints whose hashes were compared.
     pub verified: u64,
-    /// The time until the guest was protected again, in milliseconds.
+    /// Time until the guest was protected again, in milliseconds.
     pub protected_again_ms: Option<u64>,
-    /// What broke.
+    /// The violations.
     pub findings: Vec<Finding>,
 }
 
-/// A whole run.
+/// The results of a run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct RunReport {
-    /// The seed of the moments of the kills.
+    /// The seed of the run.
     pub seed: u64,
     /// The kind of hosts.
     #[serde(rename = "bed")]
     pub network: String,
     /// The rounds that were judged.
     pub rounds: Vec<RoundReport>,
-    /// A side died as the guest powered itself off.
+    /// Whether a side died while the guest powered itself off.
     pub died_at_power_off: bool,
-    /// Takeovers that no fault asked for: a side was too busy for a heartbeat in time.
+    /// Number of takeovers that happened without an injected fault: a side was too busy to send
+    /// heartbeats.
     pub unasked: u32,
-    /// The guest died with a primary that had lost its standby right before it was killed, because a side was too
-    /// busy.
+    /// Whether the guest died with its primary, which had lost its standby right before it was
+    /// killed because a side was too busy.
     pub died_alone: bool,
-    /// Operations acknowledged in all.
+    /// Number of acknowledged operations.
     pub operations: u64,
-    /// Operations on shared objects, judged as one history.
+    /// Number of operations on shared objects that were judged as one history.
     pub judged: u64,
-    /// The largest memory that one process of the pair used, in MiB.
+    /// The largest memory of one process of the pair, in MiB.
     pub peak_memory_mib: u64,
     /// The limit of that memory, in MiB.
     pub memory_bound_mib: u64,
-    /// The output of the device under test, if there was one.
+    /// The output of the device under test, if the run had one.
     pub device: Option<Exercise>,
-    /// What the audit logs prove, if there were any.
+    /// The result of `kemari audit verify`, if the run had audit logs.
     pub audit: Option<String>,
-    /// What was checked on the disk at the end.
+    /// A description of the final check of the disk.
     pub disk: String,
-    /// What broke outside of any round.
+    /// The violations outside of any round.
     pub findings: Vec<Finding>,
 }
 
 impl RunReport {
-    /// Whether nothing broke.
+    /// Whether the run tested something and found no violation.
     pub fn held(&self) -> bool {
         let tried = !self.rounds.is_empty() || self.died_at_power_off || self.died_alone;
         tried && self.all_findings().next().is_none()
     }
 
-    /// Everything that broke, with its round where it has one.
+    /// All violations, each with the number of its round, if any.
     pub fn all_findings(&self) -> impl Iterator<Item = (Option<u32>, &Finding)> {
         let of_rounds = self.rounds.iter().flat_map(|round| {
             round.findings.iter().map(move |finding| (Some(round.round), finding))
@@ -116,7 +118,7 @@ impl RunReport {
         values.get(values.len() / 2).copied().unwrap_or_default()
     }
 
-    /// The duration of takeovers, if there were any.
+    /// The median and the longest duration of takeovers, if there were any.
     fn takeovers(&self) -> String {
         let mut all: Vec<u64> = self.rounds.iter().filter_map(|round| round.takeover_us).collect();
         all.sort_unstable();

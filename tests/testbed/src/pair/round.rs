@@ -1,4 +1,5 @@
-//! One round: load, a kill at a random moment, more load, a verdict, and protection by a fresh standby.
+//! A round: load, a fault at a random time, more load, a judgement, and protection by a fresh
+//! standby.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -20,43 +21,45 @@ use crate::findings::{Finding, Kind};
 use crate::judge::Succession;
 use crate::network::Host;
 
-/// Exit code of a primary that lost the right to run.
+/// Exit code of a process that lost the right to run.
 pub(super) const FENCED: i32 = 3;
-/// Milliseconds from the begin of the round to the kill.
+/// Time from the begin of the round to the fault, in milliseconds.
 pub(super) const LEAD: std::ops::Range<u64> = 100..900;
-/// Maximum number of takeovers in a row that no fault asked for: more cannot be explained by a busy host.
+/// Maximum number of successive takeovers without an injected fault. A busy host does not explain
+/// more.
 pub(super) const UNASKED: u32 = 5;
-/// Maximum number of starts of a fresh standby.
+/// Maximum number of attempts to start a fresh standby.
 const STARTS: u32 = 5;
 /// Exit code of a process that was refused at its start.
 const REFUSED: i32 = 2;
-/// Milliseconds that a paused primary stays paused after the takeover.
+/// Time that a stopped primary stays stopped after the takeover, in milliseconds.
 const OVERSLEEP: std::ops::Range<u64> = 0..300;
-/// How long an arbiter stays away after everything expected has happened.
+/// Time that an outage of the arbiter lasts after its expected consequences.
 pub(super) const OUTAGE: Duration = Duration::from_millis(1500);
-/// Frames that left before effects were held have arrived within this time.
+/// Time in which frames arrive that left before effects were held.
 pub(super) const UNDER_WAY: Duration = Duration::from_millis(300);
-/// A bit flips after this many bytes of the primary.
+/// Number of bytes from the primary before a bit flips.
 const CORRUPT_AFTER: std::ops::Range<u32> = 0..200_000;
-/// A bit flips after this many bytes of the standby, which sends little.
+/// Number of bytes from the standby before a bit flips. The standby sends little.
 const CORRUPT_ACK_AFTER: std::ops::Range<u32> = 0..4000;
-/// Where a flip may have no effect, another follows after each of this many bytes.
+/// Distance of further flips in bytes, for links on which a single flip may have no effect.
 const FLIP_EVERY: usize = 1009;
-/// Bytes per second of a slow link.
+/// Rate of a slow link, in bytes per second.
 const SLOW: std::ops::Range<u64> = 400_000..8_000_000;
-/// Milliseconds for which it is slow.
+/// Duration of its slowness, in milliseconds.
 const SLOW_FOR: std::ops::Range<u64> = 300..1500;
 /// Bytes of new blocks that a guest may write while the fault is prepared.
 const WRITTEN_SOON: u64 = 1 << 20;
-/// Milliseconds for which a disk is full.
+/// Time for which the disk is full, in milliseconds.
 const FULL_FOR: std::ops::Range<u64> = 50..800;
 /// The state of a standby that is asking the arbiter.
 pub(super) const ASKING: &str = "doubting";
 /// The state of a standby that has discarded its checkpoint and waits for a primary.
 const DISCARDED: &str = "waiting";
 
-/// The guest died with a primary that was killed in a term of its own: on a busy host, that primary had lost its standby right
-/// before, and ran alone. No promise covers that, and the pair ends.
+/// The guest died with its primary, which ran alone: on a busy host it had lost its standby right
+/// before it was killed, and had won a term of its own. No promise covers this case, and the pair
+/// ends.
 #[derive(Debug)]
 pub(super) struct DiedAlone {
     reason: String,
@@ -70,7 +73,7 @@ impl fmt::Display for DiedAlone {
 
 impl std::error::Error for DiedAlone {}
 
-/// Whether clients still send requests to the guest.
+/// Whether the clients still send requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Load {
     Goes,
@@ -81,21 +84,21 @@ pub(super) enum Load {
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) moved: bool,
-    /// A living side lost the right to run.
+    /// Whether a living side lost the right to run.
     pub(super) refused: bool,
     pub(super) takeover: Option<Status>,
     pub(super) findings: Vec<Finding>,
 }
 
 impl Pair<'_> {
-    /// Plays and judges round `number`; the pair is protected before and after it. The round starts again after a takeover that
-    /// no fault asked for.
+    /// Runs and judges round `number`. The pair is protected before and after it. The round starts
+    /// again after a takeover without an injected fault.
     pub(super) fn round(&mut self, number: u32) -> Result<RoundReport> {
         for _ in 0..UNASKED {
             match self.try_round(number) {
                 Ok(report) => return Ok(report),
-                // The function that plays a fault waits for the takeover that the fault causes. Here it failed, and may have left
-                // its fault in place.
+                // The function that injects a fault also waits for its takeover. It failed here,
+                // and may have left the fault in place.
                 Err(error) if self.fault.is_some_and(|fault| !fault.leaves_nothing()) => {
                     return Err(error);
                 }
@@ -105,7 +108,8 @@ impl Pair<'_> {
         self.try_round(number)
     }
 
-    /// As [`wait_protected`](Self::wait_protected), when no fault is active: a takeover that no fault asked for is followed.
+    /// As [`wait_protected`](Self::wait_protected), while no fault is active. Follows a takeover
+    /// that happens without a fault.
     pub(super) fn wait_protected_wherever(&mut self, load: Load) -> Result<()> {
         let fault = self.fault;
         for _ in 0..UNASKED {
@@ -126,7 +130,8 @@ impl Pair<'_> {
         self.observer.next_window();
         self.launcher.switch().take_capture();
         self.load(lead)?;
-        // A busy host may have lost its standby and may be joining it again: a fault is played on a protected pair.
+        // Inject faults only into a protected pair: a busy host may have lost its standby and be
+        // joining it again.
         self.wait_protected()?;
         let status = self.active.status()?;
         let before = self.observer.next_window();
@@ -148,8 +153,8 @@ impl Pair<'_> {
         Ok(report)
     }
 
-    /// Lets load run for `lead`, and until there was an answer: if every checkpoint is compared, or the host is busy, one answer
-    /// may take seconds.
+    /// Lets the load run for `lead`, and until an answer arrives. An answer may take seconds if
+    /// each checkpoint is compared, or if the host is busy.
     pub(super) fn load(&mut self, lead: Duration) -> Result<()> {
         let answered = self.observer.answered();
         self.watch.pass(lead, &mut [&mut self.active, &mut self.passive])?;
@@ -168,7 +173,7 @@ impl Pair<'_> {
         self.context.config.scaled(time)
     }
 
-    /// Breaks the pair; afterwards `active` runs the guest and `passive` is the lost side.
+    /// Injects the fault. Afterwards `active` runs the guest, and `passive` is the lost side.
     fn kill(&mut self, kill: Kill) -> Result<Outcome> {
         match kill {
             Kill::Primary => self.kill_primary(),
@@ -236,7 +241,8 @@ impl Pair<'_> {
         })
     }
 
-    /// None if a primary on a busy host had won a term of its own before it was stopped: then only that primary may go on (P2).
+    /// Waits for a takeover. Returns `None` if the standby is refused: on a busy host the primary
+    /// had won a term of its own before it was stopped, and only it may continue (P2).
     fn takeover_unless_refused(&mut self) -> Result<Option<Status>> {
         self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
             let status = members[0].status()?;
@@ -248,8 +254,9 @@ impl Pair<'_> {
         })
     }
 
-    /// The primary cannot ask for a while: it performs nothing, and nothing is lost. If the standby cannot ask either, neither
-    /// takes over. If the sides suspect each other in the meantime, the arbiter decides when it is back.
+    /// The primary cannot ask the arbiter for a while: it performs no effect, and loses none. If
+    /// the standby cannot ask either, neither side takes over. If the sides suspect each other in
+    /// the meantime, the arbiter decides when it returns.
     pub(super) fn arbiter_away(&mut self, outage: Outage) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let standby_asks = matches!(outage, Outage::CutFrom(_) | Outage::Copied(_));
@@ -259,8 +266,8 @@ impl Pair<'_> {
             &mut [],
             |_| {
                 let replaced = standby_asks && is_running(&self.passive);
-                // A primary that lost its standby on a busy host is asking the arbiter, and holds its effects until there is an
-                // answer.
+                // On a busy host, a primary that lost its standby asks the arbiter, and holds its
+                // effects until the answer.
                 let holds = |primary: Status| primary.holds_effects() || primary.state() == ASKING;
                 let holds = self.active.status().is_ok_and(holds);
                 Ok((holds || replaced).then_some(()))
@@ -269,7 +276,8 @@ impl Pair<'_> {
         let mut findings = self.nothing_leaves()?;
         let replaced = is_running(&self.passive);
         if replaced && standby_asks {
-            // The answers came from the new host in this case; the capture judges the old host's frames.
+            // The standby took over, so the frames are its own. The capture judges those of the old
+            // host.
             findings.clear();
         } else if replaced || self.active.status()?.number("term") > term {
             let what = "a term was won while no side could reach the arbiter (P2)";
@@ -285,7 +293,8 @@ impl Pair<'_> {
         Ok(outcome)
     }
 
-    /// Whether the sides stay a pair after the arbiter is back: on a busy host they may suspect each other just then.
+    /// Whether the sides are still a pair after the outage. On a busy host they may suspect each
+    /// other.
     fn goes_on_as_a_pair(&self) -> Result<bool> {
         self.watch.until("the arbiter is back for both sides", &mut [], |_| {
             let Ok(primary) = self.active.status() else { return Ok(Some(false)) };
@@ -296,7 +305,7 @@ impl Pair<'_> {
         })
     }
 
-    /// Waits until one side goes on, and the other side finds out.
+    /// Waits until one side continues and the other side learns that it lost.
     fn decided(&mut self, term: u64) -> Result<Outcome> {
         Ok(match self.wait_decision(term)? {
             Some(takeover) => self.moved_from_the_living(takeover),
@@ -307,8 +316,9 @@ impl Pair<'_> {
         })
     }
 
-    /// Follows a takeover that no fault asked for: a host was too busy for a heartbeat in time. That breaks no promise: it is
-    /// judged like any takeover, and counted. Any other `error` is returned.
+    /// Follows a takeover without an injected fault: a host was too busy to send heartbeats. This
+    /// breaks no promise, so the takeover is judged like any other, and counted. Returns any other
+    /// `error`.
     fn follow_unasked(&mut self, error: anyhow::Error, load: Load) -> Result<()> {
         // The primary may learn that it is fenced before the guest runs on the other host.
         let ended = self.active.process.wait_exit(Duration::ZERO).and_then(|exit| exit.code());
@@ -334,8 +344,9 @@ impl Pair<'_> {
         self.protect_again().map(drop)
     }
 
-    /// Checks that effects are held: after a while all that had left before has arrived at the switch, and nothing more comes. It
-    /// counts frames where they come in, because a busy client may read an answer late.
+    /// Checks that effects are held: once the frames that left earlier have arrived at the switch,
+    /// no more arrive. The frames are counted at the switch, because a busy client may read an
+    /// answer late.
     fn nothing_leaves(&mut self) -> Result<Vec<Finding>> {
         let config = self.context.config;
         self.watch.pass(config.scaled(UNDER_WAY), &mut [])?;
@@ -350,7 +361,7 @@ impl Pair<'_> {
         Ok(vec![Finding::new(Kind::TwoActive, what)])
     }
 
-    /// The exact number of frames that the hosts have sent in this round so far.
+    /// The exact number of frames from the hosts in this round.
     fn frames_of_hosts(&self) -> Result<usize> {
         let (switch, hosts) = (self.launcher.switch(), [Host::A, Host::B].map(Host::index));
         self.watch.until("the switch takes what was sent", &mut [], |_| {
@@ -361,7 +372,8 @@ impl Pair<'_> {
         Ok(switch.with_capture(of_hosts))
     }
 
-    /// The standby suspects correctly, and may not go on before the arbiter permits it.
+    /// The standby suspects the primary, rightly, and must not continue before the arbiter permits
+    /// it.
     fn primary_dies_during(&mut self, outage: Outage) -> Result<Outcome> {
         self.active.process.kill();
         self.watch.until("the standby asks the arbiter", &mut [&mut self.passive], |members| {
@@ -375,19 +387,21 @@ impl Pair<'_> {
         let takeover = self.wait_takeover()?;
         let outcome = self.moved(takeover);
         if early {
-            // A busy host may have won its term just before the arbiter went away. If it went on without asking, the arbiter,
-            // which is back, does not know its term, and nothing leaves (P2).
+            // A standby that ran the guest early may have won its term just before the outage. If
+            // it continued without asking, the arbiter does not know its term, and no answer leaves
+            // (P2).
             self.wait_answers(1, "the guest answers in a term that the arbiter knows")?;
         }
         Ok(outcome)
     }
 
-    /// A standby that could not take over is still a standby: the guest goes on, and its primary reports that it is not
-    /// protected.
+    /// A standby that could not take over stays a standby. The guest continues, and the primary
+    /// reports that it is not protected.
     pub(super) fn standby_without_arbiter(&mut self, outage: Outage) -> Result<Outcome> {
         self.launcher.fail_arbiter(outage)?;
         while !self.says_that_it_is_degraded()? {
-            // A busy host has just lost its standby, which cannot ask the arbiter: the standby joins again once it can.
+            // On a busy host the primary has lost its standby, which cannot ask the arbiter to join
+            // again. End the outage, and repeat.
             self.launcher.recover_arbiter(outage)?;
             self.wait_protected_wherever(Load::Goes)?;
             self.launcher.fail_arbiter(outage)?;
@@ -396,7 +410,7 @@ impl Pair<'_> {
         self.primary_dies_during(outage)
     }
 
-    /// Whether the primary reports that it is degraded; `false` if it runs alone instead.
+    /// Waits until the primary reports that it is degraded (`true`), or runs alone (`false`).
     pub(super) fn says_that_it_is_degraded(&self) -> Result<bool> {
         let what = "the primary says that its standby could not take over, or that it has none";
         self.watch.until(what, &mut [], |_| {
@@ -409,7 +423,8 @@ impl Pair<'_> {
         })
     }
 
-    /// In this fault the replaced primary lives and its clients reach it: only its own checks keep it from answering them (P2).
+    /// The replaced primary lives and its clients reach it. Only its own checks keep it from
+    /// answering them (P2).
     fn primary_cut_off(&mut self) -> Result<Outcome> {
         let outage = Outage::CutFrom(self.active.host);
         self.until_it_dies_protected(|pair| {
@@ -440,7 +455,8 @@ impl Pair<'_> {
         outcome
     }
 
-    /// Drops what these hosts send to each other: one side goes on, and the other finds out while the link is cut.
+    /// Drops all packets from `senders` on the replication link. One side continues, and the other
+    /// learns that it lost while the link is cut.
     fn cut_link(&mut self, senders: &[Host]) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         self.launcher.network().cut_replication(senders)?;
@@ -455,26 +471,27 @@ impl Pair<'_> {
         outcome
     }
 
-    /// A bit flips in what one side sends: that ends the session, and one side goes on.
+    /// A bit flips in the bytes of one side. The session ends, and one side continues.
     fn corrupt(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let sender = if self.random.bool() { Host::A } else { Host::B };
         let range = if sender == self.active.host { CORRUPT_AFTER } else { CORRUPT_ACK_AFTER };
         let after = self.random.u32(range);
-        // The header of a TLS record contains a byte that every reader has to ignore (RFC 8446, 5.1): a flipped bit there may
-        // stay unnoticed, and changes nothing. On a plain link every flipped bit must be noticed.
+        // On a plain link each flipped bit must be detected. With TLS a single flip may have no
+        // effect: readers ignore one byte in the header of each record (RFC 8446, section 5.1).
         let every = self.context.config.tls.then_some(FLIP_EVERY);
         self.launcher.network().corrupt_replication(sender, after, every)?;
         let decided = self.wait_decision(term);
         self.launcher.network().stop_corrupting()?;
         Ok(match decided? {
             Some(takeover) => self.moved_from_the_living(takeover),
-            // The link is correct again: the primary may already have joined its standby again.
+            // The link is correct again: the primary may already have a standby.
             None => Outcome::default(),
         })
     }
 
-    /// The guest goes on however slow the link is. The test does not say whether the pair stays protected.
+    /// The guest continues at any rate of the link. The test does not require that the pair stays
+    /// protected.
     fn throttle(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         let rate = self.random.u64(SLOW);
