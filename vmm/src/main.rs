@@ -1,4 +1,4 @@
-//! The `kemari` binary; all of it is in the library.
+//! The `kemari` binary. All of its code is in the library.
 
 fn main() -> std::process::ExitCode {
     kemari_vmm::cli::main()

@@ -56,7 +56,8 @@ fn etcd(
     Ok(Arc::new(arbiter))
 }
 
-/// A peer that can change what etcd returns decides which side runs the guest.
+/// P2: TLS is required beyond loopback: a peer that can change etcd's answers decides which side
+/// runs the guest.
 #[cfg(feature = "etcd")]
 fn check_loopback(members: &[String]) -> Result<(), CliError> {
     use std::net::IpAddr;
@@ -77,7 +78,8 @@ fn check_loopback(members: &[String]) -> Result<(), CliError> {
 
 #[cfg(feature = "etcd")]
 fn user(access: &super::args::ArbiterArgs) -> Result<Option<(String, String)>, CliError> {
-    /// An environment variable: every process of the host can read the command line.
+    /// The password is in an environment variable, because every process of the host can read the
+    /// command line.
     const VARIABLE: &str = "KEMARI_ARBITER_PASSWORD";
     let Some(name) = &access.user else { return Ok(None) };
     let password = match &access.password_file {

@@ -42,9 +42,9 @@ fn ask(
     request_within(&args.control, &request, patience).map_err(CliError::failed)
 }
 
-/// Tells a person how the guest treats its power button, before the wait for the guest begins.
+/// Reports how the guest treats its power button, before the wait for the guest begins.
 fn announce_shutdown(args: &CtlArgs) {
-    // A process that does not answer, or runs no guest, gives the reason when it refuses the
+    // A process that does not answer, or that runs no guest, gives the reason when it refuses the
     // command itself.
     let Ok(status) = ask(args, Command::Status, 0, &Patience::of_question()) else { return };
     if status["role"] != "primary" {
@@ -60,11 +60,11 @@ fn announce_shutdown(args: &CtlArgs) {
             power with `kemari ctl power-off`"
         );
     }
-    // Write the text now, not at the end.
+    // Write the log now: the wait follows.
     logging::flush();
 }
 
-/// Formats JSON with one line for each field.
+/// Formats JSON with one line per field.
 fn line_by_line(answer: &Value) -> String {
     let Value::Object(fields) = answer else { return answer.to_string() };
     let fields = fields.iter().map(|(name, value)| format!("  {}: {value}", Value::from(&**name)));

@@ -1,5 +1,5 @@
-//! Runs a guest in this process, from its first or taken-over instruction to its end; shared by `kemari run` and a standby
-//! that has taken over.
+//! Runs a guest in this process until its end. Used by `kemari run`, and by a standby that has
+//! taken over.
 
 use std::io::IsTerminal;
 use std::sync::mpsc::TryRecvError;
@@ -40,7 +40,7 @@ pub(super) fn observer(recorder: Option<&Arc<Recorder>>) -> Option<Arc<dyn Obser
     recorder.map(|recorder| recorder.clone() as Arc<dyn Observer>)
 }
 
-/// How links are secured. Errors in the files are found now.
+/// How links are secured. Errors in the files are found here.
 pub(super) fn link_security(args: &SecurityArgs) -> Result<LinkSecurity, CliError> {
     let tls = args
         .tls
@@ -70,7 +70,7 @@ pub(super) fn engine_options(
             heartbeat_interval: Duration::from_millis(args.heartbeat_interval),
             heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
             ack_timeout: Duration::from_millis(args.ack_timeout),
-            // Before the first checkpoint nothing waits for the other side: allow more time.
+            // Allow more time before the first checkpoint: no effect waits for the other side then.
             setup_timeout: Duration::from_millis(args.heartbeat_timeout.saturating_mul(20)),
             max_in_flight: args.max_in_flight as usize,
             ..PrimaryOptions::default()
@@ -95,8 +95,8 @@ pub(super) fn to_the_end(
     terminal: Option<RawMode>,
 ) -> u8 {
     let machine = engine.machine();
-    // Leak one reference: the thread that drops the last one would have to tear the engine down, and most may not. It ends
-    // with the process.
+    // Leak one reference: the thread that drops the last one would have to tear the engine down,
+    // and most threads may not. The engine ends with the process.
     std::mem::forget(engine.clone());
     let ended = machine.wait();
     last::ends(ended.exit_code());
@@ -112,7 +112,8 @@ pub(super) fn to_the_end(
     }
 }
 
-/// The exit code of a process that has ended in good order: `code`, unless the two sides have differed.
+/// The exit code of a process that has ended in good order: `code`, unless the two sides have
+/// differed.
 pub(super) fn judged(code: u8, mismatches: u64) -> u8 {
     if mismatches == 0 {
         return code;
@@ -123,17 +124,17 @@ pub(super) fn judged(code: u8, mismatches: u64) -> u8 {
     super::EXIT_MISMATCH
 }
 
-/// The machine's name at the arbiter and on its disks, while its start may still fail. Dropping it releases the name, so that
-/// a corrected command need not seize it.
+/// The machine's name at the arbiter and on its disks, while the start may still fail. Dropping
+/// this releases the name, so that a corrected command does not need to seize it.
 pub(super) struct Claim<'a> {
     arbiter: Option<&'a Arc<dyn Arbiter>>,
-    /// The machine whose disks are freed.
+    /// The machine whose disks are released.
     machine: Option<&'a Machine>,
     term: Term,
 }
 
 impl<'a> Claim<'a> {
-    /// Claims the name, unless the arbiter or a record beside a disk names another holder.
+    /// Claims the name, unless the arbiter or a fence record names another holder.
     pub(super) fn begin(
         arbiter: Option<&'a Arc<dyn Arbiter>>,
         machine: &'a Machine,
@@ -142,7 +143,8 @@ impl<'a> Claim<'a> {
         let term = match arbiter {
             Some(arbiter) => {
                 let disk = disk_claim(machine)?;
-                // Find a disk that is in use before the term is taken from the process that uses it.
+                // Find a disk that is in use before this process takes the term from the process
+                // that uses it.
                 machine.reserve_disks(seize)?;
                 let term = arbiter.begin_on(disk.as_ref(), seize);
                 term.map_err(|error| CliError::usage(error.to_string()))?
@@ -170,7 +172,7 @@ impl<'a> Claim<'a> {
         self.term
     }
 
-    /// Keeps the name: the guest runs, and its end decides from here on.
+    /// Keeps the name: the guest runs, and from here on the guest's end releases the name.
     pub(super) fn keep(mut self) {
         (self.arbiter, self.machine) = (None, None);
     }
@@ -181,14 +183,14 @@ impl Drop for Claim<'_> {
         if self.machine.is_some() {
             last::ends(EXIT_FAILED);
         }
-        // P2: the guest has not run, but its requests in flight may be under way.
+        // P2: the guest has not run, but its requests in flight may have been started.
         if self.machine.is_none_or(|machine| machine.gate().free_disks()) {
             end_term(self.arbiter, self.term);
         }
     }
 }
 
-/// Releases the term: a fresh start needs no `--seize`.
+/// Releases the term, so that the next start needs no `--seize`.
 fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     if let Some(arbiter) = arbiter
         && let Err(error) = kemari_arbiter::end(arbiter, term)
@@ -199,7 +201,7 @@ fn end_term(arbiter: Option<&Arc<dyn Arbiter>>, term: Term) {
     }
 }
 
-/// Logs one line on how the machine has ended; returns its exit code.
+/// Logs one line on the machine's end, and returns the exit code.
 pub(super) fn report(ended: &Ended) -> u8 {
     match ended {
         Ended::PoweredOff => log::info!("powered off"),
@@ -213,8 +215,8 @@ pub(super) fn report(ended: &Ended) -> u8 {
     ended.exit_code()
 }
 
-/// Ends the machine if it is not protected within `patience`, or as soon as a standby refuses it. Once it was protected, it
-/// may go on alone (P7).
+/// Ends the machine if it is not protected within `patience`, or as soon as a standby refuses it.
+/// Once the machine has been protected, it may continue alone (P7).
 pub(super) fn require_protected(engine: &Arc<Engine>, patience: Duration) -> Result<(), CliError> {
     const EVERY: Duration = Duration::from_millis(20);
     let engine = engine.clone();
@@ -244,8 +246,8 @@ pub(super) fn require_protected(engine: &Arc<Engine>, patience: Duration) -> Res
     })
 }
 
-/// Makes the terminal raw if the guest's console is on it, now or when this process comes to its foreground. P7: the guest
-/// does not depend on it, so a failure is only reported.
+/// Sets the terminal to raw mode if the guest's console is on it: now, or when this process comes
+/// to the foreground. P7: the guest does not depend on the terminal, so a failure is only reported.
 pub(super) fn enter_terminal(config: &MachineConfig) -> Option<RawMode> {
     if !config.is_on_stdio() {
         return None;
@@ -281,7 +283,8 @@ fn shares_terminal_with_log() -> bool {
         && device(rustix::fs::fstat(&output)) == device(rustix::fs::fstat(&error))
 }
 
-/// Polls: a process is not notified when its shell brings it to the foreground.
+/// Polls the terminal: the kernel does not notify a process when its shell brings it to the
+/// foreground.
 fn follow_terminal() {
     const EVERY: Duration = Duration::from_millis(500);
     let follow = || {
@@ -362,7 +365,8 @@ fn rotate_keys(engine: &Arc<Engine>) -> Reply {
     Reply::later(look, move || engine.so_far())
 }
 
-/// If the guest does not power off in time, the button's registers tell what it does about it.
+/// Presses the power button. If the guest does not power off in time, the button's registers show
+/// how it has reacted.
 fn shutdown(engine: &Arc<Engine>) -> Reply {
     engine.machine().press_power_button();
     let machine = engine.machine().clone();
@@ -380,13 +384,14 @@ fn shutdown(engine: &Arc<Engine>) -> Reply {
     })
 }
 
-/// Answers when the machine is off and everything is shut down.
+/// Replies when the machine is off and everything is shut down.
 fn ended(engine: &Arc<Engine>, so_far: impl FnMut() -> String + Send + 'static) -> Reply {
     let engine = engine.clone();
     Reply::later(move || outcome(&engine), so_far)
 }
 
-/// The answer to a client that wants the machine off; `None` before the machine has ended and is shut down.
+/// The answer to a client that has requested the machine's end; `None` before the machine has ended
+/// and is shut down.
 pub(super) fn outcome(engine: &Engine) -> Option<Outcome> {
     Some(match engine.put_away()? {
         Ended::PoweredOff => Ok(done("powered-off")),
@@ -395,12 +400,12 @@ pub(super) fn outcome(engine: &Engine) -> Option<Outcome> {
     })
 }
 
-/// The control socket, if `--control` is given; it has no handler yet.
+/// The control socket, if `--control` is given. It has no handler yet.
 pub(super) fn take_control(args: &OperationArgs) -> Result<Option<ControlPlace>, CliError> {
     args.control.as_deref().map(ControlPlace::take).transpose().map_err(CliError::usage)
 }
 
-/// Starts to answer on the control socket.
+/// Starts to answer requests on the control socket.
 pub(super) fn serve_control(
     place: Option<ControlPlace>,
     handler: Handler,
@@ -408,12 +413,13 @@ pub(super) fn serve_control(
     place.map(|place| place.serve(handler)).transpose().map_err(CliError::failed)
 }
 
-/// The signals that end the process, watched before there is anything to end, so that none is lost. The thread that receives
-/// them never blocks, so a second signal ends the process at once.
+/// The signals that end the process. They are watched before anything runs that they could end, so
+/// that none is lost. The thread that receives them never blocks, so a second signal ends the
+/// process at once.
 #[derive(Clone, Default)]
 pub(super) struct Ending(Arc<Mutex<EndingState>>);
 
-/// Must not block.
+/// The reaction to a signal. It must not block.
 type End = Box<dyn Fn(i32) + Send>;
 
 #[derive(Default)]
@@ -444,12 +450,13 @@ impl Ending {
         }
     }
 
-    /// The signal that has come, if any.
+    /// The signal that has arrived, if any.
     pub(super) fn signal(&self) -> Option<i32> {
         self.lock().signal
     }
 
-    /// Sets `end` as the reaction to the next signal, in place of the previous one; calls it at once if a signal has come.
+    /// Sets `end` as the reaction to the next signal, in place of the previous reaction. Calls it
+    /// at once if a signal has already arrived.
     pub(super) fn by(&self, end: impl Fn(i32) + Send + 'static) {
         let mut state = self.lock();
         if let Some(number) = state.signal {
@@ -476,7 +483,7 @@ mod tests {
 
     use super::*;
 
-    /// P7. Fails if a signal that comes between two reactions triggers neither.
+    /// P7. Fails if a signal between two reactions triggers neither.
     #[test]
     fn a_signal_ends_what_there_is_and_what_comes() {
         let ending = Ending::default();

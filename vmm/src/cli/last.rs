@@ -1,9 +1,10 @@
-//! The last bound: a process that ends is gone after 20 s, whatever it waits for (P9). What it releases may be on storage that
-//! does not answer.
+//! The last time limit: a process that ends is gone after 20 s, whatever it waits for (P9). Its
+//! term and its effects may be on storage that does not answer.
 //!
-//! The same thread does the last work for a thread that panics, which may do nothing itself.
+//! The same thread also works for a thread that panics, which may do nothing itself.
 //!
-//! The thread is started first, because a process that ends for lack of threads must be bounded as well.
+//! The thread is started first, because the limit must also hold for a process that ends for lack
+//! of threads.
 
 use std::io;
 use std::sync::OnceLock;
@@ -15,19 +16,19 @@ use kemari_confine::logging;
 use kemari_confine::seccomp::{self, Role};
 use kemari_confine::threads;
 
-/// Everything with a bound of its own has ended before (docs/operating.md).
+/// Longer than all steps of an end that have a limit of their own (docs/operating.md).
 const LONGEST_END: Duration = Duration::from_secs(20);
 
 static NOTICES: OnceLock<SyncSender<Notice>> = OnceLock::new();
 
 enum Notice {
-    /// The process ends with this code.
+    /// The process ends with this exit code.
     Ends(u8),
     /// A thread has panicked and waits for this work.
     Panicked(Box<dyn FnOnce() + Send>),
 }
 
-/// Starts the thread that bounds the end.
+/// Starts the thread that limits the end.
 ///
 /// # Errors
 /// When the thread cannot be started.
@@ -51,16 +52,16 @@ pub(super) fn watch() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the bound: this process ends with `code`.
+/// Starts the time limit: this process ends with `code`.
 pub(super) fn ends(code: u8) {
     if let Some(notices) = NOTICES.get() {
-        // A full channel means that the thread knows the first code already.
+        // The channel is full when the thread already has the first code.
         let _ = notices.try_send(Notice::Ends(code));
     }
 }
 
-/// Does `work` for a thread that panics, and waits at most `patience`: the work may need a lock that this same thread holds. Does
-/// nothing if the process ends already.
+/// Runs `work` for a thread that panics, and waits for it at most `patience`: the work may need a
+/// lock that the panicking thread holds. Does nothing if the process is already ending.
 pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration) {
     let Some(notices) = NOTICES.get() else { return };
     let (done, is_done) = channel::<()>();
@@ -69,7 +70,7 @@ pub(super) fn for_panic(work: impl FnOnce() + Send + 'static, patience: Duration
         drop(done);
     };
     if notices.try_send(Notice::Panicked(Box::new(work))).is_ok() {
-        // Disconnects when `done` is dropped.
+        // The channel disconnects when `done` is dropped.
         let _ = is_done.recv_timeout(patience);
     }
 }

@@ -29,14 +29,14 @@ pub use args::{
 
 use kemari_machine::MachineError;
 
-/// A mistake in the command line or in a file that it names.
+/// A mistake in the command line, or in a file that it names.
 const EXIT_USAGE: u8 = 2;
 const EXIT_FAILED: u8 = 1;
 /// The process ended in good order, but `--verify` has found a difference between the two sides
 /// (P8).
 const EXIT_MISMATCH: u8 = 4;
 
-/// Why a command has failed; printed as one line.
+/// Why a command has failed. It is printed as one line.
 #[derive(Debug)]
 pub struct CliError {
     message: String,
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => carry_out(cli.command),
         Err(error) => not_parsed(&error),
     };
-    // A process that exits does not drop what its threads share.
+    // The exit does not drop values that threads share, so remove this process's files here.
     io_gate_host::own_files::give_back_all();
     match result {
         Ok(code) => {
@@ -106,7 +106,7 @@ fn carry_out(command: Subcommand) -> Result<u8, CliError> {
     }
 }
 
-/// A mistake in the command line, or a request for help or version, which is answered.
+/// Handles a mistake in the command line. Answers a request for help or version.
 fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
     if !error.use_stderr() {
         return output::print(error.render().to_string().trim_end()).map(|()| 0);
@@ -136,8 +136,8 @@ pub fn console_terminal() -> Terminal {
     }
 }
 
-/// Gives up the rights that the product does not need, before anything is opened and before there
-/// are other threads.
+/// Gives up the rights that the product does not need. Called before anything is opened and before
+/// there are other threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
     kemari_hypervisor::memory::begin();
     kemari_replication::standby::resources::raise_limit();

@@ -4,12 +4,12 @@ use std::io::{self, ErrorKind, Write};
 
 use super::CliError;
 
-/// Prints `text` and a line end. A reader that has closed the pipe is no error.
+/// Prints `text` and a line end. A reader that has closed the pipe is not an error.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     written(writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush()))
 }
 
-/// The result of printing.
+/// Turns a failure to print into an error for the operator.
 pub(super) fn written(result: io::Result<()>) -> Result<(), CliError> {
     match result {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::failed(format!(

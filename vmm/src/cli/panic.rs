@@ -1,11 +1,13 @@
-//! What happens to a process when one of its threads panics.
+//! The panic hook: how a process ends when one of its threads panics.
 //!
-//! The whole process ends: its other threads could not work correctly without the one that panicked. The standby takes the guest
-//! over, as after any other death.
+//! The whole process ends: its other threads could not work correctly without the one that
+//! panicked. The standby takes over the guest, as after any other end of the primary.
 //!
-//! A panic in a device needs more. The state in which the device panicked is replicated, and the guest repeats its request where
-//! it continues. So the standby is told the place. If its own device panics there before a standby of its own holds a checkpoint,
-//! no host has the guest any more, and the operator is told that the place was the same on both hosts.
+//! A panic in a device needs more. The state in which the device panicked is replicated, and the
+//! guest repeats its request on the host that continues it. So this side tells the standby the
+//! place. If the standby's device panics in the same place before a standby of its own holds a
+//! checkpoint, no host has the guest any more, and the operator reads that the place was the same
+//! on both hosts.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::PanicHookInfo;
@@ -21,23 +23,23 @@ use kemari_replication::primary::Engine;
 
 use super::last;
 
-/// A device has panicked.
+/// Exit code: a device has panicked.
 const EXIT_DEVICE: u8 = 6;
-/// A device has panicked at the same place as on the former host.
+/// Exit code: a device has panicked in the same place as on the former host.
 const EXIT_AGAIN: u8 = 7;
-/// How long the standby has to read the reason; a takeover is delayed by no more than this.
+/// Time for the standby to read the reason. It delays a takeover by at most this.
 const LAST_WORD: Duration = Duration::from_millis(50);
-/// How long the thread that panics waits for the last work.
+/// Time that the panicking thread waits for the last work.
 const LAST_WORK: Duration = Duration::from_millis(100);
 
 static ENGINE: OnceLock<Weak<Engine>> = OnceLock::new();
 static FORMER: OnceLock<Former> = OnceLock::new();
 
-/// What is known of the former host.
+/// What this host knows of the former host.
 struct Former {
-    /// The checkpoint from which the guest continues here.
+    /// The checkpoint from which the guest continued here.
     epoch: Epoch,
-    /// Why the guest continues here.
+    /// The reason for the takeover.
     reason: String,
 }
 
@@ -46,13 +48,13 @@ pub(super) fn watch() {
     std::panic::set_hook(Box::new(end));
 }
 
-/// Notes that the guest of this process ran on another host before.
+/// Records that the guest of this process ran on another host before.
 pub(super) fn goes_on_from(epoch: Epoch, reason: &str) {
     // A process takes over only once.
     let _ = FORMER.set(Former { epoch, reason: reason.to_owned() });
 }
 
-/// Notes the engine whose standby must be told.
+/// Records the engine whose standby hears of a panic.
 pub(super) fn runs_by(engine: &Arc<Engine>) {
     // A process runs only one guest.
     let _ = ENGINE.set(Arc::downgrade(engine));
@@ -75,12 +77,12 @@ fn end(panic: &PanicHookInfo<'_>) {
     };
     match code {
         Some((text, code)) => logging::end_for_panic(text + &trace(), Some(code)),
-        // The defect may be the monitor's own: dump a core.
+        // The defect may be in the monitor itself: dump a core.
         None => logging::end_for_panic(of_thread(panic) + &trace(), None),
     }
 }
 
-/// Tells the standby, and writes to the audit log.
+/// Sends the place to the standby and writes the event to the audit log.
 fn tell(place: String, event: Option<Event>) {
     let Some(engine) = ENGINE.get().and_then(Weak::upgrade) else { return };
     let work = move || {
@@ -92,13 +94,14 @@ fn tell(place: String, event: Option<Event>) {
     last::for_panic(work, LAST_WORK);
 }
 
-/// A panic while a device is served.
+/// A panic in the code of a device.
 struct Death {
-    /// The place without the panic's message, for the standby: the message may contain bytes of the guest (P1).
+    /// The place without the panic's message, for the standby: the message may contain bytes of the
+    /// guest (P1).
     place: String,
     device: Served,
     line: u32,
-    /// The checkpoint from which the guest continues here, if no standby has a later one.
+    /// The checkpoint from which the guest continued here, if no standby has a later one.
     since: Option<Epoch>,
     again: bool,
 }
@@ -144,14 +147,14 @@ impl Death {
     }
 }
 
-/// Whether the former host has reported a panic at this place.
+/// Whether the former host has reported a panic in this place.
 fn is_told(reason: &str, place: &str) -> bool {
     let mut found = reason.match_indices(place);
     // Line 7 must not match line 71.
     found.any(|(at, _)| !reason[at + place.len()..].starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// The panic's message; empty if it may contain bytes of the guest (P1).
+/// The panic's message, or an empty text if it may contain bytes of the guest (P1).
 fn words(panic: &PanicHookInfo<'_>) -> String {
     match (panic.location(), panic.payload_as_str()) {
         (Some(place), Some(words)) if !is_of_a_device(place.file()) => format!(": {words}"),
@@ -180,13 +183,15 @@ fn trace() -> String {
     String::new()
 }
 
-/// Whether a panic at a place in this file is a device's own: on a thread that runs devices, all code except the machine's around
-/// them. A panic in the standard library is located at its caller.
+/// Whether a panic in this file is a panic of a device: on a thread that runs devices, all code
+/// counts except that of the machine around them. A panic in the standard library is located at its
+/// caller.
 fn is_of_a_device(file: &str) -> bool {
     seccomp::runs_device_code() && !is_of_the_machine(file)
 }
 
-/// Whether this file belongs to the machine around its devices. The adapters do not: they handle the guest's bytes.
+/// Whether this file is part of the machine around its devices. The adapters are not: they handle
+/// the guest's bytes.
 fn is_of_the_machine(file: &str) -> bool {
     let around = ["vmm/", "io-gate/", "ft-core/"].iter().any(|folder| file.starts_with(folder));
     around && !file.starts_with("io-gate/host/src/adapter/")
@@ -198,7 +203,8 @@ mod tests {
 
     const PLACE: &str = "device `pager` panicked at devices/src/pager.rs:7";
 
-    /// P1: fails if the message of an adapter's panic, which may contain bytes of the guest, is printed.
+    /// P1: fails if the message of an adapter's panic, which may contain bytes of the guest, is
+    /// printed.
     #[test]
     fn p1_a_panic_in_an_adapter_is_a_devices() {
         assert!(!is_of_the_machine("io-gate/host/src/adapter/serial.rs"));

@@ -1,8 +1,9 @@
-//! The files that a command line names: each may be named for one purpose only.
+//! The files that a command line names. Each may be named for one purpose only.
 //!
-//! A disk that is also a log, a socket or a pid file would be overwritten. Files are compared by identity, not by path, so
-//! symbolic links, hard links and other spellings are found. A file that does not exist yet is compared by its directory and
-//! name. Files that kemari makes beside a disk are included.
+//! A disk that is also a log, a socket or a pid file would be overwritten. Files are compared by
+//! identity, not by path, so symbolic links, hard links and other spellings are found. A file that
+//! does not exist yet is compared by its directory and name. The files that kemari creates beside a
+//! disk are included.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,18 +20,18 @@ use kemari_replication::session::mark_files;
 use super::CliError;
 use super::args::PairArgs;
 
-/// The purpose of a file, as far as it decides which other purposes the file may have.
+/// The purpose of a file. It decides which other purposes the file may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    /// No other purpose.
+    /// The file may have no other purpose.
     Alone,
-    /// Keys and certificates: one set may serve for the standby and for the arbiter.
+    /// Keys and certificates: the standby and the arbiter may use the same set.
     Credential,
-    /// A socket that others listen on: it may take several connections.
+    /// A socket on which another process listens. It may take several connections.
     Peer,
-    /// A datagram socket of ours: it may be the peer of another one of ours.
+    /// A datagram socket of this process. It may be the peer of another one of this process.
     Datagrams,
-    /// The arbiter's directory: nothing else may be made in it.
+    /// The arbiter's directory. No other file may be created in it.
     Arbiter,
     /// A file that kemari itself keeps beside a disk.
     Record,
@@ -53,11 +54,11 @@ struct Given {
 enum Identity {
     File(FileId),
     Device(u64),
-    /// It does not exist: its directory and name.
+    /// The file does not exist: its directory and name.
     Name(PathBuf),
 }
 
-/// Every path on a command line.
+/// All paths on a command line.
 #[derive(Debug, Default)]
 pub(super) struct Paths(Vec<Given>);
 
@@ -79,12 +80,12 @@ impl Paths {
         paths
     }
 
-    /// Adds the paths of the flags for its protection.
+    /// Adds the paths of the flags for the pair.
     pub(super) fn and_of_pair(mut self, args: &PairArgs) -> Self {
         args.operation.pid_file.iter().for_each(|path| self.make("--pid-file", path));
         args.operation.control.iter().for_each(|path| self.make("--control", path));
         if let Some(audit) = &args.operation.audit {
-            // The first file of the next run: the one that another flag can name.
+            // The first file of the next run is the one that another flag can name.
             self.make("--audit", &audit.first());
         }
         if let ArbiterSpec::File(directory) = &args.arbiter.spec {
@@ -132,8 +133,8 @@ impl Paths {
         self.check_arbiter()
     }
 
-    /// P2: no other file has the name of a record that decides which machine may run: another machine would find it, or make its
-    /// own record in it.
+    /// P2: checks that no other file has the name of a record that decides which machine may run.
+    /// Another machine would find such a file, or write its own record into it.
     fn check_names(&self) -> Result<(), CliError> {
         let mistaken = self.0.iter().find(|given| {
             let place = place(&given.path);
@@ -154,8 +155,8 @@ impl Paths {
         })
     }
 
-    /// Checks that nothing is made in the arbiter's directory: a file that fills its storage, or has a machine's name there,
-    /// would take terms away.
+    /// Checks that no file is created in the arbiter's directory. A file that fills its storage, or
+    /// that has a machine's name, would take terms away.
     fn check_arbiter(&self) -> Result<(), CliError> {
         let Some(arbiter) = self.0.iter().find(|given| given.purpose == Purpose::Arbiter) else {
             return Ok(());
@@ -234,7 +235,7 @@ impl Paths {
     fn link(&mut self, flag: &str, addr: Option<&LinkAddr>) {
         match addr {
             Some(LinkAddr::Unix(path)) => self.add(flag, path),
-            // No file has this name; different addresses get different names.
+            // No file has this name, and different addresses get different names.
             Some(LinkAddr::Tcp(addr)) => self.add(flag, Path::new(&format!("/\0/{addr}"))),
             None => {}
         }
@@ -260,7 +261,7 @@ fn twice(first: &Given, second: &Given) -> CliError {
     ))
 }
 
-/// `None` for the null device: any number of flags may write to it.
+/// Returns `None` for the null device: any number of flags may write to it.
 fn identity(path: &Path) -> Option<Identity> {
     if let Ok(found) = fs::metadata(path) {
         let kind = found.file_type();
@@ -277,9 +278,9 @@ fn identity(path: &Path) -> Option<Identity> {
     Some(Identity::Name(place(path)))
 }
 
-/// The real path of the directory, and the name that would be made in it.
+/// The real path of the directory, and the name in it.
 fn place(path: &Path) -> PathBuf {
-    /// As many symbolic links as the kernel follows (path_resolution(7)).
+    /// The number of symbolic links that the kernel follows (path_resolution(7)).
     const LINKS: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..LINKS {

@@ -1,7 +1,7 @@
 //! `--pid-file`: a file with this process's id, for the lifetime of the process.
 //!
-//! Only a file that a `kemari` has made is overwritten, and removed in the end. A running `kemari` keeps it locked: an
-//! unlocked one is stale, even if another process has that id by now.
+//! Only a file that a `kemari` has created is overwritten, and removed at the end. A running
+//! `kemari` keeps it locked. An unlocked file is stale, even if another process has that id by now.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -15,12 +15,13 @@ use super::CliError;
 
 const EXPECTED: &str = "no file, or a pid file that a kemari has made and left";
 const SIGN: Sign = Sign { purpose: "pid file", content: Some(is_pid_file) };
-/// Follows the id and marks the file as kemari's: programs that read a number skip it, and no other program writes it.
+/// Follows the id and marks the file as kemari's. Programs that read a number skip it, and no other
+/// program writes it.
 const END: &str = "\n \n";
 
 /// See the module.
 pub(super) struct PidFile {
-    // Removed while the file is open: no other file has its inode number until then.
+    // Removed while the file is open, because no other file can have its inode number until then.
     _name: OwnName,
     _file: File,
 }
@@ -49,7 +50,7 @@ impl PidFile {
     }
 }
 
-/// Does not follow a symbolic link: its target has another name and another purpose.
+/// Does not follow a symbolic link: the link's target has another name and another purpose.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);

@@ -14,17 +14,17 @@ use super::pid_file::PidFile;
 use super::{CliError, RunArgs, arbiter, audit, panic, start};
 use crate::control::most_clients;
 
-/// Runs a machine to its end; returns the exit code.
+/// Runs a machine until its end. Returns the exit code.
 pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     start::check_run(args)?;
     let pair = &args.pair;
     super::confine(pair.security.seccomp)?;
     args.machine().boot.as_ref().map_or(Ok(()), start::check_host)?;
-    // Check first what costs least to undo: what no other process sees comes first, the machine's
-    // name last. A failure releases what was taken before.
+    // Check in order of what costs least to undo: first what no other process sees, last the
+    // machine's name. A failure releases what was taken before.
     let security = guest::link_security(&pair.security)?;
     start::check_peer(&pair.replication, &security)?;
-    // From here on there is something to release.
+    // From here on there are files to remove and names to release.
     let ending = guest::Ending::watch()?;
     let _pid_file = pair.operation.pid_file.as_deref().map(PidFile::write).transpose()?;
     let control = guest::take_control(&pair.operation)?;
@@ -35,7 +35,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let (ledger, authority) = new_gate();
     let fence = guest::fence(arbiter.as_ref());
     let config = args.machine();
-    // Memory that other processes map cannot be protected.
+    // The memory cannot be protected from other processes that map it.
     let protectable = config.memory_file.is_none();
     let scarce = scarce(config.memory, 1).filter(|_| protectable);
     let machine = Machine::build_audited(config, ledger, fence, observer(recorder.as_ref()))?;
@@ -46,18 +46,19 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let too_few = |error: DescriptorError| CliError::failed(error.to_string());
     let clients = if control.is_some() { most_clients() } else { 0 };
     Reserve::of_start(machine.config(), clients).hold().map_err(too_few)?;
-    // Claim before the machine uses any network or terminal that another process may use for it.
+    // Claim before the machine uses any network or terminal, because another process may use them
+    // for the same machine.
     let claim = Claim::begin(arbiter.as_ref(), &machine, args.seize)?;
     let term = claim.term();
-    // Dropped before the claim if the start fails: releasing a name opens files.
+    // If the start fails, this is dropped before the claim: releasing a name opens files.
     let spare = Reserve::of_running(machine.config(), clients);
     spare.hold().map_err(too_few)?;
     if let Some(recorder) = &recorder {
         let how = Won::Begin;
         recorder.record(Event::TermWon { how, term: term.0, epoch: 0, session: 0, next: 1 });
     }
-    // A standby must be able to open the disks while this process still has them open: in a pair, the
-    // arbiter decides which side may write.
+    // Share the disks in a pair: a standby must be able to open them while this process has them
+    // open. There the arbiter decides which side may write.
     let shared_disks = arbiter.is_some() || pair.replication.standby.is_some();
     machine.attach_backends(AttachOptions { shared_disks, append: false })?;
     ending.ends(&machine);

@@ -30,7 +30,8 @@ use super::pid_file::PidFile;
 use super::{CliError, StandbyArgs, arbiter, audit, last, panic, start};
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 
-/// Holds a primary's checkpoints until it is stopped, or runs its guest to the end.
+/// Holds a primary's checkpoints until it is stopped, or takes over and runs the guest until its
+/// end.
 pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     start::check_standby(args)?;
     let pair = &args.pair;
@@ -40,7 +41,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let boot = open_boot(args)?;
     let security = guest::link_security(&pair.security)?;
     start::check_peer(&pair.replication, &security)?;
-    // From here on there is something to release.
+    // From here on there are files to remove and names to release.
     let ending = Ending::watch()?;
     let _pid_file = pair.operation.pid_file.as_deref().map(PidFile::write).transpose()?;
     let control = guest::take_control(&pair.operation)?;
@@ -75,7 +76,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let handler = control_handler(driver.inputs(), status.clone());
     let control = guest::serve_control(control, handler)?;
     let lacks = driver.inputs();
-    // A standby that has ended needs no report.
+    // Sending fails when the standby has ended. It needs no report then.
     let tell = move |lack| drop(lacks.send(Input::Event(Event::Resources { lack })));
     let watch = resources
         .watch(tell)
@@ -88,8 +89,8 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     match end {
         End::Stopped { reason, had_won } => {
             log::info!("standby ended: {reason}");
-            // It had the right to run the guest, so its exit code is that of a machine ended by the signal, even if the
-            // right came too late to be used.
+            // This side had the right to run the guest, so its exit code is that of a machine ended
+            // by the signal, even if the right came too late to be used.
             let signal = ending.signal().filter(|_| had_won).map(Ended::Signal);
             let code = signal.map_or(0, |ended| ended.exit_code());
             last::ends(code);
@@ -108,14 +109,14 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     }
 }
 
-/// What a takeover uses of this process.
+/// The parts of this process that a takeover uses.
 struct Here<'h> {
     arbiter: Option<&'h Arc<dyn Arbiter>>,
     control: Option<&'h ControlSocket>,
     status: &'h Shown,
 }
 
-/// The frame of a takeover: what this process does before it, at its steps and after it.
+/// Takes over, with the work of this process before the takeover, at its steps and after it.
 fn take_over(
     options: EngineOptions,
     inheritance: Inheritance,
@@ -126,9 +127,10 @@ fn take_over(
     let machine = inheritance.machine.clone();
     let term = inheritance.taken.term();
     panic::goes_on_from(inheritance.taken.epoch(), &inheritance.reason);
-    // If the takeover fails, no machine has the guest: release the term, so that the next start need not seize it.
+    // If the takeover fails, no machine runs the guest. Release the term then, so that the next
+    // start does not need to seize it.
     let claim = Claim::of(arbiter, &machine, term);
-    // A signal that came since the standby last looked ends the machine as well.
+    // A signal that has arrived since the standby last looked ends the machine too.
     ending.ends(&machine);
     let goes_on = Arc::new(OnceLock::new());
     if let Some(control) = here.control {
@@ -149,10 +151,10 @@ fn take_over(
     Ok(guest::to_the_end(&engine, arbiter, steps.terminal))
 }
 
-/// What this process does at the steps of a takeover.
+/// The work of this process at the steps of a takeover.
 #[derive(Default)]
 struct Steps {
-    /// The terminal's former mode, to be restored at the end.
+    /// The terminal's former mode, which is restored at the end.
     terminal: Option<RawMode>,
 }
 
@@ -166,7 +168,8 @@ impl Process for Steps {
     }
 }
 
-/// The exit code of a side that was ended before the guest could go on, or why it could not.
+/// The exit code of a side that was ended before the guest could continue, or the reason why the
+/// guest could not.
 fn not_taken_over(error: TakeoverError, status: &Shown) -> Result<u8, CliError> {
     let why = error.to_string();
     match error {
@@ -179,7 +182,7 @@ fn not_taken_over(error: TakeoverError, status: &Shown) -> Result<u8, CliError> 
     }
 }
 
-/// The handler of the control socket from the moment the term is won until the guest runs here.
+/// The handler of the control socket from the won term until the guest runs here.
 fn active_handler(
     machine: &Arc<Machine>,
     status: &Shown,
@@ -208,7 +211,8 @@ fn active_handler(
     })
 }
 
-/// Opens this side's own kernel and reads it once, so that a primary that joins need not wait for it.
+/// Opens this side's own kernel and reads it once, so that a joining primary does not wait for
+/// that.
 fn open_boot(args: &StandbyArgs) -> Result<Option<Arc<Boot>>, CliError> {
     let Some(kernel) = &args.boot.kernel else { return Ok(None) };
     let open = || {
@@ -238,7 +242,8 @@ fn standby_config(
     }
 }
 
-/// How often a standby maps a guest's memory: for the guest, and for the machine that states are tried on.
+/// Number of times that a standby maps a guest's memory: for the guest, and for the machine on
+/// which states are tried.
 const COPIES: u64 = 2;
 
 struct Factory {
@@ -252,7 +257,7 @@ struct Factory {
 impl MachineFactory for Factory {
     fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
         let memory = layout.memory_size();
-        // P4: the machine that states are tried on is as large as the guest, and is made later.
+        // P4: the machine on which states are tried is as large as the guest, and is created later.
         check_limits(memory, COPIES).map_err(MemoryError::from).map_err(MachineError::from)?;
         if let Some(scarce) = scarce(memory, COPIES) {
             // Log it once: a primary may join repeatedly.
@@ -278,7 +283,8 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
         }
         Command::PowerOff => {
             let mut wish = Wish::event(inputs.clone(), Event::OperatorStop, None);
-            // Another client or a signal has stopped the standby: this client's request is fulfilled.
+            // If another client or a signal has stopped the standby, this client's request is
+            // fulfilled.
             wish.when_ended = Ok(());
             let seen = status.clone();
             wish.reply(status.clone(), move || stopped(shown(&seen).state()))
@@ -298,7 +304,7 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
 fn stopped(state: &str) -> Option<Outcome> {
     match state {
         "stopped" => Some(Ok(done("stopped"))),
-        // The request had no effect: there is now a guest to power off.
+        // The request had no effect: the standby is taking over, and there is a guest to power off.
         "active" => Some(Err(
             "expected a standby, found one that is taking over now: to end the guest, send power-off again".to_owned(),
         )),
@@ -338,7 +344,8 @@ impl Wish {
         Self { inputs, input: Some(input(tell)), answer, taken: false, when_ended }
     }
 
-    /// With the session that the operator saw, if the request is for that session only.
+    /// A request with an event. `said` is the session that the operator saw, if the request applies
+    /// only to that one.
     fn event(inputs: SyncSender<Input>, event: Event, said: Option<SessionId>) -> Self {
         Self::new(inputs, |answer| Input::Operator(event, said, answer))
     }
@@ -385,7 +392,8 @@ impl Wish {
 mod tests {
     use super::*;
 
-    /// Fails if a client that sends `power-off` at the moment of a takeover gets no answer until it is too late.
+    /// Fails if a client that sends `power-off` during a takeover does not learn that the standby
+    /// is taking over.
     #[test]
     fn who_wants_a_standby_off_that_takes_over_is_told_so() {
         assert!(matches!(stopped("stopped"), Some(Ok(_))));

@@ -1,6 +1,6 @@
-//! Checks of a command line before anything is made, claimed or sent.
+//! Checks of a command line before any file is created, any term claimed or any data sent.
 //!
-//! In the order of their cost: contradicting values, files, the host's KVM.
+//! The checks come in the order of their cost: contradicting values, files, the host's KVM.
 
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -38,8 +38,8 @@ pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
     check_formats(&machine)
 }
 
-/// Checks the flags of `kemari standby`. The format of a disk is not checked: a guest may write anything to its disk, and
-/// that must not prevent a takeover.
+/// Checks the flags of `kemari standby`. A disk's format is not checked: a guest may write anything
+/// to its disk, and that must not prevent a takeover.
 pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
     args.check_gated().map_err(CliError::usage)?;
     // The primary's size is not known yet: check the rest with any size.
@@ -88,8 +88,8 @@ fn check_seize(args: &RunArgs, machine: &MachineConfig) -> Result<(), CliError> 
     Ok(())
 }
 
-/// Checks a tap's existence, because opening one that does not exist would create it, attached to nothing. A peer's socket
-/// may come later, but a file of another kind is refused.
+/// Checks that a tap exists, because opening a missing one would create it without a connection. A
+/// peer's socket may appear later, but a file of another kind is refused.
 fn check_networks(machine: &MachineConfig) -> Result<(), CliError> {
     let flagged = |key: &'static str| move |error| CliError::usage(format!("--net {key}{error}"));
     machine.networks().try_for_each(|(_, network)| match network.backend {
@@ -103,7 +103,8 @@ fn check_networks(machine: &MachineConfig) -> Result<(), CliError> {
     })
 }
 
-/// A standby writes to its consoles only after a takeover, too late to find a mistaken path.
+/// Checks the console files. A standby writes to its consoles only after a takeover, which is too
+/// late to find a wrong path.
 fn check_consoles(machine: &MachineConfig) -> Result<(), CliError> {
     machine.consoles().try_for_each(|(_, console)| match console {
         ConsoleConfig::File(path) => {
@@ -113,8 +114,8 @@ fn check_consoles(machine: &MachineConfig) -> Result<(), CliError> {
     })
 }
 
-/// The names of a log's files begin with the given path: nothing would be written to a device, or into a directory, of that
-/// name.
+/// Checks `--audit`. The names of a log's files begin with the given path, so a device or a
+/// directory of that name would get no records.
 fn check_audit(args: &OperationArgs) -> Result<(), CliError> {
     let Some(audit) = &args.audit else { return Ok(()) };
     match std::fs::metadata(&audit.base) {
@@ -128,7 +129,7 @@ fn check_audit(args: &OperationArgs) -> Result<(), CliError> {
     }
 }
 
-/// Checks that the sockets can be made.
+/// Checks that the sockets can be created.
 fn check_sockets(args: &OperationArgs, listen: Option<&LinkAddr>) -> Result<(), CliError> {
     let flagged = |flag: &str| {
         let flag = flag.to_owned();
@@ -151,14 +152,15 @@ pub(super) fn check_peer(args: &ReplicationArgs, security: &LinkSecurity) -> Res
         .map_err(|error| CliError::usage(format!("--standby {standby}: {error}")))
 }
 
-/// Checks that the kernel and its initrd exist; loading them shows whether they fit into the machine.
+/// Checks that the kernel and its initrd exist. Whether they fit into the machine is found when
+/// they are loaded.
 fn check_kernel(boot: &BootSource) -> Result<(), CliError> {
     let opened = Boot::open(&boot.kernel, boot.initrd.as_deref(), &boot.cmdline);
     let checked = opened.and_then(|boot| boot.check());
     checked.map_err(|error| CliError::usage(error.to_string()))
 }
 
-/// Refuses disks that a standby could never open; it waits for a disk that does not exist yet.
+/// Refuses disks that a standby could never open. A disk that does not exist yet may appear later.
 fn check_kinds(machine: &MachineConfig) -> Result<(), CliError> {
     machine.disks().try_for_each(|(_, disk)| {
         Disk::check_kind(&disk.path).map_err(|error| CliError::usage(error.to_string()))
@@ -182,13 +184,14 @@ fn check_format(disk: &DiskConfig) -> Result<(), CliError> {
     )))
 }
 
-/// Refuses a Linux kernel on a KVM that runs bare-metal guests only: the kernel would never print anything.
+/// Refuses a Linux kernel on a KVM that runs bare-metal guests only: the kernel would hang without
+/// output.
 pub(super) fn check_host(boot: &BootSource) -> Result<(), CliError> {
     if !is_linux(&boot.kernel).unwrap_or(false) {
         return Ok(());
     }
     let found = probe();
-    // Probe twice: a host that stood still for a moment gives the same result.
+    // Probe twice, because a host that was stopped for a moment gives the same result once.
     if found.kvm != HostKvm::Ring3Only || probe().kvm != HostKvm::Ring3Only {
         return Ok(());
     }
@@ -216,7 +219,7 @@ fn is_linux(path: &Path) -> io::Result<bool> {
         if contains(&bytes, BANNER) {
             return Ok(true);
         }
-        // The text may lie across two pieces.
+        // The text may be split across two pieces.
         bytes.drain(..bytes.len().saturating_sub(BANNER.len() - 1));
         let count = match file.read(&mut piece) {
             Ok(0) => return Ok(false),
@@ -256,7 +259,7 @@ mod tests {
         let mut bz = vec![0; 0x300];
         bz[0x202..0x206].copy_from_slice(b"HdrS");
         assert!(is(&bz));
-        // At any place, even across the end of a piece.
+        // In any place, even across the end of a piece.
         for at in [0x10, 0x206 - 3, 0x206 + (1 << 20) - 5, 0x206 + (1 << 20)] {
             let mut elf = vec![b'L'; at];
             elf.extend(b"Linux version 6.1.0");

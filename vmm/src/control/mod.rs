@@ -1,7 +1,8 @@
 //! The control socket for `kemari ctl`: a request is one line of JSON, and so is its answer.
 //!
-//! An answer says what has happened. A command that takes time is answered when its outcome is known or the client's
-//! time-out has passed; in the latter case the answer says how far the command is, and the command goes on.
+//! An answer gives the outcome of a command. A command that takes time is answered when its outcome
+//! is known, or when the client's time-out has passed. In the second case the answer says how far
+//! the command is, and the command continues.
 
 mod patience;
 mod server;
@@ -31,11 +32,11 @@ pub enum Command {
         /// `HOST:PORT` or `unix:PATH`.
         standby: String,
     },
-    /// The primary goes on without its standby, by the operator's decision.
+    /// Lets the primary continue without its standby, by the operator's decision.
     RunAlone,
-    /// The standby takes over, by the operator's decision.
+    /// Makes the standby take over, by the operator's decision.
     TakeOver,
-    /// A standby without an arbiter drops its checkpoint, so that the primary goes on.
+    /// Makes a standby without an arbiter drop its checkpoint, so that the primary continues.
     Discard,
     /// Changes the link's keys without ending the link.
     RotateKeys,
@@ -43,7 +44,7 @@ pub enum Command {
     ResetStats,
     /// Presses the guest's power button.
     Shutdown,
-    /// Ends the virtual machine at once, as if its plug were pulled.
+    /// Ends the virtual machine at once, like a power cut.
     PowerOff,
 }
 
@@ -58,7 +59,7 @@ pub struct Request {
     pub wait_ms: Option<u64>,
 }
 
-/// The outcome of a command; an error is a sentence for the operator.
+/// The outcome of a command. An error is a sentence for the operator.
 pub type Outcome = Result<Value, String>;
 
 /// The reply to a command.
@@ -69,16 +70,17 @@ pub enum Reply {
     Later(Pending),
 }
 
-/// A command that is under way. The control socket's one thread calls both functions for all clients: they must not block.
+/// A command that is under way. The one thread of the control socket calls both functions for all
+/// clients: they must not block.
 pub struct Pending {
-    /// Returns the outcome, once it is known.
+    /// Returns the outcome when it is known.
     pub look: Box<dyn FnMut() -> Option<Outcome> + Send>,
     /// Says how far the command is, for a client whose time-out has passed.
     pub so_far: Box<dyn FnMut() -> String + Send>,
 }
 
 impl Reply {
-    /// The command was carried out at once; `answer` is the state now.
+    /// The command is done; `state` is the state after it.
     #[must_use]
     pub fn done(state: &str) -> Self {
         Self::Now(Ok(done(state)))
@@ -100,22 +102,22 @@ impl Reply {
     }
 }
 
-/// The outcome of a command that has succeeded, with the state since.
+/// The outcome of a command that has succeeded, with the state after it.
 #[must_use]
 pub fn done(state: &str) -> Value {
     serde_json::json!({ "done": true, "state": state })
 }
 
-/// Starts commands.
+/// Starts a command, and returns its reply.
 pub type Handler = Arc<dyn Fn(Command) -> Reply + Send + Sync>;
 
-/// Upper bound for a request's length in bytes.
+/// Upper bound of a request's length in bytes.
 const MAX_LINE: usize = 64 * 1024;
-/// Upper bound for an answer's length in bytes.
+/// Upper bound of an answer's length in bytes.
 const MAX_ANSWER: u64 = 16 << 20;
-/// How long a client may take to send its request, or to take its answer.
+/// Time limit for a client to send its request, and to read its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client waits for an outcome if its request does not say.
+/// How long a client waits for an outcome if its request gives no time.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
 /// Sends one request to the socket at `path` and returns the answer.
@@ -127,7 +129,7 @@ pub fn request(path: &Path, request: &Request) -> Outcome {
     request_within(path, request, &Patience::with(wait))
 }
 
-/// As [`request`], with a time-out that has started before.
+/// As [`request`], with a time-out that has already started.
 ///
 /// # Errors
 /// As [`request`].
@@ -157,7 +159,7 @@ pub fn request_within(path: &Path, request: &Request, patience: &Patience) -> Ou
 fn talk(path: &Path, request: &Request, patience: &Patience) -> io::Result<String> {
     let mut stream = patience.connect(path)?;
     match writeln!(stream, "{}", serde_json::to_string(request)?) {
-        // The process that ends may have sent an answer before it closed the socket.
+        // A process that ends may have sent an answer before it closed the socket.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         written => written?,
     }

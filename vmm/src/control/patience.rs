@@ -1,4 +1,5 @@
-//! A client's time-out: one for connecting, sending the request and waiting for the answer together.
+//! A client's time-out: one for connecting, sending the request and waiting for the answer
+//! together.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -24,8 +25,8 @@ impl Patience {
         Self { begun: Instant::now(), all: outcome.saturating_add(CLIENT_TIMEOUT) }
     }
 
-    /// The time-out of a question before the command itself: half of the client's, so that the command has the rest to
-    /// connect.
+    /// The time-out of a status request that precedes the command: half of the client's, so that
+    /// enough is left for the command to connect.
     #[must_use]
     pub fn of_question() -> Self {
         Self { begun: Instant::now(), all: CLIENT_TIMEOUT / 2 }
@@ -36,8 +37,9 @@ impl Patience {
         if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 
-    /// Connects with a time-out: a listener that accepts no connections blocks new clients once its queue is full. The send
-    /// time-out bounds this if it is set before connecting (unix(7) and `SO_SNDTIMEO` in socket(7)).
+    /// Connects with a time-out: a listener that accepts no connections blocks new clients when its
+    /// queue is full. The send time-out limits this if it is set before connecting (unix(7), and
+    /// `SO_SNDTIMEO` in socket(7)).
     pub(super) fn connect(&self, path: &Path) -> io::Result<UnixStream> {
         let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
         let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;

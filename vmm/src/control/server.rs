@@ -1,7 +1,8 @@
 //! The server of the control socket.
 //!
-//! Its thread waits for no single client: it watches all of them together and each has its own deadline. When there are too
-//! many, the longest-idle one is dropped (P9). A command that takes time is started and then polled.
+//! One thread watches all clients together and blocks for none of them. Each client has its own
+//! deadline. When there are too many, the oldest idle client is dropped (P9). A command that takes
+//! time is started and then polled.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -21,19 +22,21 @@ use serde_json::json;
 
 use super::{CLIENT_TIMEOUT, DEFAULT_WAIT, Handler, MAX_LINE, Outcome, Pending, Reply, Request};
 
-/// Upper bound for clients; lower where the process may have few descriptors, most of which have other uses.
+/// Upper bound of clients. The number is lower where the process may open few descriptors, most of
+/// which have other uses.
 const MAX_CLIENTS: usize = 64;
 const SHARE_OF_DESCRIPTORS: u64 = 8;
 /// Time between two polls of a command that is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How long the end of the process waits until its last answers are taken.
+/// How long the end of the process waits until its last answers are read.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for the requests of its last clients.
 const LAST_QUESTIONS: Duration = Duration::from_millis(250);
 
-/// The socket and its handler. The process changes roles when a standby takes over, so the handler can be replaced.
+/// The socket and its handler. The handler can be replaced, because the process changes roles when
+/// a standby takes over.
 pub struct ControlSocket {
-    /// Removes the socket's file: the thread may not.
+    /// Removes the socket's file. The server's thread may not do that.
     name: Option<OwnName>,
     handler: Arc<Mutex<Handler>>,
     wake: Arc<OwnedFd>,
@@ -41,8 +44,8 @@ pub struct ControlSocket {
     ended: Receiver<()>,
 }
 
-/// A socket that clients can reach but that has no handler yet: they wait. It shows early whether the socket can be made, and
-/// no client gets an answer before there is a complete one.
+/// A socket that clients can connect to, but that has no handler yet: clients wait. It shows early
+/// whether the socket can be created, and no client gets an answer before the handler is complete.
 pub struct ControlPlace {
     path: PathBuf,
     listener: UnixListener,
@@ -50,17 +53,17 @@ pub struct ControlPlace {
 }
 
 impl ControlPlace {
-    /// Makes the socket.
+    /// Creates the socket.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the socket cannot be created.
     pub fn take(path: &Path) -> Result<Self, String> {
         let (listener, name) = own_files::bind(path, |path| UnixListener::bind(path))
             .map_err(|error| format!("--control {error}"))?;
         Ok(Self { path: path.to_owned(), listener, name })
     }
 
-    /// Starts to answer, in a thread of its own.
+    /// Starts to answer requests, in a thread of its own.
     ///
     /// # Errors
     /// When the process is out of threads or descriptors.
@@ -93,10 +96,10 @@ impl ControlPlace {
 }
 
 impl ControlSocket {
-    /// Listens at `path` and answers in a thread of its own.
+    /// Listens at `path`, and answers requests in a thread of its own.
     ///
     /// # Errors
-    /// When the socket cannot be made.
+    /// When the socket cannot be created.
     pub fn listen(path: &Path, handler: Handler) -> Result<Self, String> {
         ControlPlace::take(path)?.serve(handler)
     }
@@ -110,9 +113,9 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     /// Answers every waiting client before the process ends.
     fn drop(&mut self) {
-        // Remove the name while the thread has the socket open.
+        // Remove the name while the thread still has the socket open.
         self.name = None;
-        // Fails only when the thread has panicked, which ends the process.
+        // This fails only when the thread has panicked, which ends the process.
         let _ = self.over.send(());
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         let _ = self.ended.recv_timeout(LAST_ANSWERS + LOOK_EVERY);
@@ -124,9 +127,9 @@ struct Server {
     handler: Arc<Mutex<Handler>>,
     wake: Arc<OwnedFd>,
     over: Receiver<()>,
-    /// The oldest first.
+    /// The oldest client is first.
     clients: VecDeque<Client>,
-    /// Upper bound for clients.
+    /// Upper bound of clients.
     most: usize,
 }
 
@@ -145,11 +148,11 @@ struct Client {
 }
 
 enum State {
-    /// The client is sending its request; the bytes so far.
+    /// The client is sending its request: the bytes received so far.
     Asking(Vec<u8>),
     /// The client's command is under way.
     Waiting(Pending),
-    /// The answer, and how many of its bytes the client has taken.
+    /// The answer, and the number of its bytes that are written.
     Answering(Vec<u8>, usize),
     Gone,
 }
@@ -164,7 +167,7 @@ impl Server {
         self.last_answers();
     }
 
-    /// Waits for a client, a connection or a deadline; at most `no_longer`.
+    /// Waits for a client, a connection or a deadline, at most `no_longer`.
     fn wait(&self, no_longer: Duration) {
         let now = Instant::now();
         let waits = |client: &Client| matches!(client.state, State::Waiting(_));
@@ -180,7 +183,7 @@ impl Server {
             tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: i64::from(timeout.subsec_nanos()),
         });
-        // A signal may interrupt: all clients are then checked, which does no harm.
+        // A signal may interrupt the wait. All clients are then checked, which does no harm.
         let _ = poll(&mut fds, timeout.as_ref());
         // The number of wake-ups does not matter.
         let _ = rustix::io::read(&*self.wake, &mut [0_u8; 8]);
@@ -192,13 +195,14 @@ impl Server {
             let stream = match accept_with(&self.listener, flags) {
                 Ok(stream) => UnixStream::from(stream),
                 Err(rustix::io::Errno::AGAIN) => return,
-                // The process is out of descriptors: drop a silent client to free one.
+                // The process is out of descriptors: drop an idle client to free one.
                 Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) if self.make_room() => {
                     continue;
                 }
                 Err(error) => {
                     log::debug!("cannot accept a connection of a control client: {error}");
-                    // The shortage may last, and the listener stays readable: wait before the next attempt.
+                    // The shortage may last, and the listener stays readable: wait before the next
+                    // attempt.
                     std::thread::sleep(LOOK_EVERY);
                     return;
                 }
@@ -218,7 +222,8 @@ impl Server {
         }
     }
 
-    /// Drops the client that has been silent, or has not taken its answer, for longest.
+    /// Drops the oldest client that is silent or has not read its answer. Returns whether there was
+    /// one.
     fn make_room(&mut self) -> bool {
         let idle =
             self.clients.iter().position(|client| !matches!(client.state, State::Waiting(_)));
@@ -232,8 +237,9 @@ impl Server {
         self.clients.retain(|client| !matches!(client.state, State::Gone));
     }
 
-    /// At the end of the process: a command that is still under way gets no other outcome. Clients that connected before the
-    /// socket's name was removed are answered, even those that have not sent a request yet.
+    /// Answers the clients at the end of the process. A command that is still under way gets no
+    /// other outcome. Clients that connected before the socket's name was removed are answered,
+    /// even if they have not sent a request yet.
     fn last_answers(mut self) {
         let begun = Instant::now();
         while begun.elapsed() < LAST_ANSWERS {
@@ -260,12 +266,12 @@ impl Client {
         match self.state {
             State::Asking(_) => PollFlags::IN,
             State::Answering(..) => PollFlags::OUT,
-            // The kernel reports a hang-up without being asked to.
+            // `poll` reports a hang-up even if it is not requested.
             State::Waiting(_) | State::Gone => PollFlags::empty(),
         }
     }
 
-    /// Serves the client as far as possible without waiting.
+    /// Serves the client as far as possible without blocking.
     fn attend(&mut self, handler: &Mutex<Handler>) {
         if let Some(request) = self.read() {
             self.begin(request, handler);
@@ -280,7 +286,7 @@ impl Client {
         }
     }
 
-    /// Returns the request once it is whole.
+    /// Returns the request when it is complete.
     fn read(&mut self) -> Option<Vec<u8>> {
         let State::Asking(line) = &mut self.state else { return None };
         let mut piece = [0; 4096];
@@ -290,7 +296,7 @@ impl Client {
                     self.state = State::Gone;
                     return None;
                 }
-                // The client has closed its side; the rest may be a request without a line end.
+                // The client has closed its side. The bytes may be a request without a line end.
                 Ok(0) => return Some(std::mem::take(line)),
                 Ok(count) => line.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -337,7 +343,8 @@ impl Client {
         }
     }
 
-    /// Answers a client that does not wait with what is known at once.
+    /// Answers a client that does not wait: with the outcome if it is known, or with how far the
+    /// command is.
     fn begun(&mut self, mut pending: Pending) {
         let state = (pending.so_far)();
         let under_way = || Ok(json!({ "done": false, "state": state }));
@@ -353,20 +360,22 @@ impl Client {
             let so_far = (pending.so_far)();
             return self.answer(Err(format!("not done in time, and still in progress: {so_far}")));
         }
-        // No more bytes are expected: read only to see the client close.
+        // No more bytes are expected: read only to notice that the client closes.
         if matches!(self.stream.read(&mut [0; 512]), Ok(0)) && self.has_hung_up() {
             self.state = State::Gone;
         }
     }
 
-    /// Whether the client takes no answer either: a client that has only closed its sending side still waits.
+    /// Whether the client no longer reads either. A client that has closed only its sending side
+    /// still waits.
     fn has_hung_up(&self) -> bool {
         let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
-    /// At the end of the process: answers how far the client's command is; a silent client is answered at `silent_until`.
+    /// Answers how far the client's command is, at the end of the process. A silent client is
+    /// answered at `silent_until`.
     fn end(&mut self, silent_until: Instant) {
         match &mut self.state {
             State::Asking(_) if Instant::now() < silent_until => return,

@@ -1,5 +1,5 @@
-//! The limits of this host: KVM's, measured by the hypervisor crate, and the time to send as many bytes over loopback TCP
-//! and get an acknowledgement.
+//! The limits of this host: KVM's, measured by the hypervisor crate, and the time to send as many
+//! bytes over loopback TCP and receive an acknowledgement.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kemari_hypervisor::kvm::limits::{self, Limits, LimitsError};
 use kemari_replication::link::do_not_pace;
 
-/// Measures for each of these counts of pages.
+/// Measures each of these counts of pages.
 ///
 /// # Errors
 /// When there is no KVM, a count is too large, or a system call fails.
@@ -49,7 +49,8 @@ impl Wire {
     }
 }
 
-/// Acknowledges messages until the other side closes. A message's first eight bytes are its length.
+/// Acknowledges messages until the other side closes. The first eight bytes of a message are its
+/// length.
 fn answer(mut peer: &TcpStream) -> io::Result<()> {
     let mut chunk = vec![0; 1 << 20];
     loop {

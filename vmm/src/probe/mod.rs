@@ -1,4 +1,4 @@
-//! Measures what kind of KVM this host has: one that runs kernels, or bare-metal guests only.
+//! Measures what this host's KVM can run: stock kernels, or bare-metal guests only.
 
 mod limits;
 
@@ -22,9 +22,10 @@ use vm_memory::{Bytes, GuestAddress};
 pub enum HostKvm {
     /// There is no usable `/dev/kvm`.
     None,
-    /// Only ring 3 runs at native speed, as on a paravirtual backend: bare-metal guests that work in ring 3.
+    /// Only ring 3 runs at native speed, as on a paravirtual backend: KVM runs bare-metal guests
+    /// that work in ring 3.
     Ring3Only,
-    /// Everything runs, stock kernels included.
+    /// All rings run at native speed: KVM runs stock kernels.
     Full,
 }
 
@@ -33,7 +34,7 @@ pub enum HostKvm {
 pub struct Probe {
     /// What the host's KVM can run.
     pub kvm: HostKvm,
-    /// How that was found, for people.
+    /// The reason for that result, as text.
     pub reason: String,
     /// Nanoseconds per turn of an empty loop in ring 0.
     pub ring0_ns: Option<f64>,
@@ -41,12 +42,12 @@ pub struct Probe {
     pub ring3_ns: Option<f64>,
 }
 
-/// A ring-0 loop this many times slower than in ring 3 is emulated. Natively both take equal time; emulation costs about
-/// a thousandfold; nested or busy hosts slow both alike.
+/// A loop that is this many times slower in ring 0 than in ring 3 is emulated. Natively both take
+/// equal time; emulation is about a thousand times slower; nested or busy hosts slow both equally.
 const EMULATED_RATIO: f64 = 20.0;
 /// Number of loop turns: microseconds natively, milliseconds when emulated.
 const TURNS: u32 = 20_000;
-/// Each ring is timed this often and the lowest time counts: a busy host only adds time.
+/// Each ring is timed this often, and the lowest time counts: a busy host only adds time.
 const ROUNDS: u32 = 3;
 /// A guest that has not ended after this time never will.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -79,8 +80,8 @@ fn per_turn(time: Duration) -> f64 {
 
 fn judge(ring0: Duration, ring3: Duration) -> Probe {
     let (r0, r3) = (per_turn(ring0), per_turn(ring3));
-    // Both times include waking the vCPU's thread and one exit, together about 0.1 ms; the emulated loop takes tens of
-    // milliseconds.
+    // Both times include waking the vCPU's thread and one exit, together about 0.1 ms. The emulated
+    // loop takes tens of milliseconds.
     let emulated = r0 > r3 * EMULATED_RATIO;
     let kvm = if emulated { HostKvm::Ring3Only } else { HostKvm::Full };
     let verdict = if emulated {
@@ -102,7 +103,7 @@ const CODE: u64 = 0x1000;
 const PML4: u64 = 0x2000;
 const PDPT: u64 = 0x3000;
 const PD: u64 = 0x4000;
-/// A guest virtual address without RAM; the guest stores to it when it is done.
+/// A guest virtual address without RAM, to which the guest stores when it is done.
 const DONE: u32 = 0x0080_0000;
 
 /// Times the loop at privilege level `ring`.
@@ -113,7 +114,7 @@ fn time_ring(kvm: &Kvm, ring: u8) -> Result<Duration, String> {
     let options = VmOptions { cpus: 1, pit: false };
     let vm = Vm::new(kvm, memory, options).map_err(|e| e.to_string())?;
     let fds = vm.create_vcpus().map_err(|e| e.to_string())?;
-    // The channel has room for one end per round: the handler never waits.
+    // The channel has room for one end per round, so the handler never blocks.
     let (tx, ends) = sync_channel(ROUNDS as usize);
     let mut set = VcpuSet::spawn(fds, Arc::new(Clock(tx))).map_err(|e| e.to_string())?;
     let mut best = Duration::MAX;
@@ -143,7 +144,7 @@ fn time_once(
     }
 }
 
-/// Notes the time when the guest is done.
+/// Records the time at which the guest is done.
 struct Clock(SyncSender<Result<Instant, FatalExit>>);
 
 impl ExitHandler for Clock {
@@ -159,7 +160,7 @@ impl ExitHandler for Clock {
 
     fn mmio_write(&self, addr: u64, _: &[u8]) {
         if addr == u64::from(DONE) {
-            // Fails only when the prober has stopped waiting.
+            // This fails only when the probe has stopped waiting.
             let _ = self.0.try_send(Ok(Instant::now()));
         }
     }
@@ -169,7 +170,8 @@ impl ExitHandler for Clock {
     }
 }
 
-/// `mov ecx, TURNS; 1: dec ecx; jnz 1b; mov [DONE], eax; jmp $` and page tables that map the first 16 MiB for all rings.
+/// Writes `mov ecx, TURNS; 1: dec ecx; jnz 1b; mov [DONE], eax; jmp $` and page tables that map the
+/// first 16 MiB for all rings.
 fn write_guest(memory: &GuestMemory) -> Result<(), vm_memory::GuestMemoryError> {
     let mut code = vec![0xb9];
     code.extend(TURNS.to_le_bytes());

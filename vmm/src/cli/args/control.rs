@@ -33,7 +33,8 @@ pub struct CtlArgs {
     pub command: CtlCommand,
 }
 
-/// Checked here, where a mistake is made: a relative path would be relative to the other process's directory.
+/// Checks a standby's address in the client: a relative path would be relative to the other
+/// process's directory.
 fn address_of_a_standby(text: &str) -> Result<String, String> {
     text.parse::<LinkAddr>().map(|_| text.to_owned())
 }

@@ -1,4 +1,4 @@
-//! The guest's hardware and what it boots: the groups Machine, Disks and Network.
+//! The guest's hardware and boot files: the groups Machine, Disks and Network.
 
 use std::path::PathBuf;
 
@@ -130,7 +130,7 @@ impl GuestDevices {
     }
 
     /// # Errors
-    /// The first device that cannot be gated, with what to use instead.
+    /// The refusal of the first device that cannot be gated, with what to use instead.
     pub(super) fn check_gated(&self, fault_tolerance: bool) -> Result<(), Refusal> {
         refuse(self.ungated(), fault_tolerance)
     }

@@ -13,8 +13,8 @@ use kemari_support::values::{Unit, numbers};
 
 /// The minimum of `--stall-timeout`, in milliseconds.
 const LEAST_STALL_TIMEOUT: u64 = 5000;
-// P7: one disk that does not answer must not count as a stall. A device's reset waits for it twice (docs/threads.md) and then
-// counts as progress.
+// P7: one disk that does not answer must not count as a stall. A device's reset waits for it twice
+// (docs/threads.md), and then counts as progress.
 const _: () = assert!(LEAST_STALL_TIMEOUT as u128 > 2 * 2 * RESET_PATIENCE.as_millis());
 
 /// The flags of both sides.

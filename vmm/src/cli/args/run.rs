@@ -67,7 +67,7 @@ impl RunArgs {
     /// Checks, before anything is opened, that every device and guest memory can be gated.
     ///
     /// # Errors
-    /// The first one that cannot, with what to use instead.
+    /// The refusal of the first one that cannot, with what to use instead.
     pub fn check_gated(&self) -> Result<(), Refusal> {
         let fault_tolerance =
             self.pair.replication.standby.is_some() || self.pair.arbiter.spec != ArbiterSpec::None;
@@ -76,7 +76,7 @@ impl RunArgs {
     }
 }
 
-/// Names the flag in the error as well.
+/// Adds the flag to the error's text.
 fn in_memory(found: Found) -> Found {
     Found { spelled: format!("--memory {}", found.spelled), ..found }
 }

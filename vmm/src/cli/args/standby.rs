@@ -49,7 +49,8 @@ impl StandbyArgs {
     /// is given.
     ///
     /// # Errors
-    /// The first device that cannot be gated, with what to use instead; or a memory size.
+    /// A refusal: of the first device that cannot be gated, with what to use instead, or of a
+    /// memory size.
     pub fn check_gated(&self) -> Result<(), String> {
         self.devices.check_gated(true).map_err(|refusal| refusal.to_string())?;
         let Some(memory) = &self.memory else { return Ok(()) };
