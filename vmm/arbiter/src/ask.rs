@@ -1,4 +1,6 @@
-//! Asks an arbiter, for both sides of a pair.
+//! Asks an arbiter on behalf of either side of a pair.
+//!
+//! Each call has a bound or says that it needs a thread of its own (P9).
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use kemari_support::aside::{self, NoAnswer};
 
 use super::{Arbiter, Verdict};
 
-/// How long an arbiter may take to note an end.
+/// Time limit for an arbiter to record an end.
 const LAST_NOTE: Duration = Duration::from_secs(5);
 
 /// The answer to a claim.
@@ -22,14 +24,15 @@ pub enum Answer {
         /// The holder.
         holder: String,
     },
-    /// The arbiter has given no answer.
+    /// The arbiter gave no answer.
     Unreachable {
         /// The reason.
         reason: String,
     },
 }
 
-/// Claims `term`. Call it in a thread of its own: a directory or a server on a network may be slow.
+/// Claims `term`. Blocks for as long as the arbiter takes, so call it on a thread of its own: the
+/// directory or server may be slow.
 pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
     match arbiter.claim(term, why) {
         Ok(Verdict::Granted) => Answer::Granted,
@@ -38,18 +41,18 @@ pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
     }
 }
 
-/// Makes the arbiter note that no machine acts in `term` any more.
+/// Records at the arbiter that no machine acts in `term` any more.
 ///
 /// # Errors
-/// When the arbiter refuses, or has not answered for some seconds. A directory on a network may never answer, and the process
-/// must end nevertheless.
+/// When the arbiter refuses, or does not answer within 5 s. A directory on a network may never
+/// answer, and the process must end nevertheless.
 pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
     let asked = arbiter.clone();
     let note = move || asked.end(term).map_err(|error| error.to_string());
     let begun = aside::begin("arbiter", note);
     begun.and_then(|answer| answer.within(LAST_NOTE)).unwrap_or_else(|missing| match missing {
-        // Do it in this thread: otherwise the process would end and its term would have to be seized. The end as a whole has a
-        // bound.
+        // Call the arbiter from this thread: an unrecorded end leaves a term that the next start
+        // must seize. The end of the whole process has a time limit.
         NoAnswer::NoThread(_) => arbiter.end(term).map_err(|error| error.to_string()),
         NoAnswer::Late | NoAnswer::Panicked => {
             Err(format!("the arbiter has not answered within {LAST_NOTE:?}"))
@@ -79,7 +82,7 @@ mod tests {
     use super::*;
     use crate::{ArbiterError, FileArbiter};
 
-    /// An arbiter whose directory does not answer before the test allows it.
+    /// An arbiter whose [`Arbiter::end`] blocks until the test allows it to answer.
     #[derive(Debug)]
     struct Hanging(FileArbiter, Mutex<Receiver<()>>);
 
@@ -133,7 +136,7 @@ mod tests {
         let term = arbiter.begin(false).unwrap();
         let error = end(&arbiter, term).unwrap_err();
         assert!(error.contains("has not answered"), "{error}");
-        // The end is noted when the directory answers again.
+        // Let both calls of `end` through: the late one, and the one below.
         answer.send(()).unwrap();
         answer.send(()).unwrap();
         assert_eq!(end(&arbiter, term), Ok(()));

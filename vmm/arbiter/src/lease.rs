@@ -1,5 +1,6 @@
-//! The lease as seen by the threads that perform effects (P2): [`ft_core::arbiter::Lease`] decides; this module adds
-//! the clock and a lock.
+//! The lease as seen by the threads that perform effects (P2).
+//!
+//! [`ft_core::arbiter::Lease`] decides; this module adds the clock and a lock.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use io_gate_host::{Fence, Permission};
 
 use super::clock::boottime;
 
-/// See the module.
+/// The lease, the last answer of the client, and a signal for each change.
 #[derive(Debug)]
 pub(super) struct SharedLease {
     holder: String,
@@ -22,11 +23,11 @@ pub(super) struct SharedLease {
 #[derive(Debug)]
 struct State {
     lease: Lease,
-    /// Why the right is lost for good.
+    /// Why this process has lost the right for good.
     lost: Option<String>,
-    /// Why the lease cannot be renewed at the moment.
+    /// Why the lease cannot be renewed now.
     reason: String,
-    /// The last term that was won.
+    /// The last term that this process won.
     term: u64,
 }
 
@@ -42,7 +43,7 @@ impl SharedLease {
         Self { holder, max_age, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Takes over the state of the arbiter's client.
+    /// Copies the state of the arbiter's client.
     pub(super) fn show(&self, client: &Client) {
         let mut state = self.lock();
         state.lease = client.lease().clone();
@@ -54,7 +55,7 @@ impl SharedLease {
         self.changed.notify_all();
     }
 
-    /// Notes that the lease cannot be renewed now.
+    /// Records why the lease cannot be renewed now.
     pub(super) fn set_reason(&self, reason: &str) {
         self.lock().reason = reason.to_owned();
     }
@@ -77,7 +78,7 @@ impl Fence for SharedLease {
         self.ask_at(boottime())
     }
 
-    /// A fraction of the time that the lease leaves unused at its end.
+    /// A fraction of the margin that the lease leaves unused at its end.
     fn max_age(&self) -> Duration {
         self.max_age
     }
@@ -90,7 +91,7 @@ impl Fence for SharedLease {
         let state = self.lock();
         let until_begin = state.lease.begins().since(boottime());
         let time = if until_begin.is_zero() { longest } else { longest.min(until_begin) };
-        // The caller asks again, whatever woke it.
+        // The caller asks again after a wake-up or a timeout.
         drop(self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner));
     }
 

@@ -1,7 +1,9 @@
-//! Arbiters decide which machine may perform effects for a virtual machine: a compare-and-swap on a term (P2).
+//! Arbiters decide which machine may perform effects for a virtual machine: a compare-and-swap on a
+//! term (P2).
 //!
-//! Code that asks an arbiter, and each kind of arbiter, belongs here; etcd and its runtime are used in no other crate. Code for
-//! engines, machines or the command line does not: of the project this crate depends on `ft-core`, the gate, `kemari-confine` and
+//! Code that asks an arbiter, and each kind of arbiter, belongs here; no other crate uses etcd or
+//! its runtime. Code for engines, machines or the command line does not belong here: of this
+//! project's crates, this one depends only on `ft-core`, the gate, `kemari-confine` and
 //! `kemari-support`.
 
 mod ask;
@@ -29,7 +31,7 @@ pub use etcd::{EtcdArbiter, EtcdOptions};
 pub use file::FileArbiter;
 pub use ft_core::arbiter::TermRecord;
 
-/// Which arbiter to ask, from the command line.
+/// The arbiter to ask, from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArbiterSpec {
     /// No arbiter: a side that suspects the other holds its output until the operator decides.
@@ -76,7 +78,8 @@ pub enum Verdict {
     Denied(TermRecord),
 }
 
-/// The directory is not at fault if this process or its host has run out of a resource.
+/// What to change after an error: the directory is not at fault if this process or its host has run
+/// out of file descriptors.
 fn advice(error: &std::io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => {
@@ -88,23 +91,23 @@ fn advice(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// An arbiter could not be asked, or has given an invalid answer. The claimant has won nothing.
+/// An arbiter cannot be asked, or gives an invalid answer. The claimant has won nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ArbiterError {
-    /// The arbiter's directory has failed.
+    /// An operation on the arbiter's directory failed.
     #[error("arbiter {what} {path}: {source}; {}", advice(source))]
     Directory {
-        /// What was tried.
+        /// The attempted operation.
         what: &'static str,
         /// The path.
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
     },
-    /// etcd has failed.
+    /// etcd failed.
     #[error("etcd at {endpoint}: {problem}")]
     Etcd {
-        /// The member, or all of them.
+        /// The member's address, or those of all members.
         endpoint: String,
         /// What was expected and found, and what to change.
         problem: String,
@@ -117,7 +120,7 @@ pub enum ArbiterError {
         /// The error in it.
         source: serde_json::Error,
     },
-    /// The directory does not know the previous term.
+    /// The arbiter does not know the previous term.
     #[error(
         "{dir} has no record of term {term}: --arbiter must name the same directory on both hosts, and its data must \
          not go back to an earlier state"
@@ -137,7 +140,7 @@ pub enum ArbiterError {
         /// The virtual machine's directory.
         dir: PathBuf,
     },
-    /// A term has another holder than the one that this process knows.
+    /// The recorded holder of a term is not the one that this process knows.
     #[error(
         "expected {place} to belong to {expected}, found: {}; --arbiter must name the same arbiter on both hosts, and \
          its data must not go back to an earlier state",
@@ -151,7 +154,7 @@ pub enum ArbiterError {
         /// The actual holder.
         record: Box<TermRecord>,
     },
-    /// A fresh start of a virtual machine that another process holds.
+    /// Another process holds the virtual machine that is to start.
     #[error(
         "virtual machine `{}`: {} (its record is {place}); if that process and its host are known to be dead, start with --seize",
         record.vm, describe(record)
@@ -162,7 +165,7 @@ pub enum ArbiterError {
         /// The holder's record.
         record: Box<TermRecord>,
     },
-    /// Another start was faster.
+    /// Another process has started the machine at the same time.
     #[error(
         "virtual machine `{}`: another process has started it at the same time: {} (its record is {place}); one of \
          the two is enough",
@@ -182,9 +185,9 @@ pub enum ArbiterError {
          host are known to be dead, start with --seize"
     )]
     Behind {
-        /// The arbiter.
+        /// The arbiter's place.
         place: String,
-        /// What the arbiter knows.
+        /// The arbiter's last record.
         last: String,
         /// The content of the disk's record.
         disk: String,
@@ -221,7 +224,7 @@ fn describe(record: &TermRecord) -> String {
     text
 }
 
-/// Whether a holder names a process of this host that does not exist.
+/// Whether `holder` names a process of this host that does not exist.
 fn is_gone(holder: &str) -> bool {
     let here = format!("@{} (pid ", hostname());
     let pid = holder.split_once(&here).and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok());
@@ -230,26 +233,29 @@ fn is_gone(holder: &str) -> bool {
 
 /// An arbiter that grants terms.
 pub trait Arbiter: Send + Sync {
-    /// Its kind, which must be the same on both sides of a pair: `file`, `etcd`.
+    /// Its kind, `file` or `etcd`; both sides of a pair must use the same.
     fn kind(&self) -> &'static str;
 
-    /// Checks that a claim could be made now: a standby that cannot claim will not take over.
+    /// Checks that a claim could be made now: a standby that cannot claim does not take over.
     ///
     /// # Errors
-    /// Why no claim can be made.
+    /// When no claim can be made; the error says why.
     fn answers(&self) -> Result<(), ArbiterError>;
 
-    /// The claimant: a text that no other process ever has.
+    /// The claimant's name: a text that no other process ever has.
     fn holder(&self) -> &str;
 
-    /// Claims `term`: granted to the first claimant, and to the same holder again. P2: only if the previous term is held by this
-    /// process, or by the holder that it [follows](Self::follow).
+    /// Claims `term`. The arbiter grants it to the first claimant, and to the same holder again.
+    /// P2: it grants the term only if the previous one is held by this process, or by the holder
+    /// that this process [follows](Self::follow).
     ///
     /// # Errors
-    /// When the arbiter cannot be asked, or is not the same one as before: nothing was won.
+    /// When the arbiter cannot be asked, or is not the same one as before. The claimant has won
+    /// nothing.
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError>;
 
-    /// Notes that `holder` has said it holds `term`: the next term is claimed as its successor only.
+    /// Records that `holder` reports that it holds `term`: this process claims the next term only
+    /// as its successor.
     fn follow(&self, term: Term, holder: &str);
 
     /// As [`begin_on`](Self::begin_on), without records beside disks.
@@ -260,39 +266,42 @@ pub trait Arbiter: Send + Sync {
         self.begin_on(None, seize)
     }
 
-    /// Begins a fresh start of the virtual machine under this arbiter and returns its first term, which is later than that of
-    /// `disk`, the newest record beside its disks.
+    /// Begins a fresh start of the virtual machine under this arbiter and returns its first term.
+    /// That term is later than the term of `disk`, the newest record beside its disks.
     ///
     /// # Errors
-    /// Without `seize`: [`ArbiterError::Taken`] when another process holds the machine, [`ArbiterError::Behind`] when a disk's
-    /// record says so.
+    /// Without `seize`: [`ArbiterError::Taken`] when another process holds the machine,
+    /// [`ArbiterError::Behind`] when a disk's record names a holder that the arbiter does not know.
     fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError>;
 
-    /// Notes that the virtual machine has ended in `term`: its name is free again.
+    /// Records that the virtual machine has ended in `term`: the next start needs no seizure.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn end(&self, term: Term) -> Result<(), ArbiterError>;
 
-    /// This arbiter's identity with a new mark, which the primary writes for the session that it begins.
+    /// Writes a new mark, for the session that this primary begins, and returns this arbiter's
+    /// identity with it.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn mark(&self) -> Result<ArbiterView, ArbiterError>;
 
-    /// As [`read_marks`](Self::read_marks), with a new counter-mark, which the standby writes for the primary to find.
+    /// Writes a new counter-mark, which the primary looks for, and returns what
+    /// [`read_marks`](Self::read_marks) does, with the new counter-mark.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn counter_mark(&self) -> Result<ArbiterView, ArbiterError>;
 
-    /// This arbiter's identity with the marks that are found there. They equal what [`mark`](Self::mark) or
-    /// [`counter_mark`](Self::counter_mark) returned on the other host only if this side sees what that host writes.
+    /// This arbiter's identity and the marks found there. They equal what [`mark`](Self::mark) or
+    /// [`counter_mark`](Self::counter_mark) returned on the other host only if this side sees what
+    /// that host writes.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.
     fn read_marks(&self) -> Result<ArbiterView, ArbiterError>;
 
-    /// The check before each effect, for a machine that performs in the last term it has won.
+    /// The check before each effect, in the last term that this machine has won.
     fn fence(&self) -> Arc<dyn Fence>;
 }

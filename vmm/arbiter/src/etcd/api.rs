@@ -1,11 +1,13 @@
-//! The few messages of etcd's API that are used, declared by hand (etcd's `rpc.proto` and `kv.proto`, version 3.4 and later).
+//! The subset of etcd's API that kemari uses, declared by hand (etcd's `rpc.proto` and `kv.proto`,
+//! version 3.4 and later).
 //!
-//! Not generated: generating them needs `protoc`, and a build of this project needs no tool besides the Rust toolchain and a
-//! linker. Field numbers and types are etcd's public API and do not change. Undeclared fields are skipped when read and have
-//! their default when written.
+//! Generating these messages would need `protoc`; a build of this project needs only the Rust
+//! toolchain and a linker. Field numbers and types are etcd's public API and do not change. A read
+//! skips fields that are not declared here; a write leaves them at their default.
 //!
-//! This is the interface of etcd's own tools. etcd's JSON gateway would need no protobuf, but an operator can switch it off,
-//! it does not know users by the names in their certificates, and it is a second client between a question and its answer.
+//! etcd's own tools use this interface too. etcd's JSON gateway would need no protobuf, but an
+//! operator can disable it, it does not identify users by the names in their certificates, and it
+//! adds a second client between a question and its answer.
 
 use prost::{Enumeration, Message, Oneof};
 
@@ -21,7 +23,7 @@ pub(super) struct KeyValue {
     pub(super) value: Vec<u8>,
 }
 
-/// `RangeRequest`, of one key.
+/// `RangeRequest` for one key.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RangeRequest {
     #[prost(bytes = "vec", tag = "1")]
@@ -44,7 +46,7 @@ pub(super) struct PutRequest {
     value: Vec<u8>,
 }
 
-/// `PutResponse`: no field of it is used.
+/// `PutResponse`: kemari uses none of its fields.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct PutResponse {}
 
@@ -129,24 +131,24 @@ enum TargetUnion {
 }
 
 impl Compare {
-    /// The key has this value.
+    /// True if the key has this value.
     pub(super) fn value_is(key: &str, value: Vec<u8>) -> Self {
         Self::equal(key, CompareTarget::Value, TargetUnion::Value(value))
     }
 
-    /// The last change of the key was in this revision; 0: the key does not exist.
+    /// True if the key last changed in this revision; 0: the key does not exist.
     pub(super) fn mod_revision_is(key: &str, revision: i64) -> Self {
         Self::equal(key, CompareTarget::Mod, TargetUnion::ModRevision(revision))
     }
 
-    /// The last change of the key was in this revision or a later one.
+    /// True if the key last changed in this revision or a later one.
     pub(super) fn mod_revision_is_at_least(key: &str, revision: i64) -> Self {
         let union = TargetUnion::ModRevision(revision.saturating_sub(1));
         let result = CompareResult::Greater.into();
         Self { result, ..Self::equal(key, CompareTarget::Mod, union) }
     }
 
-    /// The key does not exist.
+    /// True if the key does not exist.
     pub(super) fn is_missing(key: &str) -> Self {
         Self::equal(key, CompareTarget::Version, TargetUnion::Version(0))
     }
@@ -161,8 +163,8 @@ impl Compare {
     }
 }
 
-/// `TxnRequest`: if all conditions in `compare` hold, does `success`, else `failure`; all of it at once and linearizably
-/// (P2).
+/// `TxnRequest`: executes `success` if all conditions in `compare` hold, otherwise `failure`. etcd
+/// executes a transaction atomically and linearizably (P2).
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TxnRequest {
     #[prost(message, repeated, tag = "1")]
@@ -176,10 +178,10 @@ pub(super) struct TxnRequest {
 /// `ResponseHeader`: describes the cluster and the store.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct ResponseHeader {
-    /// The cluster's id; it changes when the cluster is made anew.
+    /// The cluster's id; it changes when the cluster is created anew.
     #[prost(uint64, tag = "1")]
     pub(super) cluster_id: u64,
-    /// The store's revision when the request was carried out; for a write, its own revision.
+    /// The store's revision at this request; for a write, the revision that the write created.
     #[prost(int64, tag = "3")]
     pub(super) revision: i64,
 }
@@ -213,7 +215,7 @@ pub(super) struct AuthenticateRequest {
 /// `AuthenticateResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct AuthenticateResponse {
-    /// Sent with every later request.
+    /// Goes into the metadata of each later request.
     #[prost(string, tag = "2")]
     pub(super) token: String,
 }
@@ -241,7 +243,8 @@ mod tests {
             0x0a, 8, 0x10, 3, 0x1a, 1, b'k', 0x3a, 1, b'v',
             // compare: target MOD, key, mod_revision 300
             0x0a, 8, 0x10, 2, 0x1a, 1, b'b', 0x30, 0xac, 0x02,
-            // compare: target VERSION (the default), key, version 0 (present, as it is of a oneof)
+            // compare: target VERSION (the default), key, version 0 (encoded although zero, as a
+            // member of a oneof)
             0x0a, 5, 0x1a, 1, b'm', 0x20, 0,
             // compare: result GREATER, target MOD, key, mod_revision 7
             0x0a, 9, 0x08, 1, 0x10, 2, 0x1a, 1, b'b', 0x30, 7,
@@ -253,7 +256,7 @@ mod tests {
         assert_eq!(txn.encode_to_vec(), expected);
     }
 
-    /// A response as etcd sends it, with fields that are not declared here.
+    /// A response as etcd sends it, including fields that this module does not declare.
     #[test]
     fn an_answer_is_read_and_what_is_not_asked_for_is_skipped() {
         #[rustfmt::skip]

@@ -1,4 +1,5 @@
-//! A connection to one member of etcd: gRPC over HTTP/2, with TLS and a user's token where etcd demands them.
+//! A connection to one member of etcd: gRPC over HTTP/2, with TLS and a user's token where etcd
+//! requires them.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,15 +15,16 @@ use tonic_prost::ProstCodec;
 use super::EtcdOptions;
 use super::api::{AuthenticateRequest, AuthenticateResponse, TxnRequest, TxnResponse};
 
-/// Finds a member that has gone silently, between questions.
+/// TCP keepalive: detects, between questions, a member that has vanished.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// P9: an answer is two small records; a larger answer is refused.
+/// P9: upper bound of an answer in bytes. An answer holds two small records; a larger one is
+/// refused.
 const ANSWER_MAX: usize = 256 << 10;
 
-/// See the module.
+/// One connection, and the token of its user.
 pub(super) struct Member {
     rpc: Grpc<Channel>,
-    /// Identifies this side in every request; `None` where etcd has no users.
+    /// The token sent with every request; `None` where etcd has no users.
     token: Option<AsciiMetadataValue>,
 }
 
@@ -45,7 +47,7 @@ impl Member {
         Ok(member)
     }
 
-    /// Carries out a transaction.
+    /// Executes a transaction.
     pub(super) async fn txn(
         &mut self,
         txn: TxnRequest,
@@ -101,7 +103,7 @@ async fn channel(address: &str, options: &EtcdOptions) -> Result<Channel, String
     })
 }
 
-/// etcd's error, and what to change.
+/// Describes etcd's error and what to change.
 fn describe(status: &Status, options: &EtcdOptions) -> String {
     let message = status.message();
     let user = options.user.as_ref().map_or("nobody", |(name, _)| name);
@@ -119,7 +121,7 @@ fn describe(status: &Status, options: &EtcdOptions) -> String {
     format!("expected an answer, found: {message} ({:?})", status.code())
 }
 
-/// An error with its causes, on one line.
+/// An error and its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

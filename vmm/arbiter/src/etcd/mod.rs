@@ -1,11 +1,12 @@
-//! The `etcd:` arbiter: a term is won by a transaction on a key, and held by a lease (P2).
+//! The `etcd:` arbiter: a transaction on a key wins a term, and a lease holds it (P2).
 //!
-//! This is a blocking front; etcd's client and its runtime live on one thread of their own (`worker`), and nothing else
-//! in the program knows of them. [`ft_core::arbiter`] decides what is asked and when, and why two never hold a lease;
-//! the simulation runs it as well. `store` has the keys and transactions, `api` and `member` the protocol.
+//! This module is a blocking front. etcd's client and its runtime live on a thread of their own
+//! (`worker`); the rest of the program does not see them. [`ft_core::arbiter`] decides what to ask
+//! and when, and ensures that two processes never hold a lease; the simulation runs the same code.
+//! `store` has the keys and transactions, `api` and `member` the protocol.
 //!
-//! etcd's own leases are not used: they count whole seconds, are measured by the clock of etcd's leader, and are
-//! extended by every election.
+//! Leases here are not etcd's own: those count whole seconds, follow the clock of etcd's leader,
+//! and are extended by every election.
 
 mod api;
 mod member;
@@ -31,7 +32,7 @@ pub use options::EtcdOptions;
 use store::{Identity, Side, Store};
 use worker::{Command, Worker};
 
-/// See the module.
+/// The front: sends commands to the worker and waits for their answers.
 #[derive(Debug)]
 pub struct EtcdArbiter {
     commands: UnboundedSender<Command>,
@@ -42,12 +43,13 @@ pub struct EtcdArbiter {
 }
 
 impl EtcdArbiter {
-    /// Connects as `holder`, which will claim terms of the virtual machine `vm`.
+    /// Connects as `holder`, the name under which this process claims terms of the virtual machine
+    /// `vm`.
     ///
     /// # Errors
     /// When no member answers, or a member refuses this side.
     pub fn open(options: EtcdOptions, vm: &str, holder: String) -> Result<Self, ArbiterError> {
-        /// Enough for each member to be asked a few times and not to answer.
+        /// Number of unanswered questions to each member that one command may wait for.
         const ROUNDS: u32 = 12;
         let endpoints = options.endpoints.join(",");
         let members = u32::try_from(options.endpoints.len()).unwrap_or(u32::MAX);
@@ -113,7 +115,7 @@ impl Arbiter for EtcdArbiter {
     }
 
     fn follow(&self, term: Term, holder: &str) {
-        // If the thread has ended, there are no more claims to make.
+        // A thread that has ended makes no more claims.
         let _ = self.commands.send(Command::Follow(term, holder.to_owned()));
     }
 

@@ -1,4 +1,4 @@
-//! How to reach etcd: addresses, TLS, a user, and the lease.
+//! How to reach etcd: addresses, TLS, user and lease.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use ft_core::arbiter::ClientOptions;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-/// The command line's options for etcd, besides the addresses.
+/// The options of the command line for etcd.
 #[derive(Clone, Debug)]
 pub struct EtcdOptions {
     /// Client addresses of the members, `HOST:PORT`.
     pub endpoints: Vec<String>,
     /// The certificate authority of the members (PEM); `None`: no TLS.
     pub ca: Option<PathBuf>,
-    /// This side's certificate and private key (PEM), where etcd demands one.
+    /// This side's certificate and private key (PEM), where etcd requires one.
     pub identity: Option<(PathBuf, PathBuf)>,
     /// This side's user name and password, where etcd has users.
     pub user: Option<(String, String)>,
@@ -22,7 +22,7 @@ pub struct EtcdOptions {
 }
 
 impl EtcdOptions {
-    /// The TLS configuration, if TLS is used.
+    /// The TLS configuration; `None`: no TLS.
     pub(super) fn tls(&self) -> Result<Option<ClientTlsConfig>, String> {
         let Some(ca) = &self.ca else { return Ok(None) };
         let mut tls =
@@ -34,14 +34,14 @@ impl EtcdOptions {
         Ok(Some(tls))
     }
 
-    /// Upper bound for one question. With several members, a member that does not answer must leave
-    /// time to ask another before the lease ends.
+    /// Time limit for one question. With several members, a silent member must leave time to ask
+    /// another one before the lease ends.
     pub(super) fn patience(&self) -> Duration {
         let share = u32::try_from(self.endpoints.len() + 1).unwrap_or(u32::MAX).min(4);
         self.lease / share
     }
 
-    /// The times for a process that holds or watches a lease.
+    /// The client's times, as fractions of the lease.
     pub(super) fn client(&self, vm: &str, holder: String) -> ClientOptions {
         ClientOptions {
             vm: vm.to_owned(),

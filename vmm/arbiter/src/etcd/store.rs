@@ -1,16 +1,20 @@
 //! The keys of a virtual machine in etcd, and the transactions on them.
 //!
-//! `/kemari/NAME/term` holds the record of the current term. It is written once per term, only by a transaction that names the
-//! record it replaces: so the term only grows, and each is won once (P2).
+//! `/kemari/NAME/term` holds the record of the current term. Each term is written once, by a
+//! transaction that names the record it replaces: so the term only grows, and each is won once
+//! (P2).
 //!
-//! `/kemari/NAME/beat` is written by the holder to renew its lease, in transactions that name the term's record; its mod revision
-//! shows every change to a watcher. Records are compared as whole values: each names its process by a number that is never used
-//! again, so equal values are the same record, even after etcd was restored from a backup. The holder renews only while the renewal
-//! is not older than its last confirmed one: if a restore has undone that renewal, it may also have undone another machine's term.
+//! The holder writes `/kemari/NAME/beat` to renew its lease, in transactions that name the term's
+//! record. The key's mod revision shows each renewal to a watcher. Transactions compare whole
+//! records: each record names its process by a number that is never reused, so equal values are the
+//! same record, even after a restore of etcd from a backup. The holder renews only if the key's
+//! revision is at least that of its own last confirmed renewal: a restore that undid this renewal
+//! may also have undone another machine's term.
 //!
-//! `/kemari/NAME/id` is made once. `/kemari/NAME/mark` is written by a primary for each session and `/kemari/NAME/counter-mark`
-//! by its standby, so that each sees that it uses the same etcd as the other. A cluster's number is not enough: it is computed
-//! from its members' names and addresses, and two clusters with the default names have the same.
+//! `/kemari/NAME/id` is created once. A primary writes `/kemari/NAME/mark` for each session, and
+//! its standby writes `/kemari/NAME/counter-mark`, so that each side sees that both use the same
+//! etcd. The cluster's number is not enough: etcd computes it from its members' names and
+//! addresses, and two clusters with the default names have the same number.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,14 +26,14 @@ use super::api::{Compare, KeyValue, RequestOp, Response, ResponseOp, TxnRequest,
 use super::member::Member;
 use crate::ArbiterError;
 
-/// The side that writes a mark for a session.
+/// The side of a pair that writes a mark for a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Side {
     Primary,
     Standby,
 }
 
-/// Distinguishes one etcd from others.
+/// What distinguishes one etcd from another.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) id: String,
@@ -37,7 +41,7 @@ pub(super) struct Identity {
     pub(super) counter_mark: String,
 }
 
-/// The connection, with one member at a time.
+/// The keys and the connection to etcd, one member at a time.
 pub(super) struct Store {
     options: EtcdOptions,
     vm: String,
@@ -48,9 +52,9 @@ pub(super) struct Store {
     counter_mark_key: String,
     /// The revision of this process's last confirmed renewal.
     last_renewal: i64,
-    /// The first cluster that has answered; `None`: none has answered yet.
+    /// The first cluster that answered; `None`: none has answered yet.
     cluster: Option<u64>,
-    /// The endpoint that is asked.
+    /// Index of the endpoint to ask.
     current: usize,
     member: Option<Member>,
 }
@@ -82,7 +86,7 @@ impl Store {
         &self.options
     }
 
-    /// Reads both keys with a quorum.
+    /// Reads the term and the renewal, with a quorum.
     pub(super) async fn look(&mut self) -> Result<Snapshot, ArbiterError> {
         let txn = TxnRequest {
             success: vec![RequestOp::get(&self.term_key), RequestOp::get(&self.renewal_key)],
@@ -93,7 +97,8 @@ impl Store {
         let term = term.map(|pair| self.decode(pair.value)).transpose()?;
         let renewal = renewal.map_or(0, |pair| pair.mod_revision);
         if renewal < self.last_renewal {
-            // P2: etcd has lost a renewal of this process; it may have lost other machines' terms as well.
+            // P2: etcd has lost a renewal of this process; other machines' terms may be lost as
+            // well.
             let problem = format!(
                 "expected {} at revision {} or later, as this process has written it, found {renewal}: etcd's data went \
                  back to an earlier state, and what other machines did since is not known; stop the wrong machine",
@@ -104,7 +109,8 @@ impl Store {
         Ok(Snapshot { term, renewal })
     }
 
-    /// Replaces the state `seen` by `new` and renews the lease with it; returns `false` if the state has changed since.
+    /// Replaces the term `seen` by `new` and renews the lease; `false`: the state has changed since
+    /// `seen`.
     pub(super) async fn replace(
         &mut self,
         seen: &Snapshot,
@@ -152,7 +158,7 @@ impl Store {
         Ok(Reply::Found(found.map(|pair| self.decode(pair.value)).transpose()?))
     }
 
-    /// The identity of this etcd for this machine, and the marks in it.
+    /// The identity of this etcd for this machine, and its marks.
     pub(super) async fn identify(&mut self) -> Result<Identity, ArbiterError> {
         let make = TxnRequest {
             compare: vec![Compare::is_missing(&self.id_key)],
@@ -171,8 +177,8 @@ impl Store {
         Ok(Identity { id: format!("{id} in cluster {cluster:x}"), mark, counter_mark })
     }
 
-    /// As [`identify`](Self::identify), after writing a new mark. The new mark is not read back: a copy between two etcds may
-    /// have put a former one there.
+    /// Writes a new mark, then does what [`identify`](Self::identify) does. Returns the mark as
+    /// written here, not as read: a copy between two etcds may have put an older mark there.
     pub(super) async fn leave_mark(&mut self, side: Side) -> Result<Identity, ArbiterError> {
         let word = random_id();
         let key = match side {
@@ -188,7 +194,7 @@ impl Store {
         })
     }
 
-    /// Encodes `held`, with the time for people to read.
+    /// Encodes `held`, and adds the time at which the term was won, which people read.
     pub(super) fn encode(&self, mut held: Held) -> Result<Written, ArbiterError> {
         if held.record.won_at == 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -207,8 +213,9 @@ impl Store {
         ArbiterError::Record { path: self.term_key.clone().into(), source }
     }
 
-    /// Runs a transaction with the current member. After a failure the next member is asked over a new connection, because the
-    /// connection, its token or the member may be at fault. A transaction that was given up may still be carried out later.
+    /// Runs a transaction with the current member. After a failure, the next call connects to the
+    /// next member: the connection, its token or the member may be at fault. etcd may still execute
+    /// a transaction that timed out here.
     async fn txn(&mut self, txn: TxnRequest) -> Result<TxnResponse, ArbiterError> {
         let patience = self.options.patience();
         let answer = match tokio::time::timeout(patience, self.ask(txn)).await {
@@ -227,7 +234,7 @@ impl Store {
         })
     }
 
-    /// P2: another cluster is another arbiter.
+    /// P2: a different cluster is a different arbiter.
     fn check_cluster(&mut self, answer: TxnResponse) -> Result<TxnResponse, String> {
         let found = answer.header().cluster_id;
         let expected = *self.cluster.get_or_insert(found);
@@ -251,7 +258,7 @@ impl Store {
         member.txn(txn, &self.options).await
     }
 
-    /// The results of a transaction's `N` reads; `None`: the key does not exist.
+    /// The results of a transaction that reads `N` keys; `None`: the key does not exist.
     fn values<const N: usize>(
         &self,
         answer: TxnResponse,
@@ -265,7 +272,7 @@ impl Store {
         })
     }
 
-    /// The member that is asked.
+    /// The address of the member to ask.
     pub(super) fn endpoint(&self) -> &str {
         &self.options.endpoints[self.current]
     }

@@ -1,5 +1,7 @@
-//! The thread that talks to etcd. It takes the questions of [`ft_core::arbiter::Client`] to the store and the answers
-//! back, one at a time, and answers the callers.
+//! The thread that talks to etcd.
+//!
+//! It carries each question of [`ft_core::arbiter::Client`] to the store and the answer back, one
+//! at a time, and answers the callers.
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -15,15 +17,16 @@ use crate::clock::boottime;
 use crate::lease::SharedLease;
 use crate::{ArbiterError, Verdict};
 
-/// A command, and where its answer goes.
+/// A command, with the channel for its answer.
 pub(super) enum Command {
     Look(SyncSender<Result<(), ArbiterError>>),
     Claim(Term, String, SyncSender<Result<Verdict, ArbiterError>>),
-    /// Begins a term; the claim in the records beside the machine's disks, and whether to override a holder.
+    /// Begins a term. Carries the claim from the records beside the machine's disks, and whether to
+    /// override a holder.
     Begin(Option<DiskClaim>, bool, SyncSender<Result<Term, ArbiterError>>),
-    /// Another process has said that it holds a term; no caller waits for an answer.
+    /// Another process holds this term; the caller expects no answer.
     Follow(Term, String),
-    /// Reads this etcd's identity, and writes a new mark for this side if one is given.
+    /// Reads this etcd's identity; first writes a new mark if a side is given.
     Identify(Option<Side>, SyncSender<Result<Identity, ArbiterError>>),
     End(Term, SyncSender<Result<(), ArbiterError>>),
 }
@@ -39,7 +42,7 @@ impl Command {
         }
     }
 
-    /// The caller may have given up.
+    /// Sends the result to the caller, which may have given up.
     fn answer(self, place: &str, result: Result<Success, ArbiterError>) {
         let odd = |success: Success| -> ArbiterError { unreachable!("it came to {success:?}") };
         let place = place.to_owned();
@@ -63,13 +66,13 @@ impl Command {
     }
 }
 
-/// A command, and the attempts left for it.
+/// A command with the number of attempts left.
 struct Pending {
     command: Command,
     tries: usize,
 }
 
-/// See the module.
+/// The state of the thread.
 pub(super) struct Worker {
     store: Store,
     client: Client,
@@ -96,7 +99,7 @@ impl Worker {
                 command = commands.recv() => match command {
                     Some(Command::Follow(term, holder)) => self.client.follow(term, &holder),
                     Some(Command::Identify(leave, to)) => {
-                        // The caller may have given up.
+                        // The send at the end may fail: the caller may have given up.
                         let identity = match leave {
                             Some(side) => self.store.leave_mark(side).await,
                             None => self.store.identify().await,
@@ -111,7 +114,8 @@ impl Worker {
     }
 
     fn obey(&mut self, command: Command) {
-        // Ask every member once; for `Begin` once more, because an answer may be lost after the term was won.
+        // Ask every member once; for `Begin` once more, because the answer may be lost after the
+        // term was won.
         let tries = self.store.options().endpoints.len()
             + usize::from(matches!(command, Command::Begin(..)));
         if let Command::Begin(disk, ..) = &command {
@@ -198,7 +202,7 @@ impl Worker {
         ArbiterError::Etcd { endpoint: self.store.endpoint().to_owned(), problem }
     }
 
-    /// The term that must exist is missing: etcd was restored from a backup, or the key was deleted.
+    /// Describes a missing term: etcd was restored from a backup, or the key was deleted.
     fn missing(&self, expected: u64, found: Option<&TermRecord>) -> String {
         let found = match found {
             Some(record) => format!("term {} of {}", record.term, record.holder),

@@ -1,6 +1,7 @@
-//! The directory of a `file:` arbiter. Each operation happens whole or not at all, and other hosts see it when it returns.
+//! The directory of a `file:` arbiter.
 //!
-//! A trait, so that tests can use a slow directory, or one that behaves as a network file system's client.
+//! Each operation is atomic, and other hosts see its result when it returns. It is a trait so that
+//! tests can use a slow directory, or one that behaves as a network file system's client.
 
 use std::fmt::Debug;
 use std::fs::{self, File};
@@ -13,33 +14,34 @@ use kemari_support::given_file::{self, ask_server};
 use rustix::fs::{Access, StatxFlags};
 use tempfile::NamedTempFile;
 
-/// Far more than any record needs, in bytes: two names of a few hundred bytes, and text for people.
+/// Upper bound of a record, in bytes. A record needs far less: two names of a few hundred bytes,
+/// and text for people.
 const LONGEST_RECORD: u64 = 64 << 10;
 
-/// See the module.
+/// The operations on the directory.
 pub(super) trait Directory: Debug + Send + Sync {
     /// Its path, for messages.
     fn path(&self) -> &Path;
-    /// Its identity: the device and inode number of what has its name now.
+    /// Its identity: the device and inode number that its path names now.
     fn place(&self) -> io::Result<(u64, u64)>;
     /// The names of all files.
     fn names(&self) -> io::Result<Vec<String>>;
-    /// The content of a file now, as the server knows it; `None`: the file does not exist.
+    /// The file's content as the server has it now; `None`: the file does not exist.
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
-    /// Creates a file that does not exist yet. Over a network the answer to a success can be lost: the file's content then
-    /// decides.
+    /// Creates a file that does not exist yet. Over a network, the answer to a success can be lost,
+    /// and this returns an error: the file's content then decides.
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Appends to an existing file. Never creates one and never removes bytes.
+    /// Appends to an existing file. Never creates a file and never removes bytes.
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Creates or replaces a file.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Removes a file if it exists.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Checks that files can be written and that there is room, without writing: a standby asks each second.
+    /// Checks for permission and free space, without writing: a standby calls this every second.
     fn takes_files(&self) -> io::Result<()> {
         rustix::fs::access(self.path(), Access::WRITE_OK | Access::EXEC_OK)?;
         let found = rustix::fs::statvfs(self.path())?;
-        // Some file systems do not count files.
+        // Some file systems report no file count.
         if found.f_bavail == 0 || (found.f_files > 0 && found.f_favail == 0) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -56,9 +58,10 @@ pub(super) struct HostDirectory {
 }
 
 impl HostDirectory {
-    /// Opens the directory of `vm` below `base`; creates both if needed, but not the directories above. That catches only some
-    /// unmounted file systems, because an empty mount point exists. The directory's identity, which the handshake compares,
-    /// keeps two hosts from using terms of their own.
+    /// Opens the directory of `vm` below `base`. Creates both if needed, but not the parents of
+    /// `base`: this catches some unmounted file systems, but not those with an empty mount point.
+    /// The directory's identity, which the handshake compares, keeps two hosts from using separate
+    /// terms.
     pub(super) fn open(base: &Path, vm: &str) -> io::Result<Self> {
         let path = base.join(vm);
         make(base).map_err(|error| match error.kind() {
@@ -69,13 +72,13 @@ impl HostDirectory {
             _ => error,
         })?;
         make(&path)?;
-        // The directory's name must survive a power failure as its records do.
+        // Sync the parent: the directory's name must survive a power failure as its records do.
         File::open(base)?.sync_all()?;
         let open = File::open(&path)?;
         Ok(Self { path, _open: open })
     }
 
-    /// Writes a complete, synced file under a name of its own.
+    /// Writes a complete, synced file under a temporary name.
     fn temporary(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
         let mut refused = None;
         let make = |path: &Path| {
@@ -84,7 +87,8 @@ impl HostDirectory {
             made.inspect_err(|error| refused = error.raw_os_error())
         };
         let made = tempfile::Builder::new().prefix("claim-").make_in(&self.path, make);
-        // The advice in a message depends on the system's error, which `tempfile` keeps only in its text.
+        // Keep the system's error code: the advice in a message depends on it, and `tempfile` keeps
+        // only its text.
         let mut file = made.map_err(|error| refused.map_or(error, io::Error::from_raw_os_error))?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
@@ -102,7 +106,7 @@ impl Directory for HostDirectory {
     }
 
     fn place(&self) -> io::Result<(u64, u64)> {
-        // Ask the server: a stale answer could show a term as free that is not.
+        // Ask the server: a stale answer could show a taken term as free.
         let found =
             ask_server(&self.path, StatxFlags::INO | StatxFlags::MTIME | StatxFlags::CTIME)?;
         let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
@@ -117,15 +121,16 @@ impl Directory for HostDirectory {
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
-        // A client reads a file again if its size has changed, even if the file's times are coarse.
+        // Read the size too: it makes the client re-read a file even if the file's times are
+        // coarse.
         let asked = ask_server(&path, StatxFlags::SIZE | StatxFlags::MTIME);
-        // P9: anything may have been put there.
+        // P9: the path may name a file of any kind and size.
         found(asked.and_then(|_| given_file::read_up_to(&path, LONGEST_RECORD)))
     }
 
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        // No reader sees the file before it is complete, and link(2) fails if the name exists: on local file systems and NFS
-        // alike.
+        // No reader sees an incomplete file, and link(2) fails if the name exists. Both hold on
+        // local file systems and on NFS.
         let temporary = self.temporary(bytes)?;
         fs::hard_link(temporary.path(), self.path.join(name))?;
         drop(temporary);
@@ -133,12 +138,13 @@ impl Directory for HostDirectory {
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        // P9: a FIFO may have been put there; do not wait for its reader.
+        // P9: the path may name a FIFO; do not wait for its reader.
         let mut options = File::options();
         let mut file =
             options.append(true).custom_flags(libc::O_NONBLOCK).open(self.path.join(name))?;
         file.write_all(bytes)?;
-        // Over a network a write may stay on this host and fail only when it is sent: when this returns, others see it.
+        // Sync: a network file system may keep a write on this host and report a failure only when
+        // it sends it. After the sync, other hosts see it.
         file.sync_data()
     }
 
@@ -179,7 +185,8 @@ mod tests {
     use super::*;
     use crate::ArbiterError;
 
-    /// P9. Fails if the advice for a limit of the system is to look at the directory: the system's error is in the text only.
+    /// P9. Fails if a message's advice for a limit of the system is to check the directory, because
+    /// the system's error is in the text only.
     #[test]
     fn what_the_system_says_of_a_new_record_is_known() {
         let base = tempfile::tempdir().unwrap();

@@ -1,11 +1,12 @@
 //! The fence of a `file:` arbiter: checks that no other process has won a later term (P2).
 //!
-//! The directory is read before effects, each time that the last answer is older than [`GOOD_FOR`]. There is no lease: the
-//! directory's own answer decides, and a directory that does not answer leaves the question open.
+//! Before effects, the fence reads the directory if its last answer is older than [`GOOD_FOR`].
+//! There is no lease: the directory's answer decides, and without an answer the right is unknown.
 //!
-//! An answer older than [`ANSWER_MAX_AGE`] is not acted upon, and the winner of a term keeps still for longer than that
-//! ([`settle`]). If the directory is too slow for this, the holder writes down the age that it needs (its *pace*), checks that
-//! the next term had not been won when that was written, and only then acts on older answers; a winner reads the pace after it
+//! A holder does not act on an answer older than [`ANSWER_MAX_AGE`]. The winner of a term waits
+//! longer than that before it acts ([`settle`]). For a slower directory, the holder writes down the
+//! age that it needs (its *pace*), checks that nobody had won the next term by then, and only then
+//! acts on older answers. A winner reads the pace after its win.
 //! has won.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,48 +21,53 @@ use kemari_confine::threads;
 use super::records::Records;
 use crate::ArbiterError;
 
-/// How long one look at the directory is valid: the effects of a batch share it, because a look takes longer than a frame does.
+/// How long one look at the directory is valid. The effects of a batch share it: a look takes
+/// longer than sending a frame.
 pub(super) const GOOD_FOR: Duration = Duration::from_micros(200);
-/// How long the winner of a term keeps still, at least.
+/// Minimum time that the winner of a term waits before it acts.
 pub(super) const SETTLE: Duration = Duration::from_millis(2);
-/// P2: a winner waits longer than the oldest answer that a loser may still act on, by this factor.
+/// P2: factor by which a winner's wait exceeds the age of the oldest answer that a loser may still
+/// act on.
 const WAITS: u32 = 2;
-/// Upper bound of the pace: a directory slower than this holds effects up.
+/// Upper bound of the pace: a slower directory delays effects.
 pub(super) const LONGEST_PACE: Duration = Duration::from_secs(1);
-/// Number of consecutive answers that must be too old before a slower pace is written down.
+/// Number of consecutive late answers before the holder asks for a slower pace.
 const SLOW: u32 = 3;
 
 const _: () = assert!(GOOD_FOR.as_micros() <= ANSWER_MAX_AGE.as_micros(), "P2");
 const _: () = assert!(SETTLE.as_micros() >= WAITS as u128 * ANSWER_MAX_AGE.as_micros(), "P2");
 const _: () = assert!(WAITS > 1, "P2: clocks of two hosts run at rates that differ a little");
 
-/// How long the winner of a term keeps still if the former holders act on answers as old as `pace`.
+/// How long the winner of a term waits if former holders act on answers as old as `pace`.
 pub(super) fn settle(pace: Duration) -> Duration {
     SETTLE.max(WAITS * pace)
 }
 
-/// See the module.
+/// The fence of one process.
 #[derive(Debug)]
 pub(super) struct TermFence {
     records: Records,
     holder: String,
     term: AtomicU64,
-    /// The oldest answer that is acted upon, in nanoseconds.
+    /// Age in nanoseconds of the oldest answer that this process acts on.
     max_age: AtomicU64,
-    /// Number of consecutive answers that were too old.
+    /// Number of consecutive late answers.
     slow: AtomicU32,
-    /// The fastest of those answers, in nanoseconds.
+    /// Duration in nanoseconds of the fastest of those answers.
     took: AtomicU64,
-    /// Held while the written pace is changed, by the threads that claim terms and the one that keeps the pace; no thread that
-    /// performs effects takes it.
+    /// Held while the written pace changes, across file operations of the directory. The threads
+    /// that claim terms and the thread that keeps the pace take it; no thread that performs effects
+    /// does.
     pacing: Mutex<()>,
-    /// Requests for a slower pace: threads that perform effects may not write files.
+    /// Requests for a slower pace: threads that perform effects may not write files. Holds at most
+    /// one.
     paces: SyncSender<Duration>,
     reason: Mutex<String>,
 }
 
 impl TermFence {
-    /// Makes the fence of a process that holds no term yet, and starts the thread that writes down its pace.
+    /// Creates the fence of a process that holds no term yet, and starts the thread that writes
+    /// down its pace.
     pub(super) fn start(records: Records, holder: String) -> std::io::Result<Arc<Self>> {
         let (paces, asked) = sync_channel(1);
         let fence = Arc::new(Self {
@@ -80,7 +86,7 @@ impl TermFence {
         Ok(fence)
     }
 
-    /// Notes that this process has won `term` and has kept still.
+    /// Records that this process has won `term` and has waited.
     pub(super) fn won(&self, term: Term) {
         self.term.fetch_max(term.0, Ordering::SeqCst);
     }
@@ -101,7 +107,8 @@ impl TermFence {
             return Ok(Permission::Unknown);
         }
         self.records.check_place()?;
-        // P2: the number alone is not enough. In a directory that was set back, this term may have been won again.
+        // P2: the number alone is not enough. After the directory was set back, another process may
+        // have won the same term.
         let succeeded = match self.records.term_and_succeeded(ours)? {
             Some((record, succeeded)) if record.holder == self.holder => succeeded,
             Some((record, _)) => {
@@ -110,13 +117,13 @@ impl TermFence {
             }
             None => return Err(ArbiterError::missing(self.records.path(), ours)),
         };
-        // The winner of the next term has a record before it marks this one.
+        // Read the next term second: its winner creates its record before it marks this one.
         Ok(match self.records.term(ours.next())? {
             Some(next) if next.holder != self.holder => {
                 self.note(next.to_string());
                 Permission::Lost
             }
-            // This process made that record and is about to learn whether it has won.
+            // This process created that record and is about to learn whether it has won.
             Some(_) if succeeded => self.who_succeeded(ours)?,
             None if succeeded => {
                 self.note(format!("another process has won a later term than {ours}"));
@@ -126,8 +133,9 @@ impl TermFence {
         })
     }
 
-    /// P2: whether this process itself has succeeded `ours`. A later record of this process proves nothing: where terms have
-    /// gaps, it may have been made after another process had won a term beyond it.
+    /// P2: whether this process itself has succeeded `ours`. A later record of this process is no
+    /// proof: where terms have gaps, this process may have created it after another process won a
+    /// term beyond it.
     fn who_succeeded(&self, ours: Term) -> Result<Permission, ArbiterError> {
         match self.records.later_than(ours)? {
             Some(last) if last.holder == self.holder => Ok(Permission::Granted),
@@ -140,7 +148,7 @@ impl TermFence {
         }
     }
 
-    /// Counts an answer that took `time`; asks for a slower pace after several that were too old.
+    /// Counts an answer that took `time`; requests a slower pace after [`SLOW`] late answers.
     fn count(&self, time: Duration) {
         if time <= self.max_age() {
             self.slow.store(0, Ordering::Relaxed);
@@ -151,15 +159,15 @@ impl TermFence {
         self.took.store(least.min(nanos(time)), Ordering::Relaxed);
         if self.slow.load(Ordering::Relaxed) >= SLOW {
             let pace = 2 * Duration::from_nanos(self.took.load(Ordering::Relaxed));
-            // In whole microseconds, as in the file.
+            // Whole microseconds, as in the file.
             let pace = Duration::from_micros(u64::try_from(pace.as_micros()).unwrap_or(u64::MAX));
-            // The channel is full when a request is pending already, which is enough.
+            // A full channel already holds a request, and one is enough.
             let _ = self.paces.try_send(pace.min(LONGEST_PACE));
         }
     }
 
-    /// P2: when this returns, answers of that age are acted upon. The winner of the next term reads this pace: it was written
-    /// before a look that has found no later term.
+    /// P2: after this returns, this process acts on answers of that age. The winner of the next
+    /// term reads this pace: it is written before a look that finds no later term.
     fn set_pace(&self, pace: Duration) -> Result<(), ArbiterError> {
         let _pacing = self.pacing.lock().unwrap_or_else(PoisonError::into_inner);
         if pace <= self.max_age() {
@@ -178,8 +186,8 @@ impl TermFence {
         Ok(())
     }
 
-    /// Call this after `term` was won and its winner has kept still: removes the paces of earlier holders, which have no effect
-    /// any more, and writes this process's own again.
+    /// Call this after this process has won `term` and has waited: removes the paces of earlier
+    /// holders, which have no effect any more, and writes this process's own again.
     pub(super) fn renew_pace(&self, term: Term) -> Result<(), ArbiterError> {
         let _pacing = self.pacing.lock().unwrap_or_else(PoisonError::into_inner);
         match self.max_age() {

@@ -1,12 +1,15 @@
 //! The `file:` arbiter: one file per term in a directory that both hosts see.
 //!
-//! A term is won by `link(2)` of a complete, synced record to its name: it fails when the name exists, on local file systems
-//! and on NFS alike, and a reader never sees half a record (P2). The winner then marks the records of earlier terms, and keeps
-//! still for longer than any holder acts on an answer.
+//! To win a term, a process links (`link(2)`) a complete, synced record to the term's name. The
+//! link fails if the name exists, on local file systems and on NFS alike, and no reader sees an
+//! incomplete record (P2). The winner then marks the records of earlier terms, and waits longer
+//! than any holder acts on an answer.
 //!
-//! There is no lease: the right to perform is read from the directory before effects. One answer is valid for the effects of
-//! the next 0.2 ms, in which the winner of the next term does nothing yet. Between an answer and its effect is a window,
-//! without a bound if the process is stopped exactly there. `etcd:` closes it up to the length of one system call; the fence
+//! There is no lease: the fence reads the right to perform from the directory before effects. One
+//! answer is valid for the effects of the next 0.2 ms, and the winner of the next term does nothing
+//! in that time. Between an answer and its effect is a window, which has no bound if the process is
+//! stopped exactly there. `etcd:` narrows this window to the length of one system call. The fence
+//! record beside each disk image narrows it for writes.
 //! record beside each disk image narrows it for writes.
 
 mod directory;
@@ -29,16 +32,17 @@ use directory::{Directory, HostDirectory};
 use fence::{LONGEST_PACE, TermFence, settle};
 use records::{COUNTER_MARK, ID, MARK, Records, at, term_name};
 
-/// See the module.
+/// The arbiter, for one virtual machine and one claimant.
 #[derive(Debug)]
 pub struct FileArbiter {
     records: Records,
     vm: String,
     holder: String,
-    /// The directory's identity, created with it.
+    /// The directory's identity, created with the directory.
     id: String,
     fence: Arc<TermFence>,
-    /// The holder of a term, as it has said itself. Never held across a system call.
+    /// The term and holder of the process that this one follows, as that process reported them.
+    /// Never held across a system call.
     followed: Mutex<Option<(Term, String)>>,
 }
 
@@ -68,7 +72,7 @@ impl FileArbiter {
         Ok(Self { records, vm: vm.to_owned(), holder, id, fence, followed: Mutex::default() })
     }
 
-    /// Claims `term` if it has no record.
+    /// Claims `term`, which must have no record.
     fn take(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let record = TermRecord {
@@ -80,7 +84,7 @@ impl FileArbiter {
         };
         let created = self.records.create_term(&record)?;
         let path = self.records.path().join(term_name(term));
-        // Over NFS the answer to a successful link can be lost: the record decides.
+        // Over NFS, the answer to a successful link can be lost: the record decides.
         match (created, self.records.term(term)?) {
             (_, Some(record)) if record.holder == self.holder => {
                 if let Some(later) = self.later(term)? {
@@ -96,23 +100,23 @@ impl FileArbiter {
         }
     }
 
-    /// P2: another process's term later than `term`, which this process has a record of. Where terms have gaps, the next number
-    /// may be free although another has the machine. Called after the record was made: a process that wins a later term
-    /// afterwards finds that record and marks it.
+    /// P2: another process's term later than `term`. Where terms have gaps, the next number may be
+    /// free although another process holds the machine. Call this after creating the record of
+    /// `term`: a process that wins a later term afterwards finds that record and marks it.
     fn later(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
         Ok(self.records.later_than(term)?.filter(|later| later.holder != self.holder))
     }
 
-    /// P2: when this returns, no process acts on an answer from before `term` was won.
+    /// P2: after this returns, no process acts on an answer from before `term` was won.
     fn settle(&self, term: Term) -> Result<(), ArbiterError> {
         self.records.succeed(term)?;
         let pace = self.records.pace(LONGEST_PACE)?;
-        // From here on no holder gets a positive answer; after the wait, earlier answers are too old.
+        // No holder gets a positive answer any more. After this wait, earlier answers are too old.
         std::thread::sleep(settle(pace));
         self.fence.renew_pace(term)
     }
 
-    /// P2: checks by its content that the directory is the same as at the start.
+    /// P2: checks the id, not only the place: this must still be the directory that was opened.
     fn check_identity(&self) -> Result<(), ArbiterError> {
         self.records.check_place()?;
         match self.records.text(ID)? {
@@ -138,7 +142,8 @@ impl FileArbiter {
         Err(ArbiterError::OtherHolder { place, expected, record })
     }
 
-    /// Writes a new mark into the file `name`. It is not read back: a tool that keeps a copy may have put another mark there.
+    /// Writes a new mark into the file `name`. Does not read it back: a tool that copies the
+    /// directory may have put another mark there.
     fn leave(&self, name: &str) -> Result<String, ArbiterError> {
         self.check_identity()?;
         let word = random_id();
@@ -166,7 +171,8 @@ impl Arbiter for FileArbiter {
 
     fn answers(&self) -> Result<(), ArbiterError> {
         self.check_identity()?;
-        // P9: a directory that was set back grants nothing to the successor of a term that it does not know.
+        // P9: a directory that was set back cannot grant the successor of a term that it does not
+        // know.
         let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((term, holder)) = followed {
             let record = self.records.term(term)?;
@@ -179,8 +185,9 @@ impl Arbiter for FileArbiter {
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
         let before = Term(term.0.saturating_sub(1));
         self.check_identity()?;
-        // P2: a process that has joined this machine has a term in this very directory. A directory without it is another one,
-        // and its answer is worth nothing. The number alone is not enough: the record may be another process's.
+        // P2: a process that follows a holder expects that holder's term in this directory. A
+        // directory without it is another one, and its answer has no value. The number alone is not
+        // enough: the record may be another process's.
         let Some(record) = self.records.term(before)? else {
             return Err(ArbiterError::missing(self.records.path(), before));
         };
@@ -192,12 +199,13 @@ impl Arbiter for FileArbiter {
             Some(known) => self.check_holder(&record, known)?,
             None => {}
         }
-        // Check before a record is made, which would stay.
+        // Check before creating a record: a record stays.
         if let Some(later) = self.later(term)? {
             return Ok(Verdict::Denied(later));
         }
         if self.records.has_ended(before)? {
-            // The machine ended in good order and could not tell its standby: the guest must not be brought back.
+            // The machine ended in good order and could not tell its standby: do not restart the
+            // guest.
             let why = format!("{} ended the machine", record.holder);
             return Ok(Verdict::Denied(TermRecord { why, ..record }));
         }
@@ -213,7 +221,7 @@ impl Arbiter for FileArbiter {
         self.check_identity()?;
         let last = match self.records.highest()? {
             None => None,
-            // A seizure passes over a record that cannot be read: it needs only the number.
+            // A seizure ignores a record that cannot be read: it needs only the number.
             Some(last) => match self.records.term(last) {
                 Ok(record) => record.map(|record| (record, last)),
                 Err(ArbiterError::Record { .. }) if seize => Some((nameless(&self.vm, last), last)),
@@ -264,7 +272,7 @@ impl Arbiter for FileArbiter {
     }
 
     fn read_marks(&self) -> Result<ArbiterView, ArbiterError> {
-        // This makes the file system ask its server for the names as well.
+        // This also makes the file system ask its server for the names.
         self.check_identity()?;
         let word = |name| Ok(self.records.text(name)?.unwrap_or_else(|| "none".to_owned()));
         Ok(ArbiterView {
@@ -281,7 +289,7 @@ impl Arbiter for FileArbiter {
     }
 }
 
-/// Stands for a record that cannot be read.
+/// A replacement for a record that cannot be read.
 fn nameless(vm: &str, term: Term) -> TermRecord {
     let (holder, why) = ("a holder whose record cannot be read".to_owned(), String::new());
     TermRecord { vm: vm.to_owned(), term: term.0, holder, why, won_at: 0 }

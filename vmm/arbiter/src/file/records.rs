@@ -25,11 +25,11 @@ pub(super) const ID: &str = "id";
 pub(super) const MARK: &str = "mark";
 /// The file of a standby's mark for a session.
 pub(super) const COUNTER_MARK: &str = "counter-mark";
-/// Appended to the record of a term that has been succeeded. Any text after a record, other than white space, counts as a part
-/// of this.
+/// Appended to the record of a term that another has succeeded. Any text after a record except
+/// white space counts as this mark, since an append may be incomplete.
 const SUCCEEDED: &[u8] = b"succeeded\n";
 
-/// See the module.
+/// The records, in one directory.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
     directory: Arc<dyn Directory>,
@@ -47,8 +47,8 @@ impl Records {
         self.directory.path()
     }
 
-    /// P2: another directory under the same name (an unmounted file system, a copy put in its place) is another arbiter:
-    /// processes that have this one open do not see claims made there.
+    /// P2: another directory under the same name (an unmounted file system, a copy) is another
+    /// arbiter: processes that have this one open do not see claims made there.
     pub(super) fn check_place(&self) -> Result<(), ArbiterError> {
         let place = self.directory.place().map_err(at("cannot look at", self.path()))?;
         if place == self.place {
@@ -61,9 +61,10 @@ impl Records {
         Ok(self.term_and_succeeded(term)?.map(|(record, _)| record))
     }
 
-    /// The record of a term, and whether it is marked as succeeded by a later one. The mark is in the record itself. A missing
-    /// name would not do: a network file system's client may go on to believe that a name is missing where the directory's
-    /// times are too coarse to show a change. A link count would not do either: a backup by hard links adds one.
+    /// The record of a term, and whether it has the mark of a later term. The mark is in the record
+    /// itself. A missing file would not do as a mark: the client of a network file system may keep
+    /// believing that a name is missing if the directory's times are too coarse to show a change. A
+    /// link count would not do either: a backup by hard links adds a link.
     pub(super) fn term_and_succeeded(
         &self,
         term: Term,
@@ -80,14 +81,15 @@ impl Records {
         Ok(Some((record, succeeded)))
     }
 
-    /// Writes the record of a term if it has none.
+    /// Writes the record of a term that has none.
     pub(super) fn create_term(&self, record: &TermRecord) -> Result<io::Result<()>, ArbiterError> {
         let text = serde_json::to_vec_pretty(record)
             .map_err(|source| ArbiterError::Record { path: self.path().to_owned(), source })?;
         Ok(self.directory.create(&term_name(Term(record.term)), &text))
     }
 
-    /// Checks that a claim could be written now: the newest record is readable, and there is permission and room for another.
+    /// Checks that a claim could be written now: the newest record is readable, and permission and
+    /// space allow another one.
     pub(super) fn take_claims(&self) -> Result<(), ArbiterError> {
         if let Some(highest) = self.highest()? {
             self.term(highest)?;
@@ -106,7 +108,7 @@ impl Records {
         Ok(self.names()?.iter().filter_map(of).collect())
     }
 
-    /// The highest term above `term`, and its holder.
+    /// The record of the highest term above `term`.
     pub(super) fn later_than(&self, term: Term) -> Result<Option<TermRecord>, ArbiterError> {
         match self.highest()?.filter(|highest| *highest > term) {
             Some(highest) => self.term(highest),
@@ -114,8 +116,9 @@ impl Records {
         }
     }
 
-    /// Marks all earlier terms as succeeded by `term`, the oldest first: if one is marked, all before it are. Terms without a
-    /// record are skipped: the term before a gap may have a live holder.
+    /// Marks all earlier terms as succeeded, the oldest first: if a term is marked, all before it
+    /// are. A number without a record is skipped, not an end: the term before the gap may have a
+    /// live holder.
     pub(super) fn succeed(&self, term: Term) -> Result<(), ArbiterError> {
         let mut untold = Vec::new();
         let mut earlier = self.terms()?;
@@ -124,7 +127,7 @@ impl Records {
         for before in earlier.into_iter().rev() {
             match self.term_and_succeeded(before) {
                 Ok(Some((_, true))) => break,
-                // The record may have been damaged since its holder won the term.
+                // The record may have been damaged after its holder won the term.
                 Ok(Some((_, false))) | Err(ArbiterError::Record { .. }) => untold.push(before),
                 Ok(None) => {}
                 Err(error) => return Err(error),
@@ -146,8 +149,8 @@ impl Records {
         self.replace(&ended_name(term), b"")
     }
 
-    /// The oldest answer that any holder of a term may act on; zero if none has written a pace. A pace that is not readable
-    /// counts as `longest`.
+    /// The age of the oldest answer that a holder may act on; zero if there is no pace. A pace that
+    /// cannot be parsed counts as `longest`.
     pub(super) fn pace(&self, longest: Duration) -> Result<Duration, ArbiterError> {
         let mut pace = Duration::ZERO;
         for name in self.names()? {
@@ -166,7 +169,7 @@ impl Records {
         self.replace(&pace_name(term), pace.as_micros().to_string().as_bytes())
     }
 
-    /// Removes the paces of holders of earlier terms: those holders act on no answer any more.
+    /// Removes the paces of earlier terms, whose holders act on no answer any more.
     pub(super) fn forget_paces_before(&self, term: Term) -> Result<(), ArbiterError> {
         for name in self.names()? {
             if number(&name, "pace-", "").is_some_and(|of| of < term.0) {
@@ -187,7 +190,7 @@ impl Records {
         self.directory.replace(name, bytes).map_err(at("cannot write", &path))
     }
 
-    /// Creates a file with this text unless it exists.
+    /// Creates a file with this text unless the file exists.
     pub(super) fn create(&self, name: &str, text: &str) -> Result<(), ArbiterError> {
         match self.directory.create(name, text.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

@@ -20,7 +20,7 @@ fn record_of(dir: &Path, term: u64) -> std::path::PathBuf {
     dir.join("vm").join(term_name(Term(term)))
 }
 
-/// A whole copy of a directory, with another inode number.
+/// Copies a whole directory; the copy has another inode number.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     copy_into(from, to);
@@ -33,7 +33,7 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
-/// Gives a directory the content of `copy` without making it anew.
+/// Replaces the content of a directory with that of `copy`, and keeps its inode.
 fn set_back(dir: &Path, copy: &Path) {
     for entry in fs::read_dir(dir).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
@@ -60,7 +60,7 @@ fn p9_an_arbiter_answers_if_a_claim_could_be_written() {
     assert!(a.answers().is_err());
 }
 
-/// P2: answers from before a term was won are no longer valid when its winner may act.
+/// P2: answers from before a term was won have expired when its winner may act.
 #[test]
 fn p2_whoever_wins_a_term_keeps_still_for_longer_than_an_answer_is_good_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -120,7 +120,7 @@ fn effects_wait_while_the_directory_is_away() {
     fs::rename(&there, &away).unwrap();
     assert_eq!(a.fence().ask(), Permission::Unknown);
     assert!(a.fence().reason().contains("cannot look at"), "{}", a.fence().reason());
-    // An empty directory, as an unmounted file system leaves it.
+    // An empty directory, as left by an unmounted file system.
     fs::create_dir(&there).unwrap();
     assert_eq!(a.fence().ask(), Permission::Unknown);
     fs::remove_dir(&there).unwrap();
@@ -135,7 +135,7 @@ fn a_fresh_start_respects_the_holder_unless_it_seizes_or_the_machine_has_ended()
     a.begin(false).unwrap();
     let refusal = b.begin(false).unwrap_err().to_string();
     assert!(refusal.contains("held by a") && refusal.contains("--seize"), "{refusal}");
-    // What the message must name: the record, since when, and for what.
+    // The message names the record, the time of the win and its reason.
     let record = record_of(dir.path(), 1).display().to_string();
     assert!(refusal.contains(&record) && refusal.contains(" since 20"), "{refusal}");
     assert!(refusal.contains("won for: start"), "{refusal}");
@@ -148,7 +148,7 @@ fn a_fresh_start_respects_the_holder_unless_it_seizes_or_the_machine_has_ended()
 #[test]
 fn a_holder_that_is_no_process_of_this_host_any_more_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
-    // Process numbers are smaller than this one.
+    // Larger than any process number.
     let dead = holder_of(999_999_999);
     arbiter(dir.path(), &dead).begin(false).unwrap();
     let refusal = arbiter(dir.path(), "b").begin(false).unwrap_err().to_string();
@@ -203,8 +203,8 @@ fn p2_the_fence_stays_open_for_whoever_wins() {
     });
 }
 
-/// P2: each host has a directory of its own, and the standby's has a term of the same number from an earlier run that was
-/// killed.
+/// P2: each host has its own directory, and the standby's has a term of the same number from an
+/// earlier run that was killed.
 #[test]
 fn p2_a_standby_wins_no_term_after_one_of_a_stranger() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -218,12 +218,12 @@ fn p2_a_standby_wins_no_term_after_one_of_a_stranger() {
         refusal.contains("to belong to primary") && refusal.contains("held by earlier"),
         "{refusal}"
     );
-    // The handshake has compared the marks before.
+    // The handshake compares the marks before this.
     let (one, other) = (primary.mark().unwrap(), standby.read_marks().unwrap());
     assert!(one.id != other.id && one.mark != other.mark, "{one}, {other}");
 }
 
-/// P9: what would make the next claim fail is reported while there is time.
+/// P9: a standby reports, before it has to claim, what would make its next claim fail.
 #[test]
 fn p9_a_directory_that_went_back_is_said_before_a_term_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -247,7 +247,7 @@ fn p9_a_directory_that_went_back_is_said_before_a_term_is_asked_for() {
     standby.answers().unwrap();
 }
 
-/// P2: a copy has the same identity, but not the mark of a session that began later.
+/// P2: a copy has the same identity, but lacks the mark of a session that began after the copy.
 #[test]
 fn p2_a_copy_of_the_directory_is_told_from_it() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -264,8 +264,8 @@ fn p2_a_copy_of_the_directory_is_told_from_it() {
     assert_eq!((view.id, view.mark), (found.id, found.mark));
 }
 
-/// P2: a copy that is kept up has the mark; the primary does not see a mark that is written to the copy, whatever the copying
-/// puts there.
+/// P2: a copy that is kept up to date has the mark. The primary does not see a mark written to the
+/// copy, whatever the copying tool does.
 #[test]
 fn p2_a_copy_that_is_kept_up_is_told_by_what_the_primary_finds() {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -285,8 +285,8 @@ fn p2_a_copy_that_is_kept_up_is_told_by_what_the_primary_finds() {
     assert_eq!(primary.read_marks().unwrap().counter_mark, left.counter_mark);
 }
 
-/// P2: an orderly run, the directory copied, a second run, the copy restored, the other side started: the second run's term is
-/// granted again, and its holder finds that another has it.
+/// P2: run, end, copy the directory, run again, restore the copy, start the other side. The arbiter
+/// grants the second run's term again, and the second run finds that another process holds it.
 #[test]
 fn p2_a_term_that_is_given_again_is_lost_to_its_former_holder() {
     let dir = tempfile::tempdir().unwrap();
@@ -302,7 +302,7 @@ fn p2_a_term_that_is_given_again_is_lost_to_its_former_holder() {
     assert_eq!(second.fence().ask(), Permission::Unknown, "its term is not there");
     let refusal = second.claim(Term(3), "silence").unwrap_err().to_string();
     assert!(refusal.contains("no record of term 2"), "{refusal}");
-    // Where no disk has a newer record, the start is granted.
+    // No disk has a newer record, so the arbiter grants the start.
     let third = arbiter(dir.path(), "third");
     assert_eq!(third.begin(false).unwrap(), Term(2));
     assert_eq!(third.fence().ask(), Permission::Granted);
@@ -313,7 +313,7 @@ fn p2_a_term_that_is_given_again_is_lost_to_its_former_holder() {
     );
 }
 
-/// P2: the record beside the disk is not the arbiter's and names a holder that the arbiter does not know.
+/// P2: the record beside the disk names a holder that the arbiter does not know.
 #[test]
 fn p2_a_disk_that_knows_better_than_the_arbiter_is_believed() {
     let dir = tempfile::tempdir().unwrap();
@@ -330,19 +330,20 @@ fn p2_a_disk_that_knows_better_than_the_arbiter_is_believed() {
         "{refusal}"
     );
     assert!(refusal.contains("--seize"), "{refusal}");
-    // Terms only grow, even if they are recorded on the disk only.
+    // Terms only grow, even if only the disk records them.
     assert_eq!(a.begin_on(Some(&claim(4, "x", true)), false).unwrap(), Term(5));
     a.end(Term(5)).unwrap();
     let same = arbiter(dir.path(), "b").begin_on(Some(&claim(5, "x", false)), false);
     assert!(matches!(same, Err(ArbiterError::Behind { .. })), "same term, other holder");
-    // An end at the arbiter was not always written beside the disk as well.
+    // The arbiter knows of an end that was not written beside the disk.
     let ours = claim(5, "a", false);
     assert_eq!(arbiter(dir.path(), "b").begin_on(Some(&ours), false).unwrap(), Term(6));
     assert!(matches!(a.begin_on(Some(&ours), false), Err(ArbiterError::Taken { .. })));
     assert_eq!(a.begin_on(Some(&claim(9, "x", false)), true).unwrap(), Term(10));
 }
 
-/// P2: another directory in its place, with the same content: a process that has the former one open does not see claims there.
+/// P2: a copy replaces the directory. A process that has the former one open does not see claims in
+/// the copy.
 #[test]
 fn p2_a_copy_in_the_place_of_the_directory_grants_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -380,14 +381,14 @@ fn p2_a_record_that_is_empty_grants_nothing() {
     assert!(b.begin(false).is_err());
     fs::write(record_of(dir.path(), 1), written).unwrap();
     assert_eq!(a.fence().ask(), Permission::Granted);
-    // The next term's record: another process has won it.
+    // An empty record of the next term: another process has won that term.
     fs::write(record_of(dir.path(), 2), "").unwrap();
     assert_eq!(a.fence().ask(), Permission::Unknown);
     assert_eq!(arbiter(dir.path(), "c").begin(true).unwrap(), Term(3));
     assert_ne!(a.fence().ask(), Permission::Granted);
 }
 
-/// P2: both sides are told that the other one is dead.
+/// P2: an operator tells both sides that the other one is dead.
 #[test]
 fn p2_of_two_that_seize_at_once_one_wins() {
     for _ in 0..20 {
@@ -418,7 +419,7 @@ fn p2_of_two_that_seize_at_once_one_wins() {
     }
 }
 
-/// P2: even a winner that dies before it marks earlier terms leaves no holder that does not find out.
+/// P2: a winner may die before it marks earlier terms; each earlier holder still finds out.
 #[test]
 fn p2_a_winner_that_dies_before_it_has_told_is_passed_over_with_all_before_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -459,8 +460,8 @@ fn on_disk(term: u64) -> DiskClaim {
     DiskClaim { term, holder: "gone".to_owned(), ended: false, text: String::new() }
 }
 
-/// P2: a machine begins in a later term than the next, because the record beside its disk is of a later term than the arbiter's.
-/// Fails if only neighbouring terms are checked.
+/// P2: a machine begins in a term with a gap before it, because the record beside its disk is of a
+/// later term than the arbiter's. Fails if only neighbouring terms are checked.
 #[test]
 fn p2_terms_with_a_gap_have_one_holder() {
     let dir = tempfile::tempdir().unwrap();
@@ -468,7 +469,7 @@ fn p2_terms_with_a_gap_have_one_holder() {
     a.begin(false).unwrap();
     assert_eq!(b.begin_on(Some(&on_disk(7)), true).unwrap(), Term(8));
     assert_eq!((a.fence().ask(), b.fence().ask()), (Permission::Lost, Permission::Granted));
-    // Its standby is not granted the free number either.
+    // Nor does the arbiter grant the free number to the standby.
     let standby = arbiter(dir.path(), "standby");
     standby.follow(Term(1), "a");
     match standby.claim(Term(2), "silence").unwrap() {
@@ -478,16 +479,17 @@ fn p2_terms_with_a_gap_have_one_holder() {
     assert!(!record_of(dir.path(), 2).exists(), "and it leaves no record behind");
 }
 
-/// A directory that stops where it makes the record of a term, until another machine has begun in a term beyond it.
+/// A directory that blocks in the creation of a term's record until another machine has begun in a
+/// later term.
 #[derive(Debug)]
 struct Overtaken {
     host: HostDirectory,
     by: FileArbiter,
-    /// Whether the other machine begins after the record was made.
+    /// Whether the other machine begins after the record is created.
     after: bool,
-    /// The other machine has won its term.
+    /// Whether the other machine has won its term.
     over: AtomicBool,
-    /// Whether the names cannot be listed after that.
+    /// Whether listing the names fails after that.
     names_fail: bool,
 }
 
@@ -536,8 +538,9 @@ impl Directory for Overtaken {
     }
 }
 
-/// P2: as before, both at once: a side that found no later term before it made its record makes it beside, or after, the
-/// other's. Fails if a record of its own next term counts as proof that the term was won.
+/// P2: two machines claim across a gap at once. A side that found no later term creates its record
+/// at the same time as the other's, or after it. Fails if a process takes the record of its own
+/// next term as proof that it has won.
 #[test]
 fn p2_of_two_that_claim_across_a_gap_at_once_one_may_perform() {
     let cases = [(false, false), (false, true), (true, false), (true, true)];
@@ -569,7 +572,8 @@ fn p2_of_two_that_claim_across_a_gap_at_once_one_may_perform() {
     }
 }
 
-/// P9. Fails if a process waits for what was put in the place of a record, or reads it into memory whatever its size.
+/// P9. Fails if a process waits for a file that replaces a record, or reads it whole whatever its
+/// size.
 #[test]
 fn what_is_no_record_is_neither_waited_for_nor_read_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -601,12 +605,12 @@ fn what_is_no_record_is_neither_waited_for_nor_read_whole() {
 
 // ---- directories that behave differently from this host's ----
 
-/// A directory whose every access is slow.
+/// A directory with a delay in each access.
 #[derive(Debug)]
 struct Slow(HostDirectory, Duration);
 
-/// A directory that behaves as a network file system's client may: it shows a name as missing that was looked up before it was
-/// made, because the directory's times have not changed since.
+/// A directory that behaves as the client of a network file system may: a name that was looked up
+/// before its creation stays missing, because the directory's times have not changed since.
 #[derive(Debug)]
 struct Forgetful(HostDirectory, Mutex<BTreeSet<String>>);
 
@@ -688,7 +692,7 @@ fn p2_a_client_that_goes_on_to_believe_that_a_name_is_absent_is_told_by_its_own_
     assert_eq!(arbiter(dir.path(), "b").claim(Term(2), "silence").unwrap(), Verdict::Granted);
     assert!(a.records.term(Term(2)).unwrap().is_none(), "it does not see the winner's record");
     assert_eq!(a.fence().ask(), Permission::Lost);
-    // It sees its own claims and goes on.
+    // A process sees its own claims and continues.
     let c = on(Forgetful(open(), Mutex::default()), "c");
     assert_eq!(c.begin(true).unwrap(), Term(3));
     assert_eq!(c.fence().ask(), Permission::Granted);
@@ -696,14 +700,15 @@ fn p2_a_client_that_goes_on_to_believe_that_a_name_is_absent_is_told_by_its_own_
     assert_eq!(c.fence().ask(), Permission::Granted);
 }
 
-/// P2: however slow the directory is, the former holder does nothing on an answer that it may act upon once the winner may act.
+/// P2: however slow the directory is, the former holder has acted for the last time when the winner
+/// may act.
 #[test]
 fn p2_no_answer_is_acted_upon_when_the_winner_may() {
     for delay in [0, 1, 5, 20] {
         let delay = Duration::from_millis(delay);
         let dir = tempfile::tempdir().unwrap();
         let slow = Slow(HostDirectory::open(dir.path(), "vm").unwrap(), delay);
-        // The winner's directory is as fast as possible: only its waiting protects the other.
+        // The winner's directory has no delay: only the winner's wait protects the former holder.
         let (a, b) = (on(slow, "a"), arbiter(dir.path(), "b"));
         a.begin(false).unwrap();
         let fence = a.fence();
@@ -715,7 +720,7 @@ fn p2_no_answer_is_acted_upon_when_the_winner_may() {
                     let asked = Instant::now();
                     match fence.ask() {
                         Permission::Lost => return last,
-                        // The answer has the largest age that is allowed.
+                        // Act on the oldest answer that is allowed.
                         Permission::Granted if asked.elapsed() <= fence.max_age() => {
                             may.store(acts.load(Ordering::SeqCst), Ordering::SeqCst);
                             let left = fence.max_age().saturating_sub(asked.elapsed());
@@ -730,7 +735,7 @@ fn p2_no_answer_is_acted_upon_when_the_winner_may() {
                 }
             });
             let begun = Instant::now();
-            // The other process has an answer and has not acted yet.
+            // Wait until the former holder has an answer on which it has not acted.
             while !may.load(Ordering::SeqCst) {
                 assert!(
                     begun.elapsed() < Duration::from_secs(60),
@@ -746,7 +751,7 @@ fn p2_no_answer_is_acted_upon_when_the_winner_may() {
     }
 }
 
-/// P7: with a fast directory, a takeover waits no longer than usual.
+/// P7: once no holder needs a slow pace, a takeover waits no longer than usual.
 #[test]
 fn a_pace_that_was_written_down_ends_with_those_who_needed_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -764,7 +769,7 @@ fn a_pace_that_was_written_down_ends_with_those_who_needed_it() {
     }
     let slow = a.fence().max_age();
     assert_eq!(b.records.pace(LONGEST_PACE).unwrap(), slow);
-    // The holder's own next term needs this file as well.
+    // The holder's own next term needs the pace as well.
     assert_eq!(a.claim(Term(2), "again").unwrap(), Verdict::Granted);
     assert_eq!(b.records.pace(LONGEST_PACE).unwrap(), slow);
     let begun = Instant::now();
