@@ -1,4 +1,4 @@
-//! The records of the audit log: what has happened on one side.
+//! The records of the audit log: the events on one side of a pair.
 
 use io_gate_host::Op;
 
@@ -9,14 +9,14 @@ pub enum Won {
     Begin,
     /// By a standby that takes over.
     TakeOver,
-    /// By a primary that goes on without its standby.
+    /// By a primary that continues without its standby.
     Alone,
 }
 
 impl Won {
     pub(super) const ALL: [Self; 3] = [Self::Begin, Self::TakeOver, Self::Alone];
 
-    /// The text for people.
+    /// The word in messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -30,8 +30,8 @@ impl Won {
 /// An event on one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A term was won, or assumed: 0 where there is no arbiter. A takeover continues from an epoch of a session; its
-    /// own first effect is `next`.
+    /// A term was won, or assumed: 0 if there is no arbiter. A takeover also names the checkpoint
+    /// that it continues from, and `next`, the first effect of its own.
     TermWon {
         /// How it was won.
         how: Won,
@@ -44,12 +44,12 @@ pub enum Event {
         /// A takeover's next effect.
         next: u64,
     },
-    /// The gate opens by the right of a term.
+    /// The gate opens: this side has won `term`.
     Opened {
         /// The term.
         term: u64,
     },
-    /// The gate, which was open, holds; effects below `next` have passed it.
+    /// The open gate closes; effects below `next` have passed it.
     Held {
         /// The next effect.
         next: u64,
@@ -68,7 +68,7 @@ pub enum Event {
         /// The session.
         session: u64,
     },
-    /// A primary seals an epoch, whose checkpoint will be sent.
+    /// A primary seals an epoch; its checkpoint will be sent.
     Sealed {
         /// The epoch.
         epoch: u64,
@@ -76,10 +76,11 @@ pub enum Event {
         term: u64,
         /// The session.
         session: u64,
-        /// The checkpoint holds the effects below this one.
+        /// The first effect that the checkpoint does not contain.
         next: u64,
     },
-    /// A primary has received the acknowledgement of an epoch and has not released anything by it yet.
+    /// A primary has received the acknowledgement of an epoch; what it releases is not released
+    /// yet.
     AckReceived {
         /// The epoch.
         epoch: u64,
@@ -96,15 +97,15 @@ pub enum Event {
         term: u64,
         /// The session.
         session: u64,
-        /// The checkpoint holds the effects below this one.
+        /// The first effect that the checkpoint does not contain.
         next: u64,
     },
-    /// A standby says that it gives up its checkpoint of a session.
+    /// A standby announces that it gives up its checkpoint of a session.
     GaveUp {
         /// The session.
         session: u64,
     },
-    /// A primary hears that its standby has given up its checkpoint.
+    /// A primary learns that its standby has given up its checkpoint.
     HeardGivenUp {
         /// The session.
         session: u64,
@@ -132,7 +133,7 @@ pub enum Event {
         /// The previous staged effect; 0: none.
         previous: u64,
     },
-    /// An effect of the former primary was taken over.
+    /// A takeover has taken over an effect of the former primary.
     Adopted {
         /// The effect's id.
         id: u64,
@@ -143,7 +144,7 @@ pub enum Event {
         /// The epoch in which it was staged.
         epoch: u64,
     },
-    /// An effect is being performed: the fence has permitted it, the system call comes next.
+    /// The fence has permitted an effect; the system call that performs it comes next.
     Performing {
         /// The effect's id.
         id: u64,
@@ -153,44 +154,45 @@ pub enum Event {
         op: Op,
         /// The epoch in which it was staged.
         epoch: u64,
-        /// The term for which the fence has permitted it.
+        /// The term under which the fence permitted it.
         term: u64,
         /// Whether the former primary may have performed it.
         replay: bool,
     },
-    /// The right was lost while an effect was performed; a part of it may have been performed.
+    /// The right was lost while an effect was being performed; a part of it may be done.
     Withheld {
         /// The effect's id.
         id: u64,
     },
-    /// An effect was returned to its device, which has no backend.
+    /// An effect was returned to its device, because the device has no backend.
     Returned {
         /// The effect's id.
         id: u64,
     },
-    /// An effect was dropped while it was held.
+    /// A held effect was dropped.
     Cancelled {
         /// The effect's id.
         id: u64,
     },
-    /// The right to perform is lost.
+    /// This side has lost the right to perform.
     Fenced,
     /// The buffer was full: records are missing here.
     Dropped {
         /// Number of missing records.
         count: u64,
     },
-    /// The process ends in good order; no record follows.
+    /// The process ends in good order; this is the last record.
     Ended,
-    /// A device has panicked and the process ends: later records are from threads that have not ended yet.
+    /// A device panicked and the process ends. Later records come from threads that have not ended
+    /// yet.
     Panicked {
         /// The device's slot.
         slot: u16,
-        /// The line of its source.
+        /// The source line of the panic.
         line: u64,
         /// The epoch from which a takeover continued, or 0.
         epoch: u64,
-        /// Whether it had panicked there on the former host, too.
+        /// Whether the device had panicked after the same epoch on the former host, too.
         again: bool,
     },
 }

@@ -1,7 +1,7 @@
-//! The files of one log: opened once, before anything runs, then written in rotation.
+//! The files of one log: all opened once, before anything else runs, then written in rotation.
 //!
-//! The thread that writes them opens nothing: it empties the oldest file and starts again in it. Files of a former run
-//! are left alone.
+//! The thread that writes them opens none: it empties the oldest file and continues there. Files of
+//! an earlier run stay untouched.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,7 +14,7 @@ use kemari_support::values::{self, Part, Unit};
 use super::entry::Entry;
 use super::format::{HEADER_LEN, Header, RECORD_LEN};
 
-/// Records per system call.
+/// Maximum number of records per system call.
 const AT_ONCE: usize = 4096;
 const DEFAULT_SIZE: u64 = 64 << 20;
 const DEFAULT_KEEP: u32 = 4;
@@ -25,7 +25,7 @@ const FORM: &str = "FILE[,size=64MiB][,keep=4] (size: 16KiB to 1024GiB each; kee
 pub struct AuditSpec {
     /// The prefix of the files' names.
     pub base: PathBuf,
-    /// Upper bound for the size of each file, in bytes.
+    /// Upper bound of each file's size, in bytes.
     pub size: u64,
     /// Number of files.
     pub keep: u32,
@@ -74,7 +74,7 @@ fn parse_size(part: &Part) -> Result<u64, String> {
     size.ok_or_else(|| part.wrong("a size with its unit, for instance 64MiB (16KiB to 1024GiB)"))
 }
 
-/// The files of a log cannot be made.
+/// The files of a log cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "--audit: cannot {what} {path}: {source}; it must be a name in a directory that exists and can be written to"
@@ -90,14 +90,14 @@ fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AuditError +
     move |source| AuditError { what, path, source }
 }
 
-/// The path of a file.
+/// The path of file `number` of a run.
 pub(super) fn path(base: &Path, run: u32, number: u32) -> PathBuf {
     let mut name = base.as_os_str().to_owned();
     name.push(format!(".{run}.{number}"));
     PathBuf::from(name)
 }
 
-/// The run and the number in a file name's suffix, if the file belongs to a log.
+/// The run and the number in a file name's suffix; `None`: not a file of a log.
 pub(super) fn parse_suffix(suffix: &str) -> Option<(u32, u32)> {
     let (run, number) = suffix.strip_prefix('.')?.split_once('.')?;
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -105,20 +105,20 @@ pub(super) fn parse_suffix(suffix: &str) -> Option<(u32, u32)> {
     run.parse().ok().zip(number.parse().ok())
 }
 
-/// See the module.
+/// The files of one run.
 pub(super) struct Files {
     files: Vec<File>,
     paths: Vec<PathBuf>,
     size: u64,
     header: Header,
-    /// The file that is written, and the offset in it.
+    /// The index of the file to write, and the offset in it.
     current: usize,
     at: u64,
     bytes: Vec<u8>,
 }
 
 impl Files {
-    /// Makes the files of the next run and starts the first one.
+    /// Creates the files of the next run and starts the first one.
     pub(super) fn create(spec: &AuditSpec, header: Header) -> Result<Self, AuditError> {
         let (run, first) = Self::next_run(&spec.base)?;
         let (mut files, mut paths) = (vec![first], vec![path(&spec.base, run, 0)]);
@@ -180,15 +180,15 @@ impl Files {
         self.header.number += 1;
         let begun = self.begin();
         if begun.is_err() {
-            // Switching is tried again with the next records.
+            // The next records retry the rotation.
             (self.current, self.header.number) = (before, number);
             self.at = self.size;
         }
         begun
     }
 
-    /// The files; those that were never started can be removed at the end. They are open until then, so that their
-    /// inode numbers are not reused.
+    /// The paths of the files, with open handles. The end of the process removes the files that
+    /// were never started. An open handle keeps its inode number from being reused until then.
     pub(super) fn names(&self) -> io::Result<Vec<(PathBuf, File)>> {
         let files = self.paths.iter().zip(&self.files);
         files.map(|(path, file)| Ok((path.clone(), file.try_clone()?))).collect()

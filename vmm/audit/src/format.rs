@@ -1,6 +1,6 @@
-//! The file format: a header for each file, then records of one size, each with its checksum.
+//! The file format: each file has a header, then records of equal size, each with its checksum.
 //!
-//! Little-endian. The checksums are XXH3-64, as on the wire.
+//! Numbers are little-endian. Checksums are XXH3-64, as on the wire.
 
 use io_gate_host::Op;
 use xxhash_rust::xxh3::xxh3_64;
@@ -12,18 +12,18 @@ use super::summary::Summary;
 const MAGIC: [u8; 8] = *b"KMRAUDIT";
 /// The version of the format.
 const VERSION: u32 = 1;
-/// Bytes of a file's header.
+/// Length of a file's header in bytes.
 pub const HEADER_LEN: usize = 512;
-/// Bytes of a record.
+/// Length of a record in bytes.
 pub const RECORD_LEN: usize = 64;
-/// The checksum is the last field.
+/// Length of the checksum, the last field, in bytes.
 const CHECK_LEN: usize = 8;
-/// Longer names are cut.
+/// Upper bounds of the texts in bytes; longer ones are cut.
 const NAME_MAX: usize = 64;
 const HOLDER_MAX: usize = 240;
 const BOOT_MAX: usize = 40;
 
-/// The command that wrote a log.
+/// The command that writes a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// `kemari run`
@@ -48,17 +48,17 @@ impl Side {
 pub struct Header {
     /// The virtual machine's name.
     pub vm: String,
-    /// Host and process, as in the arbiter's records; no other process has the same.
+    /// The host and the process, as in the arbiter's records; no other process has the same text.
     pub holder: String,
-    /// The host's boot id: times of one boot are of one clock.
+    /// The host's boot id: logs with the same id share one CLOCK_MONOTONIC.
     pub boot: String,
-    /// The command that wrote it.
+    /// The command that writes the log.
     pub side: Side,
     /// The file's number in its log; the first is 0.
     pub number: u64,
-    /// When the log began: CLOCK_REALTIME, nanoseconds.
+    /// The start of the log: CLOCK_REALTIME in nanoseconds.
     pub realtime: u64,
-    /// When the log began: CLOCK_MONOTONIC, nanoseconds.
+    /// The start of the log: CLOCK_MONOTONIC in nanoseconds.
     pub monotonic: u64,
     /// The summary of the records before this file.
     pub before: Summary,
@@ -67,10 +67,10 @@ pub struct Header {
 /// The content of a file is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// The file is not of an audit log.
+    /// The file is not part of an audit log.
     #[error("expected a file of an audit log, which begins with \"KMRAUDIT\", found other data")]
     Magic,
-    /// The file is of another release.
+    /// Another release wrote the file.
     #[error(
         "expected version {VERSION} of the audit log's format, found {0}: use the kemari that wrote it"
     )]
@@ -85,7 +85,7 @@ pub enum FormatError {
         /// The checksum of the content.
         found: u64,
     },
-    /// A field has a value that is never written.
+    /// A field has a value that kemari never writes.
     #[error("{what}: found {found}, a value that kemari never writes")]
     Value {
         /// The field.
@@ -95,7 +95,7 @@ pub enum FormatError {
     },
 }
 
-/// The fields of a record, in the form that every kind of event uses.
+/// The fields of a record; each kind of event uses some of them.
 #[derive(Default)]
 struct Fields {
     kind: u8,
@@ -199,7 +199,7 @@ impl Event {
 }
 
 impl Entry {
-    /// The record's bytes.
+    /// Encodes the record.
     #[must_use]
     pub fn encode(&self) -> [u8; RECORD_LEN] {
         let Fields { kind, op, slot, flags, id, epoch, term, extra } = self.event.fields();
@@ -215,7 +215,7 @@ impl Entry {
         bytes
     }
 
-    /// Reads a record.
+    /// Decodes a record.
     ///
     /// # Errors
     /// When the checksum does not match, or the kind is unknown.
@@ -233,7 +233,7 @@ impl Entry {
 }
 
 impl Header {
-    /// The header's bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
@@ -254,10 +254,10 @@ impl Header {
         bytes
     }
 
-    /// Reads a header.
+    /// Decodes a header.
     ///
     /// # Errors
-    /// When it is no header, of another version, or damaged.
+    /// When the bytes are not a header, have another version, or are damaged.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, FormatError> {
         let mut get = Get(bytes, 0);
         if get.bytes() != MAGIC {
@@ -289,7 +289,7 @@ impl Put<'_> {
         self.1 += bytes.len();
     }
 
-    /// Writes text into a field of `max` bytes; the rest is zero.
+    /// Writes text into a field of `max` bytes and leaves the rest zero.
     fn text(&mut self, text: &str, max: usize) {
         let cut = text.floor_char_boundary(max);
         self.0[self.1..][..cut].copy_from_slice(&text.as_bytes()[..cut]);

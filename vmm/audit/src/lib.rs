@@ -1,17 +1,18 @@
-//! The audit log records what each side did with every effect, and when, so that P1 and P2 can be proven afterwards from the
-//! files of a pair.
+//! The audit log records what each side did with every effect, and when, so that the files of a
+//! pair can prove P1 and P2 afterwards.
 //!
 //! ```text
 //!   gate, engine, standby ──► Recorder (one buffer, fixed size) ──► thread `audit` ──► FILE.<run>.<n>
 //!                                                                        files opened at the start
 //! ```
 //!
-//! The records of one log are in the order of events on that side: what permits an action is recorded before the action, and an
-//! effect is recorded right before it is performed. So a log that is cut off is the beginning of a true history. See
-//! `docs/audit.md`.
+//! One log holds the events of one side in order: what permits an action is recorded before it, and
+//! an effect right before it is performed. So a log that is cut off is the beginning of a true
+//! history. See `docs/audit.md`.
 //!
-//! The log's format, recorder, reader and verifier belong here. Code for engines, machines or arbiters does not: of the project
-//! this crate depends on the gate, `kemari-confine` and `kemari-support`.
+//! The log's format, recorder, reader and verifier belong here. Code for engines, machines or
+//! arbiters does not: of this project's crates, this one depends only on the gate, `kemari-confine`
+//! and `kemari-support`.
 
 mod entry;
 mod files;

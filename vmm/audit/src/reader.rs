@@ -1,4 +1,5 @@
-//! Reads logs: the files of each run in order, and their records up to the first incomplete one.
+//! Reads logs: finds the files of each run, puts them in order, and reads their records up to the
+//! first incomplete one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,18 +15,18 @@ use super::format::{FormatError, HEADER_LEN, Header, RECORD_LEN};
 /// The log of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// Its name for messages: the prefix of its files' names.
+    /// The prefix of its files' names, for messages.
     pub name: String,
     /// The header of its first file.
     pub header: Header,
-    /// The complete records, from the beginning or from where rotation has left them.
+    /// The complete records; the first is the oldest that rotation has kept.
     pub entries: Vec<Entry>,
-    /// Why further records cannot be read; `None`: the log is complete, or was cut off at its end.
+    /// Why no further record can be read; `None`: the log is complete, or only its end is cut off.
     pub hole: Option<String>,
 }
 
 impl Log {
-    /// Whether rotation has removed its beginning.
+    /// Whether rotation has removed the beginning of the log.
     #[must_use]
     pub fn is_rotated(&self) -> bool {
         self.header.number > 0
@@ -41,7 +42,7 @@ impl Log {
 /// The named files cannot be read as a log.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// A system call has failed.
+    /// A system call failed.
     #[error("cannot read {path}: {source}")]
     Read {
         /// The path.
@@ -49,12 +50,12 @@ pub enum ReadError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// The file is not of a log.
+    /// The file is not part of a log.
     #[error("{path}: {source}")]
     Format {
         /// The path.
         path: String,
-        /// What is wrong.
+        /// The error in the file.
         source: FormatError,
     },
     /// No file has this name.
@@ -67,10 +68,10 @@ pub enum ReadError {
         "{0}: expected an audit log, found a file shorter than its header: no record was written to it"
     )]
     Empty(String),
-    /// Files of different logs are mixed.
+    /// The files belong to different logs.
     #[error("{0}: expected the next file of the same log, found a file of another log")]
     Mixed(String),
-    /// Two different files claim to be the same one.
+    /// Two files have the same number, but different content.
     #[error(
         "{0} and {1}: expected two copies of one file of a log, found two that differ: name only the original from \
          the host"
@@ -81,16 +82,16 @@ pub enum ReadError {
 /// Reads every log whose files' names begin with `base`, or the one file named `base`.
 ///
 /// # Errors
-/// When there is none, or one cannot be read as a log.
+/// When there is no log, or one of them cannot be read.
 pub fn read(base: &Path) -> Result<Vec<Log>, ReadError> {
     read_all(&[base]).map(|(logs, _)| logs)
 }
 
-/// As [`read`], for several names. A file that several of them name, by a link or as a copy, is read once: counted
-/// twice, its terms would count as won twice. Returns a note for each such file.
+/// Does what [`read`] does, for several names. A file with several names, links or copies is read
+/// once: counted twice, its terms would count as won twice. Returns a note for each duplicate.
 ///
 /// # Errors
-/// As [`read`]; also when two copies of one file differ.
+/// Those of [`read`]; also when two copies of one file differ.
 pub fn read_all(bases: &[impl AsRef<Path>]) -> Result<(Vec<Log>, Vec<String>), ReadError> {
     let (mut runs, mut twice): (Vec<Run>, Vec<String>) = (Vec::new(), Vec::new());
     for base in bases {
@@ -110,7 +111,7 @@ pub fn read_all(bases: &[impl AsRef<Path>]) -> Result<(Vec<Log>, Vec<String>), R
     Ok((logs?, twice))
 }
 
-/// A file of a log.
+/// A file of a log, with its header.
 type Part = (Header, PathBuf);
 
 /// The files of one process.
@@ -119,14 +120,15 @@ struct Run {
     parts: Vec<Part>,
 }
 
-/// Whether two files are of one process.
+/// Whether two headers belong to files of one process.
 fn is_same_log(one: &Header, other: &Header) -> bool {
     let key = |header: &Header| (header.vm.clone(), header.holder.clone(), header.monotonic);
     key(one) == key(other)
 }
 
 impl Run {
-    /// Adds a file; returns a note if it is there already. Of two copies the longer one counts.
+    /// Adds a file; returns a note if the run has this file already. Keeps the longer one of two
+    /// copies.
     fn add(&mut self, part: Part) -> Result<Option<String>, ReadError> {
         let Some(old) = self.parts.iter_mut().find(|old| old.0.number == part.0.number) else {
             self.parts.push(part);
@@ -155,11 +157,11 @@ impl Run {
     }
 }
 
-/// The runs of a name, each with its files; each has at least one.
+/// The runs whose files have this prefix, each with at least one file.
 fn runs_of(base: &Path) -> Result<Vec<(String, Vec<Part>)>, ReadError> {
     let name = base.display().to_string();
     if base.is_file() {
-        // A file that was made and never started is no log yet.
+        // Ignore a file without a header: it was created and never started.
         let parts = parts_of(vec![base.to_owned()])?;
         return if parts.is_empty() {
             Err(ReadError::Empty(name))
@@ -208,7 +210,7 @@ fn bytes_of(path: &Path) -> Result<Vec<u8>, ReadError> {
     read.map(|_| bytes).map_err(unreadable(path))
 }
 
-/// The files that were started, with their headers.
+/// Reads the headers of these files; skips files that were never started.
 fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
     let mut parts: Vec<Part> = Vec::new();
     for path in files {
@@ -216,7 +218,7 @@ fn parts_of(files: Vec<PathBuf>) -> Result<Vec<Part>, ReadError> {
         let mut bytes = [0; HEADER_LEN];
         match file.read_exact(&mut bytes) {
             Ok(()) => {}
-            // The file was made and never started, or its host lost power at that moment.
+            // The file was never started, or its host lost power at that moment.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
             Err(error) => return Err(unreadable(&path)(error)),
         }
@@ -245,8 +247,8 @@ fn join(name: String, parts: &[Part]) -> Result<Log, ReadError> {
 }
 
 impl Log {
-    /// Takes the records of one file; returns why it cannot take all. The end of the last file may be torn: the process
-    /// or its host died during a write.
+    /// Appends the records of one file; returns why if it cannot append all. The end of the last
+    /// file may be torn: the process or its host died during a write.
     fn take(&mut self, bytes: &[u8], last: bool) -> Result<(), String> {
         let (records, rest) = bytes.as_chunks::<RECORD_LEN>();
         for (index, record) in records.iter().enumerate() {

@@ -1,9 +1,9 @@
 //! The recorder: a buffer of a fixed size, and the thread that writes its records.
 //!
-//! A thread that records never waits for the files (P7): with a full buffer the record is dropped and counted. One exception:
-//! before a standby sends an acknowledgement, it waits a moment until the record of it is written, so that its death right
-//! afterwards cannot take the evidence along. If the files do not take it in that time, no thread waits again until the writer
-//! has caught up.
+//! A thread that records does not wait for the files (P7): a full buffer drops the record and
+//! counts it. There is one exception. Before a standby sends an acknowledgement, it waits up to 50
+//! ms for the record of it, so that the evidence survives the standby's death right afterwards. If
+//! the files are slower than that, no thread waits again until the writer has caught up.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,28 +24,30 @@ use super::files::{AuditError, AuditSpec, Files};
 use super::format::{Header, Side};
 use super::summary::Summary;
 
-/// Upper bound for records that wait to be written; there are two such buffers.
+/// Upper bound of the records that wait to be written (P9). There are two such buffers.
 pub(super) const CAPACITY: usize = 1 << 15;
-/// The writer gathers records for this long: the upper bound for what a process had performed and not yet recorded when it died.
+/// How long the writer gathers records: at its death, a process has performed at most this much
+/// that is not recorded.
 const GATHER: Duration = Duration::from_millis(1);
-/// How long an acknowledgement waits for its record.
+/// Time limit of an acknowledgement's wait for its record.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long the end of the process waits for the last records.
+/// Time limit of the wait for the last records at the end of the process.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
 
-/// Takes the records of one process.
+/// Records the events of one process.
 pub struct Recorder {
-    /// Never held across a system call that can block: the gate takes it with the ledger locked.
+    /// Never held across a system call that can block: the gate takes it while it holds the
+    /// ledger's lock.
     state: Mutex<State>,
-    /// The writer waits on it.
+    /// Wakes the writer.
     work: Condvar,
-    /// Threads that wait for the writer wait on it.
+    /// Wakes threads that wait for the writer.
     written: Condvar,
-    /// The start of the log by two clocks that advance alike.
+    /// The start of the log, by the clock of `Instant` and in nanoseconds of CLOCK_MONOTONIC.
     origin: (Instant, u64),
 }
 
-/// Only the writing thread has it: a file system may hang.
+/// Owned by the writing thread alone, outside of the lock: a file system may hang.
 struct Writer {
     files: Files,
     taken: Vec<Entry>,
@@ -70,22 +72,24 @@ impl Writer {
 
 struct State {
     waiting: Vec<Entry>,
-    /// Records dropped since the last one that was kept.
+    /// Number of records dropped since the last record that was kept.
     dropped: u64,
     /// The number of the next record.
     next: u64,
     /// Records below this number have been given to the kernel.
     written: u64,
-    /// The effect staged last.
+    /// The id of the effect staged last.
     last_staged: u64,
     /// The last term that was won.
     term: u64,
     fenced: bool,
-    /// Whether the writer waits without a time-out: waking it is a system call, which is skipped otherwise.
+    /// Whether the writer waits without a time-out and must be woken. Otherwise no wake-up, a
+    /// system call, is needed.
     writer_waits: bool,
     /// Whether a thread waits for the writer.
     urgent: bool,
-    /// Whether a wait for the writer has timed out: no thread waits again until it has caught up.
+    /// Whether a wait for the writer has timed out: until the writer has caught up, no thread waits
+    /// again.
     late: bool,
     ended: bool,
 }
@@ -112,7 +116,7 @@ impl Recorder {
         }
     }
 
-    /// Records something other than an effect.
+    /// Records an event that is not about an effect.
     pub fn record(&self, event: Event) {
         let mut state = self.lock();
         if let Event::TermWon { term, .. } = event {
@@ -122,8 +126,8 @@ impl Recorder {
         self.wake(state);
     }
 
-    /// As [`record`](Self::record), and waits for a bounded time until the kernel has the record, so that it survives this
-    /// process. Not for a thread that runs the guest.
+    /// Records an event and waits up to 50 ms until the kernel has the record, so that it survives
+    /// this process. Do not call it on a thread that runs the guest.
     pub fn settle(&self, event: Event) {
         let mut state = self.lock();
         state.push(self.now(), event);
@@ -174,7 +178,7 @@ impl Recorder {
         drop(state);
         writer.write();
         let mut state = self.lock();
-        // Records that could not be written leave a gap in the numbers, which a reader finds.
+        // Records that could not be written leave a gap in the numbers, which a reader reports.
         state.written = until;
         state.late &= state.waiting.len() > CAPACITY / 2;
         if std::mem::take(&mut state.urgent) {
@@ -182,7 +186,7 @@ impl Recorder {
         }
     }
 
-    /// Waits for records, then a little for more of them. `false` when there will be no more.
+    /// Waits for a record, then a little for more records. `false`: there will be no more.
     fn wait_for_work(&self) -> bool {
         let mut state = self.lock();
         while state.waiting.is_empty() {
@@ -200,14 +204,14 @@ impl Recorder {
         true
     }
 
-    /// Number of waiting records and of dropped ones.
+    /// The number of waiting records and of dropped ones.
     #[cfg(test)]
     pub(super) fn backlog(&self) -> (usize, u64) {
         let state = self.lock();
         (state.waiting.len(), state.dropped)
     }
 
-    /// Writes all waiting records and the last one.
+    /// Writes all waiting records, then the last record.
     #[cfg(test)]
     pub(super) fn finish(&self, files: Files) {
         let mut writer = Writer { files, taken: Vec::with_capacity(CAPACITY), failing: false };
@@ -217,7 +221,7 @@ impl Recorder {
         self.flush(&mut writer);
     }
 
-    /// Adds the last record and waits until it is written.
+    /// Adds the last record and waits up to 1 s until it is written.
     fn end(&self) {
         let mut state = self.lock();
         state.push(self.now(), Event::Ended);
@@ -225,7 +229,7 @@ impl Recorder {
         state.urgent = true;
         let target = state.next;
         self.work.notify_one();
-        // Do not block the exit on a disk that takes nothing.
+        // The time limit keeps a stalled disk from blocking the exit.
         let _ =
             self.written.wait_timeout_while(state, LAST_RECORDS, |state| state.written < target);
     }
@@ -236,7 +240,7 @@ impl State {
         if self.ended {
             return;
         }
-        // Keep room for the record that reports the dropped ones.
+        // Reserve room for the record that reports dropped ones.
         if self.waiting.len() + 2 > CAPACITY {
             self.dropped += 1;
             return;
@@ -328,19 +332,20 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
-/// The log of this process, from start to end: dropping it writes the last record.
+/// The log of this process. Dropping it writes the last record.
 pub struct AuditLog {
     recorder: Arc<Recorder>,
-    /// The files, which are empty unless the log has reached them.
+    /// The files, to remove those that are still empty at the end.
     spare: Vec<(PathBuf, File)>,
-    /// Whether empty files stay at the end.
+    /// Whether files with records stay at the end.
     kept: AtomicBool,
 }
 
 impl AuditLog {
-    /// Makes the files and starts the thread that writes them. Call it before other threads give up rights.
+    /// Creates the files and starts the thread that writes them. Call it before other threads give
+    /// up rights.
     ///
-    /// # Errors
+    /// When the files cannot be created, or the thread cannot be started.
     /// When the files cannot be made, or the thread cannot be started.
     pub fn start(spec: &AuditSpec, vm: &str, side: Side) -> Result<Self, AuditError> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -374,7 +379,7 @@ impl AuditLog {
         Ok(Self { recorder, spare, kept: AtomicBool::new(true) })
     }
 
-    /// Sets whether the files stay at the end: those of a failed start need not.
+    /// Sets whether files with records stay at the end: those of a failed start need not.
     pub fn keep(&self, kept: bool) {
         self.kept.store(kept, Ordering::Relaxed);
     }
@@ -396,8 +401,8 @@ impl Drop for AuditLog {
             spare.iter().for_each(|(path, file)| remove_unless_kept(path, file, kept));
             let _ = done.send(());
         };
-        // In a thread of its own, because the file system may hang and the process must not. Files that stay do no harm: a reader
-        // skips them.
+        // Remove the files on a thread of its own: the file system may hang, and the process must
+        // not. A file that stays does no harm, since a reader skips it.
         if std::thread::Builder::new().name("audit-end".to_owned()).spawn(remove).is_ok() {
             let _ = is_done.recv_timeout(LAST_RECORDS);
         }

@@ -1,49 +1,49 @@
-//! The summary of all records before a file. It is in the file's header, for when rotation has
-//! removed them.
+//! The summary of all records before a file. The file's header holds it, so that a verifier can
+//! continue from it after rotation has removed those records.
 
 use super::entry::{Entry, Event, Won};
 
-/// The state of one side at a point of its log. Epochs are counted from 1 here: 0 is none yet.
+/// The state of one side at a point of its log. The summary counts epochs from 1; 0 means none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The number of the next record.
     pub next: u64,
-    /// The last term that was won.
+    /// The last term won.
     pub term: u64,
-    /// The last effect that was staged.
+    /// The last effect staged.
     pub last: u64,
     /// Effects below this one have passed the open gate.
     pub passed: u64,
-    /// The last epoch whose acknowledgement was received.
+    /// One more than the last epoch whose acknowledgement was received.
     pub acked: u64,
-    /// The last epoch that was sealed.
+    /// One more than the last epoch sealed.
     pub sealed: u64,
     /// The session whose standby may hold a checkpoint, or 0.
     pub armed: u64,
     /// The last session that began.
     pub session: u64,
-    /// The last session whose standby was heard to give it up.
+    /// The last session whose standby reported that it gives up.
     pub heard: u64,
     /// The last session that this standby gave up.
     pub gave_up: u64,
     /// The session of the last acknowledgement sent.
     pub ack_session: u64,
-    /// The epoch of the last acknowledgement sent.
+    /// One more than the epoch of the last acknowledgement sent.
     pub ack_epoch: u64,
     /// Whether this side is the primary of the last session.
     pub leads: bool,
     /// Whether the gate is open.
     pub open: bool,
-    /// Whether a term was won since the session was armed.
+    /// Whether this side has won a term since the session was armed.
     pub right: bool,
-    /// Whether the right to perform is lost.
+    /// Whether this side has lost the right to perform.
     pub fenced: bool,
     /// Whether this standby has taken over.
     pub took_over: bool,
 }
 
 impl Summary {
-    /// Number of integers in its encoding.
+    /// Number of integers in the encoded summary.
     pub(super) const NUMBERS: usize = 13;
 
     /// Updates the summary with a record.

@@ -35,7 +35,7 @@ fn staged(sequence: u64) -> Entry {
     Entry { sequence, time: 1000 + sequence, event }
 }
 
-/// Writes this many records and returns the first file.
+/// Writes `records` records and returns the first file.
 fn written(dir: &Path, records: u64) -> PathBuf {
     let mut files = Files::create(&spec(dir, 1 << 20, 2), header()).unwrap();
     files.append(&(0..records).map(staged).collect::<Vec<_>>()).unwrap();
@@ -126,7 +126,7 @@ fn a_torn_tail_is_no_hole() {
         let log = read_one(dir.path());
         assert_eq!((log.hole, log.entries.len()), (None, 10 - cut.div_ceil(RECORD_LEN)));
     }
-    // A host that lost power may leave zeros at the file's end.
+    // A power failure may leave zeros at the end of the file.
     let dir = tempfile::tempdir().unwrap();
     let path = written(dir.path(), 10);
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -169,7 +169,7 @@ fn rotation_keeps_the_newest_and_says_that_the_oldest_are_gone() {
     }
     let log = read_one(dir.path());
     assert_eq!((log.hole, log.entries.len()), (None, 12));
-    // In one piece that is larger than a file.
+    // Append more records at once than a file can hold.
     files.append(&(12..18).map(staged).collect::<Vec<_>>()).unwrap();
     let log = read_one(dir.path());
     assert_eq!(log.entries, (5..18).map(staged).collect::<Vec<_>>());
@@ -191,7 +191,8 @@ fn a_former_run_is_left_alone() {
     assert_eq!(logs.iter().map(|log| log.entries.len()).collect::<Vec<_>>(), [3, 4]);
 }
 
-/// Fails if names are counted instead of files: then the terms of a log that is named twice would be won twice.
+/// Fails if the reader counts names instead of files: the terms of a log that is named twice would
+/// count as won twice.
 #[test]
 fn a_file_that_is_named_twice_is_read_once_and_said() {
     let dir = tempfile::tempdir().unwrap();
@@ -200,7 +201,7 @@ fn a_file_that_is_named_twice_is_read_once_and_said() {
     std::fs::hard_link(&first, at("hard")).unwrap();
     std::os::unix::fs::symlink(&first, at("soft")).unwrap();
     std::fs::copy(&first, at("copy")).unwrap();
-    // As a copy from a host where the log goes on.
+    // An older copy, from a host that continued the log.
     let part = HEADER_LEN + 4 * RECORD_LEN + 9;
     std::fs::write(at("older"), &std::fs::read(&first).unwrap()[..part]).unwrap();
     let one = read_one(dir.path()).entries;
@@ -213,7 +214,7 @@ fn a_file_that_is_named_twice_is_read_once_and_said() {
             assert!(twice[0].contains(&*at(other).to_string_lossy()), "{twice:?}");
         }
     }
-    // Under one name, as a link beside the file.
+    // A link beside the file, found under the same name.
     std::fs::hard_link(&first, at("log.2.0")).unwrap();
     let (logs, twice) = read_all(&[at("log")]).unwrap();
     assert_eq!((logs.len(), twice.len()), (1, 1), "{twice:?}");
@@ -245,7 +246,7 @@ fn a_spec_is_read_and_others_are_refused() {
     }
 }
 
-/// The gate's events become records, in order, and the log ends with its last record.
+/// The recorder writes the gate's events in order, and the log ends with its last record.
 #[test]
 fn a_recorder_writes_what_it_is_told() {
     let dir = tempfile::tempdir().unwrap();
@@ -254,7 +255,7 @@ fn a_recorder_writes_what_it_is_told() {
     let effect = |id| Noted { id: EffectId(id), slot: 1, op: Op::BlockWrite, epoch: Epoch(2) };
     recorder.record(Event::TermWon { how: Won::Begin, term: 6, epoch: 0, session: 0, next: 1 });
     recorder.staged(&[effect(1), effect(3)]);
-    // The effect passes an open gate.
+    // Effects 3 and 4 pass an open gate.
     recorder.staged(&[effect(3), effect(4)]);
     recorder.settle(Event::AckSent { epoch: 2, term: 6, session: 8, next: 5 });
     let settled = read_one(dir.path()).entries.len();
@@ -282,7 +283,8 @@ fn a_recorder_writes_what_it_is_told() {
     assert!(log.entries.is_sorted_by_key(|entry| entry.time));
 }
 
-/// More records than the buffer takes: no thread waits, they are counted, and a verifier is told.
+/// More records than the buffer can hold: no thread waits, the recorder counts the dropped records,
+/// and a verifier reports them.
 #[test]
 fn what_does_not_fit_is_counted() {
     let dir = tempfile::tempdir().unwrap();
@@ -292,7 +294,7 @@ fn what_does_not_fit_is_counted() {
     let effects: Vec<Noted> = (1..=given)
         .map(|id| Noted { id: EffectId(id), slot: 1, op: Op::NetTx, epoch: Epoch(2) })
         .collect();
-    // Under one hold of the lock: the writer can take nothing meanwhile.
+    // `staged` holds the lock for all records: the writer cannot empty the buffer meanwhile.
     recorder.staged(&effects);
     recorder.settle(Event::Fenced);
     drop(log);
@@ -300,16 +302,16 @@ fn what_does_not_fit_is_counted() {
     let Some(Event::Dropped { count }) = log.entries.last().map(|entry| entry.event) else {
         panic!("expected a record of what was dropped, found {:?}", log.entries.last());
     };
-    // There may or may not have been room again for the acknowledgement's record.
+    // The buffer may or may not have had room again for the last record.
     let told = log.entries.len() as u64 - 1 + count;
     assert!((given..=given + 1).contains(&told), "{told}");
     assert!(log.hole.as_ref().unwrap().contains(&format!("{count} records were dropped")));
     assert!(matches!(verify(&[log], true), Verdict::Incomplete { .. }));
 }
 
-/// P7: files that take nothing, as on a file system that hangs: the writing thread does not exist at all. A thread that
-/// acknowledges waits once, for a bounded time, and touches no file; the buffer stays bounded and reports what is
-/// missing.
+/// P7: the writing thread does not exist, as if the file system hangs. A thread that acknowledges
+/// waits once, for a bounded time, and touches no file; the buffer stays bounded and reports what
+/// is missing.
 #[test]
 fn p7_nobody_waits_for_files_that_take_nothing() {
     let (recorder, done) = (Arc::new(Recorder::new(0)), std::sync::mpsc::channel());
@@ -327,7 +329,7 @@ fn p7_nobody_waits_for_files_that_take_nothing() {
     assert!(took < std::time::Duration::from_secs(30), "each one waits: {took:?}");
     assert_eq!(recorder.backlog(), (CAPACITY - 1, 100_000 - (CAPACITY as u64 - 1)));
 
-    // The files take records again: the missing ones are recorded, and a verifier reports it.
+    // Once files accept records again, the log reports the missing ones, and so does a verifier.
     let dir = tempfile::tempdir().unwrap();
     let files = Files::create(&spec(dir.path(), 1 << 30, 2), header()).unwrap();
     recorder.finish(files);

@@ -1,10 +1,11 @@
-//! Proves P1 and P2 from the logs of a virtual machine's hosts, or names the records that break them.
+//! Proves P1 and P2 from the logs of a virtual machine's hosts, or names the records that break
+//! them.
 //!
-//! The proof uses the order of records, not the clocks of two hosts: a log is in the order of events on
-//! its side, and what one side has received, the other has sent before. In the primary's log an
-//! acknowledgement comes before the effects that it releases; the standby's log has the same
-//! acknowledgement, sent after the standby had the checkpoint. Clocks are compared only between two logs
-//! of one boot of one host, because that is one clock.
+//! The proof uses the order of records, not the clocks of two hosts. A log holds the events of its
+//! side in order, and what one side receives, the other side has sent before. In the primary's log,
+//! an acknowledgement comes before the effects that it releases. The standby's log has the same
+//! acknowledgement, sent once the standby had the checkpoint. Clocks are compared only between two
+//! logs of the same boot of one host, which share one clock.
 
 mod index;
 mod walk;
@@ -14,18 +15,18 @@ use super::reader::Log;
 use index::Index;
 use walk::{Stop, Walk, Walked};
 
-/// Numbers for the report.
+/// The numbers of the report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Effects performed.
     pub performed: u64,
-    /// Of these, released by an acknowledgement that is in the standby's log.
+    /// Number of these that an acknowledgement in the standby's log has released.
     pub after_ack: u64,
-    /// Of these, released by the right to run alone.
+    /// Number of these that the right to run alone has released.
     pub alone: u64,
-    /// Of these, released by records that rotation has removed.
+    /// Number of these released by records that rotation has removed.
     pub earlier: u64,
-    /// Of these, performed after a takeover for a former primary: again, or for the first time.
+    /// Number of these that a takeover performed for a former primary, again or for the first time.
     pub replayed: u64,
     /// Takeovers.
     pub takeovers: u64,
@@ -38,15 +39,15 @@ pub struct Counts {
 /// What the logs prove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// P1 and P2 held for all that is recorded.
+    /// P1 and P2 held in all that is recorded.
     Proved(Counts),
     /// A promise was broken.
     Broken(Box<Breach>),
-    /// No promise is known to be broken, but not all of it can be proven.
+    /// No breach is known, but not everything can be proven.
     Incomplete {
-        /// What is missing.
+        /// The missing evidence.
         reasons: Vec<String>,
-        /// The numbers.
+        /// The numbers of the report.
         counts: Counts,
     },
 }
@@ -70,11 +71,11 @@ pub struct Breach {
     pub promise: &'static str,
     /// What was expected and what was found.
     pub what: String,
-    /// The logs' names, and their records.
+    /// The records, each with its log's name.
     pub records: Vec<(String, Entry)>,
 }
 
-/// A record's position: its log, and its place in it.
+/// The position of a record: its log, and its index there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     log: usize,
@@ -129,7 +130,7 @@ pub fn verify(logs: &[Log], allow_rotated: bool) -> Verdict {
     }
 }
 
-/// Checks what no single log shows: two hosts that perform for one virtual machine (P2).
+/// Checks what no single log shows: that two hosts never perform for one virtual machine (P2).
 fn across(index: &Index<'_>, walked: &[Walked]) -> Option<Box<Breach>> {
     for won in index.terms() {
         let event = index.event(won);
@@ -153,8 +154,9 @@ fn across(index: &Index<'_>, walked: &[Walked]) -> Option<Box<Breach>> {
     None
 }
 
-/// P2 where both hosts are one, as in a trial: nothing is performed in an old term after an effect of a
-/// later one. (A later term alone proves nothing: its effects wait for the old term's lease.)
+/// P2 for two sides on one host, as in a trial: no side performs an effect in an old term after an
+/// effect of a later term. The win of a later term alone is no breach: its effects wait for the old
+/// term's lease.
 fn by_one_clock(
     index: &Index<'_>,
     walked: &[Walked],

@@ -1,24 +1,25 @@
-//! The console's terminal as seccomp and the log see it: every thread may restore its former mode before the process ends.
+//! The console's terminal as seccomp and the log see it: every thread may restore its former mode
+//! before the process ends.
 
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
 
-/// What the owner of the terminal passes in.
+/// The terminal, as its owner passes it in.
 #[derive(Clone, Copy, Debug)]
 pub struct Terminal {
-    /// Requests go to this descriptor only.
+    /// The terminal's descriptor; no request goes to another.
     pub descriptor: RawFd,
-    /// The requests that the thread which makes it raw needs (ioctl_tty(2)).
+    /// The requests that the thread `terminal` needs to make it raw (ioctl_tty(2)).
     pub requests: &'static [u64],
-    /// The address of the former mode, from which the terminal is restored.
+    /// The address of the former mode, which is written to restore the terminal.
     pub restores_from: u64,
-    /// Restores the terminal. It must be safe in a signal handler.
+    /// Restores the terminal. It must be safe to call in a signal handler.
     pub restore: fn(),
 }
 
 static TERMINAL: OnceLock<Terminal> = OnceLock::new();
 
-/// Only the first call counts: a process has one terminal.
+/// Sets the terminal. Only the first call has an effect: a process has one terminal.
 pub(crate) fn hand_in(terminal: Terminal) {
     let _ = TERMINAL.set(terminal);
 }
@@ -28,7 +29,7 @@ pub(crate) fn get() -> Option<&'static Terminal> {
     TERMINAL.get()
 }
 
-/// Restores the terminal. May be called in a signal handler and more than once.
+/// Restores the terminal. Safe in a signal handler; may run more than once.
 pub(crate) fn restore() {
     if let Some(terminal) = get() {
         (terminal.restore)();

@@ -1,12 +1,12 @@
-//! Starts threads, with an error that names threads as the missing resource.
+//! Starts threads. The error names threads as the missing resource.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-/// Does `work` in a thread of this name.
+/// Runs `work` on a thread of this name.
 ///
 /// # Errors
-/// When this process, its user or its host may have no more threads.
+/// When this process, its user or its host has reached its limit of threads.
 pub fn start<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,

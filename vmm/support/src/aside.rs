@@ -1,4 +1,5 @@
-//! Work that may block: it runs in a thread of its own, and the caller waits for it only for a limited time (P9).
+//! Runs work that may block on a thread of its own; the caller waits a limited time for the result
+//! (P9).
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -10,26 +11,27 @@ use std::time::Duration;
 pub enum NoAnswer {
     /// The thread could not be started.
     NoThread(io::Error),
-    /// The work has not ended in time and is left alone.
+    /// The work did not end in time; it continues without a caller.
     Late,
     /// The thread has panicked.
     Panicked,
 }
 
-/// The result of such work, to be waited for.
+/// The receiving end of a result.
 pub struct Answer<T>(Receiver<io::Result<T>>);
 
-/// Delivers the result. If the caller does not wait any more, the result is dropped here, as a part of the work.
+/// The sending end of a result. If the caller no longer waits, the working thread drops the result
+/// here.
 pub struct Tell<T>(SyncSender<io::Result<T>>);
 
-/// For work that a thread of the caller's choice will do.
+/// Both ends, for work on a thread that the caller chooses.
 pub fn answer<T>() -> (Tell<T>, Answer<T>) {
-    // A channel without a buffer: a late result never reaches the caller's side.
+    // No buffer: a late result never reaches the caller's side, so the working thread drops it.
     let (tell, told) = sync_channel(0);
     (Tell(tell), Answer(told))
 }
 
-/// Makes a thread named `thread` do `work`.
+/// Runs `work` on a thread named `thread`.
 ///
 /// # Errors
 /// When the thread cannot be started.
@@ -62,7 +64,8 @@ impl<T> Tell<T> {
         let _ = self.0.send(Ok(answer));
     }
 
-    /// A function that reports that there is no thread for the work. Do not call it in the thread that waits for the result.
+    /// A function that reports to the waiting caller that there is no thread for the work. Do not
+    /// call it on the thread that waits.
     pub fn or_no_thread(&self) -> impl FnOnce(io::Error) + Send + use<T>
     where
         T: Send + 'static,
@@ -72,7 +75,7 @@ impl<T> Tell<T> {
     }
 }
 
-/// Runs one such work at a time, so that at most one thread is stuck in it.
+/// Runs one work at a time, so that at most one thread is stuck in it.
 #[derive(Clone, Debug, Default)]
 pub struct Aside(Arc<State>);
 
@@ -82,15 +85,16 @@ struct State {
     over: Condvar,
 }
 
-/// Marks the work as under way until this is dropped.
+/// Work is under way until this is dropped.
 struct UnderWay(Arc<State>);
 
 impl Aside {
-    /// Makes a thread named `thread` do `work`, which concerns `what`, and waits for the result. Does not start it while
-    /// other work is under way.
+    /// Runs `work`, which concerns `what`, on a thread named `thread`, and waits for the result.
+    /// Refuses to start while other work is under way.
     ///
     /// # Errors
-    /// The work's error, or that it has no result within `patience`; it is left alone then.
+    /// The work's error, or that it has no result within `patience`; then it continues without a
+    /// caller.
     pub fn run<T: Send + 'static>(
         &self,
         (thread, what): (&str, &str),
@@ -109,7 +113,7 @@ impl Aside {
         }
     }
 
-    /// Waits until no work is under way; returns `false` if `patience` has passed before.
+    /// Waits until no work is under way; `false` if that takes longer than `patience`.
     pub fn is_over_within(&self, patience: Duration) -> bool {
         let waited =
             self.0.over.wait_timeout_while(self.0.lock(), patience, |under_way| *under_way);
@@ -123,7 +127,7 @@ impl Aside {
 }
 
 impl State {
-    /// Guards one word only.
+    /// The lock guards one word only and is never held across a system call.
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +160,8 @@ mod tests {
         }
     }
 
-    /// P9. Fails if a late result is dropped by the waiting thread, or after other work may begin.
+    /// P9. Fails if the waiting thread drops a late result, or if other work may begin before the
+    /// drop.
     #[test]
     fn what_comes_too_late_is_dropped_before_other_work_begins() {
         let aside = Aside::default();

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::random::random_id;
 
-/// The name of this process in a term's record: no other process has it, even where hosts and
+/// The name of this process in a term's record. No other process has it, even if hosts and
 /// containers share names and process ids (P2).
 #[must_use]
 pub fn holder_name(role: &str) -> String {

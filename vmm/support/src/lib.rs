@@ -1,8 +1,8 @@
-//! Helpers for several crates of the monitor: values of flags, files that an operator names, unique names, work that may block,
-//! and advice for a host that is short of a resource.
+//! Helpers for several crates of the monitor: values of flags, files that an operator names, unique
+//! names, work that may block, and advice for a host that is short of a resource.
 //!
-//! Code that knows a guest, a device or the protocol does not belong here; of the project this crate may depend on `io-gate-host`
-//! only.
+//! Code that knows a guest, a device or the protocol does not belong here. Of this project's
+//! crates, this one may depend only on `io-gate-host`.
 
 pub mod aside;
 pub mod given_file;

@@ -1,6 +1,6 @@
 //! Unique names and numbers.
 //!
-//! They are keyed by the operating system's randomness, which every process can read without a file.
+//! The operating system's randomness keys them; every process can read it without a file.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -10,7 +10,7 @@ pub fn random_id() -> String {
     format!("{:016x}{:016x}", number(), number())
 }
 
-/// A number that is never 0: 0 means "none".
+/// A random number other than 0, which means "none".
 #[must_use]
 pub fn random_number() -> u64 {
     number().max(1)

@@ -1,15 +1,18 @@
-//! What to change when this process or its host has run out of a limited resource: descriptors, threads, memory.
+//! Advice for when this process or its host has run out of a limited resource: descriptors,
+//! threads, memory.
 
 use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-/// Enough descriptors for a machine without devices, its protection and its operators.
+/// Number of descriptors that suffice for a machine without devices, its protection and its
+/// operators.
 const ENOUGH_DESCRIPTORS: u32 = 256;
 
-/// The hint for a message in which the system reports such a shortage.
+/// The hint for a message that reports such a shortage.
 fn hint(message: &str) -> Option<String> {
-    // The text that std, rustix and vmm-sys-util print for a system error: the error has lost its type by then.
+    // Match the text that std, rustix and vmm-sys-util print for a system error: by now the error
+    // has lost its type.
     let names = |error: i32| message.contains(&format!("(os error {error})"));
     if names(libc::EMFILE) {
         return Some(format!(
@@ -24,7 +27,7 @@ fn hint(message: &str) -> Option<String> {
             text("/proc/sys/fs/file-max")
         ));
     }
-    // EAGAIN also stands for operations to be retried: match threads only.
+    // EAGAIN also means that an operation is to be retried: match threads only.
     if names(libc::EAGAIN) && message.contains("thread") {
         return Some(format!(
             "this user may have {} processes and threads (`ulimit -Hu`, or LimitNPROC= of the service), this service {} \
@@ -46,7 +49,7 @@ fn hint(message: &str) -> Option<String> {
     None
 }
 
-/// Returns the message with a hint, if it reports a shortage.
+/// Appends a hint to a message that reports a shortage; returns other messages unchanged.
 #[must_use]
 pub fn explained(message: String) -> String {
     match hint(&message) {
@@ -59,13 +62,14 @@ fn limit(resource: Resource) -> String {
     getrlimit(resource).current.map_or_else(|| "unlimited".to_owned(), |most| most.to_string())
 }
 
-/// Reads the file at `path`; without a free descriptor the operator has to read it.
+/// Reads the file at `path`. Without a free descriptor, the advice refers the operator to that
+/// file.
 fn text(path: &str) -> String {
     fs::read_to_string(path)
         .map_or_else(|_| format!("what {path} says"), |text| text.trim().to_owned())
 }
 
-/// The control group's limit (cgroup v2).
+/// The limit of the process's control group (cgroup v2); `None`: no limit.
 fn most_tasks() -> Option<String> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -103,7 +107,7 @@ mod tests {
             let message = format!("{what}: {}", Error::from_raw_os_error(error));
             assert_eq!(explained(message.clone()), message);
         }
-        // As the other crates print it.
+        // The form in which other crates print an error.
         let errno = rustix::io::Errno::MFILE.to_string();
         assert!(hint(&errno).is_some(), "{errno}");
         let errno = vmm_sys_util::errno::Error::new(libc::EMFILE).to_string();

@@ -1,7 +1,7 @@
 //! Parses the values of flags: numbers and lists of keys, with their error messages.
 //!
-//! A message names the wrong part and what was expected. It does not repeat the whole value: its
-//! caller has shown that.
+//! A message names the wrong part and what was expected. It does not repeat the whole value: the
+//! caller shows that.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 /// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// A count of things.
+    /// A number of things, named by the text.
     Count(&'static str),
     /// Time in milliseconds.
     Milliseconds,
@@ -36,7 +36,7 @@ impl Unit {
         }
     }
 
-    /// The value of `text` in this unit, if `text` has a unit of its own.
+    /// The value of `text` in this unit; `None` if `text` has no unit of its own.
     fn convert(self, text: &str) -> Option<u64> {
         let text = text.trim().to_ascii_lowercase();
         let text = match self {
@@ -61,10 +61,11 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Parses a number: digits only.
+/// Parses a number, which consists of digits only.
 ///
 /// # Errors
-/// What was expected, and the number that was probably meant, if it can be told.
+/// When `text` is not a number in the range. The message says what was expected, and suggests a
+/// number if `text` has a unit.
 pub fn number(text: &str, range: &RangeInclusive<u64>, unit: Unit) -> Result<u64, String> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if let Some(number) = text.parse().ok().filter(|number| digits && range.contains(number)) {
@@ -77,7 +78,7 @@ pub fn number(text: &str, range: &RangeInclusive<u64>, unit: Unit) -> Result<u64
     Err(format!("expected {unit}{plain}{meant} ({least} to {most})"))
 }
 
-/// As [`number`], for a command line.
+/// Does what [`number`] does, as a parser of a command line.
 pub fn numbers<T: TryFrom<u64>>(
     range: RangeInclusive<u64>,
     unit: Unit,
@@ -91,7 +92,7 @@ pub fn numbers<T: TryFrom<u64>>(
 /// Checks `HOST:PORT`. An IPv6 address must be in brackets.
 ///
 /// # Errors
-/// What is wrong with the address.
+/// When the address is wrong; the message says how.
 pub fn address(text: &str) -> Result<(), String> {
     const FORM: &str = "expected HOST:PORT";
     let Some((host, port)) = text.rsplit_once(':') else {
@@ -107,7 +108,7 @@ pub fn address(text: &str) -> Result<(), String> {
                 "{FORM} with an IPv6 address in brackets, for instance [::1]:7000, found `{text}`"
             ));
         }
-        // Four numbers are no host name.
+        // Four numbers are not a host name.
         None if host.split('.').count() == 4
             && host.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit())
             && host.parse::<std::net::Ipv4Addr>().is_err() =>
@@ -162,7 +163,7 @@ impl Part {
         number(value, &range, unit).map_err(|error| format!("`{self}`: {error}"))
     }
 
-    /// Any value but an empty one.
+    /// The value, which must not be empty.
     ///
     /// # Errors
     /// When the value is empty.
@@ -181,10 +182,11 @@ impl fmt::Display for Part {
     }
 }
 
-/// Splits `a=b,c=d`. Two commas stand for one that belongs to a value.
+/// Splits `a=b,c=d`. Two commas stand for one comma in a value.
 ///
 /// # Errors
-/// When a part is empty or a key is given twice. `form` is the expected form of the list.
+/// When a part is empty or a key is given twice. `form` is the expected form of the list, for the
+/// message.
 pub fn list(text: &str, form: &str) -> Result<Vec<Part>, String> {
     let mut parts: Vec<Part> = Vec::new();
     for text in split(text) {

@@ -13,23 +13,23 @@ pub(super) type Ack = (u64, u64, u64);
 #[derive(Clone, Copy, Debug)]
 struct Accepted {
     log: usize,
-    /// Whether its log goes on after the session: then what is not in it was not done.
+    /// Whether the log continues after the session: then a record that it lacks was never written.
     over: bool,
     /// The last epoch acknowledged in the session.
     last_ack: Option<u64>,
 }
 
-/// See the module.
+/// The index over all logs.
 pub(super) struct Index<'l> {
     pub(super) logs: &'l [Log],
-    /// Each with the first effect that is not in the checkpoint.
+    /// The acknowledgements sent, each with the first effect that its checkpoint does not contain.
     acks: HashMap<Ack, (Place, u64)>,
-    /// The primary's log of a session.
+    /// For each session, the log of its primary.
     joined: HashMap<u64, usize>,
     accepted: HashMap<u64, Accepted>,
     gave_up: HashSet<u64>,
     won: Vec<Place>,
-    /// Logs of one history of a virtual machine have the same number.
+    /// For each log, the number of its virtual machine's history.
     history: Vec<usize>,
 }
 
@@ -54,7 +54,7 @@ impl<'l> Index<'l> {
         index
     }
 
-    /// The session at the place where rotation has cut a log, if it is a standby's.
+    /// Restores the session in which rotation has cut a log. Returns it if the log is a standby's.
     fn recall(&mut self, log: usize) -> Option<u64> {
         let before = &self.logs[log].header.before;
         self.gave_up.insert(before.gave_up);
@@ -66,7 +66,7 @@ impl<'l> Index<'l> {
             self.joined.insert(session, log);
             return None;
         }
-        // Only its end is known.
+        // The summary knows only the last acknowledgement of the session.
         let last_ack = (before.ack_session == session).then(|| before.ack_epoch.checked_sub(1));
         let accepted = Accepted { log, over: false, last_ack: last_ack.flatten() };
         self.accepted.insert(session, accepted);
@@ -107,7 +107,7 @@ impl<'l> Index<'l> {
         }
     }
 
-    /// Two logs of one session belong to one history of a virtual machine.
+    /// Unites histories: two logs of one session belong to one virtual machine.
     fn relate(&mut self) {
         for (session, accepted) in &self.accepted {
             let Some(primary) = self.joined.get(session) else { continue };
@@ -131,18 +131,18 @@ impl<'l> Index<'l> {
         self.history[one] == self.history[other]
     }
 
-    /// Whether the times of two logs are of one clock.
+    /// Whether two logs take their times from one clock.
     pub(super) fn same_clock(&self, one: usize, other: usize) -> bool {
         let boot = &self.logs[one].header.boot;
         !boot.is_empty() && *boot == self.logs[other].header.boot
     }
 
-    /// Terms that were won, from an arbiter or by an operator's decision.
+    /// The records of won terms, from an arbiter or by an operator's decision.
     pub(super) fn terms(&self) -> impl Iterator<Item = Place> + '_ {
         self.won.iter().copied()
     }
 
-    /// The log of the primary from whose checkpoint a takeover continued.
+    /// The log of the primary whose checkpoint a takeover continued from.
     pub(super) fn takeover_parent(&self, event: &Event) -> Option<usize> {
         match event {
             Event::TermWon { how: Won::TakeOver, session, .. } => self.joined.get(session).copied(),
@@ -150,7 +150,7 @@ impl<'l> Index<'l> {
         }
     }
 
-    /// P2: a term is won once.
+    /// P2: each term is won once.
     pub(super) fn term_won_twice(&self) -> Option<Box<Breach>> {
         for (number, one) in self.won.iter().enumerate() {
             for other in &self.won[number + 1..] {
@@ -173,8 +173,8 @@ impl<'l> Index<'l> {
         self.acks.get(&ack).copied()
     }
 
-    /// Why an acknowledgement that a primary has received is in no standby's log: `Ok` when the
-    /// standby's log does not reach that far, or is missing.
+    /// Why no standby's log has an acknowledgement that a primary received. `Ok`: the standby's log
+    /// ends before it, or is missing. `Err`: the log continues without it.
     pub(super) fn why_no_ack(&self, (_, session, epoch): Ack) -> Result<String, String> {
         let what = format!("the ACK of epoch {epoch}");
         match self.accepted.get(&session) {
@@ -191,7 +191,7 @@ impl<'l> Index<'l> {
         }
     }
 
-    /// Whether rotation has removed the record of this epoch.
+    /// Whether rotation has removed the acknowledgement of this epoch.
     fn is_lost(&self, accepted: &Accepted, epoch: u64) -> bool {
         let log = &self.logs[accepted.log];
         log.is_rotated() && epoch < log.header.before.ack_epoch
@@ -202,7 +202,7 @@ impl<'l> Index<'l> {
         self.accepted.get(&session).is_some_and(|accepted| self.is_lost(accepted, epoch))
     }
 
-    /// Whether the session's standby has said that it gives the session up.
+    /// Whether the session's standby announced that it gives the session up.
     pub(super) fn gave_up(&self, session: u64) -> bool {
         self.gave_up.contains(&session)
     }

@@ -1,4 +1,5 @@
-//! The verifier on made-up histories of several hosts: each true one is proven, and each breach is found.
+//! The verifier on generated histories of several hosts: it proves each true one and finds each
+//! breach.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use io_gate_host::Op;
@@ -8,10 +9,10 @@ use super::super::format::{Header, Side};
 use super::super::summary::Summary;
 use super::*;
 
-/// Histories of each kind.
+/// Number of histories of each kind.
 const SEEDS: u64 = 300;
 
-/// A true history, recorded as the product does.
+/// A generator of true histories, recorded as the product records them.
 struct World {
     random: fastrand::Rng,
     clock: u64,
@@ -24,7 +25,7 @@ struct World {
     next: u64,
     /// For each log, the last effect staged.
     last: Vec<u64>,
-    /// Effects that are staged and not performed: id, epoch, and whether it was taken over.
+    /// Effects that are staged and not performed: id, epoch, and whether the effect was taken over.
     waiting: Vec<(u64, u64, bool)>,
 }
 
@@ -49,7 +50,7 @@ impl World {
         world
     }
 
-    /// A whole history of some sessions, each with its own end.
+    /// Generates a history with one session for each of `ends`.
     fn live(seed: u64, ends: &[End]) -> Vec<Log> {
         let mut world = Self::begin(seed);
         for end in ends {
@@ -88,7 +89,7 @@ impl World {
 
     fn stage(&mut self) {
         let (active, epoch) = (self.active, self.epoch);
-        // Inputs have ids, too.
+        // Skip some ids: inputs have ids, too.
         let id = self.next + self.random.u64(0..3);
         self.next = id + 1;
         let previous = std::mem::replace(&mut self.last[active], id);
@@ -96,7 +97,7 @@ impl World {
         self.waiting.push((id, epoch, false));
     }
 
-    /// Performs the effects up to this epoch, except for some of the last.
+    /// Performs the effects up to epoch `upto`, except for the last `leave`.
     fn perform(&mut self, upto: u64, leave: usize) {
         let count = self.waiting.iter().filter(|(_, epoch, _)| *epoch <= upto).count();
         let now: Vec<_> = self.waiting.drain(..count.saturating_sub(leave)).collect();
@@ -131,11 +132,11 @@ impl World {
             let (epoch, next) = (self.epoch, self.next);
             self.epoch += 1;
             self.tell(active, Event::Sealed { epoch, term, session, next });
-            // Staged by the guest while the checkpoint is being sent.
+            // The guest stages an effect while the checkpoint is being sent.
             self.stage();
             self.tell(standby, Event::AckSent { epoch, term, session, next });
             held = (epoch, next);
-            // At the end, an acknowledgement may be lost.
+            // The last acknowledgement may be lost.
             if round > 0 && end == End::TakeOver && self.random.bool() {
                 break;
             }
@@ -172,7 +173,8 @@ impl World {
         self.term += 1;
         let (how, term) = (Won::TakeOver, self.term);
         self.tell(standby, Event::TermWon { how, term, epoch, session, next });
-        // Effects cancelled there never happened; the rest is performed here, perhaps a second time.
+        // Cancelled effects were never performed there; this side performs the others, perhaps a
+        // second time.
         if self.random.bool() {
             let lost = self.waiting.iter().filter(|(id, ..)| *id >= next).copied();
             lost.collect::<Vec<_>>().iter().for_each(|(id, ..)| {
@@ -220,7 +222,7 @@ fn each_life(mut judge: impl FnMut(Vec<Log>, &mut fastrand::Rng)) {
     }
 }
 
-/// Every place where `wanted` holds.
+/// Every place with an event for which `wanted` holds.
 fn places(logs: &[Log], wanted: impl Fn(&Event) -> bool) -> Vec<(usize, usize)> {
     let of = |(number, log): (usize, &Log)| {
         let at = log.entries.iter().enumerate().filter(|(_, entry)| wanted(&entry.event));
@@ -233,7 +235,8 @@ fn renumber(log: &mut Log) {
     log.entries.iter_mut().zip(0..).for_each(|(entry, number)| entry.sequence = number);
 }
 
-/// Breaks every history in this way where that is possible, at a random place: the verifier must find each breach.
+/// Breaks every history at a random place, if `spoil` can break it there: the verifier must find
+/// each breach.
 fn breaks(
     wanted: impl Fn(&Event) -> bool,
     promise: &str,
@@ -295,7 +298,7 @@ fn rotate(logs: &mut [Log], random: &mut fastrand::Rng) {
     }
 }
 
-/// What rotation has left is judged as with what came before.
+/// A verifier judges rotated logs as it judges whole ones.
 #[test]
 fn what_rotation_has_left_breaks_nothing() {
     let mut proved = 0;
@@ -304,14 +307,14 @@ fn what_rotation_has_left_breaks_nothing() {
         match verify(&logs, true) {
             Verdict::Broken(breach) => panic!("{}\n{}", Verdict::Broken(breach), show(&logs)),
             Verdict::Proved(_) => proved += 1,
-            // A standby's log, and everything that names its session, may be gone.
+            // Rotation may have removed a standby's log, and every record of its session.
             Verdict::Incomplete { .. } => {}
         }
     });
     assert!(proved > 1000, "{proved} proved");
 }
 
-/// A process may die, or its host lose the end of its log, at any moment: that breaks no promise.
+/// A process may die, or its host lose the end of its log, at any moment: this breaks no promise.
 #[test]
 fn a_log_that_is_cut_off_breaks_nothing() {
     each_life(|mut logs, random| {
@@ -332,12 +335,12 @@ fn p1_performed_before_its_ack() {
         |logs, log, at| {
             let entries = &mut logs[log].entries;
             let Event::AckReceived { epoch, .. } = entries[at].event else { unreachable!() };
-            // Removes it before the first effect that it releases.
+            // Move the acknowledgement behind the first effect that it releases.
             let of = |entry: &Entry| matches!(entry.event, Event::Performing { epoch: of, .. } if of == epoch);
             let Some(first) = entries[at..].iter().position(of) else { return false };
             let effect = entries.remove(at + first);
             entries.insert(at, effect);
-            // The effect was held, and no gate was opened for it.
+            // A breach only if the effect was held, and no gate was opened for it.
             let Event::Performing { id, .. } = effect.event else { unreachable!() };
             !entries[..at]
                 .iter()
@@ -346,7 +349,7 @@ fn p1_performed_before_its_ack() {
     );
 }
 
-/// Whether a log has an effect of this epoch that only an acknowledgement has released.
+/// Whether a log has an effect of epoch `of` that only an acknowledgement has released.
 fn let_out_by_ack(log: &Log, of: u64) -> bool {
     let (mut open, mut passed) = (false, 0);
     log.entries.iter().any(|entry| match entry.event {
@@ -371,7 +374,7 @@ fn p1_the_ack_is_not_in_the_standbys_log() {
         |logs, log, at| {
             let sent = logs[log].entries.remove(at).event;
             let Event::AckSent { epoch, .. } = sent else { unreachable!() };
-            // If the log ends before it, it may be the missing part.
+            // If the log ends before the removed record, that record may be in the lost part.
             let goes_on = logs[log].entries[at..].iter().any(|entry| {
                 matches!(
                     entry.event,
@@ -407,7 +410,8 @@ fn p1_an_effect_is_not_on_the_record() {
         |logs, log, at| {
             let entries = &mut logs[log].entries;
             entries.remove(at);
-            // Either it was performed, or another was staged after it.
+            // The verifier sees the gap if the effect was performed, or if another was staged after
+            // it.
             entries[at..].iter().any(|entry| matches!(entry.event, Event::Staged { .. }))
         },
     );
@@ -440,7 +444,8 @@ fn p1_performed_and_not_known_to_the_heir() {
                 unreachable!()
             };
             let session = *session;
-            // As if the checkpoint had not held what the old primary has performed; nothing else changes.
+            // Pretend that the checkpoint did not contain what the old primary performed; change
+            // nothing else.
             *next = 1;
             logs[log].entries.truncate(at + 1);
             let joined = |event: &Event| matches!(event, Event::Joined { session: of, .. } if *of == session);
@@ -534,7 +539,7 @@ fn p2_a_term_won_twice() {
             let Event::TermWon { term, session, .. } = logs[log].entries[at].event else {
                 unreachable!()
             };
-            // The old primary went on alone at the same time.
+            // Pretend that the old primary continued alone in the same term.
             let joined = |event: &Event| matches!(event, Event::Joined { session: of, .. } if *of == session);
             let (parent, _) = places(logs, joined)[0];
             let mut entry = logs[log].entries[at];

@@ -1,5 +1,5 @@
-//! Walks one log from its beginning to its end: checks whether each effect was allowed when it was
-//! performed.
+//! Walks one log from its beginning to its end, and checks for each effect whether it was allowed
+//! when it was performed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use super::{Breach, Counts, Place, breach};
 use crate::entry::{Event, Won};
 use crate::summary::Summary;
 
-/// A promise is broken: the walk ends.
+/// A breach of a promise, which ends the walk.
 pub(super) struct Stop(pub(super) Box<Breach>);
 
 /// Missing evidence.
@@ -18,12 +18,12 @@ pub(super) struct Missing {
     pub(super) rotated: bool,
 }
 
-/// The findings of a walk.
+/// The results of a walk.
 #[derive(Default)]
 pub(super) struct Walked {
     /// Missing evidence.
     pub(super) missing: Vec<Missing>,
-    /// The effects performed, each with the place of its record.
+    /// For each performed effect, the place of its record.
     performed: BTreeMap<u64, usize>,
     /// For each term, the first effect performed in it.
     pub(super) first_performed: BTreeMap<u64, usize>,
@@ -45,11 +45,11 @@ struct Effect {
     at: usize,
     adopted: bool,
     performed: Option<usize>,
-    /// Where it was cancelled or returned.
+    /// Where the effect was cancelled or returned.
     gone: Option<usize>,
 }
 
-/// See the module.
+/// The state of a walk.
 pub(super) struct Walk<'i, 'l> {
     index: &'i Index<'l>,
     log: usize,
@@ -59,14 +59,14 @@ pub(super) struct Walk<'i, 'l> {
     passed: u64,
     term: u64,
     won: HashSet<u64>,
-    /// The summary of what rotation has removed.
+    /// The summary of the records that rotation has removed.
     before: Summary,
-    /// Acknowledged epochs, in order, each with the place of its record.
+    /// For each acknowledged epoch, the place of its record.
     acked: BTreeMap<u64, usize>,
     sealed: HashMap<(u64, u64), usize>,
-    /// A session whose standby may hold a checkpoint, and where that began.
+    /// A session whose standby may hold a checkpoint, and the place from which it may.
     armed: Option<(u64, usize)>,
-    /// Whether a later term was won, which makes the standby's checkpoint worthless.
+    /// Whether a later term was won, which makes the standby's checkpoint unusable.
     right: bool,
     heard: HashSet<u64>,
     given_up: HashSet<u64>,
@@ -96,7 +96,7 @@ enum By {
 impl<'i, 'l> Walk<'i, 'l> {
     pub(super) fn new(index: &'i Index<'l>, log: usize) -> Self {
         let before = index.logs[log].header.before;
-        // The first remaining record stands for those that are gone.
+        // The first remaining record stands for those that rotation has removed.
         let first = |true_then: bool| true_then.then_some(0);
         Self {
             index,
@@ -125,7 +125,7 @@ impl<'i, 'l> Walk<'i, 'l> {
 
     pub(super) fn run(mut self, counts: &mut Counts) -> Result<Walked, Stop> {
         let entries = &self.index.logs[self.log].entries;
-        // The fence may know of a term before it is in the log: its winner tells both.
+        // The fence may know of a term before the log does: its winner informs both.
         for entry in entries {
             if let Event::TermWon { term, .. } = entry.event {
                 self.won.insert(term);
@@ -203,7 +203,7 @@ impl<'i, 'l> Walk<'i, 'l> {
         }
     }
 
-    /// Ends the walk: this record and `others` show that a promise is broken.
+    /// Ends the walk with a breach, shown by this record and `others`.
     fn stop(&self, promise: &'static str, what: String, others: &[usize]) -> Stop {
         let here = Place { log: self.log, at: self.at };
         let others = others.iter().map(|at| Place { log: self.log, at: *at });
@@ -239,8 +239,7 @@ impl<'i, 'l> Walk<'i, 'l> {
         Ok(())
     }
 
-    /// P1: the gate must not open while a standby may hold a checkpoint, unless the standby cannot
-    /// use it any more.
+    /// P1: the gate must not open while a standby may hold a checkpoint that it can still use.
     fn opened(&mut self, term: u64) -> Step {
         if !self.won.contains(&term) || term < self.term {
             let what = format!(
@@ -347,7 +346,7 @@ impl<'i, 'l> Walk<'i, 'l> {
             return Err(self.stop("P2", what, &[]));
         }
         if id <= self.before.last && !self.effects.contains_key(&id) {
-            // It was staged, or taken over, in a part that rotation has removed.
+            // Rotation has removed the record that staged or adopted it.
             self.know(id, epoch, replay);
         }
         let Some(effect) = self.effects.get(&id).copied() else {
@@ -386,10 +385,10 @@ impl<'i, 'l> Walk<'i, 'l> {
         Ok(())
     }
 
-    /// P1: an effect is released by an acknowledgement or by the right to run alone.
+    /// P1: only an acknowledgement or the right to run alone releases an effect.
     fn let_out(&mut self, id: u64, effect: Effect) -> Result<By, Stop> {
         let alone = self.open || id < self.passed;
-        // The first acknowledgement that covers it has released it.
+        // The first acknowledgement that covers the effect has released it.
         let Some((epoch, at)) = self.acked.range(effect.epoch..).next().map(|(e, a)| (*e, *a))
         else {
             if alone {

@@ -1,8 +1,9 @@
 //! Limits the number of lines that one place in the source may log (P9).
 //!
-//! A guest, a peer and a failing host can cause a line any number of times, in our code and in other crates. So
-//! every line is counted by the place that it comes from, without exception: each place may log one line a second,
-//! and then the newest of the suppressed ones with their number.
+//! A guest, a peer and a failing host can cause a line any number of times, in our code and in
+//! other crates. So each line counts for the place in the source that logs it. A place may log one
+//! line per second. Of the lines that it suppresses, it logs the newest a second later, with their
+//! number.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use log::{Level, Record};
 
-/// Each place may log one line per interval.
+/// A place may log one line per interval.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Lines that a place may log at once: one for most places, some more for those that report changes of state.
+/// Lines that a place may log at once: 1 for most places, 16 for those that report changes of
+/// state.
 const BURST: u32 = 1;
 const BURST_OF_STATE: u32 = 16;
-/// Upper bound for the places that are told apart; further ones share one. The program has some hundreds, other
-/// crates included.
+/// Upper bound of the places with a limit of their own; further places share one. The program has
+/// some hundreds of places, other crates included.
 const MAX_PLACES: usize = 1024;
 
 /// A place in the source.
@@ -48,7 +50,7 @@ pub(super) struct Line {
     pub(super) text: String,
 }
 
-/// The suppressed lines of a place; the newest of them will be logged.
+/// The suppressed lines of a place: the newest, which will be logged, and their number.
 #[derive(Debug)]
 struct Suppressed {
     newest: Line,
@@ -58,7 +60,7 @@ struct Suppressed {
 #[derive(Debug)]
 struct Source {
     burst: u32,
-    /// The place has used its allowance until then.
+    /// The end of the time for which the place has used its allowance.
     spent_until: Instant,
     suppressed: Option<Suppressed>,
 }
@@ -97,7 +99,7 @@ impl Line {
     }
 }
 
-/// Every place that has logged a line.
+/// The state of every place that has logged a line.
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
     sources: HashMap<Place, Source>,
@@ -106,7 +108,7 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    /// Takes a line; returns it, with the number of lines suppressed before it, if its place may log now.
+    /// Returns the line, with the number of lines suppressed before it, if its place may log now.
     pub(super) fn admit(&mut self, place: Place, line: Line, now: Instant) -> Option<Line> {
         let place = match self.sources.len() >= MAX_PLACES && !self.sources.contains_key(&place) {
             true => Place { id: 0, burst: BURST },
@@ -132,7 +134,7 @@ impl Limiter {
         None
     }
 
-    /// The suppressed lines whose places may log again.
+    /// Takes the suppressed lines whose places may log again.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Line> {
         if self.behind == 0 {
             return Vec::new();
@@ -143,7 +145,7 @@ impl Limiter {
         due
     }
 
-    /// All suppressed lines, for the end of the process.
+    /// Takes all suppressed lines, for the end of the process.
     pub(super) fn take_all(&mut self) -> Vec<Line> {
         self.behind = 0;
         let suppressed = self.sources.values_mut().filter_map(|source| source.suppressed.take());
@@ -180,7 +182,7 @@ mod tests {
         lines.into_iter().map(|line| line.text).collect()
     }
 
-    /// P9: a flood of ten seconds becomes eleven lines, and every line is counted.
+    /// P9: a flood of ten seconds becomes eleven lines, and each suppressed line is counted.
     #[test]
     fn a_flood_is_one_line_a_second_with_a_count() {
         let (mut limiter, begin) = (Limiter::default(), Instant::now());
@@ -210,7 +212,7 @@ mod tests {
         }
     }
 
-    /// Without a next line from its place the last line is not lost: it may say how the matter ended.
+    /// The last line is not lost if its place logs no more: it may say how the matter ended.
     #[test]
     fn the_newest_suppressed_line_comes_a_second_later() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
@@ -225,7 +227,7 @@ mod tests {
         assert_eq!(limiter.next_due(), None);
     }
 
-    /// Changes of state come in bursts from one place; beyond the burst they are limited like all others.
+    /// A place may report 16 changes of state at once; beyond that it has the limit of any place.
     #[test]
     fn changes_of_state_may_come_together() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
@@ -241,7 +243,7 @@ mod tests {
         assert_eq!(burst, BURST_OF_STATE as usize);
     }
 
-    /// P9: the table of places is bounded, even if other crates make up targets.
+    /// P9: the table of places is bounded, even if other crates generate targets.
     #[test]
     fn places_beyond_the_bound_share_one() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());

@@ -1,8 +1,9 @@
 //! The log: lines on standard error.
 //!
-//! Every thread puts its lines into one bounded queue, which drops a line that it has no room for; only the thread `log`
-//! writes to standard error. So no thread waits for a log reader that has stopped (P7), threads that run device code write
-//! to no descriptor (P5), and lines that can be caused from outside are limited in number (P9): see [`limit`].
+//! Every thread puts its lines into one bounded queue, which drops a line if it is full. Only the
+//! thread `log` writes to standard error. So no thread waits for a stalled log reader (P7), threads
+//! that run device code write to no descriptor (P5), and the number of lines that an outsider can
+//! cause is limited (P9): see [`limit`].
 
 mod limit;
 mod queue;
@@ -19,20 +20,22 @@ use self::queue::Queue;
 use crate::seccomp::{self, Role};
 use crate::terminal::{self, Terminal};
 
-/// The target of lines that report a change of state to an operator, for instance `protected` and `standby lost`. Many come
-/// from one place, and several within a second; such a place may log a burst, then one line a second as any other.
+/// The target of lines that report a change of state to an operator, for instance `protected` and
+/// `standby lost`. One place logs several of them within a second, so it may log a burst of 16,
+/// then one line per second as any other.
 pub const STATE: &str = "kemari_vmm::state";
 
-/// How long the end of the process waits for the last lines: it must not block on a stalled stderr.
+/// How long the end of the process waits for the last lines: a stalled stderr must not block it.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// Upper bound for a line's length; the rest is cut off. A peer may have made the text.
+/// Upper bound of a line's length in bytes; the rest is cut. The text may come from a peer.
 const MAX_LINE: usize = 4096;
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Sets up the log; `RUST_LOG` selects the lines, `info` by default. Lines wait until [`start_writer`] or [`flush`]. The
-/// writing thread restores `terminal` before the message of a panic.
+/// Sets up the log. `RUST_LOG` selects the lines; the default is `info`. Lines wait until
+/// [`start_writer`] or [`flush`]. The writing thread restores `terminal` before it writes the
+/// message of a panic.
 pub fn start(terminal: Terminal) {
     terminal::hand_in(terminal);
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -45,14 +48,15 @@ pub fn start(terminal: Terminal) {
             .build()
     });
     log::set_max_level(logger.filter());
-    // A test may have installed another logger, which then stays.
+    // A test may have installed another logger, which stays.
     let _ = log::set_logger(&Entrance);
 }
 
-/// Starts the writing thread. Call it after [`seccomp::start`], so that the thread has given up what `main` has.
+/// Starts the writing thread. Call it after [`seccomp::start`], so that the thread inherits the
+/// filter of the process.
 ///
 /// # Errors
-/// When the process is out of threads.
+/// When the thread cannot be started.
 pub fn start_writer() -> io::Result<()> {
     let queue = queue();
     queue.begin_writing(|| {
@@ -65,7 +69,7 @@ pub fn start_writer() -> io::Result<()> {
     })
 }
 
-/// Waits for a bounded time until the last lines are written, before the process ends.
+/// Waits up to 1 s until the last lines are written. Call it before the process ends.
 pub fn flush() {
     let queue = queue();
     queue.take_suppressed().into_iter().for_each(show);
@@ -74,27 +78,27 @@ pub fn flush() {
     }
     match start_writer() {
         Ok(()) => queue.wait_idle(LAST_LINES),
-        // There may be no threads left, and that may be what the line reports.
+        // The process may be out of threads, and the line may report just that.
         Err(_) => queue.write_here(&io::stderr(), LAST_LINES),
     }
 }
 
-/// Logs why the process ends, as its last line, after all waiting lines.
+/// Logs why the process ends: its last line, after all waiting lines.
 pub fn last_words(text: &str) {
     queue().push(format!("{text}\n").into_bytes());
     flush();
 }
 
-/// Ends the process after a panic: with an exit code, or by `abort`, which leaves a core. The thread `log` writes the
-/// message, because the thread that panicked may not write, or the reader may have stopped. The terminal is restored there,
-/// too.
+/// Ends the process after a panic: with an exit code, or by `abort`, which leaves a core. The
+/// thread `log` writes the message and restores the terminal: the thread that panicked may not be
+/// allowed to write, and stderr may be stalled.
 pub fn end_for_panic(message: String, code: Option<u8>) -> ! {
     let queue = queue();
     queue.panic(message, code);
-    // The writer exists already, unless `main` panics early.
+    // Starts a thread only if `main` panics early; otherwise the writer exists.
     let _ = start_writer();
     queue.wait_idle(LAST_LINES);
-    // Standard error takes nothing.
+    // Standard error is stalled.
     if seccomp::has_mains_rights() {
         terminal::restore();
     }
@@ -114,7 +118,8 @@ fn show(line: Line) {
     logger.log(&record.args(format_args!("{text}")).build());
 }
 
-/// The entry of every line of this process, including those of other crates: there is no other way to the log.
+/// Receives every line of this process, including those of other crates. There is no other way to
+/// the log.
 struct Entrance;
 
 impl Log for Entrance {
@@ -126,7 +131,7 @@ impl Log for Entrance {
         if !LOGGER.get().is_some_and(|logger| logger.matches(record)) {
             return;
         }
-        // Format before any lock is taken: formatting runs other code.
+        // Format without a lock: formatting runs other code.
         let text = one_line(record.args().to_string());
         let line = Line { level: record.level(), target: record.target().to_owned(), text };
         if let Some(line) = queue().admit(Place::of(record), line, Instant::now()) {
@@ -137,7 +142,8 @@ impl Log for Entrance {
     fn flush(&self) {}
 }
 
-/// Makes text one line of bounded length: its author must not choose the number of lines, nor control the terminal.
+/// Makes text one line of bounded length: the author of the text must not add lines, nor control
+/// the terminal.
 fn one_line(mut text: String) -> String {
     if text.len() > MAX_LINE {
         text.truncate(text.floor_char_boundary(MAX_LINE));
@@ -154,7 +160,7 @@ fn one_line(mut text: String) -> String {
     escaped.collect()
 }
 
-/// Takes formatted records, each in one piece.
+/// Passes formatted records to the queue, one write per record.
 struct Router;
 
 impl Write for Router {

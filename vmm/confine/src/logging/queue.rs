@@ -14,20 +14,21 @@ use super::STATE;
 use super::limit::{Limiter, Line, Place};
 use crate::terminal;
 
-/// Upper bound for waiting bytes, including what is kept for a line besides its text.
+/// Upper bound in bytes of the waiting lines. Each line counts as its text and [`OVERHEAD`].
 const MAX_WAITING: usize = 256 << 10;
 const OVERHEAD: usize = 64;
-/// Dropped lines are reported at most once per this interval.
+/// Minimum interval between two reports of dropped lines.
 const TELL_DROPPED: Duration = Duration::from_secs(1);
 
 /// Lines that wait to be written to standard error.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// Never held across a system call that can block: device, vCPU and engine threads take it with locks of their own held.
+    /// Never held across a system call that can block: device, vCPU and engine threads take it
+    /// while they hold locks of their own.
     state: Mutex<State>,
-    /// The writer waits on it.
+    /// Wakes the writer.
     work: Condvar,
-    /// Threads that wait for the writer, for a bounded time, wait on it.
+    /// Wakes threads that wait, for a bounded time, until all is written.
     idle: Condvar,
 }
 
@@ -39,11 +40,12 @@ struct State {
     dropped: u64,
     /// Whether a writing thread exists or is being started.
     writer: bool,
-    /// Whether the writer is in the system call.
+    /// Whether the writer is inside the system call.
     writing: bool,
-    /// Whether standard error has refused the last line: nothing is reported until it takes one.
+    /// Whether standard error refused the last line: no dropped lines are reported until it accepts
+    /// one.
     failing: bool,
-    /// The message of a panic, which is written last, and how the process ends then.
+    /// The message of a panic, which is written last, with the exit code.
     panic: Option<(String, Option<u8>)>,
 }
 
@@ -74,19 +76,20 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the line if it may be logged now. Otherwise it, or a later one of its place, will be.
+    /// Returns the line if it may be logged now. Otherwise this line, or a later one of its place,
+    /// is logged later.
     pub(super) fn admit(&self, place: Place, line: Line, now: Instant) -> Option<Line> {
         let mut state = self.lock();
         let due = state.limiter.next_due();
         let admitted = state.limiter.admit(place, line, now);
-        // The first suppressed line gives the writer a time to wake at.
+        // The first suppressed line sets the time at which the writer must wake.
         if due.is_none() && state.limiter.next_due().is_some() {
             self.work.notify_one();
         }
         admitted
     }
 
-    /// Adds a line if there is room for it.
+    /// Adds a line, or drops it if the queue is full.
     pub(super) fn push(&self, line: Vec<u8>) {
         self.lock().push(line);
         self.work.notify_one();
@@ -100,7 +103,7 @@ impl Queue {
         self.lock().is_idle()
     }
 
-    /// Makes `spawn` start the writing thread unless there is one.
+    /// Calls `spawn` to start the writing thread, unless there is one.
     pub(super) fn begin_writing(&self, spawn: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         if std::mem::replace(&mut self.lock().writer, true) {
             return Ok(());
@@ -113,15 +116,15 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Waits until everything is written, at most `patience`.
+    /// Waits until all is written, at most for `patience`.
     pub(super) fn wait_idle(&self, patience: Duration) {
         let state = self.lock();
         let waited = self.idle.wait_timeout_while(state, patience, |state| !state.is_idle());
         drop(waited);
     }
 
-    /// Writes the waiting lines in the calling thread, where no other can be started. Drops what standard error has not taken
-    /// within `patience` in total (P9).
+    /// Writes the waiting lines on the calling thread, for use when no thread can be started. Drops
+    /// what standard error does not accept within `patience` in total (P9).
     pub(super) fn write_here(&self, error: &impl AsFd, patience: Duration) {
         let begun = Instant::now();
         while let Some(line) = self.take() {
@@ -137,7 +140,7 @@ impl Queue {
         self.lock().pop()
     }
 
-    /// Writes for ever. `show` formats a line and pushes it.
+    /// Writes lines forever. `show` formats a line and pushes it.
     pub(super) fn write_all(&self, show: impl Fn(Line)) -> ! {
         let mut tell_dropped = Instant::now();
         loop {
@@ -204,14 +207,15 @@ fn dropped(count: u64) -> Line {
     Line { level: Level::Warn, target: STATE.to_owned(), text }
 }
 
-/// Writes to standard error without std's lock, which a thread that panics may hold. Returns whether all of it was taken.
+/// Writes to standard error without the lock of std, which a thread that panics may hold. Returns
+/// whether all bytes were written.
 fn write(error: &impl AsFd, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match rustix::io::write(error, bytes) {
             Ok(0) => return false,
             Ok(written) => bytes = &bytes[written..],
             Err(rustix::io::Errno::INTR) => {}
-            // A failure of standard error cannot be reported.
+            // A failure of standard error cannot be reported anywhere.
             Err(_) => return false,
         }
     }
@@ -231,12 +235,12 @@ mod tests {
 
     use super::*;
 
-    /// A full pipe has room again after this many bytes were read.
+    /// A full pipe has room again once this many bytes are read.
     const PAGE: usize = 4096;
     /// The capacity of a pipe (pipe(7)).
     const FULL: usize = 16 * PAGE;
 
-    /// Reads a page now and then.
+    /// Reads a page every 100 ms.
     fn take_slowly(mut reader: PipeReader) {
         let mut page = vec![0; PAGE];
         while reader.read_exact(&mut page).is_ok() {
@@ -244,7 +248,8 @@ mod tests {
         }
     }
 
-    /// P9. Fails if each line gets the whole time-out, so that the end takes as long as its reader likes.
+    /// P9. Fails if each line gets the whole time-out: the end of the process would take as long as
+    /// its reader wants.
     #[test]
     fn last_lines_wait_for_a_slow_reader_no_longer_than_all_in_all() {
         const LINES: usize = 100;

@@ -1,6 +1,6 @@
 //! Handles a system call that the thread's role does not allow: logs one line and ends the process.
 //!
-//! The thread itself writes the line, from a signal handler. Its filter allows exactly that write:
+//! The thread itself writes the line, from a signal handler. Its filter allows exactly this write:
 //! this buffer, to this descriptor.
 
 use std::cell::UnsafeCell;
@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use super::{WHO, names};
 use crate::terminal;
 
-/// The exit code of a process that was ended for a system call: 128 + SIGSYS, as a shell shows it.
+/// The exit code after a forbidden system call: 128 + SIGSYS, as a shell shows it.
 pub const EXIT_CODE: u8 = 128 + libc::SIGSYS as u8;
 
-/// Upper bound for the line's length.
+/// Upper bound of the line's length in bytes.
 pub(super) const LINE_MAX: usize = 512;
 /// `si_code` of a signal from seccomp (siginfo.h).
 const SYS_SECCOMP: libc::c_int = 1;
@@ -28,7 +28,7 @@ static LINE: Line = Line(UnsafeCell::new([0; LINE_MAX]));
 static CLAIMED: AtomicBool = AtomicBool::new(false);
 static DESCRIPTOR: AtomicI32 = AtomicI32::new(-1);
 
-/// The descriptor for the line: one of its own, so that the filters can tell it from others.
+/// The descriptor for the line: only the handler uses it, so that a filter can allow it alone.
 pub(super) fn descriptor() -> RawFd {
     DESCRIPTOR.load(Ordering::Relaxed)
 }
@@ -52,8 +52,8 @@ pub(super) fn install() -> io::Result<()> {
     }
 }
 
-/// Opens standard error once more, so that a write to it never blocks (P7): the process must end even if its log is
-/// not read. If it cannot be opened, as with a socket, it is duplicated.
+/// Opens standard error again, without blocking writes (P7): the process must end even if no reader
+/// takes its log. Duplicates standard error if it cannot be opened, for instance a socket.
 fn open() -> io::Result<RawFd> {
     const FLAGS: libc::c_int =
         libc::O_WRONLY | libc::O_APPEND | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
@@ -69,15 +69,16 @@ fn open() -> io::Result<RawFd> {
     }
 }
 
-/// Runs on the thread that made the call; the kernel has not carried the call out. Only writes to memory of its own,
-/// restores the terminal, and calls `write` and `_exit`: all of it is allowed in a signal handler.
+/// Runs on the thread that made the call, which the kernel has not executed. It does only what a
+/// signal handler may: it writes to its own memory, restores the terminal, and calls `write` and
+/// `_exit`.
 extern "C" fn on_violation(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
     if CLAIMED.swap(true, Ordering::AcqRel) {
-        // Another thread is about to end the process.
+        // Another thread has claimed the line and ends the process.
         loop {
             std::hint::spin_loop();
         }

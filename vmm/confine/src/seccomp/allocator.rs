@@ -1,23 +1,25 @@
-//! Makes glibc's allocator open its files while every thread still may.
+//! Makes glibc's allocator open its files while every thread may still open files.
 //!
-//! The allocator reads `/proc/sys/vm/overcommit_memory` when it first returns memory of a thread other than the first to
-//! the kernel, and counts the processors when there are many threads; both once, in the thread that happens to run. A
-//! device thread that frees enough memory would appear to open files.
+//! The allocator reads `/proc/sys/vm/overcommit_memory` when it first returns memory of a thread
+//! other than the first to the kernel. It counts the processors when there are many threads. It
+//! does each once, on the thread that runs then: a device thread that frees enough memory would
+//! seem to open files.
 
 use std::hint::black_box;
 use std::io;
 
 use crate::threads;
 
-/// Blocks of this size come from a thread's own heap: blocks above 128 KiB are requested from the kernel one by one.
+/// Size of a block in bytes. It comes from a thread's own heap; the allocator maps blocks above 128
+/// KiB one by one.
 const BLOCK: usize = 100 << 10;
-/// Number of blocks that, freed together, shrink the heap.
+/// Number of blocks that shrink the heap when all are freed.
 const BLOCKS: usize = 64;
-/// Heaps for each processor, glibc's default on 64-bit machines.
+/// Number of heaps per processor, glibc's default on 64-bit machines.
 #[cfg(target_env = "gnu")]
 const HEAPS: usize = 8;
 
-/// Makes the allocator do its one-time reads. Call it before the first filter.
+/// Makes the allocator do its one-time reads. Call it before the first filter is installed.
 ///
 /// # Errors
 /// When a second thread cannot be started.
@@ -34,7 +36,7 @@ pub(super) fn settle() -> io::Result<()> {
         let blocks: Vec<Vec<u8>> = (0..BLOCKS).map(|_| vec![1; BLOCK]).collect();
         drop(black_box(blocks));
     };
-    // If this allocation fails, the code below reports it.
+    // Ignore a failure of this allocation: the next one reports it.
     let _ = threads::start("allocator", allocate)?.join();
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! The lists: the system calls that each role may make, with which arguments, and why.
 //!
-//! `seccompiler` orders a filter by the number of the call. The hottest calls have small numbers (`read` 0, `write` 1, `ioctl`
-//! 16), and calls that are allowed with any arguments are answered by the kernel from a bitmap.
+//! `seccompiler` orders a filter by the number of the call, and the hottest calls have small
+//! numbers (`read` 0, `write` 1, `ioctl` 16). The kernel answers calls that are allowed with any
+//! arguments from a bitmap.
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -19,32 +20,32 @@ use crate::terminal::{self, Terminal};
 const ANY: &[c_long] = &[
     // Locks, condition variables, channels.
     SYS_futex,
-    // The allocator; for memory without a file, see `ANONYMOUS`.
+    // The allocator; `ANONYMOUS` allows it memory without a file.
     SYS_brk,
     SYS_madvise,
     SYS_mremap,
     SYS_munmap,
-    // Time, where the vDSO cannot give it.
+    // Time, if the vDSO cannot give it.
     SYS_clock_gettime,
     SYS_clock_nanosleep,
     SYS_nanosleep,
     SYS_restart_syscall,
     SYS_sched_yield,
-    // Seeds of hash maps; random bytes for the guest, which are input.
+    // Seeds of hash maps; random bytes for the guest, which are an input.
     SYS_getrandom,
-    // The own process and thread id: for signals to own threads, and panics.
+    // This process and thread, for signals to own threads, and for panics.
     SYS_getpid,
     SYS_gettid,
-    // The return from a signal handler, and the signal mask around sending one.
+    // The return from a signal handler, and the signal mask while one is sent.
     SYS_rt_sigreturn,
     SYS_rt_sigprocmask,
-    // The end of a thread or the process.
+    // The end of a thread or of the process.
     SYS_sigaltstack,
     SYS_exit,
     SYS_exit_group,
 ];
 
-/// Waiting for input and reading it. `recvfrom` is `recv`. None of these calls writes.
+/// The calls that wait for input and read it. `recvfrom` is `recv`. None of them writes.
 const INPUT: &[c_long] = &[
     SYS_read,
     SYS_recvfrom,
@@ -53,12 +54,12 @@ const INPUT: &[c_long] = &[
     SYS_epoll_wait,
     SYS_epoll_pwait,
     SYS_epoll_pwait2,
-    // Input is not watched while the driver has no room for it.
+    // Stops watching an input while the driver has no room for it.
     SYS_epoll_ctl,
 ];
 
-/// KVM's part of a machine's state: read for checkpoints, written by resets. The numbers are the
-/// low bytes of the requests (KVM API); several requests share one.
+/// KVM's part of a machine's state: checkpoints read it, resets write it. The numbers are the low
+/// bytes of the requests (KVM API); several requests share one number.
 const KVM_STATE: &[u64] = &[
     0x03, // KVM_CHECK_EXTENSION
     0x62, 0x63, // KVM_GET_IRQCHIP, KVM_SET_IRQCHIP
@@ -77,7 +78,7 @@ const KVM_STATE: &[u64] = &[
     0xcc, 0xcd, // KVM_GET_SREGS2, KVM_SET_SREGS2
     0xcf, // KVM_GET_XSAVE2
 ];
-/// The state of a vCPU, read for checkpoints by the vCPU's own thread.
+/// The state of a vCPU, which the vCPU's own thread reads for checkpoints.
 const VCPU_STATE: &[u64] = &[
     0x81, // KVM_GET_REGS
     0x83, // KVM_GET_SREGS
@@ -93,7 +94,7 @@ const VCPU_STATE: &[u64] = &[
 ];
 /// KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG.
 const KVM_DIRTY: &[u64] = &[0x42, 0xc0];
-/// KVM_SET_USER_MEMORY_REGION: switches the dirty log on.
+/// KVM_SET_USER_MEMORY_REGION: turns the dirty log on and off.
 const KVM_MEMORY: &[u64] = &[0x46];
 const KVM_IRQ_LINE: u64 = 0x61;
 const KVM_RUN: u64 = 0x80;
@@ -103,13 +104,14 @@ const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
 /// Looks up an interface by its name (netdevice(7)).
 const SIOCGIFINDEX: u64 = 0x8933;
-/// The upper byte of a KVM request; the lower one is its number.
+/// The second byte of a KVM request; the first is its number.
 const KVMIO: u64 = 0xae;
 
-/// Calls that `main` needs, and that no other role makes: it opens everything, starts all threads, asks the arbiter, resolves
-/// names. Not included: running programs, access to other processes, io_uring, bpf, mounts, keys, modules.
+/// Calls that only `main` makes: it opens everything, starts all threads, asks the arbiter and
+/// resolves names. Not in the list: running programs, access to other processes, io_uring, bpf,
+/// mounts, keys, modules.
 const MAIN: &[c_long] = &[
-    // A standby keeps the primary's boot files in memory.
+    // Holds the primary's boot files on a standby.
     SYS_memfd_create,
     SYS_access,
     SYS_arch_prctl,
@@ -126,10 +128,10 @@ const MAIN: &[c_long] = &[
     SYS_eventfd2,
     SYS_faccessat,
     SYS_faccessat2,
-    // Cached pages of a disk that another host has written to are dropped.
+    // Drops cached pages of a disk that another host has written to.
     SYS_fadvise64,
     SYS_fchmod,
-    // Files that kemari has made carry a mark.
+    // Reads and writes the mark of files that kemari has created.
     SYS_fgetxattr,
     SYS_flock,
     SYS_fsetxattr,
@@ -193,7 +195,7 @@ const MAIN: &[c_long] = &[
     SYS_unlinkat,
 ];
 
-/// Performs effects: on files, taps and sockets that are open.
+/// The calls that perform effects, on open files, taps and sockets.
 const PERFORM: &[c_long] = &[
     SYS_write,
     SYS_writev,
@@ -208,16 +210,16 @@ const PERFORM: &[c_long] = &[
     SYS_fsync,
 ];
 
-/// The fence is asked before each effect: it looks for a file of a later term and reads it. While a claim of this process is
-/// under way, it reads all names in the directory.
+/// The calls of the fence, which looks for a later term's file before each effect and reads it.
+/// While this process claims a term, the fence also lists the directory.
 const FENCE: &[c_long] =
     &[SYS_stat, SYS_statx, SYS_newfstatat, SYS_fstat, SYS_lseek, SYS_getdents64];
 
-/// Connects again to a peer that went away.
+/// The calls that reconnect to a peer.
 const RECONNECT: &[c_long] =
     &[SYS_socket, SYS_connect, SYS_setsockopt, SYS_timerfd_settime, SYS_shutdown];
 
-/// The filter of a role; `None` if the role gives up no more than `main`.
+/// The filter of a role; `None` if the role keeps all rights of `main`.
 pub(super) fn program(
     role: Role,
     events: &[RawFd],
@@ -234,7 +236,7 @@ pub(super) fn program(
     filter.try_into().map(Some)
 }
 
-/// The process's own filter is installed once and applies to every thread.
+/// Whether the filter of `main` is installed; it applies to every thread.
 static MAIN_IS_INSTALLED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
 fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
@@ -254,10 +256,10 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.kvm(&[KVM_IRQ_LINE])?;
             rules.kvm(KVM_STATE)?;
             rules.kvm(KVM_DIRTY)?;
-            // Takes the vCPUs out of the guest for a checkpoint.
+            // Signals make the vCPUs leave the guest for a checkpoint.
             rules.signal(SYS_tgkill, 2, libc::SIGRTMIN())?;
             rules.signal(SYS_tkill, 1, libc::SIGRTMIN())?;
-            // A reset loads the kernel again, from files that are open.
+            // A reset loads the kernel again, from open files.
             rules.allow(&[SYS_lseek, SYS_pread64, SYS_statx, SYS_fstat]);
         }
         Role::Vcpu => {
@@ -272,15 +274,16 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.allow(INPUT);
             rules.open_to_read()?;
             rules.close()?;
-            // One machine at a time raises the record beside a disk to a new term.
+            // Locks the record beside a disk while it is raised to a new term.
             rules.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_OFD_SETLK as u64)])?;
-            // The tap's offloads; and a tap that was deleted is joined again when one of its name exists.
+            // Sets the tap's offloads, and rejoins a tap that was deleted once its name exists
+            // again.
             for request in [TUNSETOFFLOAD, TUNSETIFF, TUNSETVNETHDRSZ, SIOCGIFINDEX] {
                 rules.allow_if(SYS_ioctl, &[(1, Width::Dword, Op::Eq, request)])?;
             }
         }
         Role::LinkSender => {
-            // The boot files, which are open, are sent to a standby that lacks them.
+            // Sends the open boot files to a standby that lacks them.
             rules.allow(&[SYS_pread64]);
             rules.allow(&[SYS_write, SYS_writev, SYS_sendto, SYS_sendmsg]);
             rules.allow(&[SYS_setsockopt, SYS_shutdown, SYS_poll, SYS_ppoll]);
@@ -292,7 +295,7 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.allow(&[SYS_read, SYS_recvfrom, SYS_poll, SYS_ppoll, SYS_setsockopt]);
             rules.allow(&[SYS_shutdown]);
             rules.close()?;
-            // TLS writes while it reads: alerts, new keys.
+            // TLS also writes when it reads: alerts, new keys.
             rules.allow(&[SYS_write, SYS_writev, SYS_sendto]);
         }
         Role::Control => {
@@ -317,9 +320,9 @@ fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
             rules.stderr()?;
         }
         Role::Audit => {
-            // Its files are open: it writes them and empties the oldest.
+            // Writes the open files and empties the oldest one.
             rules.allow(&[SYS_pwrite64, SYS_ftruncate]);
-            // The files close with the log.
+            // Closes the files at the end of the log.
             rules.close()?;
         }
     }
@@ -335,7 +338,7 @@ struct Rules(BTreeMap<i64, Vec<SeccompRule>>);
 impl Rules {
     /// Allows the calls with any arguments.
     fn allow(&mut self, calls: &[c_long]) {
-        // An empty list of rules means no condition.
+        // An empty list of rules means: no condition.
         calls.iter().for_each(|call| drop(self.0.insert(*call, Vec::new())));
     }
 
@@ -355,7 +358,8 @@ impl Rules {
         Ok(())
     }
 
-    /// Allows memory for the allocator: never mapped from a file, which could be written through it, and never executable.
+    /// Allows memory for the allocator. It is never mapped from a file, since a write to it would
+    /// reach the file, and it is never executable.
     fn memory(&mut self) -> Result<(), BackendError> {
         let no_code = (2, Width::Dword, Op::MaskedEq(PROT_EXEC as u64), 0);
         let anonymous = (3, Width::Dword, Op::MaskedEq(MAP_ANONYMOUS as u64), MAP_ANONYMOUS as u64);
@@ -363,7 +367,7 @@ impl Rules {
         self.allow_if(SYS_mprotect, &[no_code])
     }
 
-    /// Allows `abort`, and the line that says why a thread was stopped: only its own bytes at its own address.
+    /// Allows `abort`, and the line that reports a violation: only from its own buffer.
     fn own_death(&mut self) -> Result<(), BackendError> {
         self.restore_terminal()?;
         self.signal(SYS_tgkill, 2, SIGABRT)?;
@@ -381,7 +385,8 @@ impl Rules {
         )
     }
 
-    /// Allows a signal to a thread of this process; `tkill` cannot check the thread's process.
+    /// Allows a signal to a thread of this process. For `tkill`, the filter cannot check the
+    /// process.
     fn signal(&mut self, call: c_long, arg: u8, signal: c_int) -> Result<(), BackendError> {
         let mut conditions = vec![(arg, Width::Dword, Op::Eq, signal as u64)];
         if call != SYS_tkill {
@@ -390,17 +395,18 @@ impl Rules {
         self.allow_if(call, &conditions)
     }
 
-    /// Allows what device code and its queues need: reading input and waking other threads.
+    /// Allows what device code and its queues need: to read input and to wake other threads.
     fn device_code(&mut self, events: &[RawFd]) -> Result<(), BackendError> {
         self.allow(INPUT);
-        // The timers that end the epoch, and that look again at input that has ended.
+        // The timers that end an epoch, and those that retry an input that has ended.
         self.allow(&[SYS_timerfd_settime]);
         self.wake(events)?;
-        // Ctrl-A x on the console signals the own process to end.
+        // Ctrl-A x on the console ends this process by a signal.
         self.signal(SYS_kill, 1, SIGTERM)
     }
 
-    /// Allows adding to a counter that another thread waits for: eight bytes, to these descriptors only.
+    /// Allows a write of 8 bytes to these event descriptors only, which adds to a counter that
+    /// another thread waits for.
     fn wake(&mut self, events: &[RawFd]) -> Result<(), BackendError> {
         for event in events {
             self.allow_if(
@@ -414,7 +420,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Debug builds of std check that a descriptor is open before they close it.
+    /// Allows `close`. Debug builds of std first check that the descriptor is open.
     fn close(&mut self) -> Result<(), BackendError> {
         self.allow(&[SYS_close]);
         self.allow_if(SYS_fcntl, &[(1, Width::Dword, Op::Eq, F_GETFD as u64)])
@@ -429,8 +435,8 @@ impl Rules {
         self.allow_if(SYS_ioctl, &[terminal, (1, Width::Dword, Op::Eq, request)])
     }
 
-    /// Allows restoring the terminal, in whatever way a thread ends the process: from the address of the former mode, to
-    /// standard input, if no other job has it.
+    /// Allows each thread that ends the process to restore the terminal: from the address of the
+    /// former mode, to standard input, if no other job has it.
     fn restore_terminal(&mut self) -> Result<(), BackendError> {
         self.allow(&[SYS_getpgrp, SYS_getpgid]);
         let Some(terminal) = terminal::get() else { return Ok(()) };
@@ -453,7 +459,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Allows opening files for reading only; they are never created.
+    /// Allows opening existing files for reading only.
     fn open_to_read(&mut self) -> Result<(), BackendError> {
         let flags = (O_ACCMODE | O_CREAT | O_TRUNC) as u64;
         self.allow_if(SYS_openat, &[(2, Width::Dword, Op::MaskedEq(flags), O_RDONLY as u64)])?;
@@ -484,7 +490,7 @@ mod tests {
         Role::Audit,
     ];
 
-    /// The rules in a process with a terminal.
+    /// The rules of a role in a process with a terminal.
     fn rules(role: Role, events: &[RawFd]) -> Result<Rules, BackendError> {
         terminal::hand_in(Terminal {
             descriptor: STDIN_FILENO,
@@ -495,7 +501,7 @@ mod tests {
         super::rules(role, events)
     }
 
-    /// Filters add up: no thread has what `main` gives up.
+    /// Filters add up: no thread gets back what `main` gives up.
     #[test]
     fn main_has_all_that_any_role_has() {
         let main = rules(Role::Main, &[]).unwrap();
@@ -511,7 +517,8 @@ mod tests {
         }
     }
 
-    /// P5: neither role opens, connects or duplicates a descriptor, nor writes to one except to wake threads.
+    /// P5: the roles that run device code neither open, connect nor duplicate a descriptor, and
+    /// write only to wake threads.
     #[test]
     fn device_code_has_no_call_that_reaches_out() {
         const NEVER: &[c_long] = &[
@@ -574,7 +581,8 @@ mod tests {
         }
     }
 
-    /// `cargo xtask faults` makes its table from a copy: a call that is added here must get its faults there.
+    /// `cargo xtask faults` builds its table from a copy: each call that is added here needs its
+    /// faults there.
     #[test]
     fn the_table_of_faults_has_these_lists() {
         let copy = include_str!("../../../../tests/verify/faults/lists.txt");

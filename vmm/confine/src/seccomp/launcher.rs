@@ -1,4 +1,4 @@
-//! Starts threads on behalf of threads that have given up the right to start any.
+//! Starts threads for threads that have given up the right to start any.
 
 use std::io;
 use std::sync::mpsc::{Sender, channel};
@@ -14,15 +14,15 @@ struct Order {
     failed: Failed,
 }
 
-/// A thread that starts others: they inherit its filter, which is the process's, and not the filter
-/// of the requesting thread.
+/// A thread that starts others. They inherit the launcher's filter, which is that of the process,
+/// and not the filter of the requesting thread.
 pub struct Launcher(Sender<Order>);
 
 impl Launcher {
-    /// Starts the launcher's thread. Call it in `main` or another thread of that role.
+    /// Starts the launcher's thread. Call it on a thread with the role `main`.
     ///
     /// # Errors
-    /// When the process is out of threads.
+    /// When the thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let (sender, orders) = channel::<Order>();
         threads::start("launcher", move || {
@@ -36,14 +36,14 @@ impl Launcher {
         Ok(Self(sender))
     }
 
-    /// Does `work` in a thread of this name; calls `failed` if the thread cannot be started.
+    /// Runs `work` on a thread of this name; calls `failed` if the thread cannot be started.
     pub fn launch(
         &self,
         name: &'static str,
         work: impl FnOnce() + Send + 'static,
         failed: impl FnOnce(io::Error) + Send + 'static,
     ) {
-        // Fails only when the launcher has panicked, which ends the process.
+        // Fails only if the launcher has panicked, which ends the process.
         let _ = self.0.send(Order { name, work: Box::new(work), failed: Box::new(failed) });
     }
 }

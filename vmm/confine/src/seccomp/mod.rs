@@ -1,13 +1,15 @@
 //! Seccomp: an allow-list of system calls for each role of a thread (P5).
 //!
-//! The types keep a device from naming an operation that reaches the outside; this layer keeps the threads that run devices from
-//! carrying one out, even if an attacker runs code in them. `main` gives up rights for the whole process before it starts
-//! another thread ([`start`]); each thread then gives up what its role does not need, once everything it needs is open
-//! ([`enter`]). Filters are inherited and add up, so a thread that needs more than a device thread is started by the
-//! [`Launcher`], never by a device thread.
+//! The types keep a device from naming an operation that reaches the outside. This layer keeps the
+//! threads that run devices from executing one, even if an attacker runs code in them. `main` gives
+//! up rights for the whole process before it starts another thread ([`start`]). Each thread then
+//! gives up what its role does not need, once it has opened all that it needs ([`enter`]). Threads
+//! inherit filters, and filters add up: so the [`Launcher`], never a device thread, starts a thread
+//! that needs more than a device thread.
 //!
-//! A call that is not allowed ends the process with [`EXIT_CODE`], after one line that names the call, the thread and its role.
-//! For a pair that is a crash of this host: the standby takes over, and the call has not been carried out.
+//! A call that is not allowed ends the process with [`EXIT_CODE`], after one line that names the
+//! call, the thread and its role. The kernel does not execute the call. For a pair this is a crash
+//! of this host: the standby takes over.
 
 mod alarm;
 mod allocator;
@@ -24,7 +26,8 @@ use crate::terminal::{self, Terminal};
 pub use alarm::EXIT_CODE;
 pub use launcher::Launcher;
 
-/// Signals that ask the process to end. P7: only `main` runs their handler, which writes to a pipe: see [`enter`].
+/// Signals that ask the process to end. P7: their handler writes to a pipe, and only `main` runs
+/// it: see [`enter`].
 pub const ENDING: [i32; 5] =
     [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGXCPU];
 
@@ -43,7 +46,8 @@ pub enum Mode {
 /// The role of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Sets the machine up and takes it down; any thread that starts threads or opens files.
+    /// Sets up and takes down the machine; the role of any thread that starts threads or opens
+    /// files.
     Main,
     /// The device loop: device code, checkpoints, the engine's timers.
     Device,
@@ -51,17 +55,17 @@ pub enum Role {
     Vcpu,
     /// Performs effects on one backend.
     Lane,
-    /// Writes to the standby.
+    /// Sends to the standby.
     LinkSender,
-    /// Reads from the other side.
+    /// Receives from the other side.
     LinkReader,
-    /// Accepts connections and answers them.
+    /// Accepts connections to the control socket and answers them.
     Control,
     /// Waits for signals.
     Signals,
-    /// Makes the terminal raw when this process gets it.
+    /// Switches the terminal to raw mode when this process comes to the foreground.
     Terminal,
-    /// Waits for a time.
+    /// Waits for a point in time.
     Timer,
     /// Writes the log lines of all threads.
     Log,
@@ -90,15 +94,15 @@ impl Role {
     }
 }
 
-/// Why a thread could not give up rights.
+/// Why a thread cannot give up rights.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
-    /// The filter could not be made: the lists have a mistake.
+    /// The filter cannot be built: the lists have a mistake.
     #[error("cannot build the seccomp filter for role {role}: {source}")]
     Build {
         /// The role.
         role: &'static str,
-        /// What is wrong.
+        /// The mistake.
         source: seccompiler::BackendError,
     },
     /// The kernel refuses the filter.
@@ -115,14 +119,14 @@ pub enum SeccompError {
     /// The handler of violations cannot be installed.
     #[error("cannot install the handler of seccomp violations: {0}")]
     Handler(std::io::Error),
-    /// The allocator's one-time reads cannot be done early.
+    /// The allocator's one-time reads failed.
     #[error("cannot prepare for the seccomp filters: {0}")]
     Allocator(std::io::Error),
 }
 
 static MODE: OnceLock<Mode> = OnceLock::new();
 
-/// A thread's identity, for the handler of violations: no allocation, no destructor.
+/// The identity of a thread, for the handler of violations: needs no allocation and no destructor.
 #[derive(Clone, Copy)]
 struct Who {
     role: Role,
@@ -133,8 +137,9 @@ thread_local! {
     static WHO: Cell<Who> = const { Cell::new(Who { role: Role::Main, name: [0; 16] }) };
 }
 
-/// Gives up what no part of the product needs, for this thread and all that it starts. Called by `main` before there is another
-/// thread; without it [`enter`] only notes the role. `terminal` is the one that every thread may restore.
+/// Gives up what no part of the product needs, for this thread and all that it starts. `main` calls
+/// it before it starts another thread; without it, [`enter`] only records the role. Every thread
+/// may restore `terminal`.
 ///
 /// # Errors
 /// See [`SeccompError`].
@@ -143,7 +148,7 @@ pub fn start(mode: Mode, terminal: Terminal) -> Result<(), SeccompError> {
     if mode == Mode::On {
         alarm::install().map_err(SeccompError::Handler)?;
     }
-    // Only the first call counts: a process has one mode.
+    // Only the first call installs the filter: a process has one mode.
     if MODE.set(mode).is_ok() && mode != Mode::Off {
         allocator::settle().map_err(SeccompError::Allocator)?;
         install(Role::Main, &[])?;
@@ -158,15 +163,16 @@ pub fn start(mode: Mode, terminal: Terminal) -> Result<(), SeccompError> {
     Ok(())
 }
 
-/// Puts this thread into `role`: from now on it can do only what that role needs. `events` are the counters by which it wakes
-/// other threads of this process, the only descriptors that a `device` or `vcpu` thread may write to.
+/// Puts this thread into `role`: from now on it can do only what that role needs. `events` are the
+/// counters by which it wakes other threads of this process. A `device` or `vcpu` thread may write
+/// to no other descriptor.
 ///
 /// # Panics
-/// When the kernel refuses: no thread may run with rights that it should have given up.
+/// When the kernel refuses the filter: no thread may run with rights that it should have given up.
 pub fn enter(role: Role, events: &[RawFd]) {
     let mut name = [0; 16];
     let thread = std::thread::current();
-    // One byte less, to keep a final zero.
+    // Copy at most 15 bytes, to keep a final zero.
     for (to, from) in name[..15].iter_mut().zip(thread.name().unwrap_or("?").bytes()) {
         *to = from;
     }
@@ -181,7 +187,8 @@ pub fn enter(role: Role, events: &[RawFd]) {
     }
 }
 
-/// Whether this thread has given up no more than `main`: it may open files, restore the terminal, start threads.
+/// Whether this thread has all rights of `main`: it may open files, restore the terminal and start
+/// threads.
 #[must_use]
 pub fn has_mains_rights() -> bool {
     WHO.get().role == Role::Main || MODE.get() != Some(&Mode::On)
@@ -193,11 +200,11 @@ pub fn runs_device_code() -> bool {
     matches!(WHO.get().role, Role::Device | Role::Vcpu)
 }
 
-/// Blocks the ending signals in this thread: their handler writes to a pipe, which only `main` may do, and the kernel would
-/// choose any thread to run it.
+/// Blocks the ending signals in this thread. Their handler writes to a pipe, which only `main` may
+/// do, and the kernel may choose any thread to run it.
 fn block_ending_signals() {
     for signal in ENDING {
-        // An error means that it is blocked already.
+        // An error means that the signal is blocked already.
         let _ = vmm_sys_util::signal::block_signal(signal);
     }
 }

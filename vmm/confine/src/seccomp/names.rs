@@ -1,6 +1,6 @@
-//! The names of system calls, for the message on why a thread was stopped.
+//! The names of system calls, for the line that reports a violation.
 
-/// The name of a system call of x86-64, if it is known.
+/// The name of a system call of x86-64; `None` if it is not known.
 pub(super) fn name(number: i64) -> Option<&'static str> {
     NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
 }
