@@ -49,7 +49,7 @@ impl Outcome {
     /// The result for people. `is_broken` marks a broken promise as a violation; otherwise an
     /// argument says that the result is right.
     pub(crate) fn describe(&self, is_broken: bool) -> String {
-        let violation = if is_broken { "VIOLATION" } else { "argued" };
+        let violation = if is_broken { "VIOLATION" } else { "accepted" };
         let mut text = self.what.clone();
         text.extend(self.violations.iter().map(|what| format!("; {violation}: {what}")));
         text.extend(self.at_first.iter().map(|what| format!("; at first: {what}")));
@@ -157,7 +157,7 @@ fn try_run(
         _ => run.look_on(sides),
     }
     run.judge_frames();
-    ensure!(!run.is_void, "it was not protected any more when the fault was made");
+    ensure!(!run.is_void, "the guest was no longer protected when the fault was injected");
     let Run { what, violations, said, pair, .. } = run;
     let outcome = Outcome { what: what.join(", "), violations, at_first: Vec::new(), said };
     if reasons.is_broken(&Line::new(cell, outcome.clone())) {
@@ -306,9 +306,11 @@ impl Run<'_> {
 
     fn judge_standing(&mut self, active: &Side) {
         let state = active.state();
-        self.word(format!("stands, `{state}`"));
+        self.word(format!("waits, `{state}`"));
         if says_all_is_well(&state) {
-            self.violation(format!("stands for long, and says `{state}` (P7)"));
+            self.violation(format!(
+                "the guest gives no answer, and the status says `{state}` (P7)"
+            ));
         }
     }
 
@@ -362,7 +364,7 @@ impl Run<'_> {
     /// Checks that the guest has everything that was acknowledged, and that the machine ends when
     /// its guest does.
     fn finish(&mut self, mut survivor: Side) {
-        if self.what.iter().any(|what| what.starts_with("stands")) {
+        if self.what.iter().any(|what| what.starts_with("waits")) {
             return;
         }
         match self.pair.observer.finish(BOUND) {
@@ -372,7 +374,7 @@ impl Run<'_> {
             Err(error) => {
                 let state = survivor.state();
                 if ["stalled", "doubting", "waiting-for-operator"].contains(&&*state) {
-                    return self.word(format!("then stands, `{state}`"));
+                    return self.word(format!("then waits, `{state}`"));
                 }
                 self.violation(format!("{error:#}"));
             }

@@ -73,21 +73,21 @@ fn run(arguments: &Arguments) -> Result<bool> {
         let mut calls = results.calls();
         wanted.retain(|cell| calls.insert(cell.call()));
     }
-    println!("{} calls by thread and side; {} faults to make", counts.len(), wanted.len());
+    println!("{} calls by thread and side; {} faults to inject", counts.len(), wanted.len());
     let failed = make(&programs, &wanted, &results, arguments, &reasons);
     let lines = results.into_lines();
     let whole = arguments.only.is_none() && arguments.call.is_none();
     let whole = whole && arguments.fault.is_none() && arguments.sample.is_none();
     let broken = lines.iter().filter(|line| reasons.is_broken(line)).count();
     let made = lines.iter().filter(|line| line.outcome.is_made()).count();
-    let said = format!("{made} of {} faults were made; {broken} broke a promise.", cells.len());
+    let said = format!("{made} of {} faults were injected; {broken} broke a promise.", cells.len());
     println!("{said}");
     let table = table::Table::new(&counts, &lines, &reasons, said);
     if let Some(path) = &arguments.table {
         std::fs::write(path, table.to_string()).with_context(|| path.display().to_string())?;
     }
     for row in table.empty_rows().filter(|_| whole) {
-        println!("no fault was made in {row}, and no reason is given");
+        println!("no fault was injected in {row}, and no reason is given");
     }
     failed?;
     Ok(made > 0 && broken == 0 && (!whole || table.empty_rows().next().is_none()))
@@ -107,7 +107,7 @@ fn listed(
     let lines = results.lines().split_off(before);
     let is_good = |line: &Line| line.outcome.is_made() && !reasons.is_broken(line);
     let good = lines.iter().filter(|line| is_good(line)).count();
-    println!("{good} of {} faults were made and broke no promise", cells.len());
+    println!("{good} of {} faults were injected and broke no promise", cells.len());
     Ok(good == cells.len())
 }
 

@@ -129,7 +129,10 @@ fn read(text: &str) -> serde_json::Result<Vec<Line>> {
         match serde_json::from_str(line) {
             Ok(line) => lines.push(line),
             Err(_) if line.starts_with(BEGIN) || BEGIN.starts_with(line) => {
-                eprintln!("--results: line {} is incomplete; its fault is made again", number + 1);
+                eprintln!(
+                    "--results: line {} is incomplete; its fault is injected again",
+                    number + 1
+                );
             }
             Err(error) => return Err(error),
         }
