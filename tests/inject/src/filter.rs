@@ -1,4 +1,5 @@
-//! The seccomp filter: a few BPF instructions, installed between fork and exec, and the handover of its listener.
+//! The seccomp filter: a few BPF instructions, which the child installs between fork and exec; and
+//! the handover of its listener.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,29 +16,30 @@ use rustix::net::{
 
 use crate::Listener;
 
-/// Descriptor number of the socket that hands the listener over. No other descriptor has this number, so the filter lets a
-/// send on it pass.
+/// Descriptor number of the socket that hands over the listener. No other descriptor has this
+/// number, so the filter allows a send on it.
 const HANDOVER: i32 = 700;
-/// Once an answer is being prepared, only a fatal signal interrupts the call: another signal would end a call that is to
-/// hang. From linux/seccomp.h (5.19); libc does not have it.
+/// After the listener has received a call, only a fatal signal interrupts it. Another signal would
+/// end a call that is to hang. From linux/seccomp.h (5.19); libc lacks it.
 const WAIT_KILLABLE: c_uint = 1 << 5;
 /// Offsets in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const FIRST_ARGUMENT: u32 = 16;
-/// AUDIT_ARCH_X86_64 of linux/audit.h.
+/// AUDIT_ARCH_X86_64 from linux/audit.h.
 const X86_64: u32 = 0xc000_003e;
 
-/// A program that is being started with the filter.
+/// A program that is about to start with the filter.
 #[derive(Debug)]
 pub struct Pending {
     socket: UnixStream,
 }
 
-/// Intercepts the calls of these numbers, from the program's first instruction on. Start the command once and then drop it.
+/// Intercepts the system calls with these numbers from the program's first instruction on. Start
+/// the command once and then drop it.
 ///
 /// # Errors
-/// No descriptor is left.
+/// No file descriptor is free.
 pub fn intercept(command: &mut Command, calls: &[c_long]) -> io::Result<Pending> {
     let (socket, far) = UnixStream::pair()?;
     let far = rustix::io::fcntl_dupfd_cloexec(&far, HANDOVER)?;
@@ -48,7 +50,7 @@ pub fn intercept(command: &mut Command, calls: &[c_long]) -> io::Result<Pending>
 }
 
 impl Pending {
-    /// The listener of the program that was started.
+    /// The listener of the program, which must have been started.
     ///
     /// # Errors
     /// The program was not started, or the kernel refused the filter.
@@ -66,7 +68,7 @@ impl Pending {
     }
 }
 
-/// The BPF program: it asks the listener about `calls` and lets every other call pass.
+/// The BPF program: it sends `calls` to the listener and allows all others.
 fn program(calls: &[c_long], handover: i32) -> Vec<sock_filter> {
     // A jump's distance is one byte.
     assert!(calls.len() < 200, "too many system calls for one filter");
@@ -80,7 +82,7 @@ fn program(calls: &[c_long], handover: i32) -> Vec<sock_filter> {
         load(NUMBER),
     ];
     for (at, call) in calls.iter().enumerate() {
-        // Jumps over the remaining comparisons and the instruction that allows the call.
+        // Jump over the remaining comparisons and the instruction that allows the call.
         let to_ask = (calls.len() - at) as u8;
         program.push(equal(*call as u32, to_ask, 0));
     }
@@ -99,7 +101,7 @@ fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// Runs in the child, which has one thread.
+/// Installs the filter. Runs in the child, which has one thread.
 fn install(program: &[sock_filter], handover: BorrowedFd<'_>) -> io::Result<()> {
     let filter = sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as c_uint | WAIT_KILLABLE;
@@ -119,7 +121,7 @@ fn install(program: &[sock_filter], handover: BorrowedFd<'_>) -> io::Result<()> 
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     let byte = [io::IoSlice::new(b"l")];
     rustix::net::sendmsg(handover, &byte, &mut ancillary, SendFlags::empty())?;
-    // If `close` is intercepted, no listener can answer yet; exec closes the descriptor.
+    // Leave the descriptor to exec: if `close` is intercepted, no listener can answer yet.
     std::mem::forget(listener);
     Ok(())
 }

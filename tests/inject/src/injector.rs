@@ -1,4 +1,4 @@
-//! Answers a program's intercepted calls by a rule, in a thread of its own.
+//! Answers a program's intercepted calls by a rule, in a separate thread.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,25 +9,25 @@ use std::time::{Duration, Instant};
 use crate::short;
 use crate::{Call, Listener};
 
-/// Interval at which the thread checks for its end and for delayed answers.
+/// Interval at which the thread checks for a release and for delayed answers.
 const TURN: Duration = Duration::from_millis(20);
 
 /// The result of an intercepted call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The kernel carries the call out.
+    /// The kernel performs the call.
     Proceed,
     /// The call fails with this error.
     Fail(i32),
     /// The call transfers half of the requested bytes.
     Half,
-    /// The kernel carries the call out after this time.
+    /// The kernel performs the call after this time.
     After(Duration),
-    /// The call does not return before [`Injector::release`]; then the kernel carries it out.
+    /// The call blocks until [`Injector::release`]; then the kernel performs it.
     Hang,
 }
 
-/// Answers while it lives. When dropped, it lets every call pass until the program has ended.
+/// Answers a program's calls. After a drop, all calls proceed until the program has ended.
 #[derive(Debug)]
 pub struct Injector {
     shared: Arc<Shared>,
@@ -36,19 +36,20 @@ pub struct Injector {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Every call passes from now on.
+    /// Whether all calls proceed from now on.
     released: AtomicBool,
-    /// The error that ended the answering, if any.
+    /// The error that ended the thread, if any.
     broken: Mutex<Option<io::Error>>,
 }
 
 impl Injector {
-    /// Asks `rule` about each call. The rule must not wait: all threads of the program wait for it.
+    /// Calls `rule` for each intercepted call. The rule must not block, because all intercepted
+    /// calls of the program wait for it.
     pub fn start(listener: Listener, rule: impl FnMut(&Call) -> Answer + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
-            // The program has ended.
+            // At the end of the program `serve` returns `UnexpectedEof`, which is no failure.
             let Err(error) = Desk { listener: listener.into(), held: Vec::new() }.serve(&own, rule)
             else {
                 return;
@@ -60,15 +61,15 @@ impl Injector {
         Self { shared, thread: Some(thread) }
     }
 
-    /// Lets hanging calls go on; from now on every call passes.
+    /// Lets hanging calls proceed, and all later calls.
     pub fn release(&self) {
         self.shared.released.store(true, Ordering::SeqCst);
     }
 
-    /// Waits for the end of the program.
+    /// Releases all calls and waits for the end of the program.
     ///
     /// # Errors
-    /// Answering failed.
+    /// An answer could not be given.
     pub fn finish(mut self) -> io::Result<()> {
         self.release();
         self.thread.take().map(JoinHandle::join);
@@ -85,7 +86,7 @@ impl Drop for Injector {
 
 struct Desk {
     listener: Arc<Listener>,
-    /// Waiting calls and their deadlines; without a deadline they wait for the release.
+    /// Waiting calls and their deadlines. A call without a deadline waits for the release.
     held: Vec<(Call, Option<Instant>)>,
 }
 
@@ -114,7 +115,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Runs in a thread of its own, because it may block.
+    /// Transfers half of the bytes in a separate thread, because the transfer may block.
     fn transfer_half(&self, call: Call) {
         let listener = Arc::clone(&self.listener);
         std::thread::spawn(move || match short::transfer(&call) {

@@ -1,9 +1,9 @@
-//! Makes system calls of an unmodified program fail, come short, take long or hang.
+//! Makes system calls of an unmodified program fail, transfer too few bytes, take long or hang.
 //!
-//! The program is started with a seccomp filter that asks this process about chosen calls (seccomp_unotify(2)). A filter
-//! that the program installs later applies as well, and the stricter of both answers counts: what the program's own
-//! filter forbids stays forbidden. [`intercept`] installs the filter and hands over its [`Listener`]; an [`Injector`]
-//! answers by a rule.
+//! The program starts with a seccomp filter that sends chosen calls to this process
+//! (seccomp_unotify(2)). [`intercept`] installs the filter and hands over its [`Listener`]; an
+//! [`Injector`] answers by a rule. A filter that the program installs later applies too, and the
+//! stricter answer counts: a call that the program's own filter forbids stays forbidden.
 
 mod filter;
 mod injector;

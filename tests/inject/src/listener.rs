@@ -1,4 +1,4 @@
-//! The intercepted calls of one program, and the answers to them.
+//! The intercepted calls of a program, and the answers to them.
 
 use std::fs::File;
 use std::io;
@@ -9,18 +9,18 @@ use std::time::Duration;
 use libc::{c_long, seccomp_notif, seccomp_notif_resp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The longest path that a call can name (linux/limits.h).
+/// Maximum length of a path in a system call, in bytes (linux/limits.h).
 const PATH_MAX: usize = 4096;
 
 /// Receives a program's intercepted calls.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
 
-/// An intercepted call; its thread waits for the answer.
+/// An intercepted call. Its thread waits for the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     id: u64,
-    /// The thread's id in this process's namespace.
+    /// The thread's ID in this process's PID namespace.
     pub thread: u32,
     /// The call's number.
     pub number: c_long,
@@ -33,7 +33,7 @@ impl Listener {
         Self(listener)
     }
 
-    /// The next call; none when there is none within `patience`.
+    /// The next call; `None` if there is none within `patience`.
     ///
     /// # Errors
     /// The program has ended.
@@ -63,7 +63,7 @@ impl Listener {
         }
     }
 
-    /// Has the kernel carry the call out.
+    /// Makes the kernel perform the call.
     ///
     /// # Errors
     /// The kernel refuses the answer.
@@ -71,7 +71,7 @@ impl Listener {
         self.answer(call, 0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
     }
 
-    /// Makes the call fail without carrying it out.
+    /// Makes the call fail without performing it.
     ///
     /// # Errors
     /// The kernel refuses the answer.
@@ -79,7 +79,7 @@ impl Listener {
         self.answer(call, 0, -errno, 0)
     }
 
-    /// Makes the call return `value`: it was carried out elsewhere.
+    /// Makes the call return `value` without performing it: another process has performed it.
     ///
     /// # Errors
     /// The kernel refuses the answer.
@@ -99,7 +99,7 @@ impl Listener {
     }
 }
 
-/// A thread that was killed in the meantime needs no answer.
+/// Ignores the error of a call whose thread was killed: it needs no answer.
 fn gone(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::EINTR) => Ok(()),
@@ -114,17 +114,18 @@ impl Call {
         name.map(|name| name.trim_end().to_owned()).unwrap_or_default()
     }
 
-    /// The target of one of the program's descriptors, as `/proc/PID/fd` shows it.
+    /// The target of the program's descriptor `number`, as in `/proc/PID/fd`.
     pub fn descriptor(&self, number: u64) -> String {
         let link = std::fs::read_link(format!("/proc/{}/fd/{}", self.thread, number as u32));
         link.map(|link| link.display().to_string()).unwrap_or_default()
     }
 
-    /// The path that an argument points to, as the program gave it.
+    /// The path to which an argument points.
     pub fn path(&self, argument: usize) -> Option<String> {
         let mut bytes = Vec::new();
         let address = self.arguments[argument];
-        // Reads to the end of one page at a time: the next page may not be mapped.
+        // Read aligned pieces of 256 bytes, which do not cross into the next page: that page may
+        // not be mapped.
         while bytes.len() < PATH_MAX {
             let at = address + bytes.len() as u64;
             let mut piece = vec![0; 256 - (at % 256) as usize];

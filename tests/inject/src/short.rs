@@ -1,4 +1,4 @@
-//! Transfers half of the bytes that a program asked for, on the program's descriptor and memory.
+//! Transfers half of the bytes of a call, on the program's descriptor and memory.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,26 +10,27 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use crate::Call;
 
-/// A larger transfer is cut to this size, which is short as well.
+/// Maximum size of a transfer in bytes. A larger transfer is cut to this size, which is short as
+/// well.
 const AT_MOST: usize = 1 << 20;
-/// Bytes of a `struct iovec`.
+/// Size of a `struct iovec` in bytes.
 const IOVEC: u64 = 16;
 
-/// A piece of the program's memory.
+/// A piece of the program's memory: address and length.
 type Piece = (u64, usize);
 
 impl Call {
-    /// Whether the call can transfer less than requested: it is a call that transfers bytes, on a descriptor that
-    /// permits short transfers.
+    /// Whether the call may transfer fewer bytes than requested: it transfers bytes, and its
+    /// descriptor permits short transfers.
     pub fn can_be_short(&self) -> bool {
         let Some(total) = self.asked_for() else { return false };
         let on = self.descriptor(self.arguments[0]);
-        // Counters, timers and signals are read whole or not at all; so are frames of a tap.
+        // Counters, timers, signals and frames of a tap are read as a whole or not at all.
         let is_whole = on.starts_with("anon_inode:") || on == "/dev/net/tun" || on == "/dev/kvm";
         total >= 2 && !is_whole
     }
 
-    /// The requested number of bytes; none if the call transfers none.
+    /// The requested number of bytes; `None` if the call transfers none.
     fn asked_for(&self) -> Option<usize> {
         Some(self.pieces().ok()??.iter().map(|(_, len)| len).sum())
     }
@@ -48,7 +49,7 @@ impl Call {
             | libc::SYS_preadv
             | libc::SYS_pwritev
             | libc::SYS_pwritev2 => self.vector(address, count)?,
-            // msg_iov and msg_iovlen of a `struct msghdr`; no descriptors are passed here.
+            // msg_iov and msg_iovlen of a `struct msghdr`. Passing descriptors is not supported.
             libc::SYS_sendmsg => self.vector(self.word(address + 16)?, self.word(address + 24)?)?,
             _ => return Ok(None),
         }))
@@ -70,7 +71,7 @@ impl Call {
     }
 }
 
-/// Transfers the first half; returns the number of bytes.
+/// Transfers the first half, and returns the number of bytes.
 pub(crate) fn transfer(call: &Call) -> io::Result<usize> {
     let pieces = call.pieces()?.ok_or(io::ErrorKind::Unsupported)?;
     let half = (pieces.iter().map(|(_, len)| len).sum::<usize>() / 2).min(AT_MOST);

@@ -1,4 +1,4 @@
-//! Makes faults in calls of an unmodified program: the system's own `cat` and `sh`.
+//! Injects faults into calls of unmodified programs: the system's `cat` and `sh`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ fn cat(calls: &[i64], rule: impl FnMut(&Call) -> Answer + Send + 'static) -> (Ch
     start(Command::new("cat"), calls, rule)
 }
 
-/// Gives `answer` once, at the first such call on this descriptor.
+/// Returns `answer` once, for the first call of `number` on descriptor `on`.
 fn once(number: i64, on: u64, answer: Answer) -> impl FnMut(&Call) -> Answer + Send + 'static {
     let mut armed = true;
     move |call| match call.number == number && call.arguments[0] == on && armed {
@@ -47,7 +47,7 @@ fn a_call_fails_with_the_error_that_was_chosen() {
     injector.finish().unwrap();
 }
 
-/// A program that writes the rest after a short write loses nothing; each write transfers half of
+/// A program that writes the rest after a short write loses nothing. Each write transfers half of
 /// the rest.
 #[test]
 fn half_is_transferred_and_the_program_goes_on() {
@@ -60,7 +60,7 @@ fn half_is_transferred_and_the_program_goes_on() {
         _ => Answer::Proceed,
     };
     let (child, injector) = cat(READ_WRITE, halves);
-    // One write, so one read takes it.
+    // One write, so that one read takes it.
     child.stdin.as_ref().unwrap().write_all(b"0123456789abcdefg").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.stdout, b"0123456789abcdefg");
@@ -81,7 +81,7 @@ fn a_call_that_hangs_goes_on_when_it_is_released() {
     });
     child.stdin.as_ref().unwrap().write_all(b"text").unwrap();
     assert_eq!(is_hanging.recv_timeout(Duration::from_secs(60)).unwrap(), "cat");
-    // Without the hang the program would have written and ended by now.
+    // Without the hang, the program would write and end now.
     drop(child.stdin.take());
     let mut wanted = [PollFd::new(child.stdout.as_ref().unwrap(), PollFlags::IN)];
     let time = Timespec::try_from(Duration::from_millis(300)).unwrap();
@@ -95,7 +95,7 @@ fn a_call_that_hangs_goes_on_when_it_is_released() {
     injector.finish().unwrap();
 }
 
-/// The upper bound of the delay depends on the machine, so it is not tested.
+/// The test checks no upper bound of the delay, which would depend on the machine.
 #[test]
 fn a_call_is_delayed_and_carried_out() {
     let time = Duration::from_millis(200);
@@ -108,7 +108,7 @@ fn a_call_is_delayed_and_carried_out() {
     injector.finish().unwrap();
 }
 
-/// Paths distinguish calls on one directory from others.
+/// The rule distinguishes calls by their paths.
 #[test]
 fn paths_are_told() {
     let dir = std::env::temp_dir().join(format!("kemari-inject-{}", std::process::id()));

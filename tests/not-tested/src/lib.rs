@@ -1,12 +1,13 @@
-//! What a test does on a machine that lacks what it needs: it prints a message, and fails where every test must
-//! run.
+//! Reports a test that cannot run, because the machine lacks something. The report is a message, or
+//! a failure where all tests must run.
 //!
-//! It may depend on no other crate: the tests of every crate use it.
+//! This crate depends on no other: the tests of all crates use it.
 
-/// Set by `.ci/run`, to any value: a test that cannot run there fails.
+/// The name of an environment variable. If it is set, as by `.ci/run`, a test that cannot run
+/// fails.
 pub const MUST_RUN: &str = "KEMARI_TESTS_MUST_RUN";
 
-/// Prints on the standard error that a test is left out, and why.
+/// Prints on standard error that a test does not run, and the reason.
 ///
 /// # Panics
 /// [`MUST_RUN`] is set.

@@ -1,19 +1,19 @@
-//! Ports of this host for servers that start later.
+//! Free ports of this host, for servers that start later.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Range;
 
-/// Below the ports that Linux assigns automatically (ip(7), `ip_local_port_range`): such a port stays free until the
-/// server starts, and while the server restarts.
+/// Ports below those that Linux assigns automatically (ip(7), `ip_local_port_range`). Such a port
+/// stays free until the server starts, and while it restarts.
 const RANGE: Range<u16> = 10_000..32_768;
-/// Maximum number of ports to try.
+/// Maximum number of attempts.
 const ATTEMPTS: u32 = 1000;
 
 /// An address on the loopback interface at which no process listens.
 ///
 /// # Errors
-/// When no port is free.
+/// All attempted ports are in use, or the kernel refuses.
 pub fn free_address() -> io::Result<SocketAddr> {
     for _ in 0..ATTEMPTS {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(RANGE)));

@@ -1,5 +1,5 @@
-//! Child processes: each starts in a process group of its own, its output is read line by line, and it is signalled by its id
-//! and always killed at the end.
+//! Child processes. Each is in its own process group, is signalled by its process ID, and is killed
+//! at the end. Its output is read line by line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-/// A running child. It is killed when dropped.
+/// A running child. Dropping it kills the child.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -26,11 +26,11 @@ pub struct Process {
     heard: Arc<Heard>,
     log: PathBuf,
     peak: PeakMemory,
-    /// The valves of its standard output, if that is kept, and of its standard error.
+    /// The valves of its standard output (if that is written to a file) and of its standard error.
     valves: [Option<Valve>; 2],
 }
 
-/// The largest peak memory of several processes, as the kernel counts it (`VmHWM` of proc_pid_status(5)).
+/// The largest peak memory of several processes (`VmHWM` of proc_pid_status(5)).
 #[derive(Clone, Debug, Default)]
 pub struct PeakMemory(Arc<AtomicU64>);
 
@@ -40,7 +40,7 @@ impl PeakMemory {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Reads the peak of a process. A process that has ended has no memory any more: its last reading counts.
+    /// Reads the peak of a process. The last value before the end of a process counts.
     fn look(&self, pid: u32) {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let field = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -62,13 +62,14 @@ struct Said {
 }
 
 impl Process {
-    /// Starts `command`; its standard error is read, and also written to `log`.
+    /// Starts `command`. Its standard error is read, and also written to `log`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// The program cannot be started, or `log` cannot be written.
     pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        // A group of its own: Ctrl-C on the terminal must only reach the harness, which ends its children in order.
+        // A group of its own: Ctrl-C on the terminal reaches only the harness, which ends its
+        // children in order.
         command.process_group(0).stderr(Stdio::piped());
         let mut child = command
             .spawn()
@@ -84,35 +85,37 @@ impl Process {
         Ok(Self { name, child, pid, exit: None, heard, log, peak, valves })
     }
 
-    /// From now on its memory counts in `peak`; it is read at each check for its end and at each signal.
+    /// Counts the child's memory in `peak` from now on. It is read before each signal and each
+    /// check for the child's end.
     pub fn counts_in(&mut self, peak: &PeakMemory) {
         self.peak = peak.clone();
     }
 
-    /// Its name in the harness.
+    /// The child's name in the harness.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its process id.
+    /// The child's process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The file with its standard error.
+    /// The file with the child's standard error.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The other ends of its standard input and output if they are pipes; only the first call returns them.
+    /// The other ends of the child's standard input and output, if both are pipes. Only the first
+    /// call returns them.
     pub fn take_console(&mut self) -> Option<(ChildStdin, ChildStdout)> {
         self.child.stdin.take().zip(self.child.stdout.take())
     }
 
-    /// Writes its standard output, which must be a pipe, to `path`.
+    /// Writes the child's standard output, which must be a pipe, to `path`.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// The file cannot be created, or standard output is no pipe.
     pub fn keep_output(&mut self, path: &Path) -> Result<()> {
         let mut file =
             File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -133,10 +136,11 @@ impl Process {
         Ok(())
     }
 
-    /// Stops reading its standard error, and its standard output if that is kept: both pipes are full when this returns.
+    /// Stops reading the child's standard error, and its standard output if that is written to a
+    /// file. Both pipes are full when this function returns.
     ///
     /// # Errors
-    /// When it has ended.
+    /// The child has ended, or a pipe is not full after `patience`.
     pub fn leave_unread(&self, patience: Duration) -> Result<()> {
         for (valve, fd) in self.valves.iter().zip(1..) {
             let closed = valve.as_ref().map(|valve| valve.close(self.pid(), fd, patience));
@@ -145,12 +149,12 @@ impl Process {
         Ok(())
     }
 
-    /// Reads its output again.
+    /// Reads the child's output again.
     pub fn read_on(&self) {
         self.valves.iter().flatten().for_each(Valve::open);
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Sends SIGKILL and waits for the child's end.
     pub fn kill(&mut self) -> Option<ExitStatus> {
         self.signal(Signal::KILL);
         self.wait_exit(Duration::from_secs(30))
@@ -158,14 +162,14 @@ impl Process {
 
     /// Sends `signal`, unless the child is known to have ended.
     pub fn signal(&mut self, signal: Signal) {
-        // Only the id of a child that was not reaped is certainly still its own.
+        // The process ID belongs to the child only until the child is reaped.
         if self.exit.is_none() {
             self.peak.look(self.pid());
             let _ = kill_process(self.pid, signal);
         }
     }
 
-    /// How it ended, if it did.
+    /// The child's exit status, if it has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.exit.is_none() {
             self.peak.look(self.pid());
@@ -174,7 +178,7 @@ impl Process {
         self.exit
     }
 
-    /// Waits for the end; `None` when `timeout` comes first.
+    /// Waits for the child's end; `None` after `timeout`.
     pub fn wait_exit(&mut self, timeout: Duration) -> Option<ExitStatus> {
         if self.exited().is_none() {
             self.poll_exit(timeout).ok()?;
@@ -190,12 +194,12 @@ impl Process {
         Ok(())
     }
 
-    /// All lines that it has printed so far.
+    /// All lines that the child has printed.
     pub fn lines(&self) -> Vec<String> {
         self.said().lines.clone()
     }
 
-    /// Waits for a line that contains `text`; `None` when `timeout` or the child's end comes first.
+    /// Waits for a line that contains `text`; `None` after `timeout` or after the child's end.
     pub fn wait_line(&self, text: &str, timeout: Duration) -> Option<String> {
         let deadline = Instant::now() + timeout;
         let mut said = self.said();
@@ -230,7 +234,7 @@ fn listen(stderr: ChildStderr, mut file: File, heard: &Heard, valve: &Valve) {
             continue;
         }
         let line = String::from_utf8_lossy(&line).into_owned();
-        // The file is for people; only the lines in memory are judged.
+        // Ignore the error: the file is for people. The tests use the lines in memory.
         let _ = writeln!(file, "{line}");
         heard.said.lock().expect("no holder panics").lines.push(line);
         heard.more.notify_all();
@@ -240,7 +244,8 @@ fn listen(stderr: ChildStderr, mut file: File, heard: &Heard, valve: &Valve) {
     heard.more.notify_all();
 }
 
-/// A command for `program` that dies with this process, however this process ends, if the system has `setpriv`.
+/// A command that runs `program` and, if `setpriv` is installed, kills it when this process ends in
+/// any way.
 pub fn tied_to_us(program: &Path) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
     if !setpriv.exists() {
@@ -251,8 +256,9 @@ pub fn tied_to_us(program: &Path) -> Command {
     command
 }
 
-/// The beginning of a command line that has mount and user namespaces of its own, in which a shell line was run. None where the
-/// test has to be left out.
+/// The first words of a command line that creates mount and user namespaces and runs a shell line
+/// in them; the program follows. `None` if the machine permits none: the test is then reported as
+/// not run.
 pub fn in_namespaces(shell: &str) -> Option<Command> {
     let permitted = Command::new("unshare")
         .args(["-Urm", "true"])
@@ -294,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_most_memory_is_seen() {
-        // The shell stores 32 MiB in a variable, frees them, and stops.
+        // The shell stores 32 MiB in a variable, frees it, and stops.
         let (mut process, _dir) = shell(
             "x=$(head -c 33554432 /dev/zero | tr '\\0' x); unset x; echo full >&2; kill -STOP $$",
         );
@@ -321,7 +327,8 @@ mod tests {
         assert!(process.kill().is_some());
     }
 
-    /// A child whose pipes are not read cannot write a byte more; its output arrives when the pipes are read again.
+    /// A child whose pipes are not read cannot write another byte. Its output arrives once the
+    /// pipes are read again.
     #[test]
     fn what_is_left_unread_waits_and_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
@@ -338,7 +345,8 @@ mod tests {
                 thread::yield_now();
             }
         };
-        // The shell prints nothing on standard error here: it would change its descriptors for that, and the test opens them.
+        // The shell must not print on standard error here: to do so it changes its descriptors, and
+        // the test opens them.
         printed("up\n");
         process.leave_unread(LONG).unwrap();
         for fd in [1, 2] {

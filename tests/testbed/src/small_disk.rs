@@ -1,4 +1,5 @@
-//! A file system of limited size for the guest's disk, which can be filled and emptied while the guest runs.
+//! A file system of limited size for the guest's disk. The harness can fill it and empty it while
+//! the guest runs.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,21 +9,21 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// Space beyond the size of the disk, which the filler takes as well.
+/// Bytes beyond the size of the disk; the filler takes them too.
 const MARGIN: u64 = 32 << 20;
 const STEPS: [u64; 3] = [16 << 20, 1 << 20, 4096];
 
-/// See the module. It goes away when dropped.
+/// The file system. Dropping it unmounts it.
 #[derive(Debug)]
 pub struct SmallDisk {
     dir: PathBuf,
 }
 
 impl SmallDisk {
-    /// Mounts a tmpfs at `dir`, which is created, with room for a disk of this many bytes.
+    /// Creates the directory `dir` and mounts a tmpfs there, with room for a disk of `bytes` bytes.
     ///
     /// # Errors
-    /// The user may not mount.
+    /// The user may not mount, or `dir` exists.
     pub fn mount(dir: &Path, bytes: u64) -> Result<Self> {
         fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let output = Command::new("mount")
@@ -41,10 +42,10 @@ impl SmallDisk {
         self.dir.join("filler")
     }
 
-    /// Leaves no room for new blocks.
+    /// Takes all free space, so that no new block can be allocated.
     ///
     /// # Errors
-    /// Filling ends with another error than a full file system.
+    /// An allocation fails for another reason than a full file system.
     pub fn fill(&self) -> Result<()> {
         let path = self.filler();
         let file =
@@ -62,14 +63,14 @@ impl SmallDisk {
         Ok(())
     }
 
-    /// Frees the space again.
+    /// Frees the space.
     ///
     /// # Errors
-    /// When the filler cannot be removed.
+    /// The filler cannot be truncated or removed.
     pub fn empty(&self) -> Result<()> {
         let path = self.filler();
-        // A child that another thread has just forked holds the filler open until it calls exec. The space of an open file
-        // is freed by truncating it, not by unlinking it.
+        // Truncate before unlinking: only this frees the space of an open file. A child that
+        // another thread has forked has the filler open until it calls exec.
         let truncated = File::create(&path);
         truncated
             .and_then(|_| fs::remove_file(&path))
@@ -79,7 +80,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Processes that still have files open keep them until they close them.
+        // Detach lazily: processes may still have files open.
         let _ = Command::new("umount").arg("-l").arg(&self.dir).stderr(Stdio::null()).status();
     }
 }
@@ -89,7 +90,7 @@ impl Drop for SmallDisk {
 mod tests {
     use super::*;
 
-    /// Needs root, as the hosts in namespaces do.
+    /// Needs root to mount.
     #[test]
     fn it_is_full_and_empty_again() {
         let dir = tempfile::tempdir().unwrap();
@@ -106,7 +107,7 @@ mod tests {
         disk.fill().unwrap();
         let other = fs::write(dir.path().join("disk/other"), [7; 8192]);
         assert_eq!(other.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-        // As a child between fork and exec does.
+        // The test has the filler open, as a child between fork and exec does.
         let held = File::open(disk.filler()).unwrap();
         disk.empty().unwrap();
         fs::write(dir.path().join("disk/other"), [7; 8192]).unwrap();

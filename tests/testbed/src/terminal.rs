@@ -8,12 +8,12 @@ use indicatif::ProgressBar;
 
 use crate::pair::Progress;
 
-/// Prefix of a step where there is no terminal.
+/// Prefix of the line of a step without a terminal.
 pub const STEP: &str = "... ";
 
 /// Standard output and error.
 pub struct Terminal {
-    /// Never locked while work runs: the work may print too.
+    /// Never locked while work runs, because the work may print too.
     bar: Mutex<Option<ProgressBar>>,
 }
 
@@ -24,15 +24,15 @@ fn spinner() -> ProgressBar {
 }
 
 impl Terminal {
-    /// With a spinner, if there is a terminal and `animated` is true.
+    /// Creates it, with a spinner if `animated` is true and standard error is a terminal.
     pub fn new(animated: bool) -> Self {
         let bar = (animated && std::io::stderr().is_terminal()).then(spinner);
         Self { bar: Mutex::new(bar) }
     }
 
-    /// Does `work` that takes minutes and shows its own progress, as cargo does; prints what it is first.
+    /// Prints `what`, then runs `work`, which prints its own progress (cargo, for instance).
     pub fn aside<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
-        // The spinner is taken away, so that it does not disturb the lines that the work prints.
+        // Remove the spinner, which would disturb the lines of the work.
         let bar = self.bar().take();
         if let Some(bar) = &bar {
             bar.finish_and_clear();
@@ -43,7 +43,7 @@ impl Terminal {
         result
     }
 
-    /// Takes the spinner away.
+    /// Removes the spinner.
     pub fn finish(&self) {
         if let Some(bar) = &*self.bar() {
             bar.finish_and_clear();
@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails if a long piece of work that prints waits for the spinner, which waits for the work.
+    /// Fails if work that prints waits for the spinner, which waits for the work.
     #[test]
     fn work_may_say_something() {
         let (said, is_said) = channel();

@@ -1,4 +1,4 @@
-//! A pipe of a process that can be left unread: as if its reader had stopped, and full at once.
+//! Leaves a pipe of a process unread: stops its reader and fills the pipe.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, write};
 
-/// The filling of a pipe: empty lines, which are never taken for output.
+/// The bytes that fill a pipe: empty lines, which the harness ignores in output.
 const FILLING: [u8; 4096] = [b'\n'; 4096];
 
 /// A valve between a pipe and the thread that reads it.
@@ -23,9 +23,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
-    /// The reader waits at the valve, and reads no more.
+    /// Whether the reader waits at the valve and does not read.
     waits: bool,
-    /// The reader has reached the end.
+    /// Whether the reader has reached the end of the pipe.
     ended: bool,
 }
 
@@ -34,7 +34,7 @@ impl Valve {
         self.0.state.lock().expect("no holder panics")
     }
 
-    /// The reader passes here before each read.
+    /// The reader calls this before each read. Blocks while the valve is closed.
     pub(crate) fn pass(&self) {
         let mut state = self.state();
         while state.closed {
@@ -45,27 +45,28 @@ impl Valve {
         state.waits = false;
     }
 
-    /// The reader has reached the end of the pipe.
+    /// The reader calls this at the end of the pipe.
     pub(crate) fn end(&self) {
         self.state().ended = true;
         self.0.changed.notify_all();
     }
 
-    /// Lets the reader go on.
+    /// Opens the valve: the reader continues.
     pub(crate) fn open(&self) {
         self.state().closed = false;
         self.0.changed.notify_all();
     }
 
-    /// Stops the reader and fills the pipe, which is descriptor `fd` of process `pid`: a writer now blocks, or gets an error
-    /// that there is no room.
+    /// Stops the reader and fills the pipe, which is descriptor `fd` of process `pid`. A writer
+    /// then blocks, or gets EAGAIN.
     pub(crate) fn close(&self, pid: u32, fd: u32, patience: Duration) -> Result<()> {
         let path = format!("/proc/{pid}/fd/{fd}");
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let pipe =
             open(&path, flags, Mode::empty()).with_context(|| format!("cannot open {path}"))?;
         self.state().closed = true;
-        // A reader in its system call takes one more piece, and then waits at the valve.
+        // Fill twice: a reader that is in its system call takes another piece before it waits at
+        // the valve.
         fill(&pipe).and_then(|()| self.wait_for_reader(patience)).and_then(|()| fill(&pipe))
     }
 
@@ -78,13 +79,13 @@ impl Valve {
     }
 }
 
-/// Fills the pipe until not one more byte fits.
+/// Fills the pipe until no further byte fits.
 fn fill(pipe: &impl std::os::fd::AsFd) -> Result<()> {
     let mut length = FILLING.len();
     loop {
         match write(pipe, &FILLING[..length]) {
             Ok(_) | Err(Errno::INTR) => {}
-            // A pipe may have room for a few bytes when it has none for many.
+            // A pipe without room for many bytes may have room for a few.
             Err(Errno::AGAIN) if length > 1 => length /= 2,
             Err(Errno::AGAIN) => return Ok(()),
             Err(error) => return Err(error).context("cannot fill a pipe"),

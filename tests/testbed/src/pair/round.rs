@@ -520,8 +520,9 @@ impl Pair<'_> {
         })
     }
 
-    /// An answer waits for its checkpoint, for earlier checkpoints in flight, and perhaps for the slow resource: a guest that
-    /// dirties pages faster than a slow link carries them waits for long. Therefore either answers or acknowledgements must come.
+    /// Waits for `time`, and then for progress: an answer or an acknowledgement. A guest that
+    /// dirties pages faster than a slow link carries them gets no answers for a long time, because
+    /// an answer waits for its checkpoint and the earlier checkpoints in flight.
     pub(super) fn live_through(&mut self, time: Duration) -> Result<()> {
         self.watch.pass(time, &mut [])?;
         let wanted = self.observer.answered() + 1;
@@ -538,8 +539,8 @@ impl Pair<'_> {
         )
     }
 
-    /// The guest gets errors for its writes, and no write that succeeded is missing. The pair stays protected; a busy host may
-    /// lose its standby at that moment, but not each time.
+    /// The guest gets errors for its writes, and keeps each write that succeeded. The pair stays
+    /// protected. A busy host may lose its standby at that time, but not repeatedly.
     fn disk_full(&mut self) -> Result<Outcome> {
         let mut state = String::new();
         for _ in 0..UNASKED {
@@ -563,8 +564,9 @@ impl Pair<'_> {
         Ok(Outcome { findings, ..Outcome::default() })
     }
 
-    /// Blocks that are already allocated can be written to on a full file system without an error. The guest writes from the
-    /// first block to the last, and begins with the first again after a reset.
+    /// Whether the guest's next writes need new blocks: a full file system accepts writes to
+    /// allocated blocks. The guest writes its disk from the first block to the last, and begins
+    /// again after a reset.
     fn writes_to_new_blocks(&self) -> Result<bool> {
         let image = std::fs::metadata(self.launcher.disk())?;
         let written = image.blocks() * 512;
@@ -572,7 +574,7 @@ impl Pair<'_> {
         Ok(is_beyond && written + WRITTEN_SOON < image.len())
     }
 
-    /// Fills the disk for a while; returns the primary's status at the end.
+    /// Fills the disk for a while, and returns the primary's status at the end.
     fn fill_disk(&mut self) -> Result<Status> {
         let disk = self.context.small_disk;
         let disk = disk.context("--kill disk-full: expected a disk of limited size, found none")?;
@@ -591,7 +593,8 @@ impl Pair<'_> {
         self.active.status()
     }
 
-    /// The primary gives its standby up; the standby finds out when it is resumed, and does not run the guest.
+    /// The primary gives up its stopped standby. The standby learns this when it is resumed, and
+    /// must not run the guest.
     fn pause_standby(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         self.passive.process.signal(Signal::STOP);
@@ -605,7 +608,8 @@ impl Pair<'_> {
         Ok(Outcome { refused: true, findings, ..Outcome::default() })
     }
 
-    /// Waits until one side of a pair that suspects each other goes on; returns the standby's status if it is the standby.
+    /// The sides suspect each other. Waits until one of them continues, and returns the standby's
+    /// status if it is the standby.
     pub(super) fn wait_decision(&mut self, term: u64) -> Result<Option<Status>> {
         self.watch.until("one side goes on", &mut [], |_| {
             let standby = self.passive.status().ok().filter(Status::has_taken_over);
@@ -620,7 +624,7 @@ impl Pair<'_> {
     /// Waits until the standby has taken over.
     ///
     /// # Errors
-    /// [`DiedAlone`], or another reason why the standby does not take over.
+    /// [`DiedAlone`], or another reason for which the standby does not take over.
     pub(super) fn wait_takeover(&mut self) -> Result<Status> {
         let primary = format!("(pid {}, ", self.active.process.pid());
         self.watch.until("the standby takes over", &mut [&mut self.passive], |members| {
@@ -643,12 +647,12 @@ impl Pair<'_> {
         outcome.findings.extend(self.loser_ends());
     }
 
-    /// The old primary, which has lost the right to run, must find out and end.
+    /// The old primary has lost the right to run. It must detect this and end.
     pub(super) fn loser_ends(&mut self) -> Option<Finding> {
         let loser = &mut self.passive.process;
         let exit = loser.wait_exit(self.watch.patience());
         let code = exit.and_then(|exit| exit.code());
-        // Its last lines may still be in the pipe: the wait ends when they have been read.
+        // The exit is not enough: wait until its last lines have been read from the pipe.
         let said = exit.is_some() && loser.wait_line("fenced", self.watch.patience()).is_some();
         if (code, said) == (Some(FENCED), true) {
             return None;
@@ -662,8 +666,8 @@ impl Pair<'_> {
         Some(Finding::new(Kind::TwoActive, what))
     }
 
-    /// The standby that was refused the right to run must not run the guest. If the link works again, the primary may already
-    /// have joined it.
+    /// The standby was refused the right to run and must not run the guest. If the link works
+    /// again, it may already be the primary's standby again.
     pub(super) fn standby_gives_up(&mut self) -> Result<Vec<Finding>> {
         let passive = &mut self.passive;
         self.watch.until("the refused standby stops or waits", &mut [], |_| {
@@ -745,9 +749,9 @@ impl Pair<'_> {
         Ok(())
     }
 
-    /// Whether a side has ended at its start because its arbiter did not answer in time.
+    /// Whether a side ended at its start because its arbiter did not answer in time.
     fn was_not_answered(&self, member: &mut Member) -> bool {
-        // Its last line may still be in the pipe: the wait ends when it has been read.
+        // Wait for its last line, which may still be in the pipe.
         member.process.exited().is_some_and(|ended| ended.code() == Some(REFUSED))
             && member
                 .process
@@ -755,8 +759,8 @@ impl Pair<'_> {
                 .is_some()
     }
 
-    /// Starts a standby and waits until it listens. If its arbiter did not answer in time, as on a busy machine, it is started
-    /// again, as a service manager would do.
+    /// Starts a standby and waits until it listens. On a busy machine its arbiter may not answer in
+    /// time; it is then started again, as by a service manager.
     fn fresh_standby(&mut self, host: Host) -> Result<Member> {
         let mut left = STARTS;
         loop {
@@ -776,7 +780,8 @@ impl Pair<'_> {
         }
     }
 
-    /// Starts a fresh standby in place of the lost side; returns the time until the guest was protected.
+    /// Starts a fresh standby in place of the lost side, and returns the time until the guest was
+    /// protected.
     fn protect_again(&mut self) -> Result<Duration> {
         let begin = Instant::now();
         let host = self.active.host.other();
@@ -788,8 +793,9 @@ impl Pair<'_> {
             &mut [&mut self.active],
             |members| {
                 self.observer.keep_up()?;
-                // The order is refused while the arbiter is asked about the former standby. It is also refused if the primary had
-                // this address from the start and has already joined the fresh standby.
+                // The primary refuses this command while it asks the arbiter about its former
+                // standby. It also refuses if it has already joined the fresh standby, whose
+                // address it knew from its start.
                 let told = launcher.protect(members[0]);
                 let joined = members[0].status()?.has_standby();
                 if joined { Ok(Some(())) } else { told.map(Some) }
@@ -808,7 +814,7 @@ fn quantiles(window: &Window) -> Quantiles {
     }
 }
 
-/// Whether the guest is protected as before, or its primary has gone on alone.
+/// Whether the guest is protected as before, or its primary continues alone.
 fn is_settled(primary: &Status, term: u64) -> bool {
     primary.is_protected() || primary.number("term") > term
 }

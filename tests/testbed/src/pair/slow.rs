@@ -1,5 +1,6 @@
-//! Makes a resource of a side slow for a while: its disk, its console's file, its arbiter's directory. Each system call that
-//! touches the resource takes long. The program is unchanged, and runs with a seccomp filter that intercepts such calls.
+//! Slows a resource of a side for a while: its disk, its console's output or its arbiter's
+//! directory. Each system call on the resource is delayed. The program is unchanged; a seccomp
+//! filter intercepts its calls.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,7 @@ use libc::c_long;
 
 use crate::network::Host;
 
-/// Calls whose first argument is a descriptor.
+/// System calls whose first argument is a file descriptor.
 const BY_DESCRIPTOR: [c_long; 9] = [
     libc::SYS_write,
     libc::SYS_writev,
@@ -24,9 +25,9 @@ const BY_DESCRIPTOR: [c_long; 9] = [
     libc::SYS_fsync,
     libc::SYS_fallocate,
 ];
-/// Calls whose first argument is a path.
+/// System calls whose first argument is a path.
 const BY_PATH: [c_long; 4] = [libc::SYS_link, libc::SYS_unlink, libc::SYS_statfs, libc::SYS_access];
-/// Calls whose first arguments are a directory and a path in it.
+/// System calls whose first arguments are a directory and a path in it.
 const BY_PATH_IN: [c_long; 6] = [
     libc::SYS_statx,
     libc::SYS_openat,
@@ -39,29 +40,29 @@ const BY_PATH_IN: [c_long; 6] = [
 /// The slow resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
-    /// The disk that both hosts see.
+    /// The disk, which both hosts share.
     Disk,
-    /// The output of consoles: a file, or a pipe on standard output.
+    /// The console's output: a file, or a pipe on standard output.
     Console,
-    /// The arbiter's directory, by the path that a host uses for it.
+    /// The arbiter's directory, by its path on the host.
     Arbiter,
 }
 
-/// The resource that is slow on a host at the moment, and how long a call then takes.
+/// The slow resource of a host and the delay of each call; `None` while no resource is slow.
 type Now = Arc<Mutex<Option<(What, Duration)>>>;
 
-/// See the module; for all sides of a pair, whenever they are started.
+/// The slow resources of both hosts. They also affect processes that start later.
 #[derive(Debug)]
 pub(super) struct Slowness {
-    /// The disk's path as `/proc/PID/fd` shows it.
+    /// The disk's path, as in `/proc/PID/fd`.
     disk: PathBuf,
-    /// The prefix of each host's path to the arbiter's directory.
+    /// The common prefix of both hosts' paths to the arbiter's directory.
     arbiter: String,
     hosts: [Now; 2],
 }
 
 impl Slowness {
-    /// For a pair with its files in `dir`, which must already contain the disk.
+    /// For a pair with its files in `dir`, which must contain the disk.
     pub(super) fn new(dir: &Path) -> Result<Self> {
         let disk = dir.join("disk.img");
         let disk = disk.canonicalize().with_context(|| format!("no {}", disk.display()))?;
@@ -69,23 +70,24 @@ impl Slowness {
         Ok(Self { disk, arbiter, hosts: [Now::default(), Now::default()] })
     }
 
-    /// From now on each call on `what` by a side on `host` takes this long.
+    /// Delays each call on `what` by the processes of `host` from now on.
     pub(super) fn begin(&self, host: Host, what: What, each: Duration) {
         *now(&self.hosts[host.index()]) = Some((what, each));
     }
 
-    /// Ends the slowness; calls that already wait finish their time.
+    /// Ends the slowness. A call that is being delayed keeps its full delay.
     pub(super) fn end(&self) {
         self.hosts.iter().for_each(|host| *now(host) = None);
     }
 
-    /// Prepares interception for a side that is to be started on `host`: pass the result to [`answer`](Self::answer).
+    /// Prepares the interception of a process's calls. Pass the result to [`answer`](Self::answer)
+    /// after the start.
     pub(super) fn ask(command: &mut Command) -> Result<Pending> {
         let calls = [&BY_DESCRIPTOR[..], &BY_PATH, &BY_PATH_IN].concat();
         intercept(command, &calls).context("a side whose calls are slow")
     }
 
-    /// Answers for a side that was started on `host`, while the returned value lives.
+    /// Handles the intercepted calls of a process on `host` until the returned value is dropped.
     pub(super) fn answer(&self, host: Host, pending: Pending) -> Result<Injector> {
         let slow = Arc::clone(&self.hosts[host.index()]);
         let (disk, arbiter) = (self.disk.clone(), self.arbiter.clone());
@@ -137,7 +139,8 @@ mod tests {
         (What::Arbiter, ": > DIR/arbiter.a/term"),
     ];
 
-    /// The time that a shell on host A takes for a script, when a call on `what` on `host` takes `each`.
+    /// The time that a shell on host A needs for a script while each call on `what` of `host` is
+    /// delayed by `each`.
     fn time(script: &str, what: What, host: Host, each: Duration) -> Duration {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("disk.img"), "disk").unwrap();
@@ -155,8 +158,8 @@ mod tests {
         begun.elapsed()
     }
 
-    /// Fails if a call on the slow resource is not recognised, if another resource is slow too, or if the slowness of one host
-    /// affects the other.
+    /// Fails if a call on the slow resource is not recognised, if another resource is slow too, or
+    /// if the slowness affects the other host.
     #[test]
     fn what_is_slow_takes_long_and_nothing_else_does() {
         let (some, forever) = (Duration::from_millis(200), Duration::from_secs(3600));

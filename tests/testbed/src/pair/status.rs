@@ -7,71 +7,71 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-/// A distribution's quantiles, in the unit of the measure.
+/// Quantiles of a distribution, in the unit of the measure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Quantiles {
     /// The median.
     pub p50: u64,
     /// The 99th percentile.
     pub p99: u64,
-    /// The largest.
+    /// The maximum.
     pub max: u64,
 }
 
-/// One status.
+/// A status.
 #[derive(Debug, Clone)]
 pub struct Status(Value);
 
 impl Status {
-    /// Asks the process behind `socket`.
+    /// Requests the status of the process that listens at `socket`.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// The process does not answer.
     pub fn ask(kemari: &Path, socket: &Path) -> Result<Self> {
         control(kemari, socket, &["status"]).map(Self)
     }
 
-    /// The state's name; empty if there is none.
+    /// The name of the state; empty if the status has none.
     pub fn state(&self) -> &str {
         self.0["state"].as_str().unwrap_or_default()
     }
 
-    /// Whether it runs the guest.
+    /// Whether the process runs the guest.
     pub fn runs_guest(&self) -> bool {
         self.0["role"] == "primary" || self.state() == "active"
     }
 
-    /// Whether it has taken over the guest and has measured the takeover's duration.
+    /// Whether the process has taken over the guest and has recorded the takeover's duration.
     pub fn has_taken_over(&self) -> bool {
         self.runs_guest() && self.takeover_us().is_some()
     }
 
-    /// Whether a standby holds the guest and could take over.
+    /// Whether a standby holds a checkpoint and could take over.
     pub fn is_protected(&self) -> bool {
         self.state() == "protected"
     }
 
-    /// Whether a standby holds the guest, even if it could not take over at the moment.
+    /// Whether a standby holds a checkpoint, even if it could not take over now.
     pub fn has_standby(&self) -> bool {
         self.is_protected() || self.is_degraded()
     }
 
-    /// Whether a standby holds the guest and could not take over.
+    /// Whether a standby holds a checkpoint but could not take over.
     pub fn is_degraded(&self) -> bool {
         self.state() == "degraded"
     }
 
-    /// Whether effects wait because the arbiter cannot be asked whether they may be performed.
+    /// Whether effects are held because the arbiter does not answer.
     pub fn holds_effects(&self) -> bool {
         self.0["waits_for_arbiter"] == true
     }
 
-    /// A number at the top level; 0 if it is missing.
+    /// A number at the top level; 0 if the status has none.
     pub fn number(&self, name: &str) -> u64 {
         self.0[name].as_u64().unwrap_or_default()
     }
 
-    /// The time from suspicion to the running guest, if it took over.
+    /// Time from suspicion until the guest runs, in microseconds; `None` without a takeover.
     pub fn takeover_us(&self) -> Option<u64> {
         self.0["takeover_us"].as_u64()
     }
@@ -82,7 +82,7 @@ impl Status {
         Quantiles { p50: number("p50"), p99: number("p99"), max: number("max") }
     }
 
-    /// The number of compared checkpoints, and of those that differed.
+    /// Number of compared checkpoints, and of those that differed.
     pub fn verified(&self) -> (u64, u64) {
         let number = |name: &str| self.0["verify"][name].as_u64().unwrap_or_default();
         (number("checked"), number("mismatches"))
@@ -94,10 +94,10 @@ impl Status {
     }
 }
 
-/// Sends a command to the process behind `socket`; returns its answer.
+/// Sends a command to the process that listens at `socket`, and returns the answer.
 ///
 /// # Errors
-/// When it does not answer, or refuses.
+/// The process does not answer, or refuses.
 pub fn control(kemari: &Path, socket: &Path, arguments: &[&str]) -> Result<Value> {
     let output = Command::new(kemari)
         .args(["ctl", "--control"])
@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails if the first status after a takeover counts: its duration is recorded a moment later.
+    /// Fails if the first status after a takeover counts: the duration is recorded a moment later.
     #[test]
     fn a_takeover_is_one_when_its_time_is_known() {
         let status =

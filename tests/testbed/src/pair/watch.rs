@@ -1,4 +1,5 @@
-//! Waits for a pair, with a time limit, while it checks the processes and Ctrl-C.
+//! Waits for conditions on a pair, with a time limit. Each wait also checks the processes and
+//! Ctrl-C.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +26,8 @@ impl Watch {
         self.patience
     }
 
-    /// Asks until there is an answer. None of `members` may end in the meantime. An error of `ask` is returned
-    /// only if it lasts.
+    /// Calls `ask` until it returns an answer. None of `members` may end in the meantime. Returns
+    /// an error of `ask` only if it lasts until the time limit.
     pub(super) fn until<R>(
         &self,
         what: &str,
@@ -54,7 +55,7 @@ impl Watch {
         }
     }
 
-    /// Waits for `time`.
+    /// Waits for `time`. None of `members` may end in the meantime.
     pub(super) fn pass(&self, time: Duration, members: &mut [&mut Member]) -> Result<()> {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -65,7 +66,7 @@ impl Watch {
         Ok(())
     }
 
-    /// An error when one of `members` has ended.
+    /// Fails if one of `members` has ended.
     pub(super) fn check_running(&self, members: &mut [&mut Member]) -> Result<()> {
         members.iter_mut().try_for_each(|member| still_runs(member, "it runs"))
     }
@@ -86,7 +87,7 @@ fn state_of(member: &Member) -> String {
 fn still_runs(member: &mut Member, what: &str) -> Result<()> {
     if let Some(exit) = member.process.exited() {
         let lines = member.process.lines();
-        // Lines after the reason do not help here, for instance a hint at `--help`.
+        // Show the reason, not the lines after it, for instance a hint at `--help`.
         let reason =
             lines.iter().rfind(|line| line.starts_with("error: ") || line.starts_with("kemari: "));
         let said = reason.or(lines.last()).map_or("nothing", String::as_str);

@@ -1,7 +1,10 @@
-//! The outside client of a stock guest: Redis over TCP connections that must outlive every failover.
+//! The outside client of a stock guest: uses Redis over TCP connections, which must survive each
+//! failover.
 //!
-//! A connection that was answered once is never opened again: TCP itself must notice only a pause. Each client has keys of its
-//! own, for which it knows every answer in advance; the [judge of histories](crate::linearizability) judges shared keys. At
+//! A connection that was answered once is never opened again: TCP itself must notice only a pause.
+//! Each client knows the answers for its own keys in advance. The [judge of
+//! histories](crate::linearizability) judges the shared keys. At the end the client reads back all
+//! acknowledged values.
 //! the end everything acknowledged is read back.
 
 mod resp;
@@ -30,15 +33,15 @@ use stack::Stack;
 use writer::{Phase, Writer};
 
 const REDIS_PORT: u16 = 6379;
-/// The longest time until a change of phase is noticed.
+/// Longest delay before the thread sees a change of phase.
 const TICK: Duration = Duration::from_millis(5);
-/// A connection that the booting guest refused is tried again after this time.
+/// Time after which a connection that the booting guest refused is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// The guest to ask, and the amount of load.
+/// Addresses of the client and its guest, and the amount of load.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// The client's own addresses.
+    /// The client's addresses.
     pub own: Host,
     /// The guest's address.
     pub guest: Ipv4Addr,
@@ -68,7 +71,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Number of connections that have finished this phase.
+    /// Number of connections that have finished the phase; `usize::MAX` once all have.
     idle: usize,
     operations: u64,
     window: Window,
@@ -169,7 +172,7 @@ impl Observer for RedisObserver {
     }
 
     fn power_off(&mut self) {
-        // The guest's init powers the machine off after Redis has ended.
+        // The guest's init powers the machine off after the end of Redis.
         self.enter(Phase::Shutdown);
     }
 
@@ -178,7 +181,7 @@ impl Observer for RedisObserver {
     }
 }
 
-/// Checks an image with `e2fsck`, which must find nothing to repair.
+/// Checks an image with `e2fsck`. It must find no error.
 fn check_file_system(image: &Path) -> Result<DiskCheck> {
     let output = Command::new("e2fsck")
         .args(["-f", "-n"])
@@ -248,7 +251,7 @@ impl Session {
         }
     }
 
-    /// Advances one connection; returns whether it has finished this phase.
+    /// Advances one connection. Returns whether it has finished the phase.
     fn drive(&mut self, place: usize, phase: Phase) -> bool {
         let connection = &mut self.connections[place];
         if self.stack.is_closed(connection.handle) {
@@ -265,7 +268,7 @@ impl Session {
             let mut state = self.shared.state();
             state.findings.extend(finding);
             if connection.writer.waits() {
-                // This reply was one of several.
+                // More replies to this request follow.
                 continue;
             }
             state.operations += 1;
@@ -286,7 +289,8 @@ impl Session {
         }
     }
 
-    /// Opens the connection. A guest that is still booting refuses; after the first answer the connection must never close.
+    /// Opens a connection. A guest that still boots refuses it. After its first answer a connection
+    /// must never close.
     fn connect(&mut self, place: usize, phase: Phase) {
         let connection = &mut self.connections[place];
         if connection.lost || phase == Phase::Shutdown {

@@ -1,4 +1,4 @@
-//! Redis's protocol (RESP 2), the part that a client of a few commands needs.
+//! Redis's protocol (RESP 2), as far as this client needs it.
 
 /// A reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) fn command(words: &[&str]) -> Vec<u8> {
     bytes
 }
 
-/// Takes one complete reply from the front of `bytes`; `None` while it is incomplete.
+/// Removes one complete reply from the front of `bytes`; `None` while it is incomplete.
 pub(super) fn take_reply(bytes: &mut Vec<u8>) -> Option<Result<Reply, String>> {
     let mut at = 0;
     let reply = reply(bytes, &mut at)?;
@@ -27,7 +27,7 @@ pub(super) fn take_reply(bytes: &mut Vec<u8>) -> Option<Result<Reply, String>> {
     Some(reply)
 }
 
-/// The reply that begins at `at`; moves `at` behind it.
+/// Parses the reply at `at`, and moves `at` past it.
 fn reply(bytes: &[u8], at: &mut usize) -> Option<Result<Reply, String>> {
     let line = line(bytes, at)?;
     let (kind, rest) = line.split_at_checked(1).unwrap_or_default();
@@ -65,7 +65,7 @@ fn array(bytes: &[u8], at: &mut usize, count: i64) -> Option<Result<Reply, Strin
     Some(Ok(Reply::Array(replies)))
 }
 
-/// The line that begins at `at`, without its line end; moves `at` behind it.
+/// Returns the line at `at` without its line end, and moves `at` past it.
 fn line(bytes: &[u8], at: &mut usize) -> Option<String> {
     let rest = bytes.get(*at..)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;

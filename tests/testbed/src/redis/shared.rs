@@ -1,20 +1,20 @@
-//! The objects that all clients of Redis share, for the judge of histories: two keys each, changed one by one and in
-//! transactions.
+//! The objects that all clients of Redis share, for the judge of histories. Each has two keys,
+//! which are changed one by one and in transactions.
 
 use super::resp::{Reply, command};
 use crate::linearizability::{Action, Answer, Judge, Step};
 
 /// Number of objects.
 const OBJECTS: u32 = 6;
-/// The keys of an object.
+/// Number of keys of an object.
 pub(super) const CELLS: usize = 2;
 
-/// An operation on an object that was begun.
+/// An operation on an object that has begun.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) object: u32,
     pub(super) steps: Vec<Step>,
-    /// Number of replies without a result: to MULTI, and to the commands that it queues.
+    /// Number of replies that come before the result: to MULTI, and to each command that it queues.
     early: usize,
 }
 
@@ -23,7 +23,8 @@ pub(super) fn objects() -> impl Iterator<Item = u32> {
     0..OBJECTS
 }
 
-/// An operation of the workload; none if the judge takes none now. `fresh` is a value that no client has set.
+/// The next operation of the workload; `None` if the judge takes none on this object now. `fresh`
+/// is a value that no client has set.
 pub(super) fn next(random: &mut fastrand::Rng, fresh: i64, judge: &Judge) -> Option<Asked> {
     let object = random.u32(..OBJECTS);
     let cell = random.usize(..CELLS);
@@ -41,7 +42,7 @@ pub(super) fn next(random: &mut fastrand::Rng, fresh: i64, judge: &Judge) -> Opt
     ask(object, steps, judge)
 }
 
-/// A read of a whole object; none if the judge takes none now.
+/// A read of a complete object; `None` if the judge takes no operation on it now.
 pub(super) fn read(object: u32, judge: &Judge) -> Option<Asked> {
     ask(object, (0..CELLS).map(|cell| Step { cell, action: Action::Get }).collect(), judge)
 }
@@ -52,7 +53,7 @@ fn ask(object: u32, steps: Vec<Step>, judge: &Judge) -> Option<Asked> {
 }
 
 impl Asked {
-    /// The commands: one, or a transaction.
+    /// The operation as one command, or as a transaction.
     pub(super) fn commands(&self) -> Vec<u8> {
         let steps = self.steps.iter().map(|step| self.command(*step));
         if self.early == 0 {
@@ -73,7 +74,8 @@ impl Asked {
         }
     }
 
-    /// Processes a reply: `None` while more replies follow, and an error if the reply does not fit the request.
+    /// Processes a reply. Returns `None` while more replies follow, and an error if the reply does
+    /// not fit the request.
     pub(super) fn answered(&mut self, reply: &Reply) -> Result<Option<Answer>, String> {
         if self.early > 0 {
             self.early -= 1;
@@ -95,7 +97,7 @@ impl Asked {
     }
 }
 
-/// The number in a reply to a step. A key without a value is 0.
+/// The number in the reply to a step. A key without a value counts as 0.
 fn number(step: Step, reply: &Reply) -> Option<i64> {
     match (step.action, reply) {
         (Action::Get, Reply::Bulk(None)) => Some(0),

@@ -1,4 +1,4 @@
-//! TCP over the switch: a `smoltcp` interface whose device is a cable.
+//! TCP over the switch: a `smoltcp` interface on a cable.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -17,7 +17,7 @@ const BUFFER: usize = 16 * 1024;
 const MTU: usize = 1514;
 const PREFIX: u8 = 24;
 
-/// A host with TCP.
+/// A host that speaks TCP.
 pub(super) struct Stack {
     device: CableDevice,
     interface: Interface,
@@ -36,8 +36,8 @@ impl Stack {
             let address = IpCidr::new(IpAddress::Ipv4(own.ip), PREFIX);
             addresses.push(address).expect("there is room for one address");
         });
-        // From the dynamic range, at an offset from the seed: the guest may remember ports of an earlier
-        // run.
+        // Start at a port that depends on the seed, because the guest may remember ports of an
+        // earlier run.
         let next_port = 49152 + (seed % 8192) as u16;
         Self {
             device,
@@ -76,8 +76,8 @@ impl Stack {
         self.sockets.get::<Socket<'_>>(handle).state() == State::Established
     }
 
-    /// Queues `bytes`. They always fit: a command is far smaller than the buffer, and only one is
-    /// outstanding.
+    /// Queues `bytes`. They always fit: only one command is outstanding, and it is far smaller than
+    /// the buffer.
     pub(super) fn send(&mut self, handle: SocketHandle, bytes: &[u8]) {
         let sent = self.sockets.get_mut::<Socket<'_>>(handle).send_slice(bytes);
         debug_assert_eq!(sent, Ok(bytes.len()), "the buffer holds any one command");
@@ -102,7 +102,7 @@ impl Stack {
         self.sockets.get_mut::<Socket<'_>>(handle).abort();
     }
 
-    /// Sends queued data, then waits for a frame, at most for `limit` or until a TCP timer is due.
+    /// Sends queued data, then waits for a frame until `limit` has passed or a TCP timer is due.
     pub(super) fn work(&mut self, limit: Duration) {
         self.poll();
         let due = self.interface.poll_delay(self.now(), &self.sockets).map(Duration::from);

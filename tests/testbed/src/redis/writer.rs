@@ -1,5 +1,5 @@
-//! One client of Redis. It remembers what it wrote to its own keys, so it knows those answers in advance. The judge of
-//! histories judges the others.
+//! A client of Redis. It remembers its writes to its own keys and so knows those answers in
+//! advance. The judge of histories judges the answers for shared keys.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use super::shared::{self, Asked};
 use crate::findings::{Finding, Kind};
 use crate::linearizability::Judge;
 
-/// Keys of one client. Overwriting them repeatedly makes any rollback visible.
+/// Number of keys of a client: few, so that frequent overwriting makes each rollback visible.
 const KEYS: u32 = 40;
 
 /// The phases of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
-    /// Load.
+    /// Reads and writes until the phase ends.
     Load,
-    /// Every written key is read once.
+    /// Reads each written key once.
     ReadBack,
-    /// The server is ordered to end.
+    /// Orders the server to end.
     Shutdown,
 }
 
@@ -33,7 +33,7 @@ enum Expected {
         key: String,
         value: Option<String>,
     },
-    /// An operation on keys that all clients share.
+    /// An operation on a shared object.
     Shared(Asked),
     Gone,
 }
@@ -47,7 +47,7 @@ pub(super) struct Writer {
     writes: u64,
     expected: Option<Expected>,
     to_read: Option<Vec<String>>,
-    /// Shared objects that remain to be read back.
+    /// Shared objects that are still to be read back.
     objects: Vec<u32>,
     told_to_end: bool,
 }
@@ -72,7 +72,7 @@ impl Writer {
         self.expected.is_some()
     }
 
-    /// The next command, or `None` when this phase has no further command.
+    /// The next command; `None` if this client has finished the phase.
     pub(super) fn next(&mut self, phase: Phase, judge: &mut Judge) -> Option<Vec<u8>> {
         match phase {
             Phase::Load => Some(self.next_shared(judge).unwrap_or_else(|| self.next_load())),
@@ -86,7 +86,8 @@ impl Writer {
         }
     }
 
-    /// A shared operation: only sometimes, and only if the judge takes one now.
+    /// An operation on a shared object, in a third of the calls, and only if the judge takes one
+    /// now.
     fn next_shared(&mut self, judge: &mut Judge) -> Option<Vec<u8>> {
         if self.random.u32(..3) != 0 {
             return None;
@@ -154,7 +155,7 @@ impl Writer {
         format!("writer:{}:counter", self.number)
     }
 
-    /// Processes an answer; returns a finding if the answer is wrong.
+    /// Processes an answer. Returns a finding if the answer is wrong.
     pub(super) fn answered(&mut self, reply: &Reply, judge: &mut Judge) -> Option<Finding> {
         let who = self.number;
         match (self.expected.take(), reply) {
@@ -252,7 +253,7 @@ mod tests {
         replies
     }
 
-    /// Plays a correct server, except for what `spoil` changes.
+    /// The findings of a correct server whose table `spoil` changes.
     fn findings(spoil: impl Fn(u32, &mut Table)) -> Vec<Finding> {
         let (mut writer, mut judge) = (Writer::new(0, 1), Judge::new("object", shared::CELLS));
         let mut table = Table::new();
@@ -304,7 +305,7 @@ mod tests {
         assert!(set("100000").iter().any(|finding| finding.kind == Kind::Duplicated));
     }
 
-    /// The last defect shows only when shared objects are read back at the end.
+    /// The second defect shows only when shared objects are read back at the end.
     #[test]
     fn what_goes_wrong_with_shared_keys_shows() {
         for (at, value) in [(250, "7"), (499, "7")] {

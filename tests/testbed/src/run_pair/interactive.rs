@@ -1,4 +1,5 @@
-//! An interactive run: the guest's console on the terminal, with keys that kill a side.
+//! An interactive run: the guest's console on the terminal, and keys that kill the primary or the
+//! standby.
 
 use std::fs::File;
 use std::io::{Read, Write, stdin, stdout};
@@ -14,7 +15,7 @@ use crate::pair::config::PairConfig;
 use crate::pair::interactive;
 use crate::switch::Switch;
 
-/// Runs it in `dir`, on the disk image there, or on an empty one.
+/// Runs the pair with its files in `dir`. Creates an empty disk image if there is none.
 pub(super) fn run(of: &Run<'_>, config: &PairConfig, dir: &Path) -> Result<()> {
     let image = dir.join("disk.img");
     if !image.exists() {
@@ -27,7 +28,7 @@ pub(super) fn run(of: &Run<'_>, config: &PairConfig, dir: &Path) -> Result<()> {
     interactive::run(&context, &keys()?, show)
 }
 
-/// Reads the keys in a thread of its own.
+/// Reads the keys in a separate thread.
 fn keys() -> Result<Receiver<Vec<u8>>> {
     let (typed, keys) = channel();
     let read = move || {
@@ -44,11 +45,11 @@ fn keys() -> Result<Receiver<Vec<u8>>> {
 
 fn show(bytes: &[u8]) {
     let mut screen = stdout().lock();
-    // The reader of keys notices when the terminal is gone.
+    // Ignore the error: the thread that reads the keys sees that the terminal is gone.
     let _ = screen.write_all(bytes).and_then(|()| screen.flush());
 }
 
-/// The terminal as it was, to be restored.
+/// Sets the terminal to raw mode; dropping it restores the former settings.
 struct Raw(Termios);
 
 impl Raw {
@@ -63,7 +64,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
+        // Ignore the error: a terminal that is gone needs no restoring.
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.0);
     }
 }

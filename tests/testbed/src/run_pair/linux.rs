@@ -1,4 +1,5 @@
-//! A run with the stock Debian guest on a `/dev/kvm` that can run it: the machine's own, or the nested lab's.
+//! A run with the stock Debian guest, on a `/dev/kvm` that runs stock kernels: the machine's own,
+//! or the nested lab's.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,9 +15,10 @@ use crate::pair::report::{RunReport, TABLE_HEAD};
 use crate::pair::{self, Progress};
 use crate::switch::Switch;
 
-/// In MiB: a stock kernel with Redis needs more than the micro-guest.
+/// Default memory of the guest in MiB. A stock kernel with Redis needs more than the micro-guest.
 const MEMORY: u64 = 128;
-/// Redis with `appendfsync always` does fewer operations than the micro-guest.
+/// Number of operations that must be answered after a fault: fewer than with the micro-guest,
+/// because Redis with `appendfsync always` is slower.
 pub const OPERATIONS_AFTER: u64 = 40;
 /// The file name of the guest's root file system in the nested lab.
 pub const ROOT: &str = "root.ext4";
@@ -29,12 +31,12 @@ pub struct LinuxFiles {
     kernel: PathBuf,
     initramfs: PathBuf,
     root: PathBuf,
-    /// The root file system is a copy already, made for this run.
+    /// Whether the root file system is a copy for this run.
     own_root: bool,
 }
 
 impl LinuxFiles {
-    /// Files of the cache, which must not change.
+    /// The files in the cache, which must not change.
     #[must_use]
     pub fn cached(kemari: PathBuf, guest: &LinuxGuest) -> Self {
         Self {
@@ -46,7 +48,7 @@ impl LinuxFiles {
         }
     }
 
-    /// Files as the nested lab has them.
+    /// The files in the nested lab.
     #[must_use]
     pub fn prebuilt(dir: &Path) -> Self {
         Self {
@@ -58,7 +60,7 @@ impl LinuxFiles {
         }
     }
 
-    /// The guest's part of a run's configuration; `memory` in MiB.
+    /// The configuration of the guest, with `memory` in MiB.
     #[must_use]
     pub fn guest(&self, memory: Option<u64>, cpus: u32) -> GuestConfig {
         let memory = memory.unwrap_or(MEMORY);
@@ -79,7 +81,7 @@ impl LinuxFiles {
     }
 }
 
-/// Runs it in `dir`.
+/// Runs the pair with its files in `dir`.
 pub(super) fn run(
     of: &Run<'_>,
     files: &LinuxFiles,
@@ -96,7 +98,7 @@ pub(super) fn run(
     pair::run(&context, &mut observer)
 }
 
-/// Runs it interactively in `dir`.
+/// Runs the pair interactively, with its files in `dir`.
 pub(super) fn play(
     of: &Run<'_>,
     files: &LinuxFiles,

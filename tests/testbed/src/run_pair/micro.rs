@@ -13,7 +13,7 @@ use crate::pair::{self, Progress};
 use crate::small_disk::SmallDisk;
 use crate::switch::Switch;
 
-/// Runs it in `dir`.
+/// Runs the pair with its files in `dir`.
 pub(super) fn run(of: &Run<'_>, config: &PairConfig, load: Load, dir: &Path) -> Result<RunReport> {
     let image = dir.join("disk.img");
     let fills = config.kills.contains(&Kill::DiskFull);
@@ -27,7 +27,7 @@ pub(super) fn run(of: &Run<'_>, config: &PairConfig, load: Load, dir: &Path) -> 
     pair::run(&context, &mut observer)
 }
 
-/// A file system that can be filled, with the image in it.
+/// Mounts a file system of limited size, and links `image` into it.
 fn small_disk(dir: &Path, image: &Path) -> Result<SmallDisk> {
     let at = dir.join("small-disk");
     let disk = SmallDisk::mount(&at, micro::DISK_BYTES).context("--kill disk-full")?;

@@ -1,5 +1,5 @@
-//! One run of a pair, from its empty directory to the printed report: with the micro-guest or a stock Debian, judged or
-//! interactive. `cargo xtask run-pair` is its command line.
+//! A run of a pair, from its empty directory to the printed report. The guest is the micro-guest or
+//! a stock Debian; the run is judged or interactive. `cargo xtask run-pair` is its command line.
 
 mod interactive;
 mod linux;
@@ -21,16 +21,16 @@ use crate::switch::Switch;
 use crate::terminal::Terminal;
 pub use linux::{LinuxFiles, OPERATIONS_AFTER, ROOT};
 
-/// What a run needs beside the pair's configuration.
+/// The options of a run beside the pair's configuration.
 #[derive(Clone)]
 pub struct Run<'a> {
     /// Shows the progress.
     pub terminal: &'a Terminal,
-    /// Set when the run is to end early.
+    /// Set to end the run early.
     pub stop: Arc<AtomicBool>,
-    /// Keep the logs and the disk even if the run was good.
+    /// Whether to keep the logs and the disk even without a violation.
     pub keep: bool,
-    /// Write the report to this file as well.
+    /// The file for the report as JSON, if any.
     pub json: Option<&'a Path>,
 }
 
@@ -38,12 +38,12 @@ impl Run<'_> {
     /// Runs a pair with the micro-guest, and prints the report.
     ///
     /// # Errors
-    /// The run cannot be judged: the pair does not come up, or gets stuck.
+    /// The run cannot be judged: the pair does not start, or makes no progress.
     pub fn micro(&self, config: &PairConfig, load: Load) -> Result<RunReport> {
         self.in_directory(|dir| micro::run(self, config, load, dir))
     }
 
-    /// Runs a pair with the stock Debian guest and this many clients, and prints the report.
+    /// Runs a pair with the stock Debian guest and `clients` clients, and prints the report.
     ///
     /// # Errors
     /// As [`micro`](Self::micro).
@@ -56,15 +56,15 @@ impl Run<'_> {
         self.in_directory(|dir| linux::run(self, files, config, clients, dir))
     }
 
-    /// Connects the micro-guest's console with the terminal, without load and judge.
+    /// Connects the micro-guest's console to the terminal. The run has no load and no judgement.
     ///
     /// # Errors
-    /// The pair does not come up, or the terminal cannot be used.
+    /// The pair does not start, or the terminal cannot be used.
     pub fn play_micro(&self, config: &PairConfig) -> Result<()> {
         self.play(|dir| interactive::run(self, config, dir))
     }
 
-    /// Connects the Debian guest's console with the terminal, without load and judge.
+    /// Connects the Debian guest's console to the terminal. The run has no load and no judgement.
     ///
     /// # Errors
     /// As [`play_micro`](Self::play_micro).
@@ -72,7 +72,7 @@ impl Run<'_> {
         self.play(|dir| linux::play(self, files, config, dir))
     }
 
-    /// What a pair in `dir` needs of this run.
+    /// The inputs of a run of a pair in `dir`.
     fn context<'c>(
         &'c self,
         config: &'c PairConfig,
@@ -84,20 +84,21 @@ impl Run<'_> {
         RunContext { config, dir, switch, small_disk, progress: self.terminal, stop }
     }
 
-    /// Runs `work` in a directory of its own, which is removed at the end in any case.
+    /// Runs `work` in a new directory, which is always removed at the end.
     fn play(&self, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let dir = directory()?;
         self.terminal.finish();
         work(dir.path())
     }
 
-    /// Runs `work` in a directory of its own, which stays when something broke; prints the report.
+    /// Runs `work` in a new directory and prints the report. The directory is kept if the report
+    /// has a violation.
     fn in_directory(&self, work: impl FnOnce(&Path) -> Result<RunReport>) -> Result<RunReport> {
         let dir = directory()?;
         let result = work(dir.path());
         self.terminal.finish();
         let held = result.as_ref().is_ok_and(RunReport::held);
-        // After Ctrl-C nothing is kept.
+        // Keep nothing after Ctrl-C, unless the user asked for it.
         let interrupted = self.stop.load(Ordering::SeqCst);
         if self.keep || !held && !interrupted {
             println!("logs, serial lines and the disk are kept in {}", dir.keep().display());

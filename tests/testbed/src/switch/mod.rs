@@ -1,8 +1,9 @@
-//! A learning Ethernet switch in user space: the network that both hosts of a pair and the client are plugged into.
+//! A learning Ethernet switch in user space, which connects both hosts of a pair and the client.
 //!
-//! A port is a listening Unix stream socket that speaks the framing of QEMU's `-netdev stream` and of passt. The switch learns
-//! addresses like a real one, and keeps them when a cable is cut: a takeover that does not announce itself therefore shows as a
-//! gap. It records every frame, and can cut a cable silently.
+//! A port is a listening Unix stream socket with the framing of QEMU's `-netdev stream` and of
+//! passt. The switch learns addresses, and keeps them when a cable is cut: a takeover without an
+//! announcement therefore shows as a gap. The switch records each frame, and can cut a cable
+//! silently.
 
 mod port;
 mod tap;
@@ -24,7 +25,7 @@ use crate::capture::{Fate, Frame, Mac};
 use port::{FrameReader, Link, Port};
 use tap::TapReader;
 
-/// The switch; its sockets go away with it.
+/// The switch. Dropping it removes its sockets.
 #[derive(Debug)]
 pub struct Switch {
     fabric: Arc<Fabric>,
@@ -33,10 +34,11 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Makes a switch with one socket for each of `names` in `dir`. A port's number is its index in `names`.
+    /// Creates a switch with a socket in `dir` for each of `names`. A port's number is its index in
+    /// `names`.
     ///
     /// # Errors
-    /// When a socket cannot be made.
+    /// A socket cannot be created.
     pub fn new(dir: &Path, names: &[&str]) -> io::Result<Self> {
         let fabric = Arc::new(Fabric::default());
         let mut switch = Self { fabric, sockets: Vec::new(), acceptors: Vec::new() };
@@ -51,22 +53,23 @@ impl Switch {
         Ok(switch)
     }
 
-    /// The socket of `port`.
+    /// The path of the socket of `port`.
     pub fn socket(&self, port: usize) -> &Path {
         &self.sockets[port]
     }
 
-    /// A cable for a program in this process.
+    /// Connects a program in this process.
     pub fn plug_in(&self) -> Cable {
         let (sender, frames) = mpsc::channel();
         let port = self.fabric.add_port(Link::Internal(sender));
         Cable { fabric: Arc::clone(&self.fabric), port, frames }
     }
 
-    /// Plugs the other end of a tap, which must be non-blocking, into `port` in place of its socket.
+    /// Connects the other end of a tap to `port`, in place of its socket. The tap must be
+    /// non-blocking.
     ///
     /// # Errors
-    /// When there is no descriptor left.
+    /// No file descriptor is free.
     pub fn plug_in_tap(&self, port: usize, tap: File) -> io::Result<()> {
         let reader = TapReader::new(tap);
         let link = Link::Tap { tap: reader.tap.try_clone()?, in_hand: reader.in_hand() };
@@ -81,27 +84,28 @@ impl Switch {
         self.fabric.state().ports[port].cut = true;
     }
 
-    /// Takes frames at `port` slowly: one in each `pace`; later frames wait in the sender's queue.
+    /// Slows `port`: the switch accepts one frame in each `pace`, and later frames wait in the
+    /// sender's queue.
     pub fn slow(&self, port: usize, pace: Duration) {
         self.fabric.state().ports[port].pace = Some(pace);
     }
 
-    /// Drops, without recording, the frames that the program at `port` has sent and the switch has not taken, and all that it
-    /// sends from now on. For a program that is about to die.
+    /// Drops, without recording them, the frames of the program at `port` that the switch has not
+    /// accepted, and all its later ones. Used before the program is killed.
     pub fn lose(&self, port: usize) {
         let port = &mut self.fabric.state().ports[port];
         (port.pace, port.loses) = (None, port.connection());
     }
 
-    /// Plugs the cable of `port` in again, and takes its frames at full speed. Frames of a program for which [`lose`](Self::lose)
-    /// was called stay lost.
+    /// Reconnects the cable of `port`, and accepts its frames at full speed. The frames of a
+    /// program given to [`lose`](Self::lose) stay lost.
     pub fn heal(&self, port: usize) {
         let port = &mut self.fabric.state().ports[port];
         (port.cut, port.pace) = (false, None);
     }
 
-    /// Whether nothing is in transit from the program at `port`: everything that it has sent is in the capture. This may never
-    /// hold for a program that sends all the time.
+    /// Whether all frames that the program at `port` has sent are in the capture. A program that
+    /// sends all the time may never be settled.
     pub fn is_settled(&self, port: usize) -> bool {
         self.fabric.state().ports[port].is_settled()
     }
@@ -111,7 +115,7 @@ impl Switch {
         std::mem::take(&mut self.fabric.state().capture)
     }
 
-    /// Reads the capture without taking it.
+    /// Calls `read` with the capture, which stays.
     pub fn with_capture<R>(&self, read: impl FnOnce(&[Frame]) -> R) -> R {
         read(&self.fabric.state().capture)
     }
@@ -121,7 +125,7 @@ impl Drop for Switch {
     fn drop(&mut self) {
         self.fabric.closed.store(true, Ordering::SeqCst);
         for (path, acceptor) in self.sockets.iter().zip(self.acceptors.drain(..)) {
-            // Wakes the acceptor, which then sees that the switch is closed.
+            // Connect to wake the acceptor, which then sees that the switch is closed.
             let woken = UnixStream::connect(path).is_ok();
             let _ = std::fs::remove_file(path);
             if woken {
@@ -132,7 +136,7 @@ impl Drop for Switch {
     }
 }
 
-/// One end of a cable, held by a program in this process.
+/// A connection to the switch for a program in this process.
 #[derive(Debug)]
 pub struct Cable {
     fabric: Arc<Fabric>,
@@ -146,12 +150,12 @@ impl Cable {
         self.fabric.pass(self.port, 0, frame);
     }
 
-    /// The next frame, or `None` when none came within `timeout`.
+    /// The next frame; `None` if none arrives within `timeout`.
     pub fn receive(&self, timeout: Duration) -> Option<Vec<u8>> {
         match self.frames.recv_timeout(timeout) {
             Ok(frame) => Some(frame),
             Err(RecvTimeoutError::Timeout) => None,
-            // The switch is gone and no frame will come; the wait must still take its time.
+            // The switch is gone and no frame will come. Sleep: the caller relies on the wait.
             Err(RecvTimeoutError::Disconnected) => {
                 thread::sleep(timeout);
                 None
@@ -184,7 +188,7 @@ impl Fabric {
         state.ports.len() - 1
     }
 
-    /// Records a frame that came in and passes it on.
+    /// Records a frame from port `from` and forwards it.
     fn pass(&self, from: usize, connection: u32, bytes: &[u8]) {
         let mut state = self.state();
         if connection != 0 && state.ports[from].loses == Some(connection) {
@@ -216,7 +220,8 @@ impl State {
     }
 }
 
-/// Accepts the programs that connect to `port`, one after the other; the newest gets the frames.
+/// Accepts the programs that connect to `port`, one after the other. The newest one receives the
+/// frames.
 fn accept(fabric: &Arc<Fabric>, listener: &UnixListener, port: usize) {
     let mut connection = 0;
     while let Ok((socket, _)) = listener.accept() {
@@ -252,7 +257,7 @@ fn read_frames(fabric: &Fabric, mut reader: FrameReader, port: usize, connection
     fabric.state().ports[port].disconnect(connection);
 }
 
-/// Reads frames while the switch lives.
+/// Reads frames until the switch is closed.
 fn read_tap(fabric: &Fabric, mut reader: TapReader, port: usize) {
     while !fabric.closed.load(Ordering::SeqCst) {
         match reader.next_frame() {

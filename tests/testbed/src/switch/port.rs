@@ -1,4 +1,4 @@
-//! One port of the switch: its framing, and a sender that never blocks on a stopped receiver.
+//! A port of the switch: its framing, and a sender that never blocks on a stopped receiver.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,16 +14,17 @@ use rustix::net::SendFlags;
 
 use super::tap;
 
-/// The longest frame: an IPv4 datagram of 64 KiB (segmentation left to the far side) with its Ethernet header.
+/// Maximum length of a frame in bytes: an IPv4 datagram of 64 KiB (the receiver segments it) with
+/// its Ethernet header.
 pub(super) const MAX_FRAME: usize = 65536 + 14;
 const LENGTH: usize = 4;
 
-/// What is plugged into a port.
+/// The connection of a port.
 #[derive(Debug)]
 pub(super) enum Link {
     Down,
     Socket(SocketLink),
-    /// The other end of a tap, and whether its reader currently holds a frame.
+    /// The other end of a tap, and whether its reader holds a frame.
     Tap {
         tap: File,
         in_hand: InHand,
@@ -35,9 +36,9 @@ pub(super) enum Link {
 pub(super) struct Port {
     pub(super) link: Link,
     pub(super) cut: bool,
-    /// The time for each frame, if frames are taken slowly.
+    /// Time for each frame, if the port is slow.
     pub(super) pace: Option<Duration>,
-    /// The program whose frames are lost.
+    /// The connection whose frames are dropped.
     pub(super) loses: Option<u32>,
 }
 
@@ -50,10 +51,11 @@ impl Port {
         self.link = Link::Socket(SocketLink { socket, connection, unsent: Vec::new(), in_hand });
     }
 
-    /// Whether the reader has taken everything that was sent, and passed it on.
+    /// Whether the reader has read and forwarded all frames that were sent.
     pub(super) fn is_settled(&self) -> bool {
         match &self.link {
-            // In this order: a frame that has left the socket is in the reader's hands until it is passed on.
+            // Check the socket first: a frame that has left the socket stays in the reader's hands
+            // until it is forwarded.
             Link::Socket(link) => {
                 rustix::io::ioctl_fionread(&link.socket).is_ok_and(|unread| unread == 0)
                     && !link.in_hand.load(Ordering::SeqCst)
@@ -67,7 +69,7 @@ impl Port {
         }
     }
 
-    /// The number of the connected program.
+    /// The number of the connection, if the port is a socket.
     pub(super) fn connection(&self) -> Option<u32> {
         match &self.link {
             Link::Socket(link) => Some(link.connection),
@@ -75,7 +77,7 @@ impl Port {
         }
     }
 
-    /// The program of `connection` has disconnected; a newer one may already be connected.
+    /// The program of `connection` has disconnected. A newer program may already be connected.
     pub(super) fn disconnect(&mut self, connection: u32) {
         if matches!(&self.link, Link::Socket(link) if link.connection == connection) {
             self.link = Link::Down;
@@ -88,8 +90,8 @@ impl Port {
         }
     }
 
-    /// Sends a frame, or drops it where a real switch would: cable cut, no program connected, or its queue
-    /// full.
+    /// Sends a frame. Drops it if the cable is cut, no program is connected, or the program's queue
+    /// is full, as a real switch does.
     pub(super) fn send(&mut self, frame: &[u8]) {
         if self.cut {
             return;
@@ -97,9 +99,10 @@ impl Port {
         match &mut self.link {
             Link::Down => {}
             Link::Socket(link) => link.send(frame),
-            // The tap's queue is full, or the tap is down: the frame is lost, as on any network.
+            // The write fails if the tap's queue is full or the tap is down. The frame is then
+            // lost, as on any network.
             Link::Tap { tap, .. } => drop(tap.write(frame)),
-            // The receiver may be gone; the frame is then lost.
+            // The send fails if the receiver is gone. The frame is then lost.
             Link::Internal(sender) => drop(sender.send(frame.to_vec())),
         }
     }
@@ -109,7 +112,8 @@ impl Port {
 pub(super) struct SocketLink {
     socket: UnixStream,
     connection: u32,
-    /// The rest of a frame that fitted only in part into the socket; it must leave before the next frame.
+    /// The rest of a frame of which the socket took only a part. It must leave before the next
+    /// frame.
     unsent: Vec<u8>,
     in_hand: InHand,
 }
@@ -132,8 +136,8 @@ impl SocketLink {
         }
     }
 
-    /// Sends without blocking; returns the number of sent bytes. An error counts as none: the reader of this
-    /// connection ends it.
+    /// Sends without blocking, and returns the number of bytes sent: 0 on an error. The reader of
+    /// this connection sees the error too, and ends it.
     fn send_now(&self, bytes: &[u8]) -> usize {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
@@ -146,10 +150,10 @@ impl SocketLink {
     }
 }
 
-/// Whether a reader holds frames that it took and has not passed on: set before it takes any.
+/// Whether a reader holds frames that it has not forwarded. It is set before the reader reads.
 pub(super) type InHand = Arc<AtomicBool>;
 
-/// Cuts a byte stream into frames.
+/// Splits a byte stream into frames.
 #[derive(Debug)]
 pub(super) struct FrameReader {
     socket: UnixStream,
@@ -169,7 +173,7 @@ impl FrameReader {
         Arc::clone(&self.in_hand)
     }
 
-    /// Waits until there is something to read, or the end. All frames read before have been passed on.
+    /// Waits until the socket is readable or closed. All frames read before have been forwarded.
     fn wait(&self) -> io::Result<()> {
         self.in_hand.store(false, Ordering::SeqCst);
         let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
@@ -181,7 +185,7 @@ impl FrameReader {
         })
     }
 
-    /// The next frame, or `None` at the end of the stream.
+    /// The next frame; `None` at the end of the stream.
     pub(super) fn next_frame(&mut self) -> io::Result<Option<&[u8]>> {
         if !self.fill(LENGTH)? {
             return Ok(None);
@@ -201,7 +205,7 @@ impl FrameReader {
         Ok(Some(&self.buffer[frame]))
     }
 
-    /// Reads until `wanted` bytes are there; `false` if the stream ends before.
+    /// Reads until `wanted` bytes are in the buffer; `false` if the stream ends first.
     fn fill(&mut self, wanted: usize) -> io::Result<bool> {
         if self.start + wanted > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -214,7 +218,7 @@ impl FrameReader {
                 Ok(0) => return Ok(false),
                 Ok(count) => self.end += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A killed program resets its socket, which counts as its end.
+                // A killed program resets its socket: treat this as the end of the stream.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
                 Err(error) => return Err(error),
             }

@@ -1,4 +1,4 @@
-//! The other end of a tap: a frame for each read and each write.
+//! The other end of a tap: each read and each write is one frame.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::port::{InHand, MAX_FRAME};
 
-/// Interval at which the reader checks whether the switch is gone.
+/// Interval at which the reader checks whether the switch is closed.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Reads frames from a tap.
@@ -30,7 +30,8 @@ impl TapReader {
         Arc::clone(&self.in_hand)
     }
 
-    /// The next frame; none after a while. The previous frame has been passed on.
+    /// The next frame; `None` if none arrives within [`TURN`]. The previous frame has been
+    /// forwarded.
     pub(super) fn next_frame(&mut self) -> io::Result<Option<&[u8]>> {
         self.in_hand.store(false, Ordering::SeqCst);
         if !is_readable(&self.tap, Some(&TURN))? {
@@ -49,7 +50,7 @@ impl TapReader {
     }
 }
 
-/// Whether a frame is waiting; with `wait`, waits for one up to that time.
+/// Whether a frame is ready. Waits for one for at most `wait`; `None` means without a limit.
 pub(super) fn is_readable(tap: &File, wait: Option<&Timespec>) -> io::Result<bool> {
     let mut wanted = [PollFd::new(tap, PollFlags::IN)];
     match poll(&mut wanted, wait) {

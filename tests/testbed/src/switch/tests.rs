@@ -1,4 +1,5 @@
-//! The switch behaves like a real one: it learns, floods, cuts, records, and never waits for a stopped receiver.
+//! Tests of the switch: it learns, floods, cuts and records, and never blocks on a stopped
+//! receiver.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
@@ -45,7 +46,7 @@ struct Bench {
     _dir: tempfile::TempDir,
 }
 
-/// Two connected hosts and a client; the switch knows all their addresses.
+/// Two connected hosts and a client. The switch knows their addresses.
 fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let switch = Switch::new(dir.path(), &["a", "b"]).unwrap();
@@ -56,7 +57,7 @@ fn bench() -> Bench {
         client.receive(SOON).unwrap();
     }
     client.send(&frame(A, CLIENT, 0));
-    // Skips frames that were flooded before the addresses were known.
+    // Skip the frames that were flooded before the addresses were known.
     while receive(&a) != frame(A, CLIENT, 0) {}
     Bench { switch, client, a, b, _dir: dir }
 }
@@ -122,7 +123,8 @@ fn a_stopped_receiver_costs_frames_and_no_time() {
     while receive(&bench.a) != frame(A, CLIENT, 11) {}
 }
 
-/// Frames wait in the sender's queue, and frames of a program that dies are never seen.
+/// Frames that a slow switch has not accepted wait in the sender's queue. If the sender dies, they
+/// are lost.
 #[test]
 fn what_a_slow_switch_has_not_taken_is_lost_with_its_sender() {
     let bench = bench();
@@ -170,7 +172,7 @@ fn an_impossible_length_ends_the_connection() {
     while (&bench.a).read(&mut byte).unwrap() != 0 {}
 }
 
-/// Fails if a frame that the reader holds, or that waits in the socket, is not counted.
+/// Fails if the switch ignores a frame that the reader holds or that waits in the socket.
 #[test]
 fn a_port_is_settled_when_all_that_was_sent_is_in_the_capture() {
     let bench = bench();

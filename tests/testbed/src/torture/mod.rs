@@ -1,6 +1,6 @@
-//! Torture: pair after pair, each broken by real faults at random moments from a seed, until the time is up or enough
-//! failovers were seen. Each pair is the command line of a `run-pair`, which is printed, so that the same faults can be
-//! repeated.
+//! Torture: runs pair after pair with real faults at random times from a seed, until the time is up
+//! or enough failovers have happened. Each pair is a `run-pair` command line, which is printed, so
+//! that the same faults can be repeated.
 
 mod plan;
 mod summary;
@@ -19,10 +19,10 @@ use crate::pair::report::RunReport;
 pub use plan::{Link, Plan};
 use summary::Summary;
 
-/// The arbiter of every other pair, and its Debian package.
+/// The program that half of the pairs need as arbiter, and its Debian package.
 const ETCD: &[(&str, &str)] = &[("/usr/bin/etcd", "etcd-server")];
 
-/// What to do, and when to stop.
+/// The pairs to run, and when to stop.
 pub struct Torture<'a> {
     /// The pairs and their faults.
     pub plan: Plan,
@@ -30,25 +30,27 @@ pub struct Torture<'a> {
     pub time: Option<Duration>,
     /// Stop after this many failovers, at the end of a pair.
     pub failovers: Option<usize>,
-    /// Write the summary to this file as well.
+    /// The file for the summary as JSON, if any.
     pub json: Option<&'a Path>,
-    /// Set when the run is to end early.
+    /// Set to end the run early.
     pub stop: Arc<AtomicBool>,
 }
 
 impl Torture<'_> {
-    /// Installs what a later pair needs. Call it before the first pair: a long run must not end for this.
+    /// Installs the programs that later pairs need. Call it before the first pair, so that a long
+    /// run does not fail later.
     ///
     /// # Errors
-    /// It cannot be installed.
+    /// A program cannot be installed.
     pub fn prepare() -> Result<()> {
         ensure_programs(ETCD, &|line| println!("{line}"))
     }
 
-    /// Runs the pairs, each by `run_pair` from its flags; `true` when every promise held.
+    /// Runs the pairs, each by `run_pair` with its flags. Returns `true` if every promise held.
     ///
     /// # Errors
-    /// A pair broke a promise or could not be judged; the text has the command line that repeats it.
+    /// A pair broke a promise or could not be judged. The text contains the command line that
+    /// repeats it.
     pub fn run(&self, mut run_pair: impl FnMut(&str) -> Result<RunReport>) -> Result<bool> {
         let begun = Instant::now();
         let mut summary = Summary::new(self.plan.seed);
@@ -99,7 +101,7 @@ impl Torture<'_> {
     }
 }
 
-/// All faults that this user may make; prints the others.
+/// All faults that this user may inject. Prints the others.
 #[must_use]
 pub fn permitted_faults(root: bool) -> Vec<Kill> {
     let (may, may_not): (Vec<Kill>, Vec<Kill>) =
@@ -110,7 +112,7 @@ pub fn permitted_faults(root: bool) -> Vec<Kill> {
     may
 }
 
-/// The first thing that broke in a pair, and under which fault.
+/// The first violation in a pair, and its fault.
 fn first_violation(report: &RunReport) -> Option<String> {
     let (round, finding) = report.all_findings().next()?;
     let fault = round

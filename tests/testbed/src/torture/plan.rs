@@ -1,53 +1,53 @@
-//! What each pair is and how it is broken, from the seed and the pair's number alone.
+//! Derives each pair and its faults from the seed and the pair's number alone.
 
 use crate::pair::config::Kill;
 
-/// Spreads the seeds, so that neighbouring pairs have unrelated seeds.
+/// Factor of the pair's number in its seed, so that neighbouring pairs have unrelated seeds.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
-/// One in this many pairs has its system calls intercepted.
+/// The system calls of one in this many pairs are intercepted.
 const ASKED: u32 = 4;
-/// One in this many pairs in namespaces has taps.
+/// One in this many pairs in namespaces uses taps.
 const TAPS: u32 = 3;
 
-/// Whether replication links are encrypted.
+/// Whether the replication links are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// Drawn for each pair.
+    /// Chosen at random for each pair.
     Either,
-    /// All are.
+    /// All links are encrypted.
     Tls,
-    /// None is.
+    /// No link is encrypted.
     Plain,
 }
 
-/// See the module.
+/// The plan of a torture run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The wanted faults.
+    /// The faults to inject.
     pub faults: Vec<Kill>,
-    /// The seed of pairs, faults and moments.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// The maximum number of faults in one pair.
+    /// Maximum number of faults in one pair.
     pub rounds: u32,
-    /// The replication links.
+    /// Whether the replication links are encrypted.
     pub link: Link,
 }
 
 impl Plan {
-    /// The flags of `run-pair` for a pair.
+    /// The flags of `run-pair` for pair `number`.
     #[must_use]
     pub fn pair(&self, number: u64) -> String {
         let mut random =
             fastrand::Rng::with_seed(self.seed.wrapping_add(number.wrapping_mul(STRIDE)));
-        // One wanted fault decides what the pair is; all other faults that such a pair can have are
-        // added.
+        // One wanted fault, chosen at random, determines the kind of the pair. All other faults
+        // that such a pair permits are added.
         let wanted = self.faults[random.usize(..self.faults.len())];
         let any = |needs: fn(Kill) -> bool| self.faults.iter().any(|kill| needs(*kill));
         let loopback = wanted.needs_relay()
             || (any(Kill::needs_relay) && !wanted.needs_taps() && random.bool());
         let taps = any(Kill::needs_taps) && !wanted.needs_sockets() && random.u32(..TAPS) == 0;
         let taps = !loopback && (taps || wanted.needs_taps());
-        // Interception slows every call: most pairs run at full speed.
+        // Most pairs run at full speed, because interception slows each call.
         let asked = any(Kill::needs_questions) && random.u32(..ASKED) == 0;
         let asked = asked || wanted.needs_questions();
         let mut faults = self.faults.clone();
@@ -60,13 +60,14 @@ impl Plan {
             kills.extend(&faults);
         }
         kills.truncate(self.rounds as usize);
-        // A power failure ends the pair: faults after it are left to other pairs.
+        // A power-off ends the pair, so inject it last.
         if kills.contains(&Kill::PowerOff) {
             kills.retain(|kill| *kill != Kill::PowerOff);
             kills.push(Kill::PowerOff);
         }
         let (etcd, tls, late) = (random.bool(), random.bool(), random.u32(..3) == 0);
-        // The etcd of a run in namespaces is not on loopback, and uses no TLS.
+        // In namespaces, etcd is not on loopback and has no TLS, so such a pair cannot be
+        // encrypted.
         let (etcd, tls) = match self.link {
             Link::Either => (etcd, tls && (loopback || !etcd)),
             Link::Tls => (etcd && loopback, true),

@@ -1,4 +1,4 @@
-//! The results of all pairs together.
+//! The summary of all pairs.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use serde::Serialize;
 use crate::pair::config::Kill;
 use crate::pair::report::RunReport;
 
-/// One kind of fault.
+/// The results of one fault.
 #[derive(Debug, Default, Serialize)]
 struct Row {
     fault: &'static str,
     rounds: usize,
     failovers: usize,
-    /// How often a side that lived lost the right to run.
+    /// Number of rounds in which a living side lost the right to run.
     refused: usize,
-    /// From suspicion to the running guest, in microseconds.
+    /// Times from suspicion until the guest runs, in microseconds.
     takeover_us: Vec<u64>,
     longest_gap_ms: f64,
     /// The longest time until the guest was protected again, in milliseconds.
@@ -24,23 +24,23 @@ struct Row {
     violations: usize,
 }
 
-/// See the module.
+/// The summary.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     seed: u64,
     pairs: usize,
     operations: u64,
-    /// Operations that were judged as one history.
+    /// Number of operations that were judged as one history.
     judged: u64,
-    /// Takeovers that no fault asked for.
+    /// Number of takeovers that happened without an injected fault.
     unasked: u32,
-    /// Guests that died with a primary that had just lost its standby.
+    /// Number of guests that died with a primary that had just lost its standby.
     died_alone: u32,
-    /// The largest memory that one process used, in MiB, and its limit.
+    /// The largest memory of one process in MiB, and its limit.
     peak_memory_mib: u64,
     memory_bound_mib: u64,
     rows: Vec<Row>,
-    /// What broke outside of any round.
+    /// Number of violations outside of any round.
     violations: usize,
 }
 
@@ -98,7 +98,7 @@ impl Summary {
         self.sum(|row| row.failovers)
     }
 
-    /// The wanted faults that no pair has tried.
+    /// The wanted faults that no pair has injected.
     pub(super) fn untried(&self, wanted: &[Kill]) -> Vec<&'static str> {
         let is_tried = |name: &str| self.rows.iter().any(|row| row.fault == name && row.rounds > 0);
         wanted.iter().map(|kill| kill.name()).filter(|name| !is_tried(name)).collect()
@@ -108,7 +108,7 @@ impl Summary {
         self.violations + self.sum(|row| row.violations)
     }
 
-    /// Whether something was tried and nothing broke.
+    /// Whether at least one fault was injected and no promise was broken.
     pub(super) fn held(&self) -> bool {
         self.all_violations() == 0 && self.sum(|row| row.rounds) > 0
     }
@@ -138,7 +138,7 @@ impl Summary {
         )
     }
 
-    /// A line for each kind of fault.
+    /// A table with a line for each fault.
     pub(super) fn table(&self) -> String {
         let mut text = format!(
             "{:<24} {:>6} {:>9} {:>8} {:>20} {:>14} {:>15} {:>10}\n",
@@ -176,7 +176,7 @@ impl Summary {
     }
 }
 
-/// In milliseconds, of sorted microseconds.
+/// The quantile in milliseconds, of sorted values in microseconds.
 fn quantile(sorted: &[u64], percent: usize) -> f64 {
     let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(at).map_or(0.0, |us| *us as f64 / 1000.0)
