@@ -1,4 +1,4 @@
-//! An operator asks repeatedly for a standby, while an arbiter or a disk does not answer (P9).
+//! P9: an operator asks for a standby repeatedly, while the arbiter or a disk does not answer.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -23,11 +23,11 @@ use pair::{
     wait_for, wait_phase,
 };
 
-/// A primary that is not protected yet, with a slow arbiter, and a standby that it may reach.
+/// An unprotected primary with a slow arbiter, and a standby that it can reach.
 struct Bench {
     arbiter: Arc<Slow>,
     engine: Arc<Engine>,
-    /// The slow call of the arbiter returns when something is sent, or when the sender is dropped.
+    /// The arbiter's slow call returns when a message is sent here, or when the sender is dropped.
     answer: Option<Sender<()>>,
     link: PathBuf,
     /// Receives the claims.
@@ -64,7 +64,7 @@ impl Bench {
         self.engine.protect(LinkAddr::Unix(self.link.clone()))
     }
 
-    /// The outcome of a request.
+    /// The outcome of an operator's request.
     fn outcome(&self, attempt: u64) -> Result<u64, String> {
         wait_for("what becomes of it", || self.engine.attempt(attempt).is_some());
         self.engine.attempt(attempt).unwrap()
@@ -77,16 +77,16 @@ fn p9_attempts_that_hang_are_counted() {
     let slow = |arbiter: &Slow| arbiter.is_slow_to_mark.store(true, Ordering::SeqCst);
     let mut bench = Bench::new(PATIENCE, slow);
     bench.protect().unwrap();
-    // From now on others wait behind it; before, the superseded ones would have given up.
+    // Later requests wait behind this one; without it, superseded requests would give up.
     wait_for("it to hang", || bench.arbiter.slow_marks.load(Ordering::SeqCst) == 1);
     let taken = (0..100).filter(|_| bench.protect().is_ok()).count();
     assert_eq!(taken, 7);
-    // The other tests of this process have some of these threads, too.
+    // Other tests of this process also have threads of this name.
     assert!(threads("link") < 20);
     let refusal = bench.protect().unwrap_err();
     assert!(refusal.contains("does not answer"), "{refusal}");
 
-    // The arbiter answers again: the last request is carried out, and others are served.
+    // The arbiter answers again: the last request is performed, and further requests are served.
     drop(bench.answer.take());
     wait_phase(&bench.engine, Phase::Protected);
     bench.engine.run_alone().unwrap();
@@ -95,7 +95,7 @@ fn p9_attempts_that_hang_are_counted() {
     wait_phase(&bench.engine, Phase::Protected);
 }
 
-/// P9: the standby's marks are looked for, after it has answered, in a directory that may not answer.
+/// P9: the search for the standby's marks, in a directory that may not answer, has a deadline.
 #[test]
 fn p9_a_look_at_the_arbiter_that_hangs_is_given_up() {
     let slow = |arbiter: &Slow| arbiter.is_slow_to_look.store(true, Ordering::SeqCst);
@@ -109,7 +109,8 @@ fn p9_a_look_at_the_arbiter_that_hangs_is_given_up() {
     wait_phase(&bench.engine, Phase::Protected);
 }
 
-/// A network file system's client that shows old content for a while does not make a healthy pair refuse.
+/// P7: a network file system's client that shows old contents for a while does not make a healthy
+/// pair refuse.
 #[test]
 fn what_the_standby_has_left_may_be_seen_late() {
     let slow = |arbiter: &Slow| arbiter.stale_looks.store(5, Ordering::SeqCst);

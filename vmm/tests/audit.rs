@@ -1,5 +1,5 @@
-//! The audit log of a real guest on the real `/dev/kvm`, and what `kemari audit` reports about altered copies of
-//! it.
+//! The audit log of a real guest on the real `/dev/kvm`, and the report of `kemari audit` on
+//! altered copies of that log.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -12,7 +12,7 @@ use kemari_audit::{Entry, Event, HEADER_LEN, Log, RECORD_LEN, read};
 use kemari_workload::Op;
 use micro::{Guest, KEMARI};
 
-/// Runs a guest that writes, answers and powers off; returns the path of its log.
+/// Runs a guest that writes, answers and powers off; returns the path of its audit log.
 fn run(dir: &Path, spec: &str) -> PathBuf {
     let base = dir.join("log");
     let mut guest = Guest::boot_with(1, &["--audit", &format!("{}{spec}", base.display())]);
@@ -33,7 +33,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Writes the rest of a log, with matching numbers and checksums.
+/// Writes the entries of a log after the original's header, with matching numbers and checksums.
 fn write(log: &Log, original: &Path, to: &Path) {
     let mut bytes = std::fs::read(original).unwrap();
     bytes.truncate(HEADER_LEN);
@@ -117,7 +117,7 @@ fn a_damaged_log_is_incomplete_and_a_torn_one_is_not() {
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
 }
 
-/// Small files: rotation removes the beginning, and the rest is judged nevertheless.
+/// Rotation of small files removes the beginning of the log; the rest is still judged.
 #[test]
 fn a_log_that_was_rotated_is_judged_as_far_as_it_is_there() {
     let dir = tempfile::tempdir().unwrap();

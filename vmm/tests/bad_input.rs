@@ -1,7 +1,8 @@
-//! Mistakes of an operator, one line each. The program says what happened, what was expected and found, and what to do;
-//! at the start, with exit code 2; nothing is lost or left behind.
+//! Mistakes of an operator, one line each. The program refuses at the start, with exit code 2. Its
+//! error says what happened, what was expected and found, and what to do. No file is lost or left
+//! behind.
 //!
-//! `@` is a directory with the files that `Place::new` makes.
+//! `@` is a directory with the files that `Place::new` creates.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -19,7 +20,7 @@ use kemari_testbed::process::Process;
 use micro::KEMARI;
 use rustix::process::Signal;
 
-/// A command line, and the words that its error must contain.
+/// A command line, and the texts that its error must contain.
 type Case = (&'static str, &'static [&'static str]);
 
 /// Upper bound for a refused start on a busy machine.
@@ -502,12 +503,12 @@ impl Place {
         line.split(' ').filter(|word| !word.is_empty()).map(word).collect()
     }
 
-    /// Every name with its file's identity and content.
+    /// The path, inode and contents of every file.
     fn contents(&self) -> Vec<(PathBuf, u64, Vec<u8>)> {
         let mut found: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            // The arbiter's directory is created where there is none, and also serves the next start.
+            // A start creates the arbiter's directory, and the next start uses it.
             .filter(|path| !path.ends_with("log of the test") && !path.ends_with("arbiter"))
             .map(|path| {
                 let metadata = fs::symlink_metadata(&path).unwrap();
@@ -519,7 +520,7 @@ impl Place {
         found
     }
 
-    /// Checks the answer to this command line; returns what is wrong.
+    /// Checks the program's answer to this command line; returns what is wrong.
     fn judge(&self, command: Command, expected: &[&str]) -> Result<(), String> {
         self.judge_as(2, command, expected)
     }
@@ -533,7 +534,7 @@ impl Place {
             process.signal(Signal::KILL);
             process.wait_exit(REFUSAL);
         }
-        // Read until the end of its output.
+        // No line contains this text: the wait ends when all output was read.
         process.wait_line("\0", REFUSAL);
         let lines = process.lines();
         let text = lines.join("\n");
@@ -559,7 +560,7 @@ impl Place {
     }
 }
 
-/// An expired certificate and its authority.
+/// Writes an expired certificate and its authority.
 fn write_expired(dir: &std::path::Path) {
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
@@ -586,7 +587,7 @@ fn kemari(words: impl IntoIterator<Item = impl Into<OsString>>) -> Command {
     command
 }
 
-/// The flags of a machine that would run; a case's own flags replace them.
+/// The flags of a valid machine; a case's own flags replace them.
 fn run(place: &Place, line: &str) -> Command {
     let mut words = vec!["run".to_owned()];
     for (flag, value) in
@@ -652,7 +653,8 @@ fn other_commands() {
     all(OTHERS, |place, line| kemari(place.words(line)));
 }
 
-/// P9. Fails if the program waits for a FIFO's writer, or reads a device without an end, for any flag with a path.
+/// P9. Fails if, for any flag with a path, the program waits for a FIFO's writer or reads an
+/// endless device without a bound.
 #[test]
 fn a_path_that_leads_to_no_file_is_waited_for_by_nobody() {
     const READ: &[&str] = &[
@@ -677,7 +679,7 @@ fn a_path_that_leads_to_no_file_is_waited_for_by_nobody() {
     let mut wrong = Vec::new();
     for line in READ {
         for kind in ["fifo", "directory", "socket", "endless.1.0"] {
-            // These flags want a directory; an unused socket is replaced.
+            // These flags accept a directory, or replace an unused socket.
             let fits = match kind {
                 "directory" => line.contains("file:@PATH") || line.contains("--tls"),
                 "socket" => line.contains("unix:@PATH"),
@@ -722,7 +724,7 @@ fn bytes_that_are_no_text() {
     {
         let mut command = run(&place, flag);
         command.arg(flag).arg(OsString::from_vec(value.to_vec()));
-        // The case's own flag is there without a value otherwise.
+        // `run` has added the flag without a value: remove that one.
         let mut words: Vec<OsString> = command.get_args().map(ToOwned::to_owned).collect();
         let at = words.iter().position(|word| word == flag).unwrap();
         words.remove(at);
@@ -730,7 +732,7 @@ fn bytes_that_are_no_text() {
     }
 }
 
-/// More devices than fit.
+/// More devices than a machine has slots for.
 #[test]
 fn too_many() {
     let place = Place::new();
@@ -748,7 +750,7 @@ fn too_many() {
     }
 }
 
-/// Every command that prints to standard output: with a reader that goes away, and with a full disk.
+/// Every command that prints to standard output runs with a closed pipe and with a full disk.
 #[test]
 fn nobody_takes_the_answer() {
     let dir = tempfile::tempdir().unwrap();
@@ -783,7 +785,7 @@ fn nobody_takes_the_answer() {
         assert!(text.contains("No space left") && text.lines().count() == 1, "{line}: {text}");
         assert_eq!(full.status.code(), Some(1), "{line}");
     }
-    // A mistake cannot be reported either.
+    // The error itself cannot be printed either.
     for line in
         ["run", "run --memory 1G", "ctl --control /nowhere status", "audit verify /nowhere/x"]
     {

@@ -1,5 +1,5 @@
-//! The boot files are sent with the session: the side that takes over can reset the guest, and pass the files
-//! on (P7).
+//! P7: the boot files are sent with the session. The side that takes over can reset the guest, and
+//! pass the files on.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -28,10 +28,10 @@ use pair::{
 };
 
 const MEMORY: u64 = 16 << 20;
-/// The address that the kernel is loaded to; it only runs `jmp $`.
+/// The load address of the kernel, which only runs `jmp $`.
 const LOAD: u32 = 0x10_0000;
 const CODE: [u8; 2] = [0xeb, 0xfe];
-/// Longer than one frame, and no multiple of one; unlike any page of the guest.
+/// Longer than one frame, and not a multiple of a frame; unlike any page of the guest.
 const INITRD: usize = (3 << 20) + 77;
 
 /// An ELF image with a PVH note whose entry is [`CODE`].
@@ -45,7 +45,7 @@ fn kernel() -> Vec<u8> {
     let code_at = note_at + note.len() as u64;
     let mut image = b"\x7fELF\x02\x01\x01".to_vec();
     image.resize(16, 0);
-    // Executable, x86-64; entry; two program headers.
+    // Executable for x86-64; entry; two program headers.
     image.extend(words(&[62 << 16 | 2, 1]));
     image.extend(longs(&[u64::from(LOAD), 64, 0]));
     image.extend(words(&[0, 56 << 16 | 64, 64 << 16 | 2, 0]));
@@ -101,7 +101,7 @@ impl Files {
     }
 }
 
-/// Cuts the link, and the operator lets the standby take over.
+/// Cuts the link; the operator then lets the standby take over.
 fn take_over(standby: Standby, cable: &Cable) -> Inheritance {
     cable.cut();
     wait_for("the loss of the link", || standby.status()["state"] == "waiting-for-operator");
@@ -110,7 +110,7 @@ fn take_over(standby: Standby, cable: &Cable) -> Inheritance {
     *inherited
 }
 
-/// Continues as `kemari standby` does after a takeover.
+/// Continues the guest as `kemari standby` does after a takeover.
 fn go_on(inherited: Inheritance, standby: &std::path::Path) -> (Arc<Machine>, Arc<Engine>) {
     let Inheritance { machine, authority, state, taken, .. } = inherited;
     state.restore(&machine).unwrap();
@@ -122,7 +122,7 @@ fn go_on(inherited: Inheritance, standby: &std::path::Path) -> (Arc<Machine>, Ar
     (machine, engine)
 }
 
-/// Resets the guest and checks that it has booted again.
+/// Resets the guest and checks that it boots again.
 fn reset(machine: &Arc<Machine>) {
     let memory = machine.memory();
     memory.write_slice(&[0x55; CODE.len()], GuestAddress(u64::from(LOAD))).unwrap();
@@ -147,7 +147,7 @@ fn p7_a_guest_boots_again_after_each_of_two_takeovers() {
     let first = Standby::start(&far, PATIENCE, None);
     let (machine, engine) = files.run(&near);
     wait_phase(&engine, Phase::Protected);
-    // The files of the primary's host are lost with it.
+    // The boot files of the primary's host are lost with the host.
     for name in ["kernel", "initrd"] {
         std::fs::write(files.path(name), "another").unwrap();
         std::fs::remove_file(files.path(name)).unwrap();
@@ -169,7 +169,8 @@ fn p7_a_guest_boots_again_after_each_of_two_takeovers() {
     machine.stop();
 }
 
-/// Fails if a file is sent to a standby that has it: of its own, or from the session before.
+/// Fails if a file is sent to a standby that already has it, from its own command line or from the
+/// session before.
 #[test]
 fn a_file_is_sent_once_and_not_to_whom_has_it() {
     let files = Files::new();
@@ -179,7 +180,7 @@ fn a_file_is_sent_once_and_not_to_whom_has_it() {
     let (machine, engine) = files.run(&near);
     wait_phase(&engine, Phase::Protected);
     let initrd = INITRD as u64;
-    // Once in guest memory, where the kernel is given it, and once as a file.
+    // The initrd is sent twice: as guest memory, and as a file.
     let first = cable.bytes.swap(0, Ordering::SeqCst);
     assert!(first >= 2 * initrd, "{first}");
     cable.cut();

@@ -1,4 +1,5 @@
-//! P9: a guest that stages more than can leave makes its host keep a bounded amount; with real processes on the real `/dev/kvm`.
+//! P9: the host of a guest that stages more output than can leave buffers a bounded amount. Real
+//! processes on the real `/dev/kvm`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -57,15 +58,15 @@ impl Pair {
     }
 }
 
-/// The largest memory use of a process, in bytes, without the guest's memory.
+/// The largest memory use of a process so far, in bytes.
 fn most_memory(process: &Process) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
 }
 
-/// The standby is dead and no side may go on: all output is held until the operator decides. A held byte takes little more than
-/// its own size.
+/// The standby is dead and no side may continue: all output is held until the operator decides.
+/// Each held byte takes little more than its own size.
 #[test]
 fn p9_bytes_of_the_serial_line_that_are_held_are_gathered() {
     let mut pair = Pair::start("flood=serial");
@@ -82,8 +83,9 @@ fn p9_bytes_of_the_serial_line_that_are_held_are_gathered() {
     assert_eq!(pair.guest.wait_exit().code(), Some(0));
 }
 
-/// The arbiter is away: what has left the gate waits for the console. When the serial line has used its share, the vCPU that
-/// writes to it waits outside the guest. It can be paused there, and the machine goes on when the arbiter is back.
+/// The arbiter is out of reach, so released output waits for the console. When the serial line has
+/// used its share, the vCPU that writes to it waits outside the guest. The vCPU can be paused
+/// there, and the machine continues when the arbiter answers again.
 #[test]
 fn p9_a_vcpu_that_floods_waits_when_nothing_leaves() {
     const SHARE: u64 = 2 << 20;
@@ -112,7 +114,8 @@ fn p9_a_vcpu_that_floods_waits_when_nothing_leaves() {
     assert_eq!(guest.wait_exit().code(), Some(0));
 }
 
-/// P7: as on a full disk. Fails if SIGXFSZ has its default action.
+/// P7: a guest continues when its output reaches a file size limit, as on a full disk. Fails if
+/// SIGXFSZ has its default action.
 #[test]
 fn a_guest_that_prints_beyond_a_limit_of_files_goes_on() {
     let mut command = Command::new("prlimit");
@@ -125,7 +128,7 @@ fn a_guest_that_prints_beyond_a_limit_of_files_goes_on() {
     assert_eq!(guest.wait_exit().code(), Some(0));
 }
 
-/// Returns the status once this many bytes are not settled.
+/// Returns the status once this many bytes are unsettled.
 fn wait_unsettled(process: &Process, status: impl Fn() -> Value, bytes: u64) -> Value {
     let begun = Instant::now();
     loop {

@@ -1,4 +1,5 @@
-//! The e1000 on its PCI bus in a machine on `/dev/kvm`. The test drives it register by register, as a driver does.
+//! The e1000 on its PCI bus, in a machine on `/dev/kvm`. The test drives the card register by
+//! register, as a driver does.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
-/// The first card's windows and pin in this machine.
+/// The memory window, I/O window and pin of the first card in this machine.
 const WINDOW: u64 = 0xe000_0000;
 const PORTS: u16 = 0xc000;
 const PIN: u32 = 22;
@@ -38,7 +39,7 @@ const TDLEN: u64 = 0x3808;
 const TDH: u64 = 0x3810;
 const TDT: u64 = 0x3818;
 
-/// Addresses in guest memory for the driver's rings and buffers.
+/// Guest addresses of the driver's rings and buffers.
 const TX_RING: u64 = 0x40_0000;
 const RX_RING: u64 = 0x40_1000;
 const TX_BUFFER: u64 = 0x40_2000;
@@ -46,8 +47,9 @@ const RX_BUFFERS: u64 = 0x41_0000;
 const BUFFER: u64 = 2048;
 const RING: u64 = 8;
 
-/// A guest that makes the card's pin level-triggered, as the ACPI tables demand, but masked, because nothing takes its interrupt.
-/// It reports that on the serial line and leaves everything else to the test.
+/// A guest that makes the card's pin level-triggered, as the ACPI tables demand, and masks it,
+/// because the guest does not handle its interrupt. The guest reports that on the serial line and
+/// leaves everything else to the test.
 const CODE: [u8; 31] = [
     0xc7,
     0x05,
@@ -82,7 +84,7 @@ const CODE: [u8; 31] = [
     0xfd, // cli; hlt; jmp
 ];
 
-/// [`CODE`] at 1 MiB, entered by the PVH note.
+/// A kernel with [`CODE`] at 1 MiB, entered by the PVH note.
 fn idle_kernel() -> Vec<u8> {
     let mut image = b"\x7fELF\x02\x01\x01".to_vec();
     let mut put = |at: usize, bytes: &[u8]| {
@@ -109,7 +111,7 @@ fn idle_kernel() -> Vec<u8> {
     image
 }
 
-/// A machine with a card, and a vCPU's ways to access it.
+/// A machine with a card, and a vCPU's ways to access the card.
 struct Bench {
     machine: Arc<Machine>,
     authority: CommitAuthority,
@@ -193,7 +195,8 @@ impl Bench {
         state.asserted_pins() >> PIN & 1 == 1
     }
 
-    /// Waits for the pin: the device thread sets it after the effect or the buffer that an observer sees first.
+    /// Waits for the pin. The device thread sets it after the effect or the buffer, which an
+    /// observer sees first.
     fn wait_pin(&self) {
         let deadline = std::time::Instant::now() + PATIENCE;
         while !self.pin() {
@@ -202,7 +205,7 @@ impl Bench {
         }
     }
 
-    /// Waits until the guest has made its pin level-triggered.
+    /// Waits until the guest has made the pin level-triggered.
     fn wait_booted(&self) {
         let deadline = std::time::Instant::now() + PATIENCE;
         while std::fs::read(&self.serial).unwrap() != b"R" {
@@ -221,7 +224,7 @@ impl Bench {
         bytes
     }
 
-    /// What a driver does before the first frame: sets up windows, rings, buffers, interrupts.
+    /// Does a driver's work before the first frame: sets up windows, rings, buffers and interrupts.
     fn bring_up(&self) {
         self.set_config(1, 4, 7);
         for index in 0..RING {
@@ -272,7 +275,7 @@ fn frame(to: [u8; 6], from: [u8; 6], mark: u8) -> Vec<u8> {
 
 const HOST: [u8; 6] = [0x52, 0x55, 0, 0, 0, 1];
 
-/// The next frame of the guest at the other end of the cable, except for announcements.
+/// The guest's next frame at the other end of the cable, announcements excluded.
 fn arrives(cable: &Cable) -> Option<Vec<u8>> {
     let of_guest = |frame: &Vec<u8>| frame[6..12] == MAC && frame[12..14] == [0x88, 0xb5];
     loop {
@@ -293,7 +296,7 @@ fn the_card_is_found_and_its_windows_can_be_moved() {
     assert_eq!((bench.config(2, 0), bench.config(31, 0)), (u32::MAX, u32::MAX), "nobody there");
     assert_eq!(bench.config(1, 0x3c), 0x100 | PIN, "pin A");
     assert_eq!(bench.read(8), u32::MAX, "its windows are closed");
-    // The size of each window, read with decoding off, as operating systems do.
+    // Read the size of each window with decoding off, as operating systems do.
     for (offset, found, size) in
         [(0x10, WINDOW as u32, 0xfffe_0000), (0x14, PORTS as u32 | 1, 0xffff_ffc1)]
     {
@@ -309,7 +312,7 @@ fn the_card_is_found_and_its_windows_can_be_moved() {
     let mut bytes = [0; 4];
     bench.io.pio_read(PioAddress(PORTS + 4), &mut bytes).unwrap();
     assert_eq!(u32::from_le_bytes(bytes), bench.read(8));
-    // Elsewhere, and outside the bus's ranges.
+    // Move the window, and then move it outside of the bus's ranges.
     bench.set_config(1, 0x10, 0xe080_0000);
     assert_eq!((bench.read(8), bench.peek(0xe080_0008) & 2), (u32::MAX, 2));
     bench.set_config(1, 0x10, 0x1000_0000);
@@ -339,7 +342,7 @@ fn a_driver_sends_and_receives_and_goes_on_in_another_machine() {
     assert_eq!(one.wait_received(0), frame(MAC, HOST, 2));
     one.wait_pin();
 
-    // P1: with the gate closed a frame is held, although the driver sees it as done.
+    // P1: a closed gate holds a frame, although the driver sees it as done.
     one.machine.gate().hold();
     one.send(1, &frame(HOST, MAC, 3));
     assert_eq!(one.read(TDH), 2);
@@ -376,7 +379,7 @@ fn a_driver_sends_and_receives_and_goes_on_in_another_machine() {
     assert_eq!(arrives(&cable), Some(frame(HOST, MAC, 4)));
     cable.send(&frame(MAC, HOST, 5));
     assert_eq!(two.wait_received(1), frame(MAC, HOST, 5));
-    // At most two buffers were given: the third frame waits for the next one.
+    // The card had at most two buffers: the third frame waits for the next one.
     for mark in [6, 7] {
         cable.send(&frame(MAC, HOST, mark));
     }
@@ -431,7 +434,7 @@ fn another_model_is_refused_by_both_names() {
     assert!(refused(&|record| state(record, 1, 0xffff)).contains("PCI state of device 1"));
 }
 
-/// An arbiter that does not answer until it is back.
+/// An arbiter that does not answer until the flag is set.
 #[derive(Debug, Default)]
 struct Away(AtomicBool);
 
@@ -441,8 +444,9 @@ impl Fence for Away {
     }
 }
 
-/// P9: with a driver that sends without a pause the machine buffers a bounded amount, both while its frames are held and while an
-/// arbiter is away. What is held fits a checkpoint, and the card continues without loss when its frames leave.
+/// P9: with a driver that sends without a pause, the machine buffers a bounded amount, both while
+/// its frames are held and while the arbiter does not answer. The held frames fit a checkpoint, and
+/// the card continues without loss when its frames leave.
 #[test]
 fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
     const FRAME: usize = 1514;
@@ -456,7 +460,7 @@ fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
         if open {
             bench.run_alone();
         }
-        // The guest prints at its start, which an arbiter that is away holds.
+        // The guest prints at its start; without the arbiter's answer, that output is held.
         bench.start();
         bench.bring_up();
         let mut frame = frame(HOST, MAC, 7);
@@ -466,7 +470,7 @@ fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
             let descriptor = [TX_BUFFER.to_le_bytes(), (FRAME as u64 | 0x0900_0000).to_le_bytes()];
             bench.put(TX_RING + index * 16, &descriptor.concat());
         }
-        // As fast as the card takes them: it has taken all before its head is read, unless it has stopped.
+        // The card has taken all frames before its head is read, unless the card has stopped.
         let (mut tail, mut sent) = (0, 0);
         while sent * FRAME < ENOUGH {
             tail = (tail + RING - 1) % RING;
@@ -481,7 +485,7 @@ fn p9_a_card_stops_in_front_of_a_full_gate_and_goes_on() {
         assert!(load.memory <= MAX_MEMORY && load.recorded <= MAX_RECORDED, "{load:?}");
         assert_ne!(u64::from(bench.read(TDH)), tail, "it stands");
 
-        // P4: a standby accepts the machine with all of it.
+        // P4: a standby accepts the machine with all held frames.
         let machine = &bench.machine;
         machine.vcpus().pause();
         let sealed = machine.gate().seal();

@@ -1,14 +1,16 @@
-//! Checksums of pages: the link's (XXH3-64 of a whole frame) against other ways to compute the same sum or one as strong.
+//! Checksums of pages: the link's checksum (XXH3-64 of a whole frame) against other implementations
+//! of it, and against other checksums.
 //!
-//! `xxhash-rust` selects its instructions at compile time: also build with `RUSTFLAGS="-C target-cpu=native"`, and
-//! compare the tables. `twox-hash` and the CRC crates select at run time.
+//! `xxhash-rust` selects its instructions at compile time: build with `RUSTFLAGS="-C
+//! target-cpu=native"` as well, and compare the tables. `twox-hash` and the CRC crates select at
+//! run time.
 
 use std::hint::black_box;
 
 use crate::PAGE;
 use crate::rounds::{Times, head, in_turn, way};
 
-/// Computes the sum of some bytes.
+/// Computes the checksum of some bytes.
 type Sum = fn(&[u8]) -> u64;
 
 const SUMS: [(&str, u32, Sum); 9] = [
@@ -27,13 +29,13 @@ const SUMS: [(&str, u32, Sum); 9] = [
     ("memcpy", 0, copy),
 ];
 
-/// The limit: reads every byte.
+/// A lower bound for the time: reads every byte.
 fn read(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(8).map(|w| u64::from_ne_bytes(w.try_into().unwrap()));
     words.fold(0, u64::wrapping_add)
 }
 
-/// The other limit: the copy that the engine makes of each page anyway.
+/// Another lower bound: the copy of each page that the engine makes anyway.
 fn copy(bytes: &[u8]) -> u64 {
     thread_local!(static TO: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) });
     TO.with_borrow_mut(|to| {
@@ -43,7 +45,7 @@ fn copy(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Sums `bytes` in pieces of this length; the time per page.
+/// Prints the time per page when `bytes` are summed in pieces of `piece` bytes.
 fn table(title: &str, bytes: &[u8], piece: usize, rounds: usize) {
     let mut ways: Vec<_> = SUMS
         .iter()
@@ -64,7 +66,7 @@ fn table(title: &str, bytes: &[u8], piece: usize, rounds: usize) {
     }
 }
 
-/// A checksum must change with any changed bit.
+/// Checks that a checksum changes with each of many single bits.
 fn check(bytes: &[u8]) {
     let page = &bytes[..PAGE];
     let mut other = page.to_vec();

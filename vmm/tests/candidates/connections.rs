@@ -1,5 +1,5 @@
-//! One checkpoint over several connections at once, against one: over loopback, where a link is as fast as the processors
-//! copy.
+//! One checkpoint over several connections at once, against one connection. Over loopback, a link
+//! is as fast as the processors copy.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::rounds::{head, in_turn, on_one_side, way};
 
 const SIZES: [(&str, usize); 3] = [("137 kB", 137_000), ("600 kB", 600_000), ("4.3 MB", 4_300_000)];
 
-/// What to send, and whether to ask for its sum.
+/// The range to send, and whether the acknowledgement must be a checksum.
 type Order = (Range<usize>, bool);
 
-/// Several connections with a sending thread each, except for the first, which the caller serves.
+/// Several connections. Each has a sending thread, except for the first, which the caller serves.
 struct Bundle {
     bytes: Arc<Vec<u8>>,
     first: Peer,
@@ -48,7 +48,7 @@ impl Bundle {
         Self { bytes: Arc::clone(bytes), first: Peer::new(bytes.len(), cpu), others, sums }
     }
 
-    /// Sends an equal part over each; returns the acknowledgements, xored.
+    /// Sends an equal part over each connection; returns the XOR of the acknowledgements.
     fn transfer(&self, sum: bool) -> u64 {
         let mut parts = parts(self.bytes.len(), self.others.len() + 1);
         let first = parts.next().unwrap();
@@ -78,7 +78,7 @@ impl Drop for Bundle {
     }
 }
 
-/// One thread writes two connections, one after the other: the receivers still overlap.
+/// One thread writes to the connections one after the other: the receivers still work in parallel.
 fn one_thread(bytes: &[u8], peers: &[Peer], sum: bool) -> u64 {
     for (peer, part) in peers.iter().zip(parts(bytes.len(), peers.len())) {
         peer.expect(part.len(), sum);

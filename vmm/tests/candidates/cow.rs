@@ -1,5 +1,5 @@
-//! A pause that copies all dirty pages, against a pause that write-protects them and leaves the copy to a thread that
-//! runs beside the writers.
+//! A pause that copies all dirty pages, against a pause that write-protects them and leaves the
+//! copy to a thread that runs beside the writers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::dirty_area::{DirtyArea, Protect};
 use crate::rounds::{Times, head, in_turn, time};
 
 pub(crate) const MEMORY: usize = 256 << 20;
-/// First address of the dirty pages: the guest's code and page tables are below.
+/// Address of the first dirty page: the guest's code and page tables are below.
 pub(crate) const FIRST: usize = 4 << 20;
 pub(crate) const COUNTS: [usize; 4] = [16, 128, 1024, 8192];
 pub(crate) const HOWS: [Protect; 2] = [Protect::Each, Protect::Span];
@@ -31,17 +31,17 @@ pub(crate) fn rounds(count: usize) -> usize {
     if count > 1000 { 41 } else { 201 }
 }
 
-/// Touches all of guest memory; returns its address.
+/// Touches all of guest memory; returns its address in this process.
 pub(crate) fn touch(memory: &GuestMemory) -> usize {
     let region = memory.iter().next().unwrap();
     assert_eq!(region.len() as usize, MEMORY);
     let base = region.get_mmap().as_ptr();
-    // SAFETY: a byte of each page of the mapping, which nobody else uses yet.
+    // SAFETY: one byte of each page of the mapping, which no other code uses yet.
     (0..MEMORY / PAGE).for_each(|page| unsafe { base.add(page * PAGE).write_volatile(1) });
     base as usize
 }
 
-/// `None`, with a message, where the kernel does not support it.
+/// Registers the memory; `None`, with a message, if the kernel does not support it.
 pub(crate) fn area(base: usize, dirty: &[usize]) -> Option<DirtyArea> {
     match DirtyArea::new(base, MEMORY, dirty) {
         Ok(area) => Some(area),
@@ -53,8 +53,8 @@ pub(crate) fn area(base: usize, dirty: &[usize]) -> Option<DirtyArea> {
 }
 
 fn word(page: usize) -> &'static AtomicU64 {
-    // SAFETY: the first word of a mapped page of memory that outlives its users, only used as an atomic while others
-    // write to it.
+    // SAFETY: the first word of a mapped page of memory that outlives its users, only used as an
+    // atomic while others write to it.
     unsafe { AtomicU64::from_ptr(page as *mut u64) }
 }
 
@@ -139,8 +139,9 @@ fn cow_thread() {
     }
 }
 
-/// Runs a thread that writes to all the dirty pages, in random order, as soon as the pause is over. Returns the times of
-/// its writes to pages that were free again and of those that waited, and the share of the latter.
+/// Runs a thread that writes to all the dirty pages, in random order, as soon as the pause is over.
+/// Returns the times of its writes to pages that were writable again, the times of its writes that
+/// waited, and the share of the latter.
 fn writes(area: &mut DirtyArea, base: usize, pages: &[usize]) -> (Times, Times, f64) {
     let (mut free, mut waited) = (Times::default(), Times::default());
     let mut order: Vec<usize> = (0..pages.len()).collect();

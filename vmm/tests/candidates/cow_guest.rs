@@ -1,5 +1,5 @@
-//! Copy-on-write by userfaultfd under a KVM guest, and its cost for the guest: its memory is unmapped page by page, and
-//! each access comes back as an exit.
+//! Copy-on-write by userfaultfd under a KVM guest, and its cost for the guest. Protection unmaps
+//! guest memory page by page, and each access then causes an exit.
 
 use std::time::Instant;
 
@@ -15,7 +15,8 @@ const WRITE_PAGES: &[u8] = &[
     0x48, 0x89, 0x07, 0x48, 0x01, 0xd7, 0x48, 0xff, 0xc9, 0x75, 0xf5, 0x48, 0x89, 0x0b, 0xeb, 0xfe,
 ];
 
-/// A guest that writes to the same pages in every epoch. KVM logs dirty pages as it does for the engine.
+/// A guest that writes to the same pages in every epoch. KVM logs its dirty pages as for the
+/// engine.
 #[test]
 #[ignore = "a measurement"]
 fn cow_guest() {
@@ -87,7 +88,7 @@ fn cow_guest() {
             for (times, time) in results[at].iter_mut().zip([pause, all, guest]) {
                 times.0.push(time);
             }
-            // Pages written meanwhile do not count in this round.
+            // Pages written during the copy do not count in this round.
             assert_eq!(look(), frames);
         }
         for (way, (times, waits)) in

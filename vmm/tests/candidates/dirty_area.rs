@@ -1,5 +1,5 @@
-//! Memory with some dirty pages, and two ways to keep their content: copied during the pause, or protected during the
-//! pause and copied while the guest runs.
+//! Memory with some dirty pages, and two ways to keep their contents: copy them during the pause,
+//! or protect them during the pause and copy them while the guest runs.
 
 use std::io;
 
@@ -9,18 +9,19 @@ use crate::uffd::Uffd;
 /// How pages are protected and made writable again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protect {
-    /// Each page by itself, writable as soon as it is copied.
+    /// Each page by itself; a page is writable as soon as it is copied.
     Each,
-    /// All from the first dirty page to the last at once, writable when all is copied or a thread waits.
+    /// One range from the first dirty page to the last; writable when all is copied, or when a
+    /// thread waits.
     Span,
 }
 
 /// Memory and its dirty pages.
 pub(crate) struct DirtyArea {
     base: usize,
-    /// The dirty pages, ascending.
+    /// Addresses of the dirty pages, ascending.
     dirty: Vec<usize>,
-    /// The index in `dirty`, by page number.
+    /// The index in `dirty` of each page number.
     places: Vec<u32>,
     copied: Vec<bool>,
     pub(crate) staged: Vec<u8>,
@@ -28,7 +29,8 @@ pub(crate) struct DirtyArea {
 }
 
 impl DirtyArea {
-    /// `len` bytes at `base`, all touched, which stay mapped while this lives; `dirty` pages by number, ascending.
+    /// Covers `len` touched bytes at `base`, which stay mapped during this value's lifetime.
+    /// `dirty` has page numbers, ascending.
     pub(crate) fn new(base: usize, len: usize, dirty: &[usize]) -> io::Result<Self> {
         let mut places = vec![u32::MAX; len / PAGE];
         (0..).zip(dirty).for_each(|(place, &page)| places[page] = place);
@@ -44,14 +46,15 @@ impl DirtyArea {
 
     fn copy(&mut self, place: usize) {
         let to = &mut self.staged[place * PAGE..][..PAGE];
-        // SAFETY: the page is mapped while this lives, and nobody writes to it: all are paused, or it is protected.
+        // SAFETY: the page is mapped during this value's lifetime, and no thread writes to it: all
+        // writers are paused, or the page is protected.
         unsafe {
             std::ptr::copy_nonoverlapping(self.dirty[place] as *const u8, to.as_mut_ptr(), PAGE)
         };
         self.copied[place] = true;
     }
 
-    /// What the engine does in the pause: copies the pages.
+    /// The engine's work in the pause today: copies the pages.
     pub(crate) fn stage(&mut self) {
         (0..self.dirty.len()).for_each(|place| self.copy(place));
     }
@@ -61,7 +64,7 @@ impl DirtyArea {
         (first, last + PAGE - first)
     }
 
-    /// What it would do in the pause instead: protects the pages.
+    /// The alternative work in the pause: protects the pages.
     pub(crate) fn protect(&mut self, how: Protect) {
         self.copied.fill(false);
         match how {
@@ -73,7 +76,8 @@ impl DirtyArea {
         }
     }
 
-    /// The work that is left after the pause. Returns the indices of the dirty pages that a thread waited for.
+    /// The work after the pause: copies the pages. Returns the indices of the dirty pages that a
+    /// thread waited for.
     pub(crate) fn copy_behind(&mut self, how: Protect) -> Vec<usize> {
         let mut waited = Vec::new();
         for place in 0..self.dirty.len() {

@@ -1,4 +1,4 @@
-//! Moves a checkpoint's pages over loopback, by encoding: encoded, sent, acknowledged, decoded.
+//! Moves a checkpoint's pages over loopback with each encoding: encode, send, acknowledge, decode.
 
 use ft_core::pages::Page;
 
@@ -10,7 +10,7 @@ use crate::rounds::{head, in_turn, on_one_side, way};
 
 const COUNTS: [usize; 3] = [16, 128, 1024];
 
-/// One side's pages and the other's.
+/// The pages of both sides.
 struct Sides<'a> {
     encoding: &'a Encoding,
     now: &'a [Page],
@@ -40,7 +40,8 @@ impl<'a> Sides<'a> {
         self.peer.expect(self.sent.bytes.len(), false);
         self.peer.send(&self.sent.bytes);
         self.peer.acknowledged();
-        // The other side decodes before it acknowledges: the sum is the same.
+        // Decode here what the peer would decode before its acknowledgement: the total time is the
+        // same.
         self.encoding.decode_all(&self.sent, &mut self.there);
     }
 }

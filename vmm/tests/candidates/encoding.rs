@@ -1,5 +1,5 @@
-//! Ways to send less of a page: their cost at both ends, the bytes left to send, and the link speed at which they
-//! are worth it.
+//! Encodings that send less than a whole page: their cost at both ends, the bytes left to send, and
+//! the link speed below which they pay off.
 
 use ft_core::pages::{Page, is_zero};
 
@@ -30,7 +30,7 @@ pub(crate) fn change(page: &mut Page, how: &str, random: &mut fastrand::Rng) {
     }
 }
 
-/// The cost of one page: nanoseconds at the sender and at the receiver, and bytes between them.
+/// The cost of one page: nanoseconds at the sender and at the receiver, and bytes on the link.
 struct Cost {
     encode: f64,
     decode: f64,
@@ -43,7 +43,7 @@ impl Cost {
         self.encode + self.decode + self.bytes * 8000.0 / mbits
     }
 
-    /// The link speed in Mbit/s below which this is faster than `other`.
+    /// The link speed in Mbit/s below which this encoding is faster than `other`.
     fn better_below(&self, other: &Cost) -> String {
         let more_work = self.encode + self.decode - other.encode - other.decode;
         let fewer_bytes = other.bytes - self.bytes;
@@ -90,8 +90,8 @@ fn costs(old: &[Page], now: &[Page]) -> Vec<Cost> {
     .collect()
 }
 
-/// The encoding that delivers a page first, and its time relative to today's; today's own if the gain is less than 5
-/// %.
+/// The encoding that delivers a page first, and its time relative to today's encoding. Today's
+/// encoding is named if the gain is less than 5 %.
 fn fastest_at(speed: f64, costs: &[Cost]) -> String {
     let today = costs[1].over(speed);
     let parts = ENCODINGS.iter().zip(costs).map(|(e, cost)| (e.name, cost.over(speed) / today));

@@ -1,4 +1,4 @@
-//! Encodings of a page, by its content and by what the other side has.
+//! Encodings of a page, from its contents and from the contents that the other side has.
 
 use std::hint::black_box;
 
@@ -6,14 +6,15 @@ use ft_core::pages::{Page, is_zero};
 
 use crate::PAGE;
 
-/// As in the product: a block that saves less is sent raw.
+/// A page whose encoded form has at least this length is sent raw, as in the product.
 const WORTHWHILE: usize = PAGE * 7 / 8;
-/// A page's part for each bit of a `u64`.
+/// Length of a line: a page has one for each bit of a `u64`.
 pub(crate) const LINE: usize = PAGE / 64;
 
-/// Appends one encoded page, from its content now and what the other side has.
+/// Appends one encoded page, from its current contents and the other side's.
 type Encode = fn(&Page, &Page, &mut Vec<u8>);
-/// Makes the old page the new one from the bytes that were sent, without their first byte.
+/// Changes the old page into the new one. Takes the sent bytes without the first, which names the
+/// encoding.
 type Decode = fn(&[u8], &mut Page);
 
 const RAW: u8 = 0;
@@ -22,8 +23,8 @@ const SMALL: u8 = 2;
 
 pub(crate) struct Encoding {
     pub(crate) name: &'static str,
-    /// Whether the sender must keep the pages that it has sent: one more copy of each page, and as much memory as the
-    /// guest has.
+    /// Whether the sender must keep the pages that it has sent. That costs another copy of each
+    /// page, and as much memory as the guest has.
     keeps: bool,
     encode: Encode,
     decode: Decode,
@@ -118,7 +119,7 @@ fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Encoded pages, and the end of each.
+/// Encoded pages, and the end of each in `bytes`.
 #[derive(Default)]
 pub(crate) struct Sent {
     pub(crate) bytes: Vec<u8>,

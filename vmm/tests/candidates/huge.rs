@@ -1,4 +1,5 @@
-//! Copying the dirty pages in the pause, from memory in small pages and in transparent huge pages.
+//! Copying the dirty pages in the pause, from memory in small pages and from memory in transparent
+//! huge pages.
 
 use kemari_hypervisor::memory::{self, GuestMemory, MemoryOptions};
 use vm_memory::GuestMemoryBackend;
@@ -12,7 +13,7 @@ fn filled(huge_pages: bool) -> GuestMemory {
     let memory = memory::create(MemoryOptions { size: MEMORY as u64, huge_pages }).unwrap();
     let base = memory.iter().next().unwrap().get_mmap().as_ptr();
     for page in 0..MEMORY / PAGE {
-        // SAFETY: the first word of a page of the mapping, which nobody else uses.
+        // SAFETY: the first word of a page of the mapping, which no other code uses.
         unsafe { base.add(page * PAGE).cast::<u64>().write(page as u64) };
     }
     memory
@@ -21,12 +22,12 @@ fn filled(huge_pages: bool) -> GuestMemory {
 fn copy(memory: &GuestMemory, pages: &[usize], to: &mut [u8]) {
     let base = memory.iter().next().unwrap().get_mmap().as_ptr();
     for (page, to) in pages.iter().zip(to.as_chunks_mut::<PAGE>().0) {
-        // SAFETY: a page of the mapping, which nobody writes to.
+        // SAFETY: a page of the mapping, to which no thread writes.
         unsafe { std::ptr::copy_nonoverlapping(base.add(page * PAGE), to.as_mut_ptr(), PAGE) };
     }
 }
 
-/// KiB of huge pages in this process.
+/// Memory of this process in huge pages, in KiB.
 fn huge_kib() -> u64 {
     let all = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = all.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();

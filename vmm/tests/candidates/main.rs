@@ -1,8 +1,9 @@
-//! Candidate techniques for the engine, each against the one it uses: measurements for people, run by name (`cargo test
-//! --release -p kemari-vmm --test candidates -- --ignored --nocapture --test-threads 1 NAME`).
+//! Candidate techniques for the engine, each measured against the one in use. They run by name
+//! (`cargo test --release -p kemari-vmm --test candidates -- --ignored --nocapture --test-threads 1
+//! NAME`).
 //!
-//! No time is judged here. Each technique is checked to give the right bytes. The figures, and the decisions, are in
-//! `docs/candidates.md`.
+//! The measurements are for people: no time makes a test fail. Each technique is checked to give
+//! the right bytes. The figures and the decisions are in `docs/candidates.md`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod checksums;

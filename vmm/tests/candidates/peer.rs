@@ -1,5 +1,5 @@
-//! The other side of a loopback connection: receives what it is told to expect, and acknowledges it, on demand with a
-//! sum.
+//! The other side of a loopback connection. It receives the announced number of bytes and
+//! acknowledges them, with their checksum on demand.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ pub(crate) struct Peer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the other side must do.
+/// The next task of the other side.
 #[derive(Default)]
 struct Orders {
     expected: AtomicUsize,
@@ -26,7 +26,8 @@ struct Orders {
 }
 
 impl Peer {
-    /// A peer that receives at most `most` bytes before it acknowledges, on processor `cpu` if one is given.
+    /// A peer that receives at most `most` bytes before it acknowledges, on processor `cpu` if one
+    /// is given.
     pub(crate) fn new(most: usize, cpu: Option<usize>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -43,7 +44,8 @@ impl Peer {
         Self { stream, orders, thread: Some(thread) }
     }
 
-    /// Announces how many bytes come next, and whether the acknowledgement must be their sum.
+    /// Announces the number of the next bytes, and whether the acknowledgement must be their
+    /// checksum.
     pub(crate) fn expect(&self, len: usize, sum: bool) {
         self.orders.sum.store(sum, Ordering::Release);
         self.orders.expected.store(len, Ordering::Release);
@@ -53,7 +55,7 @@ impl Peer {
         (&self.stream).write_all(bytes).unwrap();
     }
 
-    /// Waits until everything expected has arrived.
+    /// Waits for the acknowledgement of all announced bytes; returns it.
     pub(crate) fn acknowledged(&self) -> u64 {
         let mut sum = [0; 8];
         (&self.stream).read_exact(&mut sum).unwrap();

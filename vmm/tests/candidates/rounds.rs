@@ -1,26 +1,27 @@
-//! Times several ways to do one thing in turn, so that other load on the machine affects all of them alike.
+//! Measures several ways to do one thing in turn, so that other load on the machine affects all of
+//! them equally.
 
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// One way with its name: it returns the time of the part that counts.
+/// The name of one way, and a function that returns the time of the part that counts.
 pub(crate) type Way<'a> = (&'a str, Box<dyn FnMut() -> Duration + 'a>);
 
-/// The time of `work`.
+/// The duration of `work`.
 pub(crate) fn time<R>(work: impl FnOnce() -> R) -> Duration {
     let start = Instant::now();
     std::hint::black_box(work());
     start.elapsed()
 }
 
-/// A way that counts as a whole.
+/// A way whose whole duration counts.
 pub(crate) fn way<'a, R>(name: &'a str, mut work: impl FnMut() -> R + 'a) -> Way<'a> {
     (name, Box::new(move || time(&mut work)))
 }
 
-/// Runs every way once to warm up and then `rounds` times, in turn, starting each round with another one; returns
-/// their times in the order of `ways`.
+/// Runs every way once to warm up, and then `rounds` times in turn. Each round starts with a
+/// different way. Returns the times in the order of `ways`.
 pub(crate) fn in_turn(rounds: usize, ways: &mut [Way<'_>]) -> Vec<Times> {
     let count = ways.len();
     let mut times = vec![Times::default(); count];
@@ -60,7 +61,8 @@ impl fmt::Display for Times {
     }
 }
 
-/// Repeats a call that a signal has interrupted, for instance when the process is stopped and continued.
+/// Repeats a call that a signal has interrupted, for instance when the process was stopped and
+/// continued.
 pub(crate) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> R {
     loop {
         match call() {
@@ -79,14 +81,14 @@ pub(crate) fn head(columns: &[&str]) {
 pub(crate) fn stay_on(cpu: usize) {
     // SAFETY: all zero is a set of no processors.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the number is below that of the set's bits.
+    // SAFETY: the number is below the number of bits in the set.
     unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set is as long as said; 0 is this thread.
+    // SAFETY: the size is that of the set; 0 is this thread.
     let ret = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
     assert_eq!(ret, 0, "this needs processors 0 and 1: {}", std::io::Error::last_os_error());
 }
 
-/// Does the work on processor 0, as one host of two; the other one has processor 1.
+/// Does `work` on processor 0, as one of two hosts; the other host has processor 1.
 pub(crate) fn on_one_side<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     let pinned = || {
         stay_on(0);

@@ -1,4 +1,5 @@
-//! Ways to send pages that are not adjacent: assembled in a buffer first, gathered by the kernel, or not copied.
+//! Ways to send pages that are not adjacent: copied into one buffer first, gathered by the kernel,
+//! or sent without a copy.
 
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -11,13 +12,14 @@ use crate::peer::Peer;
 use crate::rounds::{head, in_turn, on_one_side, uninterrupted, way};
 
 const MEMORY: usize = 64 << 20;
-// Of linux/errqueue.h.
+// Constants of linux/errqueue.h.
 const ORIGIN_ZEROCOPY: u8 = 5;
 const ZEROCOPY_COPIED: u8 = 1;
 
 const COUNTS: [usize; 3] = [32, 144, 1024];
 
-/// Pages of a paused guest: they do not change meanwhile, or the checkpoint would be torn.
+/// Pages of a paused guest. They must not change while they are sent, or the checkpoint would be
+/// torn.
 struct Pages<'a>(Vec<&'a [u8]>);
 
 impl Pages<'_> {
@@ -25,7 +27,7 @@ impl Pages<'_> {
         self.0.len() * PAGE
     }
 
-    /// As the sender does today: assembled, and written a frame at a time.
+    /// As the sender does today: copies the pages into a buffer, and writes a frame at a time.
     fn assembled(&self, peer: &Peer, buffer: &mut Vec<u8>, at_a_time: usize) {
         for pages in self.0.chunks(at_a_time) {
             buffer.clear();
@@ -45,8 +47,8 @@ impl Pages<'_> {
         }
     }
 
-    /// Gathered, and the kernel is asked to send without a copy (MSG_ZEROCOPY). Returns for each call whether the kernel
-    /// has copied nevertheless.
+    /// Gathers the pages and asks the kernel to send them without a copy (MSG_ZEROCOPY). Returns,
+    /// for each call, whether the kernel has copied nevertheless.
     fn uncopied(&self, peer: &Peer, at_a_time: usize) -> Vec<bool> {
         let mut calls = 0;
         for pages in self.0.chunks(at_a_time) {
@@ -71,17 +73,18 @@ fn send_uncopied(peer: &Peer, slices: &[IoSlice<'_>]) -> usize {
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = slices.as_ptr().cast_mut().cast();
     message.msg_iovlen = slices.len();
-    // SAFETY: an `IoSlice` is laid out as an `iovec`; the pages outlive the call, and live on unchanged until the kernel
-    // has given notice, for which the caller waits.
+    // SAFETY: an `IoSlice` has the layout of an `iovec`. The pages outlive the call, and stay
+    // unchanged until the kernel has given notice, for which the caller waits.
     let sent = unsafe { libc::sendmsg(peer.stream.as_raw_fd(), &message, libc::MSG_ZEROCOPY) };
     usize::try_from(sent).unwrap_or_else(|_| panic!("{}", io::Error::last_os_error()))
 }
 
-/// Waits for the kernel's notices that it does not need the pages any more; adds an entry for each call in them.
+/// Waits for the kernel's notices that it no longer needs the pages; adds an entry for each call in
+/// them.
 fn notices(peer: &Peer, copied: &mut Vec<bool>) {
     let mut poll = libc::pollfd { fd: peer.stream.as_raw_fd(), events: 0, revents: 0 };
     uninterrupted(|| {
-        // SAFETY: one entry, which lives on.
+        // SAFETY: one entry, which outlives the call.
         let ready = unsafe { libc::poll(&mut poll, 1, -1) };
         if ready == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
     });
@@ -90,7 +93,7 @@ fn notices(peer: &Peer, copied: &mut Vec<bool>) {
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
-    // SAFETY: the control buffer is as long as said, and aligned.
+    // SAFETY: the length is that of the control buffer, which is aligned.
     let got = unsafe { libc::recvmsg(peer.stream.as_raw_fd(), &mut message, libc::MSG_ERRQUEUE) };
     assert_eq!(got, 0, "{}", io::Error::last_os_error());
     // SAFETY: the kernel has filled the message in; a notice is a `sock_extended_err`.

@@ -1,5 +1,5 @@
-//! userfaultfd's write protection (Linux, `ioctl_userfaultfd(2)`): a thread that writes to a protected page waits
-//! until another thread has made the page writable.
+//! Write protection by userfaultfd (Linux, `ioctl_userfaultfd(2)`): a thread that writes to a
+//! protected page blocks until another thread has made the page writable.
 #![allow(missing_docs)] // the macros that name requests write no docs
 
 use std::fs::File;
@@ -45,7 +45,7 @@ const PROTECT: u64 = 1;
 const IOCTL_WRITEPROTECT: u64 = 1 << 6;
 const EVENT_PAGEFAULT: u8 = 0x12;
 
-/// Memory whose writes can be held.
+/// Memory in which writes can be held.
 pub(crate) struct Uffd(File);
 
 impl Uffd {
@@ -68,7 +68,7 @@ impl Uffd {
             .map_err(explain("UFFDIO_API with write protection"))?;
         let (start, len) = (start as u64, len as u64);
         let mut register = Register { start, len, mode: REGISTER_WP, ioctls: 0 };
-        // SAFETY: as above; writes to the range may wait from now on, but not change.
+        // SAFETY: as above; from now on a write to the range may block, and no contents change.
         check(unsafe { ioctl_with_mut_ref(&uffd.0, UFFDIO_REGISTER(), &mut register) })
             .map_err(explain("UFFDIO_REGISTER with write protection"))?;
         if register.ioctls & IOCTL_WRITEPROTECT == 0 {
@@ -77,7 +77,7 @@ impl Uffd {
         Ok(uffd)
     }
 
-    /// Protects pages, or makes them writable again and wakes the threads that wait.
+    /// Protects pages, or makes them writable again and wakes the blocked threads.
     pub(crate) fn set(&self, start: usize, len: usize, protect: bool) {
         let mode = if protect { PROTECT } else { 0 };
         let mut request = WriteProtect { start: start as u64, len: len as u64, mode };
@@ -85,7 +85,7 @@ impl Uffd {
         check(unsafe { ioctl_with_mut_ref(&self.0, UFFDIO_WRITEPROTECT(), &mut request) }).unwrap();
     }
 
-    /// The page that a thread waits to write to.
+    /// The address of a page to which a thread waits to write, if there is one.
     pub(crate) fn waiting(&self) -> Option<usize> {
         let mut message = [0; 32];
         match (&self.0).read(&mut message) {

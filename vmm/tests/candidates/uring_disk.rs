@@ -1,4 +1,4 @@
-//! io_uring for a disk image, against one system call per write, as in a disk's lane.
+//! io_uring for a disk image, against one system call per write, as the lane of a disk makes.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,7 +21,7 @@ const DEPTHS: [usize; 3] = [1, 8, 32];
 #[repr(align(4096))]
 struct Block([u8; PAGE]);
 
-/// Writes as a guest might make them, all to different places.
+/// Writes as a guest might make them, each to a different place.
 struct Batch {
     at: Vec<usize>,
     blocks: Vec<Block>,
@@ -56,7 +56,7 @@ impl Batch {
             while begun < WRITES && begun - done < depth {
                 let write = opcode::Write::new(fd, self.blocks[begun].0.as_ptr(), PAGE as u32);
                 let entry = write.offset(self.offset(begun)).build();
-                // SAFETY: the block outlives the request, whose end is waited for here.
+                // SAFETY: the block outlives the request, for whose end this function waits.
                 unsafe { ring.submission().push(&entry) }.unwrap();
                 begun += 1;
             }
@@ -73,7 +73,7 @@ impl Batch {
         }
         if sync {
             let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
-            // SAFETY: it has no buffers.
+            // SAFETY: the request has no buffers.
             unsafe { ring.submission().push(&entry) }.unwrap();
             uninterrupted(|| ring.submit_and_wait(1));
             assert_eq!(ring.completion().next().unwrap().result(), 0);
@@ -97,7 +97,7 @@ fn open(path: &Path, direct: bool) -> io::Result<File> {
 #[test]
 #[ignore = "a measurement"]
 fn uring_disk() {
-    // Beside the build, on a real disk: temporary directories may be memory.
+    // Create the image beside the build, on a real disk: temporary directories may be in memory.
     let image = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let zeros = vec![0; 1 << 20];
     (0..FILE_PAGES * PAGE / zeros.len())
@@ -125,7 +125,7 @@ fn row(file: &File, direct: bool, sync: bool) {
         let batch = Batch::new(random);
         let taken = time(|| write(&batch));
         batch.check(file);
-        // Write back, so that the next way does not pay for this one.
+        // Write the data back, so that the next way does not pay for this one.
         file.sync_data().unwrap();
         taken
     };

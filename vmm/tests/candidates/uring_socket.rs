@@ -1,4 +1,5 @@
-//! io_uring for a socket, against blocking calls: a request and its answer over a loopback connection.
+//! io_uring for a socket, against blocking calls: a request and its answer over a loopback
+//! connection.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,7 +16,7 @@ fn by_calls(mut stream: &TcpStream, request: &[u8], answer: &mut [u8]) {
     stream.read_exact(answer).unwrap();
 }
 
-/// One entry after the other, or both at once with the answer's linked to the request's.
+/// Submits one entry after the other, or both at once, with the answer's linked to the request's.
 fn by_ring(
     ring: &mut IoUring,
     stream: &TcpStream,
@@ -29,7 +30,7 @@ fn by_ring(
         opcode::Send::new(fd, request.as_ptr(), request.len() as u32).flags(libc::MSG_WAITALL);
     let receive =
         opcode::Recv::new(fd, answer.as_mut_ptr(), answer.len() as u32).flags(libc::MSG_WAITALL);
-    // SAFETY: both buffers outlive the requests, whose ends are waited for here.
+    // SAFETY: both buffers outlive the requests, for whose ends this function waits.
     unsafe { ring.submission().push(&send.build().flags(flags)) }.unwrap();
     if !linked {
         end(ring, request.len());
@@ -44,7 +45,7 @@ fn end(ring: &mut IoUring, len: usize) {
     assert_eq!(ring.completion().next().unwrap().result(), len as i32);
 }
 
-/// Returns what it receives, `len` bytes at a time.
+/// Returns the received bytes to the sender, `len` bytes at a time.
 fn echo(mut stream: &TcpStream, len: usize) {
     let mut buffer = vec![0; len];
     while stream.read_exact(&mut buffer).is_ok() {

@@ -1,4 +1,4 @@
-//! The delay until a thread continues after another has notified it: blocked in `epoll_wait` on an event, or spinning
+//! The delay until a notified thread continues: blocked in `epoll_wait` on an event, or spinning
 //! for a while first.
 
 use std::os::fd::AsRawFd;
@@ -22,12 +22,13 @@ const WINDOWS: [Duration; 3] =
 struct Bell {
     event: EventFd,
     rung: AtomicU64,
-    /// Whether the other thread sleeps or is about to: then a write to memory is not enough.
+    /// Whether the other thread sleeps, or is about to: a write to memory does not wake it.
     sleeps: AtomicBool,
 }
 
 impl Bell {
-    /// Rings for the `n`th time; the event costs a system call, which a spinning thread does not need.
+    /// Rings for the `n`th time. The event costs a system call, so it is used only for a sleeping
+    /// thread.
     fn ring(&self, n: u64) {
         self.rung.store(n, Ordering::SeqCst);
         if self.sleeps.load(Ordering::SeqCst) {
@@ -35,7 +36,7 @@ impl Bell {
         }
     }
 
-    /// Waits for the `n`th ring; spins for `window` first. Returns whether spinning was enough.
+    /// Waits for the `n`th ring, and spins for `window` first. Returns whether spinning was enough.
     fn wait(&self, epoll: &Epoll, n: u64, window: Duration) -> bool {
         let until = Instant::now() + window;
         while self.rung.load(Ordering::SeqCst) < n && Instant::now() < until {
@@ -45,7 +46,7 @@ impl Bell {
         self.sleeps.store(true, Ordering::SeqCst);
         while self.rung.load(Ordering::SeqCst) < n {
             uninterrupted(|| epoll.wait(-1, &mut [EpollEvent::default()]));
-            // An error means that there is nothing to read: it was rung without the event.
+            // An error means that there was nothing to read: the bell was rung without the event.
             let _ = self.event.read();
         }
         self.sleeps.store(false, Ordering::SeqCst);
@@ -53,7 +54,8 @@ impl Bell {
     }
 }
 
-/// The times from before the ring until the other thread is awake, and the share of waits without sleep.
+/// The times from before the ring until the other thread is awake, and the share of waits without
+/// sleep.
 fn latency(apart: Duration, window: Duration, own_cpus: bool) -> (Times, Times, f64) {
     let event = EventFd::new(EFD_NONBLOCK).unwrap();
     let bell = Bell { event, rung: AtomicU64::new(0), sleeps: AtomicBool::new(false) };

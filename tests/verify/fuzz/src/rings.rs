@@ -186,7 +186,7 @@ fn set_up_well(slot: &mut VirtioSlot, queue: u16) {
     slot.set_queue_ready(queue, true);
 }
 
-/// Makes some chains available; the index may have any value.
+/// Makes chains available; the index of the available ring may have any value.
 fn offer(world: &World, queue: u16, input: &mut Unstructured<'_>) -> Result<()> {
     let [table, avail, _] = place(queue);
     let write = |at: u64, bytes: &[u8]| {
@@ -221,7 +221,7 @@ fn rings(input: &mut Unstructured<'_>) -> Result<()> {
         set_up(&mut world.slot, queue, input)?;
     }
     if world.slot.needs_reset() && input.ratio(3, 4)? {
-        // A driver that has read the status, and now behaves correctly.
+        // A driver that has read the status resets the device and sets up the queues correctly.
         world.slot.reset();
         (0..queues).for_each(|queue| set_up_well(&mut world.slot, queue));
     }
@@ -240,7 +240,7 @@ fn rings(input: &mut Unstructured<'_>) -> Result<()> {
             0 => {
                 let at = address(input)?;
                 let bytes: Vec<u8> = input.arbitrary()?;
-                // The guest may write where there is no memory.
+                // The guest may write to an address without memory.
                 let _ = world.memory.write_slice(&bytes, GuestAddress(at));
             }
             1 | 2 => world.commit(),
@@ -271,7 +271,7 @@ fn rings(input: &mut Unstructured<'_>) -> Result<()> {
         world.complete();
         world.moves_on();
     }
-    // The gate's counts are asserted at each end of an epoch.
+    // The gate asserts its counts of tokens at the end of each epoch.
     world.slot.reset();
     world.commit();
     Ok(())

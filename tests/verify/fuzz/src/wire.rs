@@ -1,4 +1,4 @@
-//! The decoder of the link's frames, and the batches of pages in them.
+//! The decoder of the link's frames, and the batches of pages in frames.
 
 use ft_core::handshake::MemoryRegion;
 use ft_core::pages::{Compression, PAGE_SIZE, PageBatch, PageFrame, SentPages};
@@ -58,7 +58,7 @@ fn run_decoder(bytes: &[u8]) {
     assert_eq!(whole, torn);
 }
 
-/// A frame of any body, with its checksum.
+/// A frame with any body, and with the checksum of that body.
 pub(crate) fn framed(kind: Kind, epoch: Epoch, term: Term, body: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let start = Header::reserve(&mut bytes);
@@ -74,7 +74,7 @@ fn run_bodies(bytes: &[u8]) {
     let Some((head, body)) = bytes.split_first_chunk::<HEADER_LEN>() else { return };
     let header = Header::parse(head).expect("it was just written");
     let Ok(frame) = Frame::verify(header, body.to_vec()) else { return };
-    // A decoded message can be encoded again, and is then decoded to the same message.
+    // A decoded message that can be encoded again decodes to the same message.
     let outgoing = Outgoing { epoch: Epoch(3), term: Term(2), message: frame.message.clone() };
     let mut again = Vec::new();
     if outgoing.encode(&mut again).is_ok() {
@@ -103,7 +103,7 @@ fn run_pages(bytes: &[u8]) {
         Ok(())
     });
     assert_eq!(done, Ok(()));
-    // A page without a changed line gives no entry.
+    // A page without a changed line has no entry.
     assert!(pages <= batch.pages() && pages + batch.changes() >= batch.pages());
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn pages(kind: Kind, epoch: Epoch, term: Term, compression: Compressi
     bytes
 }
 
-/// A whole page, then lines of it.
+/// A frame with a whole page, then a frame with the changed lines of that page.
 fn changes() -> Vec<u8> {
     let mut sent = SentPages::new(2);
     let mut page = [5; PAGE_SIZE];

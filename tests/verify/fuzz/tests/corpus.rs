@@ -1,5 +1,5 @@
-//! Runs every target on its seeds, on inputs that were found earlier, and on small changes of both; CI runs this on any
-//! machine. `cargo xtask fuzz` runs longer and searches better.
+//! Runs every target on its seeds, on inputs that were found earlier, and on small changes of both.
+//! CI runs this test on any machine; `cargo xtask fuzz` runs longer and searches better.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::path::Path;
@@ -18,7 +18,7 @@ fn inputs(target: &Target) -> Vec<Vec<u8>> {
     inputs
 }
 
-/// Changes bytes at places given as a share of the length.
+/// Changes bytes. A position is given as a share of the length.
 fn change(mut bytes: Vec<u8>, changes: &[(u16, u8, u8)]) -> Vec<u8> {
     for (place, what, value) in changes {
         let at = usize::from(*place) * bytes.len() / (usize::from(u16::MAX) + 1);
@@ -32,7 +32,7 @@ fn change(mut bytes: Vec<u8>, changes: &[(u16, u8, u8)]) -> Vec<u8> {
     bytes
 }
 
-/// Fails if `cargo xtask fuzz` would refuse an existing target, or build for one that does not exist.
+/// Fails if `cargo xtask fuzz` would refuse an existing target, or build for a missing one.
 #[test]
 fn the_targets_are_those_that_the_command_line_takes() {
     let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();

@@ -1,7 +1,8 @@
-//! `cargo xtask sim --model`: explores commit and takeover exhaustively within small bounds, then again
-//! without each rule in turn, to show that each rule is needed.
+//! `cargo xtask sim --model`: explores commit and takeover exhaustively within small bounds, then
+//! again without each rule in turn, to show that each rule is needed.
 //!
-//! It may not depend on a crate of the product: the model is written from the rules, not from the code.
+//! This crate may not depend on a crate of the product: the model is written from the rules, not
+//! from the code.
 
 mod protocol;
 

@@ -1,31 +1,32 @@
-//! The protocol; states have the names of `ft-core`.
+//! The model of the protocol. Its states have the names of `ft-core`.
 //!
-//! A machine's guest is the list of the terms in which its epochs ran: two guests are equal as far as
-//! their lists are. What the outside has seen is such a list, too. Any machine may be slow for any
-//! time, and may suspect another at any time, so that pauses and lost heartbeats need no state.
+//! A machine's guest is the list of the terms in which its epochs ran: two guests are equal as far
+//! as their lists are equal. The output that was seen outside is such a list, too. Any machine may
+//! be slow for any time, and may suspect another at any time, so pauses and lost heartbeats need no
+//! state.
 
 use stateright::{Model, Property};
 
-/// A rule that can be left out.
+/// A rule that the exploration can leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
     /// Only acknowledged epochs are released.
     Acknowledged,
-    /// From Arming on, the arbiter is asked before the machine runs alone.
+    /// From Arming on, the primary asks the arbiter before it runs alone.
     AskToRunAlone,
-    /// The standby asks before it takes over.
+    /// The standby asks the arbiter before it takes over.
     AskToTakeOver,
-    /// The winner acts in the next term.
+    /// The winner of a claim acts in the next term.
     NextTerm,
     /// The fence is asked before each effect.
     Fence,
     /// A side that renounces drops its checkpoint.
     Discard,
-    /// The standby claims the term after its checkpoint's term, and no later one.
+    /// The standby claims the term after its checkpoint's term, and no later term.
     ClaimNext,
     /// The gate holds from the first seal on.
     Hold,
-    /// The standby takes checkpoints only in order, and only of its own session.
+    /// The standby takes checkpoints only in order, and only those of its own session.
     InOrder,
 }
 
@@ -43,12 +44,12 @@ impl Rule {
     ];
 }
 
-/// A guest: the term of each of its epochs.
+/// A guest, as the term of each of its epochs.
 type History = Vec<u8>;
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 enum Phase {
-    // Phases of a primary.
+    // The phases of a primary.
     Alone,
     Copying,
     Arming,
@@ -56,12 +57,12 @@ enum Phase {
     Detaching,
     DoubtingAsPrimary,
     Stopped,
-    // Phases of a standby.
+    // The phases of a standby.
     Waiting,
     Filling,
     Ready,
     DoubtingAsStandby,
-    // Neither.
+    // A dead machine.
     Dead,
 }
 
@@ -93,7 +94,7 @@ struct Machine {
     acknowledged: usize,
     /// Number of epochs that may be performed.
     released: usize,
-    /// Number of these that this machine has performed.
+    /// Number of released epochs that this machine has performed.
     performed: usize,
     link: Option<u8>,
     claim: Option<Claim>,
@@ -112,7 +113,7 @@ struct Link {
     id: u8,
     term: u8,
     ends: [usize; 2],
-    /// Messages on their way to the primary, and to the standby.
+    /// Messages in transit to the primary, and to the standby.
     to: [Vec<Message>; 2],
 }
 
@@ -122,7 +123,7 @@ pub(crate) struct State {
     machines: Vec<Machine>,
     links: Vec<Link>,
     next_link: u8,
-    /// The winner of term 1, 2, ...
+    /// The winners of terms 1, 2, ...
     winners: Vec<usize>,
     seen: History,
     /// The term of the last performed effect, and its machine.
@@ -142,7 +143,7 @@ pub(crate) enum Action {
     Run(usize),
     Perform(usize),
     Deliver(u8, usize),
-    /// In a connection, everything in transit is lost from this message on.
+    /// From this message on, all messages in transit on one direction of a link are lost.
     Lose(u8, usize),
     Suspect(usize),
     Detach(usize),
@@ -177,12 +178,12 @@ impl State {
         self.winners.iter().skip(term).all(|winner| *winner == machine)
     }
 
-    /// The outside sees all effects of the first `epochs` epochs of a machine's guest.
+    /// Performs all effects of the first `epochs` epochs of a machine's guest.
     fn perform(&mut self, machine: usize, epochs: usize) {
         self.machines[machine].performed = epochs;
         let one = &self.machines[machine];
         let shown = &one.guest[..epochs];
-        // P1: nothing that was seen is taken back.
+        // P1: no output that was seen is taken back.
         if shown.len() < self.seen.len() {
             self.broken[0] |= !is_prefix(shown, &self.seen);
         } else {
@@ -196,7 +197,7 @@ impl State {
         self.performed = (last.max(one.term), machine);
     }
 
-    /// P1: a machine that goes on has everything that was seen.
+    /// P1: a machine that continues the guest has everything that was seen.
     fn goes_on(&mut self, machine: usize) {
         let guest = &self.machines[machine].guest;
         self.broken[0] |= !is_prefix(&self.seen, guest);
@@ -212,7 +213,7 @@ impl State {
     fn send(&mut self, machine: usize, to: usize, message: Message) {
         let id = self.machines[machine].link;
         if let Some(link) = self.links.iter_mut().find(|link| Some(link.id) == id) {
-            // Messages to a closed end are not read.
+            // No machine reads messages to a closed end.
             if self.machines[link.ends[to]].link == id {
                 link.to[to].push(message);
             }
@@ -406,7 +407,7 @@ impl Model for Protocol {
                     link.to[to].remove(0);
                 } else {
                     link.to[to].clear();
-                    // Later messages are not read: the stream has a hole.
+                    // Later messages are not read, because the stream has a hole.
                     let end = link.ends[to];
                     self.suspect(&mut state, end);
                 }
@@ -534,7 +535,8 @@ impl Protocol {
                 }
                 let skipped = one.phase == Phase::Ready && guest.len() != one.guest.len() + 1;
                 let epoch = guest.len();
-                // Without the preceding checkpoint, the pages of this one give another machine.
+                // Without the preceding checkpoint, the pages of this checkpoint give a different
+                // machine.
                 one.guest = if skipped { vec![0; epoch] } else { guest };
                 (one.phase, one.term) = (Phase::Ready, term);
                 state.send(at, 0, Message::Ack(epoch));

@@ -1,4 +1,4 @@
-//! Mutants that no judge finds, and why that is right: `argued.toml`.
+//! Mutants that no judge finds, with the reason why that is right (`argued.toml`).
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::sites::Mutant;
 
-/// The contents of the file.
+/// The contents of `argued.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Argued {
@@ -15,18 +15,18 @@ pub(crate) struct Argued {
     mutant: Vec<Argument>,
 }
 
-/// An argument, for all mutants that it fits.
+/// An argument for all mutants that it fits.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Argument {
     file: String,
-    /// The function, or the end of its path; if omitted, any.
+    /// The function, or the end of its path; any function if omitted.
     #[serde(default)]
     function: String,
-    /// A part of the original code; if omitted, any.
+    /// A part of the original code; any code if omitted.
     #[serde(default)]
     code: String,
-    /// A part of the replacement.
+    /// A part of the replacement; any replacement if omitted.
     #[serde(default)]
     becomes: String,
     pub(crate) why: String,

@@ -1,4 +1,5 @@
-//! The judges of a mutant: the core's unit tests, and the simulation, each in a process of its own with a limit.
+//! The judges of a mutant: the core's unit tests and the simulation. Each runs as a process with
+//! limits.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
@@ -9,7 +10,7 @@ use anyhow::Result;
 
 use crate::tree::Copied;
 
-/// A judge.
+/// A judge of mutants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judge {
     UnitTests,
@@ -25,7 +26,7 @@ impl Judge {
         }
     }
 
-    /// The file of its verdicts: a hash of everything that they depend on.
+    /// The name of the file with the judge's verdicts: a hash of everything that they depend on.
     pub(crate) fn key(self, copied: &Copied) -> String {
         match self {
             Self::UnitTests => format!("unit-tests-{:016x}", copied.tests_hash),
@@ -33,7 +34,7 @@ impl Judge {
         }
     }
 
-    /// Builds its program.
+    /// Builds the judge's program.
     pub(crate) fn program(self, copied: &Copied) -> Result<PathBuf> {
         match self {
             Self::UnitTests => copied.unit_tests(),
@@ -45,7 +46,8 @@ impl Judge {
         match self {
             Self::UnitTests => {
                 let mut command = limited(program, 5);
-                // Random inputs are the same each time, and earlier failures are not tried again.
+                // The random inputs are the same each time, and earlier failures are not tried
+                // again.
                 command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_CASES", "32");
                 command.env("RUST_TEST_THREADS", "1");
                 command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
@@ -60,7 +62,8 @@ impl Judge {
         }
     }
 
-    /// The judge's message about mutant `number`, if it finds the mutant; with 0, no mutant is active.
+    /// The judge's message about mutant `number`, or `None` if the judge does not find the mutant.
+    /// With 0, no mutant is active.
     pub(crate) fn finds(self, program: &Path, number: usize) -> Result<Option<String>> {
         let log = tempfile::tempfile()?;
         let mut command = self.command(program);
@@ -70,8 +73,9 @@ impl Judge {
     }
 }
 
-/// Runs a program with a limit of CPU seconds and of 4 GiB of memory: a mutant may loop forever, or take all memory. Wall-clock
-/// time is not limited, because a correct core is slow on a busy machine.
+/// Runs a program with a limit of CPU seconds, and of 4 GiB of memory: a mutant may loop forever,
+/// or allocate without end. Wall-clock time is not limited, because a correct core is slow on a
+/// busy machine.
 fn limited(program: &Path, seconds: u64) -> Command {
     let mut command = Command::new("/bin/sh");
     let limits = format!("ulimit -t {seconds} && ulimit -v 4194304 && exec \"$0\" \"$@\"");

@@ -1,7 +1,8 @@
-//! `cargo xtask sim --mutants` runs this: puts one small fault after the other into the protocol core; the core's unit tests and
-//! the simulation judge each. A mutant that neither finds must be found, or explained in `argued.toml`.
+//! `cargo xtask sim --mutants`: puts small faults into the protocol core, one at a time. The core's
+//! unit tests and the simulation judge each. A mutant that neither finds must be found by a new
+//! test, or explained in `argued.toml`.
 //!
-//! It may not depend on a crate of the product: it compiles a changed copy of the tree.
+//! This crate may not depend on a crate of the product: it compiles a changed copy of the tree.
 
 mod argued;
 mod judge;
@@ -49,7 +50,7 @@ fn main() -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The numbers of the wanted mutants.
+/// The numbers of the selected mutants.
 fn chosen(arguments: &Arguments, mutants: &[Mutant]) -> Vec<usize> {
     let wanted =
         |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
@@ -65,14 +66,14 @@ fn chosen(arguments: &Arguments, mutants: &[Mutant]) -> Vec<usize> {
     numbers
 }
 
-/// Each judge's message about a mutant that it finds.
+/// The message of each judge that finds the mutant.
 struct Found {
     number: usize,
     tests: Option<String>,
     simulation: Option<String>,
 }
 
-/// A run of the judges.
+/// One run of the judges.
 struct Run {
     copied: Copied,
     folder: std::path::PathBuf,
@@ -80,7 +81,7 @@ struct Run {
 }
 
 impl Run {
-    /// The unit tests judge all mutants, because they are quick; the simulation judges the rest.
+    /// The unit tests judge all mutants, because they are quick. The simulation judges the rest.
     fn all(&self, arguments: &Arguments, argued: &Argued, numbers: &[usize]) -> Result<Vec<Found>> {
         let tests = if arguments.simulation_only {
             vec![None; numbers.len()]
@@ -103,7 +104,7 @@ impl Run {
         Ok(numbers.iter().zip(tests).map(found).collect())
     }
 
-    /// One judge's verdict on each mutant.
+    /// The verdict of `judge` on each mutant.
     fn judge(&self, judge: Judge, numbers: &[usize]) -> Result<Vec<Option<String>>> {
         let results = Results::open(&self.folder, &judge.key(&self.copied))?;
         let unknown: Vec<usize> =
@@ -148,7 +149,7 @@ fn progress(judge: Judge, count: usize) -> ProgressBar {
     )
 }
 
-/// Prints which judge has found what; returns whether no mutant is open.
+/// Prints which judge has found which mutant. Returns whether no mutant is open.
 fn report(arguments: &Arguments, argued: &Argued, mutants: &[Mutant], found: &[Found]) -> bool {
     let (mut tests, mut simulation, mut both, mut waived, mut open) = (0, 0, 0, 0, 0);
     let mut unfound = Vec::new();
@@ -183,8 +184,8 @@ fn report(arguments: &Arguments, argued: &Argued, mutants: &[Mutant], found: &[F
         }
     }
     let whole = found.len() == mutants.len() && !arguments.simulation_only;
-    // An argument that fits no existing mutant shows without a judge; an unneeded argument shows only after all mutants are
-    // judged.
+    // An argument that fits no existing mutant is known without a judge. A needless argument is
+    // known only after all mutants are judged.
     let needless = if whole { argued.needless(&unfound) } else { argued.fitting_none(mutants) };
     for argument in &needless {
         println!("NEEDLESS entry of argued.toml, it matches no open mutant: {argument:?}");

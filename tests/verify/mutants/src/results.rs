@@ -1,4 +1,4 @@
-//! Stores verdicts in a file, so that a stopped run continues where it was.
+//! Stores verdicts in a file, so that an interrupted run continues where it was.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -7,7 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// Verdicts of one judge by the mutant's number, with its message if it finds the mutant.
+/// The verdicts of one judge, by the mutant's number, each with the judge's message if it finds the
+/// mutant.
 pub(crate) struct Results {
     known: HashMap<usize, Option<String>>,
     file: File,
@@ -19,7 +20,7 @@ impl Results {
         fs::create_dir_all(folder)?;
         let path = folder.join(key);
         let text = if path.exists() { fs::read_to_string(&path)? } else { String::new() };
-        // An incomplete line is ignored.
+        // Ignore an incomplete line.
         let known = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
         if !text.is_empty() && !text.ends_with('\n') {

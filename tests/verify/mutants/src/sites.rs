@@ -1,6 +1,8 @@
-//! Finds the places of a source file that can be mutated: each is an expression or a statement, and its replacement.
+//! Finds the expressions and statements of a source file that can be mutated, with their
+//! replacements.
 //!
-//! All mutants are compiled at once, each behind a number that is compared at run time: one build serves the whole run.
+//! All mutants are compiled at once. Each compares its number with the active one at run time: one
+//! build serves the whole run.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -23,30 +25,31 @@ pub(crate) struct Mutant {
 }
 
 impl Mutant {
-    /// Its name, which does not depend on the lines above it.
+    /// The mutant's name, which does not depend on the lines above it.
     pub(crate) fn name(&self) -> String {
         format!("{} {}: `{}` {}", self.file, self.function, self.code, self.becomes)
     }
 }
 
-/// A hash that is the same in every release of the compiler (FNV-1a).
+/// FNV-1a, a hash that is the same in every release of the compiler.
 pub(crate) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// Text that replaces a number of bytes of the source.
+/// A text that replaces bytes of the source.
 #[derive(Debug)]
 struct Edit {
     at: usize,
     instead: usize,
-    /// Order of edits at one place: opening text goes outermost first, closing text innermost first.
+    /// Order of the edits at one byte: the outermost opening text comes first, and the innermost
+    /// closing text.
     order: (u8, usize),
     text: String,
 }
 
-/// Finds all mutants of a file; returns the source with all of them in it.
+/// Finds all mutants of a file; returns the source with all of them compiled in.
 pub(crate) fn mutate(file: &str, source: &str, mutants: &mut Vec<Mutant>) -> syn::Result<String> {
     let syntax = syn::parse_file(source)?;
     let mut finder = Finder {
@@ -124,7 +127,7 @@ impl Finder<'_> {
     fn wrap(&mut self, span: Span, before: String, after: String) {
         let range = span.byte_range();
         self.depth += 1;
-        // Inserted before its parts are visited, so the outermost comes first.
+        // Insert this text before visiting the parts, so that the outermost comes first.
         self.edits.push(Edit {
             at: range.start,
             instead: 0,
@@ -139,14 +142,15 @@ impl Finder<'_> {
         });
     }
 
-    /// Adds two mutants; the second has the next number.
+    /// Adds two mutants, "always" and "never"; returns the number of the first. The second has the
+    /// next number.
     fn always_and_never(&mut self, span: Span) -> usize {
         let always = self.add(span, "is always so");
         self.add(span, "is never so");
         always
     }
 
-    /// Mutates a condition: always, and never.
+    /// Mutates a condition: always true, and never true.
     fn force(&mut self, expr: &syn::Expr) {
         let span = expr.span();
         if !self.forced.insert(span.byte_range()) {
@@ -156,13 +160,13 @@ impl Finder<'_> {
         self.wrap(span, format!("crate::mutants::force({yes}, "), ")".to_owned());
     }
 
-    /// Mutates a condition of an `if`, a `while` or a guard, or a part of one.
+    /// Mutates the condition of an `if`, a `while` or a guard, or a part of one.
     fn condition(&mut self, expr: &syn::Expr) {
         match expr {
             syn::Expr::Let(_) => {}
             syn::Expr::Paren(inner) => self.condition(&inner.expr),
             _ if is_deliberate(expr) => {}
-            // These are mutated where they are visited.
+            // The visitor mutates these.
             syn::Expr::Binary(binary) if is_boolean(&binary.op) => {}
             syn::Expr::Unary(unary) if matches!(unary.op, syn::UnOp::Not(_)) => {}
             syn::Expr::Macro(one) if one.mac.path.is_ident("matches") => {}
@@ -170,7 +174,7 @@ impl Finder<'_> {
         }
     }
 
-    /// Mutates `matches!(value, A | B)`: always, never, and without each pattern.
+    /// Mutates `matches!(value, A | B)`: always true, never true, and without each pattern.
     fn matches(&mut self, expr: &syn::ExprMacro) {
         let parse = |input: syn::parse::ParseStream<'_>| {
             let value: syn::Expr = input.parse()?;
@@ -199,7 +203,7 @@ impl Finder<'_> {
         self.wrap(span, before, after);
     }
 
-    /// Mutates a comparison: always, never, and with its bound moved.
+    /// Mutates a comparison: always true, never true, and with its bound moved by one.
     fn compare(&mut self, expr: &syn::ExprBinary) {
         let span = expr.span();
         let yes = self.always_and_never(span);
@@ -228,7 +232,7 @@ impl Finder<'_> {
         self.wrap(span, before, " }".to_owned());
     }
 
-    /// Mutates the arms of a match statement, which have no value: each can be left out.
+    /// Mutates the arms of a match statement, which has no value: each arm can be left out.
     fn arms(&mut self, expr: &syn::ExprMatch) {
         for arm in &expr.arms {
             if matches!(
@@ -250,14 +254,15 @@ impl Finder<'_> {
         self.context.pop();
     }
 
-    /// Mutates a function's body; `const` is removed, because the number is read at run time.
+    /// Mutates a function's body. `const` is removed, because the active number is read at run
+    /// time.
     fn body(&mut self, signature: &syn::Signature, block: &syn::Block) {
         let gives = match &signature.output {
             syn::ReturnType::Default => "",
             syn::ReturnType::Type(_, gives) => self.text(gives.span()),
         };
         if signature.constness.is_some() && gives != "bool" {
-            // A constant may depend on it.
+            // A constant may depend on this function.
             return;
         }
         let before = self.mutants.len();
@@ -306,7 +311,7 @@ fn is_assigning(expr: &syn::Expr) -> bool {
     }
 }
 
-/// Whether an expression is mutated where it is visited.
+/// Whether the visitor mutates this expression.
 fn is_forced(expr: &syn::Expr) -> bool {
     match expr {
         syn::Expr::Paren(inner) => is_forced(&inner.expr),
@@ -315,7 +320,7 @@ fn is_forced(expr: &syn::Expr) -> bool {
     }
 }
 
-/// Whether this is the switch of a deliberate bug, which is off.
+/// Whether this is the switch of a deliberate bug, which is off in the product.
 fn is_deliberate(expr: &syn::Expr) -> bool {
     match expr {
         syn::Expr::Macro(one) => is_switch(&one.mac.path),
@@ -328,12 +333,14 @@ fn is_switch(path: &syn::Path) -> bool {
     path.segments.last().is_some_and(|last| last.ident == "deliberate")
 }
 
-/// Whether this is always true without a deliberate bug: mutating the expressions beside it would change nothing.
+/// Whether this is always true while deliberate bugs are off: mutating the expressions beside it
+/// would change nothing.
 fn is_switched_off(expr: &syn::Expr) -> bool {
     matches!(expr, syn::Expr::Unary(unary) if is_deliberate(&unary.expr))
 }
 
-/// Whether a condition is true only with a deliberate bug: the code behind it is not in the product.
+/// Whether a condition is true only with a deliberate bug: the code behind it does not run in the
+/// product.
 fn is_dead(condition: &syn::Expr) -> bool {
     match condition {
         syn::Expr::Macro(one) => is_switch(&one.mac.path),
@@ -360,7 +367,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
-        // Text for people is not tested, and the choice of defaults is free.
+        // Texts for people are not tested, and the choice of defaults is free.
         let of = item.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
         if of.is_some_and(|of| ["Display", "Debug", "Default"].iter().any(|name| of.ident == name))
         {
@@ -418,7 +425,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         visit::visit_block(self, block);
     }
 
-    /// An initial capacity changes only speed, and is not mutated.
+    /// An initial capacity changes only speed, so it is not mutated.
     fn visit_expr_call(&mut self, expr: &'ast syn::ExprCall) {
         if !self.text(expr.func.span()).ends_with("::with_capacity") {
             visit::visit_expr_call(self, expr);
@@ -469,7 +476,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_expr_unary(&mut self, expr: &'ast syn::ExprUnary) {
-        // The operand is mutated itself, so the negation need not be.
+        // The operand is mutated, so the negation need not be.
         let negates = matches!(expr.op, syn::UnOp::Not(_)) && !is_deliberate(&expr.expr);
         if self.in_body && negates && !is_forced(&expr.expr) {
             let span = expr.span();

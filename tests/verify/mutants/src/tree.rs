@@ -18,16 +18,16 @@ pub(crate) struct Copied {
     pub(crate) mutants: Vec<Mutant>,
     tree: PathBuf,
     target: PathBuf,
-    /// Hash of everything that the unit tests are built from.
+    /// Hash of all sources of the unit tests.
     pub(crate) tests_hash: u64,
-    /// Hash of everything that the simulation is built from.
+    /// Hash of all sources of the simulation.
     pub(crate) sim_hash: u64,
 }
 
 /// Files by their path in the copy.
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// Makes the copy in `scratch`.
+/// Creates or updates the copy in `scratch`.
 pub(crate) fn copy(project: &Path, scratch: &Path) -> Result<Copied> {
     let mut files = Files::new();
     for member in MEMBERS {
@@ -59,7 +59,7 @@ impl Copied {
     }
 }
 
-/// The workspace's own manifest, with fewer members.
+/// The manifest of the workspace with only the copied members.
 fn manifest(project: &Path) -> Result<String> {
     let text = fs::read_to_string(project.join("Cargo.toml"))?;
     let mut manifest: toml::Table = toml::from_str(&text)?;
@@ -71,7 +71,7 @@ fn manifest(project: &Path) -> Result<String> {
     workspace.insert("lints".to_owned(), toml::Table::new().into());
     let release = manifest.get_mut("profile").and_then(|all| all.get_mut("release"));
     let release = release.and_then(toml::Value::as_table_mut);
-    // Built faster without debug information, which is not used here.
+    // Debug information is not used here, and the build is faster without it.
     release
         .context("Cargo.toml: expected [profile.release]")?
         .insert("debug".to_owned(), false.into());
@@ -91,8 +91,8 @@ fn read(root: &Path, folder: &Path, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tree contain exactly these files. Unchanged files are not touched, so that they are not built
-/// again.
+/// Makes the tree contain exactly these files. Unchanged files are not touched, so that cargo does
+/// not build them again.
 fn write(tree: &Path, files: &Files) -> Result<()> {
     fs::create_dir_all(tree)?;
     let mut old = Files::new();
@@ -108,7 +108,7 @@ fn write(tree: &Path, files: &Files) -> Result<()> {
     Ok(())
 }
 
-/// Whether only the core's unit tests are built from this file.
+/// Whether only the core's unit tests use this file.
 fn is_test(path: &Path) -> bool {
     let Ok(name) = path.strip_prefix("ft-core/src") else { return false };
     let in_tests = name.components().any(|part| part.as_os_str() == "tests");
@@ -124,7 +124,7 @@ fn hash(files: &Files, wanted: impl Fn(&Path) -> bool) -> u64 {
     sites::fnv(bytes.copied())
 }
 
-/// Puts the mutants into the sources of the core.
+/// Compiles the mutants into the sources of the core.
 fn mutate(files: &mut Files) -> Result<Vec<Mutant>> {
     let (mut mutants, sources) = (Vec::new(), Path::new("ft-core/src"));
     for (path, bytes) in files.iter_mut() {
@@ -147,7 +147,7 @@ fn mutate(files: &mut Files) -> Result<Vec<Mutant>> {
     Ok(mutants)
 }
 
-/// Runs cargo; returns the program of that name that it has built.
+/// Runs cargo; returns the path of the program `name` that it built.
 fn built(tree: &Path, target: &Path, arguments: &[&str], name: &str) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
