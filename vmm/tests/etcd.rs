@@ -1,5 +1,5 @@
-//! The `etcd:` arbiter against a real etcd server: killed, restarted, silent, slow, compacted, with TLS and users, and with many
-//! claimants.
+//! The `etcd:` arbiter against a real etcd server: killed, restarted, silent, slow, compacted, with
+//! TLS and users, and with many claimants.
 #![cfg(feature = "etcd")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -16,9 +16,9 @@ use kemari_testbed::etcd::{Etcd, ServerTls};
 use kemari_testbed::network::Relay;
 use tempfile::TempDir;
 
-/// A question waits for half of it: an etcd on a busy machine answers within that.
+/// A request waits for half of the lease: an etcd on a busy machine answers within that time.
 const LEASE: Duration = Duration::from_secs(4);
-/// Upper bound for what must happen, on a slow machine.
+/// Upper bound for an event that must happen, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
@@ -50,7 +50,7 @@ fn arbiter(address: SocketAddr, holder: &str) -> EtcdArbiter {
     open(options(address), holder).unwrap()
 }
 
-/// Waits for an answer of the fence; returns how long that took.
+/// Waits until the fence gives this answer; returns how long that took.
 fn wait_for(fence: &dyn Fence, wanted: Permission) -> Duration {
     let begun = Instant::now();
     while fence.ask() != wanted {
@@ -60,8 +60,8 @@ fn wait_for(fence: &dyn Fence, wanted: Permission) -> Duration {
     begun.elapsed()
 }
 
-/// When the fence last granted before it gave another answer. The clock is read before the fence is asked, so a busy machine
-/// makes the time earlier, never later.
+/// The moment of the fence's last grant before it gave another answer. The clock is read before the
+/// fence is asked: a busy machine makes the result earlier, never later.
 fn last_yes(fence: &dyn Fence, begun: Instant) -> Duration {
     let mut last = Duration::ZERO;
     loop {
@@ -75,7 +75,7 @@ fn last_yes(fence: &dyn Fence, begun: Instant) -> Duration {
     }
 }
 
-/// Claims until the arbiter answers.
+/// Repeats the claim until the arbiter answers.
 fn claim(arbiter: &dyn Arbiter, term: u64) -> Verdict {
     let begun = Instant::now();
     loop {
@@ -122,7 +122,7 @@ fn p2_whoever_wins_waits_for_the_former_lease_and_the_former_holder_stops_before
     let stop = std::sync::atomic::AtomicBool::new(false);
     let b_fence = b.fence();
     std::thread::scope(|scope| {
-        // In this order, two grants mean that a may still perform when b may already.
+        // Ask b before a: two grants then mean that a may still perform after b may.
         let watcher = scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::SeqCst) {
                 let b_may = b_fence.ask() == Permission::Granted;
@@ -143,7 +143,7 @@ fn p2_whoever_wins_waits_for_the_former_lease_and_the_former_holder_stops_before
 #[test]
 fn the_holder_goes_on_without_a_gap_when_it_wins_the_next_term_itself() {
     let server = server();
-    // So long that it cannot expire while this machine is busy.
+    // The lease cannot expire while this machine is busy.
     let lease = PATIENCE;
     let a = open(EtcdOptions { lease, ..options(server.etcd.address()) }, "a").unwrap();
     a.begin(false).unwrap();
@@ -162,7 +162,7 @@ fn p2_without_etcd_the_lease_ends_and_with_it_again_it_goes_on() {
     let fence = a.fence();
     for round in 0..3 {
         wait_for(&*fence, Permission::Granted);
-        // Killed, so that connections break; or stopped, so that they stay and get no answers.
+        // A kill breaks the connections; a stopped etcd keeps them and does not answer.
         let kill = round != 1;
         let begun = Instant::now();
         if kill {
@@ -179,14 +179,15 @@ fn p2_without_etcd_the_lease_ends_and_with_it_again_it_goes_on() {
     wait_for(&*fence, Permission::Granted);
 }
 
-/// P2: the answer to a claim is lost, and no other claimant can win the term meanwhile.
+/// P2: the answer to a claim is lost, and no other claimant can win the term before the claimant
+/// asks again.
 #[test]
 fn a_claim_whose_answer_is_lost_is_found_to_be_won() {
     let server = server();
     arbiter(server.etcd.address(), "a").begin(false).unwrap();
     let relay = Relay::to(server.etcd.address()).unwrap();
     let b = arbiter(relay.address(), "b");
-    // Longer than a question may take, shorter than the test.
+    // Longer than a request may take, and shorter than the test.
     relay.set_delay(LEASE);
     assert!(matches!(b.claim(Term(2), "a test"), Err(ArbiterError::Etcd { .. })));
     relay.set_delay(Duration::ZERO);
@@ -225,7 +226,7 @@ fn a_slow_etcd_is_slow_and_one_that_is_too_slow_holds_effects() {
     a.begin(false).unwrap();
     let fence = a.fence();
     wait_for(&*fence, Permission::Granted);
-    // A round trip of a quarter of the lease: renewals come late, but in time.
+    // A round trip takes a quarter of the lease: renewals come late, but before the lease expires.
     relay.set_delay(LEASE / 8);
     let begun = Instant::now();
     while begun.elapsed() < LEASE * 3 {
@@ -281,7 +282,7 @@ fn p2_an_etcd_that_never_heard_of_the_machine_grants_nothing_and_one_set_back_ho
     let b = arbiter(there.etcd.address(), "b");
     let refusal = b.claim(Term(2), "suspicion").unwrap_err().to_string();
     assert!(refusal.contains("expected term 1") && refusal.contains("found nothing"), "{refusal}");
-    // Its data is lost: no machine performs until it is back.
+    // The cluster's data is lost: no machine performs until the data is back.
     assert_eq!(b.begin(false).unwrap(), Term(1));
     wait_for(&*b.fence(), Permission::Granted);
     there.etcd.kill();
@@ -295,8 +296,8 @@ fn p2_an_etcd_that_never_heard_of_the_machine_grants_nothing_and_one_set_back_ho
     }
 }
 
-/// P2: a restored backup has the holder's own record and lacks its last beats: terms that others have won meanwhile may be
-/// missing as well.
+/// P2: a restored backup has the holder's record and lacks its last lease renewals. Terms that
+/// other machines have won since may be missing as well.
 #[test]
 fn p2_a_holder_whose_beats_are_undone_by_a_restored_backup_performs_nothing() {
     let mut server = server();
@@ -311,7 +312,8 @@ fn p2_a_holder_whose_beats_are_undone_by_a_restored_backup_performs_nothing() {
     server.etcd.kill();
     copy(&data, &backup);
     server.etcd.restart().unwrap();
-    // What it performs after the former lease has expired is permitted by beats that the backup does not have.
+    // After the former lease has expired, the fence's grants rest on renewals that the backup does
+    // not have.
     let restarted = Instant::now();
     while restarted.elapsed() < LEASE || a.fence().ask() != Permission::Granted {
         assert!(restarted.elapsed() < PATIENCE, "{}", a.fence().reason());
@@ -331,7 +333,7 @@ fn p2_a_holder_whose_beats_are_undone_by_a_restored_backup_performs_nothing() {
     assert_eq!(a.fence().ask(), Permission::Unknown);
 }
 
-/// P2: two clusters are two arbiters, and a term of the same number is not the same term.
+/// P2: two clusters are two arbiters, and equal term numbers of the two are different terms.
 #[test]
 fn p2_another_etcd_is_told_from_the_one_that_the_other_side_asks() {
     let (here, there) = (server(), server());
@@ -352,8 +354,8 @@ fn p2_another_etcd_is_told_from_the_one_that_the_other_side_asks() {
     assert_eq!(claim(&same, 2), Verdict::Granted);
 }
 
-/// P2: two clusters may have the same number, and the same keys: `etcdctl make-mirror` between two with the default names copies
-/// the identity and the mark.
+/// P2: two clusters may have the same number and the same keys: `etcdctl make-mirror` between two
+/// clusters with the default names copies the identity and the mark.
 #[test]
 fn p2_a_mirror_of_the_etcd_is_told_by_what_the_primary_finds() {
     let mut here = server();
@@ -385,7 +387,7 @@ fn a_member_that_is_dead_is_passed_over_within_the_lease() {
     let fence = a.fence();
     wait_for(&*fence, Permission::Granted);
     dead.set_cut(true);
-    // Longer than the lease that the dead member has renewed.
+    // Wait for longer than the lease that the dead member has renewed.
     let begun = Instant::now();
     while begun.elapsed() < LEASE * 3 {
         assert_ne!(fence.ask(), Permission::Lost, "{}", fence.reason());
@@ -394,7 +396,7 @@ fn a_member_that_is_dead_is_passed_over_within_the_lease() {
     wait_for(&*fence, Permission::Granted);
 }
 
-/// The files of one authority.
+/// The files of one certificate authority.
 struct Pki {
     dir: TempDir,
 }
@@ -499,7 +501,7 @@ fn users_are_let_in_by_password_also_after_a_restart_and_refusals_say_what_to_ch
     let a = open(with("kemari", "pass"), "a").unwrap();
     a.begin(false).unwrap();
     wait_for(&*a.fence(), Permission::Granted);
-    // Its token is not valid afterwards.
+    // After a restart of the server, the client's token is not valid.
     server.etcd.kill();
     wait_for(&*a.fence(), Permission::Unknown);
     server.etcd.restart().unwrap();

@@ -1,4 +1,5 @@
-//! Faults in single system calls of the real binary, found by the table of faults (`cargo xtask faults`).
+//! Faults in single system calls of the real binary, which the fault table has found (`cargo xtask
+//! faults`).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -14,14 +15,15 @@ use kemari_workload::Op;
 use micro::Guest;
 use rustix::process::Signal;
 
-/// No side is suspected because this host is busy.
+/// With this timeout, no side is suspected while this host is busy.
 const PATIENT: [&str; 2] = ["--heartbeat-timeout", "10000"];
 /// KVM_RUN.
 const RUN: u64 = 0xae80;
-/// A message may be lost and is repeated. This many take a minute: more than a busy host needs.
+/// Number of repetitions of a message that may be lost. They take a minute: more than a busy host
+/// needs.
 const TRIES: u64 = 120;
 
-/// A machine whose `KVM_RUN` fails from the call of [`fail`](Self::fail) on.
+/// A machine whose `KVM_RUN` fails after [`fail`](Self::fail) was called.
 struct Faulty {
     guest: Guest,
     armed: Arc<AtomicBool>,
@@ -45,11 +47,11 @@ impl Faulty {
         Self { guest, armed, _injector: injector }
     }
 
-    /// Makes it fail; returns how it ends.
+    /// Makes `KVM_RUN` fail; returns the exit code of the machine.
     fn fail(&mut self) -> Option<i32> {
         self.guest.ask(Op::Ping);
         self.armed.store(true, Ordering::SeqCst);
-        // Its vCPU leaves KVM to print, and enters it again.
+        // To print, the vCPU leaves KVM and enters it again.
         let ended = (0..TRIES).find_map(|number| {
             self.guest.tell(Op::ConsoleMark { number });
             self.guest.process.wait_exit(Duration::from_millis(500))
@@ -58,8 +60,8 @@ impl Faulty {
     }
 }
 
-/// P7, P9. Fails if a vCPU that KVM does not run counts as running: the guest stands still, and its machine reports nothing and
-/// cannot be paused.
+/// P7, P9. Fails if a vCPU that KVM does not run counts as running: the guest stands still, and its
+/// machine reports nothing and cannot be paused.
 #[test]
 fn p7_a_vcpu_that_kvm_never_runs_is_a_failure() {
     let mut faulty = Faulty::boot(&[], libc::EAGAIN);
@@ -68,8 +70,8 @@ fn p7_a_vcpu_that_kvm_never_runs_is_a_failure() {
     assert!(said.is_some(), "{:?}", faulty.guest.process.lines());
 }
 
-/// P7. When a machine without a standby fails, no other machine can continue its guest: the next start need not seize it. Fails
-/// if its term is left to a standby that does not exist.
+/// P7. When a machine without a standby fails, no other machine can continue its guest: the next
+/// start need not seize the name. Fails if the term is left to a standby that does not exist.
 #[test]
 fn p7_the_name_of_a_machine_that_fails_alone_is_free() {
     let dir = tempfile::tempdir().unwrap();
@@ -80,7 +82,8 @@ fn p7_the_name_of_a_machine_that_fails_alone_is_free() {
     Guest::boot_with(1, &flags).ask(Op::Ping);
 }
 
-/// P7. As above, for a machine that has connected to a standby that holds no checkpoint: that standby cannot take over.
+/// P7. As above, for a machine that has connected to a standby without a checkpoint: that standby
+/// cannot take over.
 #[test]
 fn p7_the_name_of_a_machine_that_fails_before_its_standby_holds_it_is_free() {
     let dir = tempfile::tempdir().unwrap();
@@ -91,14 +94,15 @@ fn p7_the_name_of_a_machine_that_fails_before_its_standby_holds_it_is_free() {
     let link = format!("unix:{}", link.display());
     let protected = [&flags[..], &["--standby", &link], &PATIENT].concat();
     let mut faulty = Faulty::boot(&protected, libc::ENOMEM);
-    // It says Hello and gets no answer.
+    // The primary sends its Hello and gets no answer.
     let (mut connection, _) = standby.accept().unwrap();
     connection.read_exact(&mut [0]).unwrap();
     assert_eq!(faulty.fail(), Some(1), "{:?}", faulty.guest.process.lines());
     Guest::boot_with(1, &flags).ask(Op::Ping);
 }
 
-/// P9. Fails if a process that was told to end waits without a limit for storage that does not answer and has its own files.
+/// P9. Fails if the end of a process waits without a limit for storage that does not answer and has
+/// the process's own files.
 #[test]
 fn p9_an_end_does_not_wait_for_its_own_files() {
     let mut pending = None;

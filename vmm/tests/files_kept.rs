@@ -1,4 +1,5 @@
-//! No file that `kemari` has not made is removed, emptied or overwritten, for any flag that names it.
+//! For each flag that names a file: `kemari` does not remove, empty or overwrite a file that it has
+//! not created.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -16,7 +17,7 @@ use kemari_testbed::process::Process;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
 
-/// Upper bound for a start that must be refused; a start that is not refused is ended then.
+/// Upper bound for a refused start; a start that is not refused is ended then.
 const REFUSAL: Duration = Duration::from_secs(30);
 
 /// A directory with a disk image that must never change.
@@ -39,7 +40,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// The flags, with the directory in place of `@`.
+    /// The flags of a line, with the directory in place of `@`.
     fn flags(&self, line: &str) -> Vec<String> {
         let dir = format!("{}/", self.dir.path().display());
         line.split(' ').map(|flag| flag.replace('@', &dir)).collect()
@@ -58,7 +59,8 @@ impl Place {
         Process::start("kemari", kemari, &self.path("log")).unwrap()
     }
 
-    /// Starts `command`, which must end as an operator's mistake and print all of `expected`.
+    /// Starts `command`, which must end with the exit code for an operator's mistake and print all
+    /// of `expected`.
     #[track_caller]
     fn refused(&self, command: &str, line: &str, expected: &[&str]) {
         let before = self.contents();
@@ -68,7 +70,7 @@ impl Place {
             process.signal(Signal::TERM);
             process.wait_exit(REFUSAL);
         }
-        // Read until the end of its output.
+        // No line contains this text: the wait ends when all output was read.
         process.wait_line("\0", REFUSAL);
         let text = process.lines().join("\n");
         assert_eq!(self.contents(), before, "{command} {line}: {text}");
@@ -78,7 +80,7 @@ impl Place {
         }
     }
 
-    /// The files, except for the log of the process.
+    /// Path, inode and contents of each file, except for the log of the process.
     fn contents(&self) -> Vec<(PathBuf, u64, Vec<u8>)> {
         let mut found: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()
@@ -100,7 +102,7 @@ impl Place {
         let flags = format!("{line} --control @up");
         let process = self.start("run", &flags);
         let begun = std::time::Instant::now();
-        // Its socket exists before it answers.
+        // The control socket exists before it answers.
         while control(Path::new(KEMARI), &self.path("up"), &["status"]).is_err() {
             let said = process.lines().join("\n");
             assert!(begun.elapsed() < PATIENCE && !said.contains("kemari: "), "{line}: {said}");
@@ -109,7 +111,7 @@ impl Place {
         process
     }
 
-    /// Waits until the file `name` has a complete line with this beginning.
+    /// Waits until the file `name` has a complete line that begins with `line`.
     #[track_caller]
     fn printed(&self, name: &str, line: &str) {
         let begun = std::time::Instant::now();
@@ -163,7 +165,8 @@ fn a_socket_that_somebody_listens_on() {
         place.refused("run", &format!("--net dgram=@{socket}:@peer"), &found);
     }
     drop((stream, datagrams));
-    // No process listens there any more; nor where `running` has its control socket.
+    // No process listens on the sockets any more. The socket at `up`, where `running` puts its
+    // control socket, has no listener either.
     drop(UnixListener::bind(place.path("up")).unwrap());
     let process = place.running("--net dgram=@datagrams:@peer");
     assert!(fs::metadata(place.path("datagrams")).unwrap().file_type().is_socket());
@@ -171,7 +174,7 @@ fn a_socket_that_somebody_listens_on() {
     assert!(!place.path("datagrams").exists() && !place.path("up").exists());
 }
 
-/// The file at that path at the end may be another process's.
+/// When the machine ends, the file at its path may belong to another process.
 #[test]
 fn a_file_that_took_the_place_of_ones_own() {
     let place = Place::new();
@@ -180,7 +183,7 @@ fn a_file_that_took_the_place_of_ones_own() {
         fs::remove_file(place.path(name)).unwrap();
         fs::write(place.path(name), "somebody else's").unwrap();
     }
-    // Empty, as the files that a log has not reached.
+    // Empty, like the files that a log has not reached yet.
     fs::remove_file(place.path("audit.1.2")).unwrap();
     fs::write(place.path("audit.1.2"), "").unwrap();
     end(process);
@@ -205,7 +208,7 @@ fn a_pid_file_over_something_else() {
     // SAFETY: the path is a C string.
     assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
     place.refused("run", "--pid-file @fifo", &["FIFO"]);
-    // The process of this number has gone, and no kemari has made the file.
+    // The process with this number has ended, and no `kemari` has created the file.
     let mut gone = Command::new("true").spawn().unwrap();
     gone.wait().unwrap();
     fs::write(place.path("number"), format!("{}\n", gone.id())).unwrap();
@@ -218,11 +221,11 @@ fn a_pid_file_of_a_kemari_that_was_killed() {
     let mut process = place.running("--pid-file @pid");
     let read = || fs::read_to_string(place.path("pid")).unwrap();
     assert_eq!(read().trim(), process.pid().to_string());
-    // The file of a running one.
+    // The file belongs to a running process.
     place.refused("run", "--pid-file @pid", &["pid", "another process"]);
     process.signal(Signal::KILL);
     process.wait_exit(PATIENCE);
-    // Its number may have been reused: here by a live process.
+    // The number in the file may have been reused: here by a live process.
     fs::write(place.path("pid"), read().replace(&process.pid().to_string(), "1")).unwrap();
     let process = place.running("--pid-file @pid");
     assert_eq!(read().trim(), process.pid().to_string());
@@ -238,7 +241,7 @@ fn console_files_are_never_emptied() {
     end(process);
     let notes = fs::read_to_string(place.path("notes")).unwrap();
     assert!(notes.starts_with("of before\n"), "{notes}");
-    // Not random data of this machine: only the content may tell what it is.
+    // Fixed data that looks random: only the contents may decide.
     let random: Vec<u8> =
         (1_u32..5000).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for (name, bytes) in [
@@ -249,7 +252,7 @@ fn console_files_are_never_emptied() {
         ("document.pdf", b"%PDF-1.7\n1 0 obj\n"),
         ("random.img", &random),
         ("latin1", b"caf\xe9 au lait\n"),
-        // As another machine's arbiter has them, and its disk's mark.
+        // Files of another machine: its arbiter's, its disk's mark, its pid.
         ("terms.json", b"{\"holder\":\"primary@host\",\"term\":1}\n"),
         ("term-1.json", b"{\"holder\":\"primary@host\",\"term\":1}\n"),
         ("id", b"0123456789abcdef0123456789abcdef\n"),
@@ -269,11 +272,11 @@ fn console_files_are_never_emptied() {
 fn a_console_file_of_another_machine_is_not_emptied() {
     let place = Place::new();
     let mut process = place.running("--serial file=@console --virtio-console file=@other");
-    // The guest's last output: its file is compared.
+    // Wait for the guest's last output: the file is compared afterwards.
     place.printed("console", "micro-guest ready");
     let line = "--serial file=@console";
     place.refused("run", line, &["console", "another process uses it"]);
-    // A machine that takes over prints to it as well, so a standby may name it.
+    // A machine that takes over prints to the same file, so a standby may name it.
     place.refused("standby", &format!("--listen unix:@no/link {line}"), &["no/link"]);
     process.signal(Signal::KILL);
     process.wait_exit(PATIENCE);
@@ -295,7 +298,7 @@ fn guest_memory_over_something_else() {
     assert_eq!(ended, Some(2), "{:?}", process.lines());
 }
 
-/// One file cannot be a disk and a file that is overwritten, under any names.
+/// One file, under any names, cannot be both a disk and a file that is overwritten.
 #[test]
 fn a_path_in_two_roles() {
     let place = Place::new();
@@ -345,11 +348,11 @@ fn a_path_in_two_roles() {
     ] {
         place.refused("standby", line, &["given twice"]);
     }
-    // Nothing is written to these.
+    // Two consoles may share this device, because it keeps nothing.
     end(place.running("--serial file=/dev/null --virtio-console file=/dev/null"));
 }
 
-/// A failed start releases what it has taken: the corrected command need not seize it.
+/// A failed start releases what it has taken: the corrected command need not seize the name.
 #[test]
 fn a_start_that_failed_holds_no_name() {
     let place = Place::new();
@@ -357,13 +360,13 @@ fn a_start_that_failed_holds_no_name() {
     let arbiter = "--arbiter file:@arbiter";
     place.refused("run", &format!("{arbiter} --control @disk.img"), &["--control"]);
     place.refused("run", &format!("{arbiter} --pid-file @disk.img"), &["--pid-file"]);
-    // Found when the backends are opened, after the name was claimed.
+    // These errors are found when the backends are opened, after the name was claimed.
     place.refused("run", &format!("{arbiter} --audit @log --serial file=@no/log"), &["no/log"]);
     place.refused("run", &format!("{arbiter} --pid-file @pid --net dgram=@no/a:@b"), &["no/a"]);
     end(place.running(arbiter));
 }
 
-/// The threads of a process, each with the signals that it blocks (proc(5), SigBlk).
+/// The threads of a process, each with its blocked signals (proc(5), SigBlk).
 fn masks(pid: u32) -> Vec<(String, u64)> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let mask = |task: std::fs::DirEntry| {
@@ -372,16 +375,16 @@ fn masks(pid: u32) -> Vec<(String, u64)> {
         let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
         Some((name.trim().to_owned(), u64::from_str_radix(blocked.trim(), 16).unwrap()))
     };
-    // A thread that has ended since has no mask.
+    // A thread that has ended since then has no mask.
     let masks: Vec<_> = tasks.filter_map(|task| mask(task.unwrap())).collect();
     assert!(masks.iter().any(|(name, _)| name == "vcpu0"), "{masks:?}");
     masks
 }
 
-/// Fails if a signal that a machine does not use, or the end of its terminal, ends it like a kill.
+/// Fails if an unused signal, or the end of the machine's terminal, ends the machine like a kill.
 #[test]
 fn a_signal_leaves_no_file_behind() {
-    // The test runner may have it ignored (nohup), and then this program would ignore it, too.
+    // Under nohup, the test runner ignores this signal, and the new process would ignore it, too.
     // SAFETY: a system call; no handler is installed.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
     let place = Place::new();
@@ -393,8 +396,9 @@ fn a_signal_leaves_no_file_behind() {
         let answer = control(Path::new(KEMARI), &place.path("up"), &["status"]);
         assert!(answer.is_ok(), "signal {signal}: {}", process.lines().join("\n"));
     }
-    // The kernel delivers a signal to any thread that accepts it, SIGXCPU to one that uses the processor. A thread that may not
-    // write to the handler's pipe must accept none, or its filter would end the process.
+    // The kernel delivers a signal to any thread that accepts it, and SIGXCPU to one that uses the
+    // processor. The filter of a thread that may not write to the handler's pipe would end the
+    // process, so that thread must block these signals.
     let confined = ["vcpu0", "devices", "power", "log", "signals", "ticker", "watchdog", "control"];
     for (name, blocked) in masks(process.pid()) {
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGXCPU] {

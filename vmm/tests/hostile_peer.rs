@@ -1,5 +1,6 @@
-//! A real standby and a real primary with peers that send garbage, torn streams, huge lengths, and an old session: they
-//! change nothing, and use a bounded amount of memory.
+//! A real standby and a real primary with hostile peers, which send garbage, torn streams, huge
+//! lengths, and an old session. The state of both sides does not change, and their memory use is
+//! bounded.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -24,11 +25,11 @@ fn memory(process: &Process, field: &str) -> u64 {
     line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Everything that a primary has sent to its standby.
+/// All bytes that a primary has sent to its standby.
 #[derive(Clone, Default)]
 struct Recording(Arc<Mutex<Vec<u8>>>);
 
-/// Connects each peer with `to`, and records what it sends.
+/// Connects each peer with `to`, and records the bytes that the peer sends.
 fn listen_in(to: SocketAddr) -> (SocketAddr, Recording) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (address, recording) = (listener.local_addr().unwrap(), Recording::default());
@@ -59,11 +60,11 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mut hear: impl FnMut(&[u8])) {
     }
 }
 
-/// Sends bytes to the listener, ends writing, and reads all answers.
+/// Sends bytes to the listener, closes the writing direction, and reads all answers.
 fn say(to: SocketAddr, bytes: &[u8]) {
     let mut link = TcpStream::connect(to).unwrap();
     link.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The listener may have closed before it has read everything.
+    // The listener may have closed before it has read all bytes.
     let _ = link.write_all(bytes);
     let _ = link.shutdown(Shutdown::Write);
     let _ = link.read_to_end(&mut Vec::new());
@@ -139,7 +140,8 @@ impl Pair {
 #[test]
 fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
     let mut pair = Pair::start();
-    // The kernel is sent once: a replayed session with a kernel in it would be refused for that alone.
+    // The kernel is sent in the first session only: a replayed session with a kernel would be
+    // refused for that reason alone.
     pair.protect(pair.address);
     pair.give_up();
     let (proxy, recording) = listen_in(pair.address);
@@ -151,16 +153,16 @@ fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
     let socket = pair.standby_socket.clone();
     let address = pair.address;
 
-    // An old session as a whole: it is of this machine and of this term, byte for byte.
+    // An old session as a whole: it is from this machine and this term, byte for byte.
     say(address, &session);
     let heard = pair.standby.wait_line("End: expected session", PATIENCE);
     assert!(heard.is_some(), "{}", pair.standby.lines().join("\n"));
     pair.wait_for(&socket, "waiting");
-    // Torn at any place.
+    // The session, cut off at several places.
     for share in 1..8 {
         say(address, &session[..session.len() * share / 8]);
     }
-    // With a length larger than any memory, in the header of the first frame and of a later one.
+    // A length larger than any memory, in the first frame's header and in a later one's.
     for at in [8, 12] {
         let mut huge = session[..4096].to_vec();
         huge[at..at + 4].fill(0xff);
@@ -179,17 +181,18 @@ fn a_standby_that_is_lied_to_waits_on_and_holds_nothing() {
     let said = pair.standby.lines().join("\n");
     assert!(!said.contains("took over") && !said.contains("panicked"), "{said}");
     let after = memory(&pair.standby, "VmHWM");
-    // The guest has 64 MiB; a session that is under way may hold it once more, and releases it with its link.
+    // The guest has 64 MiB. An active session may hold as much again, and releases it with its
+    // link.
     assert!(after < before + (80 << 10), "{before} KiB became {after} KiB\n{said}");
     assert_eq!(pair.standby.exited(), None);
-    // It still serves its own primary.
+    // The standby still serves its own primary.
     pair.protect(address);
 }
 
 #[test]
 fn a_primary_that_is_lied_to_goes_on_and_releases_what_it_may() {
     let mut pair = Pair::start();
-    // What a standby sends in a session of its own.
+    // Record what a standby sends in a real session.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (liar, to) = (listener.local_addr().unwrap(), pair.address);
     let answers = Recording::default();
@@ -200,7 +203,7 @@ fn a_primary_that_is_lied_to_goes_on_and_releases_what_it_may() {
         let forth = (near.try_clone().unwrap(), far.try_clone().unwrap());
         thread::spawn(move || pump(forth.0, forth.1, |_| {}));
         pump(far, near, |bytes| kept.0.lock().unwrap().extend(bytes));
-        // From now on each peer gets what was sent then, or worse.
+        // From now on each peer gets the recorded bytes, or worse.
         let said = kept.0.lock().unwrap().clone();
         for lie in [said.clone(), said[..said.len() / 2].to_vec(), vec![0xff; 1 << 20]] {
             let (mut link, _) = listener.accept().unwrap();

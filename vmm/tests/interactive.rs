@@ -1,5 +1,5 @@
-//! `run-pair --interactive` with a real pair: events that no key has caused are reported, and an orderly end is no
-//! error.
+//! `run-pair --interactive` with a real pair: it reports events that no key has caused, and an
+//! orderly end is not an error.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -19,7 +19,7 @@ use kemari_testbed::switch::Switch;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Everything on the screen: one test plays at a time.
+/// All text on the screen. One test plays at a time.
 static SCREEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static PLAYING: Mutex<()> = Mutex::new(());
 
@@ -68,7 +68,7 @@ fn config() -> PairConfig {
     }
 }
 
-/// Plays the person at the keys of a pair whose files are in `dir`; returns the keys and the end.
+/// Starts an interactive run whose files are in `dir`; returns the sender of its keys, and its end.
 fn play(dir: &Path) -> (Sender<Vec<u8>>, JoinHandle<Result<(), String>>) {
     SCREEN.lock().unwrap().clear();
     File::create(dir.join("disk.img")).unwrap().set_len(DISK_BYTES).unwrap();
@@ -91,7 +91,7 @@ fn play(dir: &Path) -> (Sender<Vec<u8>>, JoinHandle<Result<(), String>>) {
     (typed, playing)
 }
 
-/// Waits until the standby of that name in `dir` could take over.
+/// Waits until the standby named `standby` in `dir` can take over.
 fn is_ready(dir: &Path, standby: &str) {
     let socket = dir.join(format!("{standby}.ctl"));
     let begun = Instant::now();
@@ -123,7 +123,7 @@ fn a_takeover_that_no_key_asked_for_is_followed() {
     assert_eq!(playing.join().unwrap(), Ok(()), "{}", screen());
 }
 
-/// The process of this role whose files are in `dir`.
+/// The process with this role whose files are in `dir`.
 fn process_of(dir: &Path, role: &str) -> Pid {
     let ours = |pid: &i32| {
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -148,7 +148,7 @@ fn the_keys_work_while_a_side_is_stopped() {
     kill_process(process_of(dir.path(), "standby"), Signal::STOP).unwrap();
     let shown = || screen().matches("host a: ").count();
     let begun = Instant::now();
-    // Both sides are asked several times meanwhile.
+    // The run asks both sides for their status several times in this period.
     while begun.elapsed() < 3 * ASKED_EVERY {
         let before = shown();
         typed.send(b"\x1di".to_vec()).unwrap();
@@ -162,7 +162,7 @@ fn the_keys_work_while_a_side_is_stopped() {
     assert_eq!(playing.join().unwrap(), Ok(()), "{}", screen());
 }
 
-/// Ctrl-A x, while a standby holds the guest.
+/// Ctrl-A x ends the guest while a standby holds a checkpoint.
 #[test]
 fn the_end_of_the_guest_by_a_key_is_no_failure() {
     let _turn = PLAYING.lock().unwrap();

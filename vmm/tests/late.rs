@@ -1,6 +1,6 @@
-//! P2, with real processes. A primary is stopped (SIGSTOP) while it drains output that a slow receiver has held up, another
-//! machine wins its term, and the primary continues. It may send the one frame that was permitted, and no more:
-//! docs/arbiter.md, README ("late").
+//! P2, with real processes. A primary is stopped (SIGSTOP) while it drains output that a slow
+//! receiver has delayed, another machine wins the next term, and the primary continues. It may send
+//! the one frame that was permitted, and no more: docs/arbiter.md, README ("late").
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -23,9 +23,10 @@ use rustix::process::Signal;
 const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const OWN: Host = Host { mac: [0x52, 0x55, 0, 0, 0, 1], ip: Ipv4Addr::new(10, 0, 2, 1) };
 const OWN_PORT: u16 = 40_000;
-/// The answers to this many requests fill a socket several times, although the guest does not answer all.
+/// The answers to this many requests fill a socket several times, although the guest does not
+/// answer all requests.
 const ASKED: u64 = 60_000;
-/// The longest frame that the guest sends here, with its length in front.
+/// The longest frame that the guest sends here, with its length prefix.
 const FRAME: usize = 4 + 1514;
 const STOPS: usize = 3;
 
@@ -42,7 +43,7 @@ fn receive(peer: &mut UnixStream) -> Vec<u8> {
     frame
 }
 
-/// Asks who the guest is until it answers.
+/// Sends ARP requests until the guest answers.
 fn find_guest(peer: &mut UnixStream) -> Host {
     peer.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut asker = peer.try_clone().unwrap();
@@ -63,7 +64,7 @@ fn find_guest(peer: &mut UnixStream) -> Host {
     })
 }
 
-/// Bytes that wait to be read at this end, and sent bytes that wait at the other end.
+/// Number of bytes that wait to be read at this end.
 fn ready_bytes(peer: &UnixStream) -> usize {
     count(peer, libc::FIONREAD)
 }
@@ -87,19 +88,19 @@ fn is_stopped(pid: u32) -> bool {
         .all(|stat| std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") T ")))
 }
 
-/// Reads at most `most` of the waiting bytes; returns how many.
+/// Reads at most `most` of the waiting bytes; returns their number.
 fn read_some(peer: &mut UnixStream, most: usize) -> usize {
     let mut bytes = vec![0; most];
     peer.read(&mut bytes).unwrap_or(0)
 }
 
-/// Makes room, waits until the first waiting frame comes, and stops the process.
+/// Makes room in the socket, waits until the first delayed frame arrives, and stops the process.
 fn stop_while_it_sends(primary: &mut Process, peer: &mut UnixStream, in_socket: usize) {
     let few = in_socket / 8;
     while ready_bytes(peer) > few {
         read_some(peer, few);
     }
-    // A socket's writer is woken when most of its buffer is free.
+    // The kernel wakes a socket's writer when most of its buffer is free.
     let left = ready_bytes(peer);
     let until = Instant::now() + Duration::from_secs(60);
     while ready_bytes(peer) <= left {
@@ -141,17 +142,17 @@ fn p2_a_stopped_and_replaced_primary_sends_one_frame_late() {
     }
     let in_socket = ready_bytes(&peer);
     peer.set_nonblocking(true).unwrap();
-    // It is stopped in the middle of sending several times, and continues from any point.
+    // Stop the primary several times while it sends; it must continue from any point.
     for _ in 1..STOPS {
         stop_while_it_sends(&mut primary, &mut peer, in_socket);
         primary.signal(Signal::CONT);
     }
     stop_while_it_sends(&mut primary, &mut peer, in_socket);
     let before = ready_bytes(&peer);
-    // The winner of the next term is the only active machine from then on.
+    // From now on, the winner of the next term is the only active machine.
     let other = FileArbiter::open(&terms, "late", "other".to_owned()).unwrap();
     assert_eq!(other.claim(Term(2), "test").unwrap(), Verdict::Granted);
-    // Now there is room for everything that waits.
+    // Now there is room for all delayed frames.
     let mut seen = 0;
     while ready_bytes(&peer) > 0 {
         seen += read_some(&mut peer, 1 << 20);

@@ -1,5 +1,5 @@
-//! The encrypted link: which peers are accepted, which are not, and which keys may change during a
-//! session.
+//! The encrypted link: which peers are accepted, which are refused, and which keys may change
+//! during a session.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -54,7 +54,7 @@ fn tls(dir: &Path, peer: Option<&str>) -> LinkSecurity {
     LinkSecurity { tls: Some(Credentials::open(dir, peer).unwrap()), allow_plain: false }
 }
 
-/// Listens on a port that was free a moment ago.
+/// Listens on a port that was free a moment before.
 fn listen(security: &LinkSecurity) -> (LinkListener, LinkAddr) {
     loop {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -65,7 +65,7 @@ fn listen(security: &LinkSecurity) -> (LinkListener, LinkAddr) {
     }
 }
 
-/// Both ends' results of one attempt.
+/// The results of one attempt at both ends.
 fn meet(
     listener: &LinkListener,
     addr: &LinkAddr,
@@ -133,11 +133,11 @@ fn a_certificate_of_another_authority_is_refused_by_both_sides() {
     assert!(error.contains("certificate") && error.contains("--tls"), "{error}");
     there.unwrap_err();
 
-    // A peer that trusts our authority but has no certificate of it.
+    // The peer trusts our authority, and has no certificate from it.
     fs::copy(hosts.path("standby").join("ca.pem"), hosts.path("stranger").join("ca.pem")).unwrap();
     let (here, there) = meet(&listener, &addr, &tls(&hosts.path("stranger"), None));
     there.unwrap_err();
-    // TLS 1.3: the client has ended its handshake before the server has judged it.
+    // With TLS 1.3, the client ends its handshake before the server has verified its certificate.
     if let Ok(mut here) = here {
         here.read(&mut [0; 1]).unwrap_err();
     }
@@ -151,7 +151,7 @@ fn a_standby_that_is_somebody_else_is_refused() {
     let (here, _) = meet(&listener, &addr, &tls(&hosts.path("primary"), None));
     let error = here.unwrap_err().to_string();
     assert!(error.contains("127.0.0.1"), "{error}");
-    // But its certificate may have another name than its address.
+    // With a server name given, the certificate need not contain the address.
     let (here, there) = meet(&listener, &addr, &tls(&hosts.path("primary"), Some("another.test")));
     here.unwrap();
     there.unwrap();
@@ -183,7 +183,7 @@ fn plain_bytes_and_silence_are_refused() {
     thread::scope(|scope| {
         let there = scope.spawn(|| listener.accept().unwrap().admit());
         let mut silent = TcpStream::connect(to).unwrap();
-        // Its deadline ends the connection, which the peer sees.
+        // The handshake's deadline ends the connection, which the peer sees.
         assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
         let error = there.join().unwrap().unwrap_err().to_string();
         assert!(error.contains("no answer in time"), "{error}");
@@ -210,7 +210,7 @@ fn renewed_certificates_are_used_by_the_next_connection() {
     let (here, there) = meet(&listener, &addr, &security);
     let (mut here, mut there) = (here.unwrap(), there.unwrap());
 
-    // Everything is replaced while both run: a new authority, new keys.
+    // All keys are replaced while both ends run: a new authority, new certificates.
     let renewed = Authority::new("renewed").unwrap();
     for host in ["primary", "standby"] {
         issue(&renewed, &hosts.path(host), &["127.0.0.1"]);
@@ -218,7 +218,7 @@ fn renewed_certificates_are_used_by_the_next_connection() {
     let (again, admitted) = meet(&listener, &addr, &security);
     again.unwrap();
     admitted.unwrap();
-    // The existing connection lives on.
+    // The existing connection continues.
     here.write_all(b"still here").unwrap();
     let mut got = [0; 10];
     there.read_exact(&mut got).unwrap();

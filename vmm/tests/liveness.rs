@@ -1,4 +1,5 @@
-//! Signs of life: a working machine gives them even if some of its threads wait, and a stuck machine never gives them (P7, P9).
+//! P7, P9: signs of life. A working machine gives them even if some of its threads wait; a stuck
+//! machine never gives them.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -23,9 +24,9 @@ use pair::{
 };
 
 const MEMORY: u64 = 16 << 20;
-/// The standbys' heartbeat timeout: longer than a busy machine keeps a thread waiting.
+/// The standby's heartbeat timeout: longer than a busy machine delays a thread.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the end of a machine waits at least for a fence that does not answer.
+/// The end of a machine waits for at least this time for a fence that does not answer.
 const DRAINED: Duration = Duration::from_secs(5);
 
 struct Bench {
@@ -68,7 +69,7 @@ fn state(engine: &Engine) -> String {
     engine.status()["state"].as_str().unwrap().to_owned()
 }
 
-/// On demand, holds the engine's core when an acknowledgement arrives.
+/// Holds the engine's core, on demand, when an acknowledgement arrives.
 #[derive(Default)]
 struct Held {
     wanted: AtomicBool,
@@ -105,8 +106,8 @@ impl Held {
     }
 }
 
-/// P7. Released effects wait for an arbiter that is out of reach, and an acknowledgement arrives meanwhile. Fails if the standby
-/// is told of the end only after that wait.
+/// P7. Released effects wait for an arbiter that is out of reach, and an acknowledgement arrives.
+/// Fails if the standby learns of the end only after that wait.
 #[test]
 fn a_machine_that_was_stopped_stays_stopped() {
     let bench = protected_by(PATIENCE, Duration::from_millis(20), |_| {});
@@ -130,13 +131,14 @@ fn a_machine_that_was_stopped_stays_stopped() {
     drop(bench.dir);
 }
 
-/// P7: the standby hears from this machine even if some of the engine's threads wait, as long as the machine is not stuck.
+/// P7: the standby gets signs of life even if some of the engine's threads wait, as long as the
+/// machine is not stuck.
 #[test]
 fn signs_of_life_wait_for_nobody() {
     let held = Arc::new(Held::default());
     let bench = protected(Duration::ZERO, |options| options.steps = held.steps());
     held.hold();
-    // At one sign in 75 ms: longer than the standby's timeout.
+    // At one sign in 75 ms, this takes longer than the standby's timeout.
     let (before, signs) = (bench.cable.sent(), TIMEOUT.as_millis() as usize / 75 + 14);
     wait_for("signs of life", || {
         bench.cable.sent() >= before + signs || bench.standby.status()["state"] != "ready"
@@ -156,7 +158,8 @@ fn stalls(options: &mut EngineOptions) {
     options.primary.setup_timeout = Duration::from_secs(20);
 }
 
-/// What follows when the primary is stuck: it reports that, its standby takes over, and it ends as fenced.
+/// Checks the result of a stuck primary: the primary reports the stall, its standby takes over, and
+/// the primary ends as fenced.
 fn goes_on_over_there(bench: Bench) {
     let Bench { dir, cable: _cable, standby, machine, engine, fence: _fence } = bench;
     wait_for("the stall", || state(&engine) == "stalled");
@@ -186,7 +189,8 @@ fn a_machine_whose_device_thread_is_stuck_fails_over() {
     drop(let_go);
 }
 
-/// The same for a thread that holds the engine's lock: the status still answers, and the machine can be ended.
+/// As above, for a thread that holds the engine's lock: the status still answers, and the machine
+/// can be ended.
 #[test]
 fn a_machine_whose_engine_is_stuck_fails_over() {
     let held = Arc::new(Held::default());
@@ -195,7 +199,7 @@ fn a_machine_whose_engine_is_stuck_fails_over() {
         options.steps = held.steps();
     });
     held.hold();
-    // Neither an operator's request nor the status waits for it.
+    // Neither an operator's command nor the status waits for the engine.
     let refused = bench.engine.run_alone().unwrap_err();
     assert!(refused.contains("the engine is stuck"), "{refused}");
     assert_eq!(bench.engine.state_now().unwrap_err(), refused);
@@ -203,8 +207,8 @@ fn a_machine_whose_engine_is_stuck_fails_over() {
     held.let_go();
 }
 
-/// P7: the standby takes over from a failed machine at once. What the failed machine still has to perform waits for an arbiter
-/// that is out of reach; the standby does not wait for that.
+/// P7: the standby takes over from a failed machine at once. The failed machine's released effects
+/// wait for an arbiter that is out of reach; the standby does not wait for them.
 #[test]
 fn a_machine_that_has_failed_is_gone_on_from_at_once() {
     let bench = protected(Duration::ZERO, |_| {});
@@ -220,7 +224,8 @@ fn a_machine_that_has_failed_is_gone_on_from_at_once() {
     assert_eq!(concluding.join().unwrap(), None);
 }
 
-/// A stall that passes before another machine has taken over leaves the machine as it was; here there is no standby.
+/// A stall that passes before another machine has taken over leaves no trace; here there is no
+/// standby.
 #[test]
 fn a_stall_that_passes_is_forgotten() {
     let bench = protected(Duration::ZERO, stalls);
@@ -241,8 +246,8 @@ fn a_stall_that_passes_is_forgotten() {
     drop(standby);
 }
 
-/// P7, P9: neither a stuck device nor a stuck engine keeps an operator from ending the machine, or its standby from hearing of
-/// it.
+/// P7, P9: neither a stuck device nor a stuck engine prevents an operator from ending the machine,
+/// or its standby from learning of the end.
 #[test]
 fn a_machine_that_is_stuck_can_be_stopped() {
     let bench = protected(Duration::ZERO, |_| {});

@@ -1,4 +1,5 @@
-//! P7, P9: the log of a real process: no thread waits for its reader, and its length cannot be controlled from outside.
+//! P7, P9: the log of a real process. No thread waits for the log's reader, and no guest or peer
+//! can make the log grow without a bound.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -42,7 +43,7 @@ impl FullPipe {
         Self { path, _both_ends: both_ends, _dir: dir }
     }
 
-    /// The binary under test, with the pipe for its standard error.
+    /// The command of the binary under test, with the pipe as its standard error.
     fn kemari(&self) -> Command {
         let mut command = Command::new("sh");
         let script = format!("exec \"$@\" 2>{}", self.path.display());
@@ -66,7 +67,7 @@ fn p7_a_full_standard_error_keeps_no_machine_from_its_end() {
     }
 }
 
-/// The primary reports the loss of its standby while it holds locks, and goes on.
+/// The primary reports the loss of its standby while it holds locks, and continues.
 #[test]
 fn p7_a_primary_with_a_full_standard_error_goes_on_when_its_standby_dies() {
     let pipe = FullPipe::new();
@@ -102,7 +103,8 @@ fn p7_a_primary_with_a_full_standard_error_goes_on_when_its_standby_dies() {
     assert_eq!(guest.wait_exit().code(), Some(0));
 }
 
-/// P9: a guest that causes a line with every write causes one line a second, which counts the others.
+/// P9: a guest that causes a log line with every write causes one line a second, which counts the
+/// suppressed lines.
 #[test]
 fn p9_a_guest_that_floods_causes_a_line_a_second() {
     const LINE: &str = "expected sleep type";

@@ -1,5 +1,5 @@
-//! A machine on the real `/dev/kvm`, driven through its library interface: virtio-mmio registers, saved state, the device
-//! thread, resets.
+//! A machine on the real `/dev/kvm`, driven through its library interface: virtio-mmio registers,
+//! saved state, the device thread, resets.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -51,8 +51,8 @@ fn build(config: MachineConfig) -> Arc<Machine> {
     machine
 }
 
-/// P7. A reset that reads a large initrd from slow storage, or whose disks do not answer, makes progress and is no stall.
-/// Fails if only cleared memory counts as progress.
+/// P7. A reset that reads a large initrd from slow storage, or waits for disks that do not answer,
+/// makes progress and is not a stall. Fails if only cleared memory counts as progress.
 #[test]
 fn what_a_reset_does_is_seen_to_go_on() {
     const INITRD: usize = 8;
@@ -81,7 +81,7 @@ fn one_press_of_the_power_button_waits() {
     let machine = build(config(dir.path()));
     let (let_go, stuck) = std::sync::mpsc::channel::<()>();
     machine.device_loop().post(move |_| {
-        // Blocks until the test releases it.
+        // Blocks until the test releases the device thread.
         let _ = stuck.recv();
     });
     // The waiting command holds the devices.
@@ -120,7 +120,7 @@ fn features(device: &VirtioMmio) -> u64 {
     })
 }
 
-/// Sets up a virtqueue at an address of guest memory.
+/// Sets up a virtqueue at a guest address.
 fn set_queue(device: &VirtioMmio, queue: u32, address: u32) {
     write(device, 0x30, queue);
     write(device, 0x38, 16);
@@ -225,7 +225,7 @@ fn saved_state_is_taken_on_by_another_machine_like_it_and_refused_by_others() {
     (records[0].state, records[1].state) = (second, first);
     let text = refused(records);
     assert!(text.contains("virtqueue") || text.contains("virtio-blk"), "{text}");
-    // After all that the machine is still usable.
+    // After all refusals the machine is still usable.
     other.restore_devices(&saved).wait().unwrap().unwrap();
     assert_eq!(other.save_devices().unwrap(), saved);
 }
@@ -291,7 +291,8 @@ fn pvh_image(code: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_triple_fault_resets_the_machine() {
-    // Prints `B` on the serial line, then executes an invalid instruction, with no interrupt descriptors to handle it.
+    // The code prints `B` on the serial line and then executes an invalid instruction, without
+    // interrupt descriptors to handle the exception.
     speaks_again_after_its_reset(&[0x66, 0xba, 0xf8, 0x03, 0xb0, b'B', 0xee, 0x0f, 0x0b], b'B');
 }
 
@@ -308,7 +309,7 @@ fn a_guest_finds_the_clock_and_resets_by_the_keyboard_controller() {
     speaks_again_after_its_reset(&code, b'1');
 }
 
-/// Runs a guest that prints `word` and then resets the machine.
+/// Runs a guest that prints `word` and then resets the machine; waits for several boots.
 fn speaks_again_after_its_reset(code: &[u8], word: u8) {
     let dir = tempfile::tempdir().unwrap();
     let kernel = dir.path().join("kernel");
@@ -320,7 +321,7 @@ fn speaks_again_after_its_reset(code: &[u8], word: u8) {
     machine.start().unwrap();
     let serial = dir.path().join("serial");
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    // A reset is not reported to the outside: wait for its effect.
+    // A reset is not reported to the outside: wait for its output.
     while std::fs::read(&serial).unwrap().len() < 3 {
         assert!(std::time::Instant::now() < deadline, "{:?}", machine.events().ended());
         std::thread::sleep(Duration::from_millis(5));
@@ -332,8 +333,8 @@ fn speaks_again_after_its_reset(code: &[u8], word: u8) {
     machine.stop();
 }
 
-/// P7: a call that cannot open everything opens nothing, and may be tried again. The serial line's path, which comes last,
-/// is in use.
+/// P7: a call that cannot open every backend opens none, and can be repeated. The serial line's
+/// path, which comes last, is in use.
 #[test]
 fn backends_are_attached_all_or_none() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! P2 at its edges: an arbiter that is another one than both sides think, or whose data went back, never leads to two machines
-//! that both act. Real processes, one image, one directory.
+//! P2 in unusual cases: an arbiter that is not the same for both sides, or whose data went back,
+//! never leads to two machines that both act. Real processes, one image, one directory.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -20,7 +20,7 @@ use kemari_testbed::process::{Process, in_namespaces};
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
 
-/// The virtual machine's disk and directories.
+/// The directory of a test, with the machine's disk and the sides' files.
 struct Bench {
     dir: tempfile::TempDir,
 }
@@ -40,17 +40,17 @@ impl Bench {
         format!("{flag}{before}{}", self.path(name).display())
     }
 
-    /// The flags that give each side its own directory.
+    /// For each side, a flag with the side's own directory.
     fn sides(&self, before: &str, after: &str) -> [String; 2] {
         ["here", "there"].map(|name| format!("{before}{}{after}", self.path(name).display()))
     }
 
-    /// Starts a side called `name`, with more flags; its output is in a file of that name.
+    /// Starts a side called `name` with these flags; its output is in a file of that name.
     fn side(&self, name: &str, flags: &[&str]) -> Process {
         self.side_by(Command::new(KEMARI), name, flags)
     }
 
-    /// As [`side`](Self::side), by a command that ends in the binary's path.
+    /// As [`side`](Self::side), with a command that ends in the binary's path.
     fn side_by(&self, mut command: Command, name: &str, flags: &[&str]) -> Process {
         command.args(flags.iter().take(1)).args([
             "--rng",
@@ -104,19 +104,19 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// How the side that may not run has ended, and its output.
+/// The exit code and output of the side that may not run.
 #[track_caller]
 fn refused(mut side: Process) -> (i32, String) {
     let status = side.wait_exit(PATIENCE);
-    // Read until the end of its output.
+    // No line contains this text: the wait ends when all output was read.
     assert_eq!(side.wait_line("\0", PATIENCE), None);
     let said = side.lines().join("\n");
     let status = status.unwrap_or_else(|| panic!("it runs: {said}"));
     (status.code().unwrap(), said)
 }
 
-/// P2: two directories are two arbiters, and each would let its side go on. The standby's has a term of the same number, from an
-/// earlier run that was killed.
+/// P2: two directories are two arbiters, and each would let its side continue. The standby's
+/// directory has a term of the same number, from an earlier run that was killed.
 #[test]
 fn p2_a_standby_with_a_directory_of_its_own_is_refused() {
     let bench = Bench::new();
@@ -139,7 +139,7 @@ fn p2_a_standby_with_a_directory_of_its_own_is_refused() {
     assert!(line.contains("they differ"), "{line}");
 }
 
-/// Keeps a copy of the arbiter's directory `from` in `to` up to date, one way.
+/// Keeps a copy of the arbiter's directory `from` up to date in `to`, in this direction only.
 struct Replica {
     over: Arc<AtomicBool>,
     copier: Option<JoinHandle<()>>,
@@ -168,7 +168,7 @@ impl Drop for Replica {
     }
 }
 
-/// Copies each changed file at once, as `rsync` does. Skips files that are gone meanwhile.
+/// Copies each changed file at once, as `rsync` does. Skips files that have disappeared.
 fn copy_whole_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -184,8 +184,9 @@ fn copy_whole_files(from: &Path, to: &Path) {
     }
 }
 
-/// A standby whose directory `there` shows everything of the primary's, and accepts writes that the primary never sees. It has
-/// the mark, so only its first attempts to join may be refused for a missing mark. The refusal names both places.
+/// Checks the refusal of a standby whose directory `there` shows all files of the primary's, and
+/// accepts writes that the primary never sees. The mark arrives there, so only the first attempts
+/// to join may be refused for a missing mark. The refusal names both places.
 #[track_caller]
 fn refused_for_its_replica(bench: &Bench, standby: &Process, places: &[String; 2]) {
     standby.wait_line("listening on", PATIENCE).unwrap();
@@ -209,8 +210,9 @@ fn refused_for_its_replica(bench: &Bench, standby: &Process, places: &[String; 2
     standby.wait_line("the standby wrote the counter-mark", PATIENCE).unwrap();
 }
 
-/// P2: the standby uses a copy of the directory that is kept up to date. It has the mark, but a term that is won in either is not
-/// seen in the other: after a takeover both sides would be alone in one term.
+/// P2: the standby uses a copy of the directory that is kept up to date. The copy has the mark, but
+/// a term that is won in one is not seen in the other: after a takeover both sides would be alone,
+/// in one term.
 #[test]
 fn p2_a_standby_with_a_replica_that_is_kept_up_is_refused() {
     let bench = Bench::new();
@@ -224,8 +226,8 @@ fn p2_a_standby_with_a_replica_that_is_kept_up_is_refused() {
     refused_for_its_replica(&bench, &standby, &bench.sides("file:", ""));
 }
 
-/// A command that makes a process see at `there` a file system layered over the directory `here`; `None` where that is not
-/// permitted.
+/// A command whose process sees, at `there`, an overlay file system over the directory `here`;
+/// `None` where that is not permitted.
 fn layered(bench: &Bench) -> Option<Command> {
     for name in ["upper", "work", "there"] {
         fs::create_dir(bench.path(name)).unwrap();
@@ -241,7 +243,7 @@ fn layered(bench: &Bench) -> Option<Command> {
     in_namespaces(&mount)
 }
 
-/// P2: the same with a file system that is layered over the primary's directory.
+/// P2: the same with an overlay file system over the primary's directory.
 #[test]
 fn p2_a_standby_with_a_layer_over_the_directory_is_refused() {
     let bench = Bench::new();
@@ -255,7 +257,8 @@ fn p2_a_standby_with_a_layer_over_the_directory_is_refused() {
     refused_for_its_replica(&bench, &standby, &bench.sides("file:", ""));
 }
 
-/// The files beside a disk are in the directory `here` of the primary, and `there` of the standby.
+/// The primary has the files beside a disk in the directory `here`, and the standby has them in
+/// `there`.
 struct Beside {
     arbiter: String,
     disks: [String; 2],
@@ -263,17 +266,18 @@ struct Beside {
 }
 
 impl Beside {
-    /// The image itself; both sides use one arbiter, or none.
+    /// The files beside the image itself. Both sides use one arbiter, or none.
     fn image(bench: &Bench, arbiter: String) -> Self {
         fs::create_dir(bench.path("here")).unwrap();
         fs::File::create(bench.path("here/disk.img")).unwrap().set_len(1 << 20).unwrap();
-        // From an earlier session: an overlay goes on hiding a name that did not exist at its first look.
+        // From an earlier session: an overlay that looked before a name existed continues to hide
+        // the name.
         fs::write(bench.path("here/disk.img.kemari-mark"), [b'0'; 32]).unwrap();
         let places = bench.sides("", "/disk.img.kemari-counter-mark");
         Self { arbiter, disks: bench.sides("--disk=path=", "/disk.img"), places }
     }
 
-    /// The record of who may write to an image that both sides see.
+    /// The fence record of an image that both sides see.
     fn record(bench: &Bench, arbiter: String) -> Self {
         fs::create_dir(bench.path("here")).unwrap();
         let disk = bench.spelled("--disk=", "path=", "disk.img");
@@ -287,7 +291,7 @@ impl Beside {
         primary
     }
 
-    /// Starts the standby by `command`, which ends in the binary's path; it must be refused.
+    /// Starts the standby with `command`, which ends in the binary's path, and expects a refusal.
     fn standby_is_refused(&self, bench: &Bench, command: Command) {
         let listen = bench.spelled("--listen=", "unix:", "link");
         let flags = ["standby", &self.arbiter, &self.disks[1], &listen];
@@ -296,8 +300,9 @@ impl Beside {
     }
 }
 
-/// P2, P3: the standby has a copy of an image, or of a record of who may write, that is kept up to date. It sees all that the
-/// primary writes, but what it would write after a takeover would not be in the primary's. Fails if only the standby checks.
+/// P2, P3: the standby has a copy of an image, or of its fence record, that is kept up to date. It
+/// sees all writes of the primary, but its own writes after a takeover would not be in the
+/// primary's. Fails if only the standby checks.
 #[test]
 fn p3_a_standby_with_a_replica_of_a_disk_or_its_record_is_refused() {
     let arbiter = |bench: &Bench| bench.spelled("--arbiter=", "file:", "arbiter");
@@ -309,7 +314,7 @@ fn p3_a_standby_with_a_replica_of_a_disk_or_its_record_is_refused() {
         let _replica = Replica::of(bench.path("here"), bench.path("there"));
         beside.standby_is_refused(&bench, Command::new(KEMARI));
     }
-    // Without an arbiter, what was acknowledged would be lost to the operator.
+    // Without an arbiter, the operator would lose acknowledged data.
     let bench = Bench::new();
     let beside = Beside::image(&bench, "--arbiter=none".to_owned());
     let _primary = beside.primary(&bench);
@@ -317,7 +322,7 @@ fn p3_a_standby_with_a_replica_of_a_disk_or_its_record_is_refused() {
     beside.standby_is_refused(&bench, Command::new(KEMARI));
 }
 
-/// P3: the same with a file system that is layered over the image's.
+/// P3: the same with an overlay file system over the image's directory.
 #[test]
 fn p3_a_standby_with_a_layer_over_the_image_is_refused() {
     let bench = Bench::new();
@@ -328,8 +333,9 @@ fn p3_a_standby_with_a_layer_over_the_image_is_refused() {
     beside.standby_is_refused(&bench, command);
 }
 
-/// P2: an orderly run, the directory copied, a second run, the copy restored, the other side started: the record of the second
-/// run's term is gone, and its number would be granted again.
+/// P2: after an orderly run the directory is copied, a second run starts, the copy is restored, and
+/// the other side starts. The record of the second run's term is gone, and its number would be
+/// granted again.
 #[test]
 fn p2_a_directory_that_went_back_makes_no_second_machine() {
     for fence in ["", ",fence=off"] {
@@ -349,7 +355,7 @@ fn p2_a_directory_that_went_back_makes_no_second_machine() {
         fs::remove_dir_all(&terms).unwrap();
         copy(&saved, &terms);
         let third = bench.run("third", &flags);
-        // The disk's record and lock are newer than the arbiter's records.
+        // The fence record and the lock of the disk are newer than the arbiter's records.
         let (code, said) = refused(third);
         assert_eq!(code, 2, "{said}");
         let whom = if fence.is_empty() {
@@ -359,7 +365,7 @@ fn p2_a_directory_that_went_back_makes_no_second_machine() {
         };
         assert!(said.contains(&whom), "{said}");
         assert_eq!(bench.status("second").unwrap().state(), "alone");
-        // The failed start has taken nothing that the other side has.
+        // The failed start has taken nothing that the running machine has.
         assert!(!terms.join(format!("term-{:020}.json", 2)).exists(), "{said}");
     }
 }
@@ -379,7 +385,8 @@ fn p2_a_plain_run_does_not_start_on_the_disk_of_a_machine_that_may_run_elsewhere
     let arbiter = bench.spelled("--arbiter=", "file:", "arbiter");
     let mut machine = bench.run("machine", &[&arbiter]);
     bench.wait_state(&machine, "alone");
-    // While it runs, and after it was killed: its standby may take over.
+    // The start is refused while the machine runs, and after it was killed: its standby may take
+    // over.
     for alive in [true, false] {
         if !alive {
             machine.kill();
@@ -393,7 +400,7 @@ fn p2_a_plain_run_does_not_start_on_the_disk_of_a_machine_that_may_run_elsewhere
     }
     let mut seized = bench.run("seized", &["--seize"]);
     bench.wait_state(&seized, "alone");
-    // A pair does not start on the disk of a running plain machine either.
+    // A pair does not start on the disk of a running machine without an arbiter either.
     let (code, said) = refused(bench.run("again", &[&arbiter, "--seize"]));
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("another process uses it"), "{said}");
@@ -407,8 +414,9 @@ fn p2_a_plain_run_does_not_start_on_the_disk_of_a_machine_that_may_run_elsewhere
     bench.wait_state(&plain, "alone");
 }
 
-/// P2, P3. Fails if a disk or a network of a device by name lacks the protection of `--disk` and `--net`: the record, the mark
-/// that shows both sides the same disk, the backends of a successor.
+/// P2, P3. Fails if a disk or a network of a device by name lacks a protection of `--disk` and
+/// `--net`: the fence record, the mark that shows both sides the same disk, the backends of a
+/// successor.
 #[test]
 fn p2_a_disk_of_a_device_by_name_is_guarded_as_any_other() {
     let bench = Bench::new();
@@ -439,8 +447,8 @@ fn p2_a_disk_of_a_device_by_name_is_guarded_as_any_other() {
     assert!(said.contains("second.img.kemari-fence"), "{said}");
 }
 
-/// P2: the other side's start fails for another reason. It releases what it has taken, and an error that names a holder names one
-/// that runs.
+/// P2: the start of the other side fails for another reason. It releases what it has taken, and an
+/// error that names a holder names a running one.
 #[test]
 fn a_start_that_fails_leaves_no_holder_behind() {
     let bench = Bench::new();
@@ -460,8 +468,8 @@ fn a_start_that_fails_leaves_no_holder_behind() {
     bench.wait_state(&machine, "alone");
 }
 
-/// P2, P7: the former side is stopped and keeps its locks. The standby takes over nevertheless, and the former side ends when it
-/// continues.
+/// P2, P7: the former side is stopped and keeps its locks. The standby takes over nevertheless, and
+/// the former side ends when it continues.
 #[test]
 fn p2_a_stopped_side_that_keeps_its_locks_holds_no_takeover_up() {
     let bench = Bench::new();
@@ -481,7 +489,8 @@ fn p2_a_stopped_side_that_keeps_its_locks_holds_no_takeover_up() {
     assert_eq!(status.code(), Some(3), "{}", primary.lines().join("\n"));
 }
 
-/// P2, without an arbiter: a standby keeps its disks from other machines, even while no side runs the guest.
+/// P2: without an arbiter, a standby prevents other machines from using its disks, even while no
+/// side runs the guest.
 #[test]
 fn p2_a_standby_that_waits_for_its_operator_keeps_others_from_its_disk() {
     let bench = Bench::new();
@@ -501,7 +510,8 @@ fn p2_a_standby_that_waits_for_its_operator_keeps_others_from_its_disk() {
     bench.wait_state(&standby, "alone");
 }
 
-/// A standby that cannot be reached has refused nothing, for any kind of address.
+/// With `--require-protected`, a primary waits for a standby that does not listen yet, for any kind
+/// of address: an unreachable standby has refused nothing.
 #[test]
 fn who_requires_protection_waits_for_a_standby_that_is_not_there_yet() {
     let bench = Bench::new();
@@ -525,7 +535,7 @@ fn p7_a_standby_that_lacks_its_disk_does_not_take_over_for_its_operator() {
     std::os::unix::fs::symlink(bench.path("disk.img"), &link).unwrap();
     let (disk, listen) =
         (bench.spelled("--disk=", "path=", "link.img"), bench.spelled("", "unix:", "link"));
-    // A killed side is noticed at once; the timeout keeps a busy machine from suspecting either side.
+    // A killed side is noticed at once; with this timeout, a busy machine suspects neither side.
     let patient = "--heartbeat-timeout=10000";
     let listening = format!("--listen={listen}");
     let standby = bench.side("standby", &["standby", &disk, &listening, patient]);
@@ -546,8 +556,8 @@ fn p7_a_standby_that_lacks_its_disk_does_not_take_over_for_its_operator() {
     bench.wait_state(&standby, "alone");
 }
 
-/// P2: a record that only one side reads stops no machine: after a takeover the former side would find it unchanged. The copy
-/// names the same machine, term and holder.
+/// P2: a record that only one side reads stops no machine: after a takeover the former side would
+/// find it unchanged. The copy names the same machine, term and holder.
 #[test]
 fn p2_a_standby_with_a_fence_record_of_its_own_is_refused() {
     let bench = Bench::new();
@@ -570,8 +580,9 @@ fn p2_a_standby_with_a_fence_record_of_its_own_is_refused() {
     assert!(said.contains("they are different files"), "{said}");
 }
 
-/// P2: a process that has the image open is alive, even if the operator believes otherwise: a seizure overrides records, but no
-/// lock, even if the image has another name without a record beside it.
+/// P2: a process that has the image open is alive, even if the operator believes otherwise. A
+/// seizure overrides records, and it does not override locks, even if the image has another name
+/// without a record beside it.
 #[test]
 fn p2_a_seizure_passes_over_no_lock_of_a_process_that_lives() {
     let bench = Bench::new();
@@ -603,7 +614,7 @@ fn p2_a_seizure_passes_over_no_lock_of_a_process_that_lives() {
     seizes(&standby);
 }
 
-/// A loop device of a file, for the lifetime of this value.
+/// A loop device of a file, which exists as long as this value.
 struct Loop(String);
 
 impl Loop {
@@ -618,7 +629,8 @@ impl Loop {
         }
     }
 
-    /// With a second node of the device. Only the device can be locked then, as for a device without a file.
+    /// A loop device with a second node. The image's name is removed, so only the device can be
+    /// locked, as for a device without a file.
     fn with_another_node(bench: &Bench) -> Option<(Self, PathBuf)> {
         let device = Self::of(&bench.path("disk.img"))?;
         fs::remove_file(bench.path("disk.img")).unwrap();
@@ -644,7 +656,7 @@ impl Drop for Loop {
     }
 }
 
-/// P2: the same disk has many names on a host.
+/// P2: one disk has many names on a host.
 #[test]
 fn p2_a_loop_device_is_kept_apart_from_its_file_and_from_others_of_it() {
     let bench = Bench::new();
@@ -664,7 +676,8 @@ fn p2_a_loop_device_is_kept_apart_from_its_file_and_from_others_of_it() {
     }
 }
 
-/// P2. Fails if the node that a device was opened by is locked: each node is a file of its own.
+/// P2. Fails if the program locks the node by which a device was opened: each node is a file of its
+/// own.
 #[test]
 fn p2_two_nodes_of_one_device_are_one_disk() {
     let bench = Bench::new();
@@ -681,8 +694,8 @@ fn p2_two_nodes_of_one_device_are_one_disk() {
     }
 }
 
-/// P2. Fails if the two sides lock different things: one has found the kernel's node, the other, in a container of its own, only
-/// the node that both were given.
+/// P2. Fails if the two sides lock different files: one side finds the kernel's node; the other, in
+/// its own container, finds only the node that both were given.
 #[test]
 fn p2_one_node_is_one_disk_also_where_dev_is_not_the_hosts() {
     let bench = Bench::new();
@@ -734,7 +747,7 @@ fn p2_a_device_that_the_host_uses_is_no_disk() {
     standby.wait_line("nothing is missing any more", PATIENCE).unwrap();
 }
 
-// ---- an orderly end leaves nothing that looks held ----
+// ---- After an orderly end, nothing has a holder. ----
 
 /// A protected pair on one arbiter: the standby and the primary.
 fn protected_pair(bench: &Bench, arbiter: &str) -> (Process, Process) {
@@ -746,7 +759,7 @@ fn protected_pair(bench: &Bench, arbiter: &str) -> (Process, Process) {
     (standby, primary)
 }
 
-/// Ends it as an operator does; then neither the disk nor the name has a holder.
+/// Ends the side as an operator does, and checks that neither the disk nor the name has a holder.
 #[track_caller]
 fn ends_and_leaves_all_free(bench: &Bench, mut side: Process, arbiter: &str) {
     side.signal(Signal::TERM);
@@ -760,14 +773,15 @@ fn ends_and_leaves_all_free(bench: &Bench, mut side: Process, arbiter: &str) {
     }
 }
 
-/// Fails if the end releases the term that the machine had, instead of the one that it is about to win.
+/// Fails if the end releases the term that the machine had, instead of the term that it is about to
+/// win.
 #[test]
 fn a_primary_that_ends_while_it_asks_gives_back_what_it_wins() {
     let bench = Bench::new();
     let arbiter = bench.spelled("--arbiter=", "file:", "a");
     let (mut standby, primary) = protected_pair(&bench, &arbiter);
     let records = fs::read_dir(bench.path("a")).unwrap().next().unwrap().unwrap().path();
-    // A slow directory: the winner of the next term keeps still for two seconds.
+    // A slow directory: the winner of the next term waits for two seconds.
     fs::write(records.join(format!("pace-{:020}", 1)), "1000000").unwrap();
     standby.kill();
     let won = records.join(format!("term-{:020}.json", 2));
@@ -779,14 +793,15 @@ fn a_primary_that_ends_while_it_asks_gives_back_what_it_wins() {
     ends_and_leaves_all_free(&bench, primary, &arbiter);
 }
 
-/// Fails if a standby that is ended while it keeps still as a winner does not report the right that it has won, and releases.
+/// Fails if a standby that is ended during its wait as a winner does not report that it has won, or
+/// does not release the term.
 #[test]
 fn a_standby_that_ends_as_a_winner_ends_by_the_signal() {
     let bench = Bench::new();
     let arbiter = bench.spelled("--arbiter=", "file:", "a");
     let (standby, mut primary) = protected_pair(&bench, &arbiter);
     let records = fs::read_dir(bench.path("a")).unwrap().next().unwrap().unwrap().path();
-    // A slow directory: the winner of the next term keeps still for a second.
+    // A slow directory: the winner of the next term waits for a second.
     fs::write(records.join(format!("pace-{:020}", 1)), "500000").unwrap();
     primary.kill();
     let won = records.join(format!("term-{:020}.json", 2));
@@ -798,7 +813,8 @@ fn a_standby_that_ends_as_a_winner_ends_by_the_signal() {
     ends_and_leaves_all_free(&bench, standby, &arbiter);
 }
 
-/// P9. Fails if an arbiter that does not answer fills the log: each question is like the last one.
+/// P9. Fails if an arbiter that does not answer fills the log: each request would add the same
+/// line.
 #[test]
 fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
     let bench = Bench::new();
@@ -806,7 +822,7 @@ fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
     let (standby, mut primary) = protected_pair(&bench, &arbiter);
     fs::rename(bench.path("a"), bench.path("away")).unwrap();
     primary.kill();
-    // Another thread writes the lines than answers the status.
+    // One thread writes the log, and another one answers the status.
     let first = standby.wait_line("the arbiter is unreachable", PATIENCE);
     assert!(first.is_some(), "{}", standby.lines().join("\n"));
     let unanswered = || {
@@ -825,7 +841,8 @@ fn an_arbiter_that_does_not_grant_is_told_of_once_and_counted() {
     assert_eq!(lines_of_it.count(), 1, "{}", lines.join("\n"));
 }
 
-/// Fails if only a record of the own term is freed: a guest that has released nothing since has not raised it.
+/// Fails if the end frees only a fence record of its own term: a guest that has released nothing
+/// since the takeover has not raised the record.
 #[test]
 fn a_machine_that_ends_soon_after_a_takeover_leaves_its_disk_free() {
     let bench = Bench::new();

@@ -1,5 +1,5 @@
-//! Builders of kernel images: ELF with any segments and notes, bzImage with any header, and ways to damage
-//! them.
+//! Builders of kernel images: ELF images with any segments and notes, bzImages with any header, and
+//! ways to damage them.
 
 #![allow(dead_code, unreachable_pub, reason = "a test's tool: each test file uses its part")]
 
@@ -15,17 +15,17 @@ pub struct Segment {
     pub addr: u64,
     /// Bytes in the file.
     pub bytes: Vec<u8>,
-    /// Bytes in memory; the rest is zero.
+    /// Bytes in memory; those that are not in the file are zero.
     pub memory: u64,
 }
 
 impl Segment {
-    /// `len` bytes of 0x90 at `addr`.
+    /// A segment of `len` bytes 0x90 at `addr`.
     pub fn code(addr: u64, len: u64) -> Self {
         Self { addr, bytes: vec![0x90; len as usize], memory: len }
     }
 
-    /// `len` bytes of memory at `addr` that are not in the file.
+    /// A segment of `len` zero bytes at `addr` that are not in the file.
     pub fn zeros(addr: u64, len: u64) -> Self {
         Self { addr, bytes: Vec::new(), memory: len }
     }
@@ -38,7 +38,7 @@ pub struct Elf {
     pub entry: u64,
     /// The loaded segments.
     pub segments: Vec<Segment>,
-    /// One PT_NOTE segment each, with its alignment.
+    /// The contents and alignment of each PT_NOTE segment.
     pub notes: Vec<(Vec<u8>, u64)>,
 }
 
@@ -60,13 +60,13 @@ pub fn pvh_note(entry: u32) -> Vec<u8> {
     note(b"Xen\0", 18, &entry.to_le_bytes())
 }
 
-/// A linker's note about the image's properties; other linkers put it into a segment of its own.
+/// A linker's note about the image's properties. Some linkers put it into a segment of its own.
 pub fn property_note() -> Vec<u8> {
     note(b"GNU\0", 5, &[2, 0, 0, 0xc0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
 impl Elf {
-    /// One page of code at 2 MiB, with its start as the PVH entry.
+    /// An image with one page of code at 2 MiB, whose start is the PVH entry.
     pub fn pvh() -> Self {
         Self { notes: vec![(pvh_note(0x20_0000), 4)], ..Self::linux64() }
     }
@@ -76,7 +76,7 @@ impl Elf {
         Self { entry: 0x20_0000, segments: vec![Segment::code(0x20_0000, 4096)], notes: vec![] }
     }
 
-    /// Adds another segment.
+    /// Adds a segment.
     pub fn with(mut self, segment: Segment) -> Self {
         self.segments.push(segment);
         self
@@ -116,11 +116,11 @@ pub struct BzImage {
     pub payload: Vec<u8>,
     /// The length that the header gives, in units of 16 bytes.
     pub syssize: u32,
-    /// Its load address.
+    /// The load address of the protected-mode part.
     pub code32_start: u32,
-    /// The address that it unpacks itself to.
+    /// The address to which the kernel unpacks itself.
     pub pref_address: u64,
-    /// The memory that it needs there, in bytes.
+    /// The memory that the kernel needs at that address, in bytes.
     pub init_size: u32,
     /// `xloadflags`.
     pub xloadflags: u16,

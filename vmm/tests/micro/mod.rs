@@ -1,4 +1,5 @@
-//! The micro-guest, run by the real binary on the real `/dev/kvm`, and a host on its network that sends requests to it.
+//! The micro-guest, run by the real binary on the real `/dev/kvm`, and a host on the guest's
+//! network that sends requests to it.
 
 #![allow(
     dead_code,
@@ -23,7 +24,7 @@ pub const KEMARI: &str = env!("CARGO_BIN_EXE_kemari");
 const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const OWN: Host = Host { mac: [0x52, 0x55, 0, 0, 0, 1], ip: Ipv4Addr::new(10, 0, 2, 1) };
 const OWN_PORT: u16 = 40_000;
-/// Upper bound for a guest's boot or answer. Only failures take that long.
+/// Upper bound for a guest's boot or answer. Only failures take this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const RESEND: Duration = Duration::from_millis(200);
 
@@ -67,23 +68,23 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Boots it with `cpus` vCPUs, a disk, a network, a source of random bytes and a console.
+    /// Boots a guest with `cpus` vCPUs, a disk, a network, a source of random bytes and a console.
     pub fn boot(cpus: u32) -> Self {
         Self::boot_with(cpus, &[])
     }
 
-    /// As [`boot`](Self::boot), with more flags.
+    /// As [`boot`](Self::boot), with additional flags.
     pub fn boot_with(cpus: u32, flags: &[&str]) -> Self {
         Self::boot_as(cpus, flags, |_| {})
     }
 
-    /// As [`boot_with`](Self::boot_with); `change` changes the command of the process.
+    /// As [`boot_with`](Self::boot_with); `change` can change the command of the process.
     pub fn boot_as(cpus: u32, flags: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         Self::boot_changed(Command::new(KEMARI), "", cpus, flags, change)
     }
 
-    /// As [`boot_with`](Self::boot_with), by a command that ends with the binary under test; `options` go to the
-    /// guest's command line.
+    /// As [`boot_with`](Self::boot_with), with a command that ends in the path of the binary under
+    /// test. `options` are added to the guest's command line.
     pub fn boot_through(command: Command, options: &str, cpus: u32, flags: &[&str]) -> Self {
         Self::boot_changed(command, options, cpus, flags, |_| {})
     }
@@ -100,7 +101,7 @@ impl Guest {
         let cable = switch.plug_in();
         let disk = dir.path().join("disk.img");
         std::fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
-        // Devices in the order of their windows: disk, network, random bytes, console.
+        // The devices in the order of their windows: disk, network, random bytes, console.
         let devices: Vec<String> = [5, 6, 7, 10]
             .iter()
             .enumerate()
@@ -133,12 +134,12 @@ impl Guest {
         Self { dir, process, switch, cable, peer: None, seq: 0 }
     }
 
-    /// The guest's output on its serial line.
+    /// The guest's output on the serial line.
     pub fn serial(&self) -> String {
         self.text("serial")
     }
 
-    /// The content of a file in the test's directory.
+    /// The contents of a file in the test's directory.
     pub fn text(&self, name: &str) -> String {
         String::from_utf8_lossy(&std::fs::read(self.dir.path().join(name)).unwrap_or_default())
             .into_owned()
@@ -155,7 +156,7 @@ impl Guest {
         })
     }
 
-    /// Sends a request, repeated for at most `patience`.
+    /// Repeats a request until the guest answers, for at most `patience`.
     pub fn try_ask(&mut self, op: Op<'_>, patience: Duration) -> Option<Reply> {
         self.seq += 1;
         let mut message = [0; MAX_REQUEST_LEN];
@@ -176,7 +177,7 @@ impl Guest {
         None
     }
 
-    /// Sends a request that has no answer.
+    /// Sends a request without waiting for an answer.
     pub fn tell(&mut self, op: Op<'_>) {
         self.seq += 1;
         let mut message = [0; MAX_REQUEST_LEN];
@@ -192,7 +193,7 @@ impl Guest {
             match OWN.parse(&frame) {
                 Some(Incoming::ArpRequest(asker)) => self.cable.send(&OWN.arp_reply(asker)),
                 Some(Incoming::ArpReply(guest)) => {
-                    // The first answer tells where to send the request; the caller sends it.
+                    // The first answer gives the address for the request, which the caller sends.
                     self.peer.replace(guest)?;
                 }
                 Some(Incoming::Udp { port: OWN_PORT, payload, .. }) => {
