@@ -23,7 +23,7 @@ mod common;
 use common::guest_memory;
 
 /// A device of another author: a printer for any writer and interrupt line. Register 0 takes
-/// letters, and an end of line interrupts; register 1 counts the letters.
+/// letters, and the end of a line interrupts. Register 1 counts the letters.
 mod stranger {
     use super::*;
 
@@ -123,7 +123,7 @@ impl Bench {
     }
 }
 
-/// P1, P3: output is held until it is committed. The successor prints it, and has the counter.
+/// P1, P3: output is held until it is committed. The successor prints it and has the counter.
 fn a_stranger_survives(new: fn() -> Bench) {
     let mut bench = new();
     assert_eq!(bench.slot.write(0, b"a"), LineState::Quiet);
@@ -200,8 +200,8 @@ fn a_state_of_another_kind_or_version_is_refused() {
     }
 }
 
-/// A 16550's registers are one byte wide: each byte of a wider access goes to the next register, as
-/// on a PC's bus, and none is lost.
+/// The registers of a 16550 are one byte wide. Each byte of a wider access goes to the next
+/// register, as on a PC's bus, and none is lost.
 #[test]
 fn wide_accesses_of_the_serial_port_reach_each_register() {
     let (mut ledger, mut authority) = new_gate();

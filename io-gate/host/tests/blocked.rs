@@ -1,6 +1,7 @@
-//! P9: a backend that does not answer blocks only what waits for it. Each system call by which a
-//! lane performs is blocked in turn, as by a dead file server or a stopped reader. Meanwhile calls
-//! of the device thread, a vCPU's thread, the link's thread and the end of the machine must return.
+//! P9: a backend that does not answer blocks only the threads that need its answer. Each system
+//! call by which a lane performs is blocked in turn, as by a dead file server or a stopped reader.
+//! In the meantime the calls of the device thread, of a vCPU's thread, of the link's thread and of
+//! the machine's end must return.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -34,10 +35,10 @@ use vm_memory::{Bytes, GuestAddress};
 /// With `VIRTIO_BLK_F_FLUSH` and `VIRTIO_BLK_F_DISCARD` (virtio 1.2, 5.2.3).
 const FEATURES: u64 = VERSION_1 | 1 << 9 | 1 << 13;
 
-/// Longer than any promised bound, with room for a busy host.
+/// Longer than any promised bound, even on a busy host.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs `call` in its own thread, and fails if it does not return.
+/// Runs `call` in a thread of its own, and fails if it does not return.
 #[track_caller]
 fn answers<R: Send + 'static>(what: &str, call: impl FnOnce() -> R + Send + 'static) -> R {
     let (sender, receiver) = mpsc::channel();
@@ -48,7 +49,7 @@ fn answers<R: Send + 'static>(what: &str, call: impl FnOnce() -> R + Send + 'sta
     }
 }
 
-/// A machine whose disk has these system calls blocked.
+/// A machine whose lanes have these system calls blocked.
 fn disk_machine(calls: &BlockedCalls, disk: Disk) -> DiskMachine {
     let memory = guest_memory();
     let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
@@ -83,7 +84,7 @@ fn open(image: &tempfile::NamedTempFile) -> Disk {
     Disk::open(image.path(), DiskOptions::default()).unwrap()
 }
 
-/// The calls of other threads while one lane of the gate is blocked.
+/// Makes the calls of other threads while one lane of the gate is blocked.
 #[track_caller]
 fn goes_on(gate: &Arc<GateHost>) {
     let asked = gate.clone();
@@ -98,8 +99,8 @@ fn goes_on(gate: &Arc<GateHost>) {
     });
 }
 
-/// A driver resets its disk while reads wait, the first one in a system call. The reset does not
-/// wait for them, and none of them reaches guest memory any more.
+/// A driver resets its disk while reads wait, the first of them in a system call. The reset does
+/// not wait for them, and none of them reaches guest memory any more.
 #[test]
 fn a_reset_waits_for_no_read() {
     let image = image(SECTORS);
@@ -125,7 +126,7 @@ fn a_reset_waits_for_no_read() {
     let status = machine.read(9, DATA + 0x8000, 512);
     let _ = machine.kick();
     calls.release();
-    // The earlier reads are settled invisibly; the last one comes back.
+    // The earlier reads are settled without returning a chain. The last one returns its own.
     while machine.driver.used().is_empty() {
         common::wait_readable(machine.gate.completions_event().as_raw_fd());
         let completions = machine.gate.take_completions();
@@ -138,9 +139,9 @@ fn a_reset_waits_for_no_read() {
     assert!(machine.gate.seal().in_flight.is_empty());
 }
 
-/// Effects released under protection were copied when they were staged. So a reset does not wait
-/// for a write either, and the next checkpoint has none of them, since the driver owns their memory
-/// again.
+/// Effects released under protection were copied when they were staged, so a reset does not wait
+/// for a write either. The next checkpoint contains none of them, because the driver owns their
+/// memory again.
 #[test]
 fn a_reset_waits_for_no_write_that_was_copied() {
     let image = image(SECTORS);
@@ -171,7 +172,7 @@ fn a_reset_waits_for_no_write_that_was_copied() {
     let _ = machine.gate.seal();
 }
 
-/// The calls that an observer got, in order. It is slow to record that an effect is performed.
+/// The calls that an observer got, in order. It delays the record of each performed effect.
 #[derive(Default)]
 struct Recorded {
     events: Mutex<Vec<(&'static str, EffectId)>>,
@@ -209,7 +210,7 @@ impl Observer for Recorded {
     fn fenced_off(&self) {}
 }
 
-/// P1: an effect that a reset has dropped is not recorded as performed afterwards; otherwise
+/// P1: an effect that a reset has cancelled is not recorded as performed afterwards. Otherwise
 /// `kemari audit verify` would report a broken promise.
 #[test]
 fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
@@ -248,7 +249,8 @@ fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
 }
 
 /// Without protection a write is performed from guest memory, and a reset must wait for the system
-/// call that reads it. After a while the device reports that it cannot be reset, and does nothing.
+/// call that reads that memory. After a time limit the device reports that it cannot be reset, and
+/// does nothing.
 #[test]
 fn a_reset_waits_a_while_for_a_write_from_guest_memory() {
     let image = image(SECTORS);
@@ -275,7 +277,7 @@ fn a_reset_waits_a_while_for_a_write_from_guest_memory() {
     let _ = machine.gate.seal();
 }
 
-/// P2: a write that hangs may arrive after another machine has written, so it must not end in a
+/// P2: a write that hangs may arrive after another machine has written, so it must not cause a
 /// takeover. A read that hangs writes nothing.
 #[test]
 fn p2_of_what_hangs_at_a_disk_a_write_may_still_arrive() {
@@ -303,7 +305,8 @@ fn p2_of_what_hangs_at_a_disk_a_write_may_still_arrive() {
     }
 }
 
-/// The end of a machine waits only a while for a disk, in each of its system calls.
+/// P9: the machine's end waits for a disk only for a limited time, whichever of its system calls
+/// hangs.
 #[test]
 fn the_end_does_not_wait_for_ever_for_a_disk() {
     let calls = [libc::SYS_pread64, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
@@ -342,7 +345,7 @@ fn the_end_comes_in_spite_of(call: libc::c_long) {
     }
 }
 
-/// A fence that grants, in a term.
+/// A fence that always grants in its term.
 struct InTerm(u64);
 
 impl Fence for InTerm {
@@ -355,8 +358,8 @@ impl Fence for InTerm {
     }
 }
 
-/// P2: a write that hangs may reach the storage after the end of its machine. So this disk is not
-/// freed, while the other disk is. Fails if the end frees a disk that it has only waited for.
+/// P2: a write that hangs may reach the storage after its machine's end, so this disk is not
+/// released. The other disk is. Fails if the end releases a disk whose write has only timed out.
 #[test]
 fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     let (image, other) = (image(SECTORS), image(SECTORS));
@@ -388,7 +391,7 @@ fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     assert!(!all_free, "one is still being written to");
     assert!(!is_free(&records[0]) && is_free(&records[1]));
     calls.release();
-    // The storage answers: requests from now on are not performed.
+    // The storage answers. Requests from now on are not performed.
     machine.write(1, DATA, 512);
     let _ = machine.kick();
     while !machine.gate.lanes_idle() {
@@ -463,7 +466,7 @@ fn net_machine(calls: &BlockedCalls, net: Net) -> (NetUnderTest, CommitAuthority
     (NetUnderTest { gate, slot, transmit }, authority)
 }
 
-/// A network's lane is in a system call that does not end: input, events, a new driver and the end
+/// P9: a network's lane hangs in a system call. Input, events, a new driver and the machine's end
 /// continue.
 #[test]
 fn a_network_that_takes_no_frame_holds_nobody_up() {
@@ -492,7 +495,7 @@ fn a_network_that_takes_no_frame_holds_nobody_up() {
     drop(listener);
 }
 
-/// A fence without an answer holds only effects: its lane waits without a lock.
+/// A fence without an answer holds only effects: the lane that waits for it holds no lock.
 #[test]
 fn an_arbiter_that_is_away_holds_effects_only() {
     let (dir, listener) = listen();
@@ -506,7 +509,7 @@ fn an_arbiter_that_is_away_holds_effects_only() {
     while !machine.gate.waits_for_fence() {
         std::thread::yield_now();
     }
-    // Input comes in meanwhile.
+    // Input arrives in the meantime.
     machine.room(2048);
     common::net::write_frame(&mut peer, &[4; 80]);
     let mut machine = answers("input", move || {
@@ -536,7 +539,7 @@ fn serial_on(calls: &BlockedCalls, console: Console) -> (Arc<GateHost>, Register
     (gate, slot)
 }
 
-/// A console's file on a dead server.
+/// P9: a console's file on a dead server.
 #[test]
 fn a_console_that_takes_nothing_holds_nobody_up() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -556,7 +559,7 @@ fn a_console_that_takes_nothing_holds_nobody_up() {
     drop(slot);
 }
 
-/// A FIFO in its own directory, without a reader yet.
+/// A FIFO in a directory of its own. It has no reader yet.
 fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
@@ -566,9 +569,9 @@ fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
     (dir, path)
 }
 
-/// P9: drivers of virtio consoles stop everything while they wait for a buffer, so a stopped reader
-/// keeps a buffer only for a short time. Its unread output is bounded: the rest is dropped, in one
-/// piece at the end.
+/// P9: a driver of a virtio console blocks everything while it waits for a buffer, so a stopped
+/// reader keeps a buffer only for a short time. Its unread output is bounded: the rest is dropped,
+/// in one piece at the end.
 #[test]
 fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
     const CHUNK: usize = 4096;
@@ -588,7 +591,7 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
         memory.write_slice(&[n; CHUNK], GuestAddress(0x8000)).unwrap();
         driver.add(&[(0x8000, CHUNK as u32)], &[]);
         let _ = slot.kick(1);
-        // One buffer at a time: each has to come back before the next.
+        // One buffer at a time: each must return before the next one is added.
         while back <= usize::from(n) {
             let _ = gate.ready_inputs();
             let _ = slot.complete_all(gate.take_completions());
@@ -597,7 +600,7 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
         }
     }
     assert!(gate.seal().in_flight.is_empty());
-    // The reader continues: the kept output is whole and in order, and more than the pipe held.
+    // The reader continues. The kept output is whole and in order, and more than the pipe held.
     let mut reader = std::fs::File::open(&path).unwrap();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -619,13 +622,13 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
     assert!(receiver.recv_timeout(PATIENCE).is_err(), "no more than the bound was kept");
 }
 
-/// P3: a FIFO whose reader has stopped: unread output is in flight, and therefore at the standby.
+/// P3: the reader of a FIFO has stopped. Unread output is in flight, and so the standby has it.
 #[test]
 fn p3_what_a_fifo_has_not_taken_is_in_flight() {
     const BYTES: usize = 85_000;
     let (_dir, path) = fifo();
     let calls = BlockedCalls::of(&[]);
-    // There is no reader yet; the machine starts anyway.
+    // There is no reader yet. The machine starts anyway.
     let opened = path.clone();
     let console = answers("a FIFO", move || Console::file(&opened, true).unwrap());
     let (gate, mut slot) = serial_on(&calls, console);

@@ -45,7 +45,7 @@ fn print(slot: &mut RegisterSlot, text: &str) {
     }
 }
 
-/// P1: what the guest prints appears when its epoch is committed.
+/// P1: the guest's output appears when its epoch is committed.
 #[test]
 fn serial_output_is_held_like_any_other() {
     let (file, gate, mut authority, mut slot) = serial_on_a_file();
@@ -60,7 +60,7 @@ fn serial_output_is_held_like_any_other() {
     assert_eq!(shown(&gate, &file), "hello, later");
     print(&mut slot, "!");
     assert_eq!(shown(&gate, &file), "hello, later!");
-    // No chain waits for them, so they are settled when they are performed.
+    // They have no chain, so they are settled when they are performed.
     assert!(gate.seal().in_flight.is_empty());
     assert_eq!((gate.counts().performed, gate.counts().merged), (3, 4 + 6));
 }
@@ -177,9 +177,9 @@ fn random_bytes_come_at_once_though_effects_are_held() {
     assert!(gate.seal().in_flight.is_empty());
 }
 
-/// P7: a power event is over only when the machine is off or reset. An earlier checkpoint contains
-/// it, so that a side that continues from there carries it out. Fails if the event is settled when
-/// the device thread takes it.
+/// P7: a power event is settled only when the machine is off or reset. A checkpoint before that
+/// contains the event, so that the side that continues from the checkpoint carries it out. Fails if
+/// the event is settled when the device thread takes it.
 #[test]
 fn a_power_event_is_in_flight_until_it_has_taken_effect() {
     let (gate, mut authority) = gate();
@@ -200,12 +200,12 @@ fn a_power_event_is_in_flight_until_it_has_taken_effect() {
     gate.release(authority.acknowledged(sealed.epoch));
     wait_readable(gate.power_event().as_raw_fd());
     assert_eq!(gate.next_power_event(), Some(PowerEvent::Off));
-    // The event is over only when the process ends.
+    // The event is settled only when the process ends.
     assert_eq!(gate.seal().in_flight.len(), 1);
 }
 
-/// A guest repeats its request for a reset until it happens. It is reset once, and the other resets
-/// are cancelled. A power-off is not cancelled.
+/// A guest repeats its request for a reset until it is reset. It is reset once, and the other
+/// requests are cancelled. A power-off is not cancelled.
 #[test]
 fn a_reset_takes_back_those_that_wait() {
     let (gate, mut authority) = gate();

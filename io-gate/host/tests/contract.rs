@@ -1,5 +1,5 @@
-//! Devices of other crates keep the contract too, behind their adapters. The clock is left out,
-//! since it shows the host's time, which differs between two runs. Its own tests check it.
+//! Devices of other crates meet the contract too, behind their adapters. The clock is left out: it
+//! shows the host's time, which differs between two runs. Its own tests check it.
 
 use io_gate::Port;
 use io_gate_contract::RegisterContract;

@@ -1,4 +1,4 @@
-//! A disk that is read and written around the host's page cache.
+//! A disk that is read and written past the host's page cache (`direct=on`).
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -34,8 +34,8 @@ fn sectors_go_where_they_belong() {
     let mut machine = DiskMachine::with(open(image.path()).unwrap(), 1);
     machine.gate.run_alone(machine.authority.alone(Term(1)));
     let mut expected = vec![0; SECTORS as usize * 512];
-    // The guest's buffer has no alignment. One write exceeds the buffer for direct I/O, and one
-    // ends at the disk's end.
+    // The guest's buffer is not aligned. One write is larger than the buffer for direct I/O, and
+    // one ends at the disk's end.
     let places = [(3, 512), (8, 4096), (13, 1536), (100, 700 * 1024), (SECTORS - 1, 512)];
     for (fill, (sector, len)) in (1_u8..).zip(places) {
         let addr = DATA + 24;
@@ -83,7 +83,8 @@ fn a_file_system_that_refuses_is_named() {
     assert!(text.contains("/proc/cpuinfo") && text.contains("direct=on"), "{text}");
 }
 
-/// The image would have to grow to write a partial last block.
+/// An image that ends with a partial block is refused: writing that block would make the image
+/// grow.
 #[test]
 fn an_image_is_whole_blocks() {
     let image = image(512 * 9 + 100);
@@ -99,7 +100,7 @@ struct LargeSectors {
 }
 
 impl LargeSectors {
-    /// `None` if this process may not make one.
+    /// `None` if this process may not create one.
     fn new() -> Option<Self> {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let disk = dir.path().join("disk");
@@ -129,7 +130,7 @@ impl Drop for LargeSectors {
     }
 }
 
-/// A read of a hole does not reach the storage, and reveals nothing about its block size.
+/// A read of a hole does not reach the storage, and says nothing about its block size.
 #[test]
 fn a_hole_does_not_hide_the_blocks_of_the_storage() {
     let Some(storage) = LargeSectors::new() else {

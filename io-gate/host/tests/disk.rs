@@ -1,4 +1,5 @@
-//! A disk behind the gate: what is held, what is performed, and what survives a takeover.
+//! A disk behind the gate: which effects are held, which are performed, and which survive a
+//! takeover.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -55,7 +56,7 @@ fn a_write_is_held_until_its_epoch_is_committed() {
     assert_eq!(machine.gate.latencies()[0].count, 1);
 }
 
-/// P1: a commit covers its own epoch, and no effect of the next.
+/// P1: a commit releases its own epoch, and no effect of the next one.
 #[test]
 fn a_commit_releases_no_later_epoch() {
     let image = image(SECTORS);
@@ -140,7 +141,7 @@ fn requests_in_flight_survive_a_crash() {
     let write = machine.write(2, DATA, 512);
     let read = machine.read(5, DATA + 0x1000, 512);
     let _ = machine.kick();
-    // The lane has performed the read, but its slot does not know yet: it stays in flight.
+    // The lane has performed the read, but the slot has not completed it: it stays in flight.
     wait_readable(machine.gate.completions_event().as_raw_fd());
     let sealed = machine.gate.seal();
     assert_eq!(sealed.in_flight.len(), 2);
@@ -163,14 +164,14 @@ fn requests_in_flight_survive_a_crash() {
     memory.read_slice(&mut got, GuestAddress(DATA + 0x1000)).unwrap();
     assert_eq!(got, [4; 512]);
     assert_eq!((gate.counts().replayed, gate.counts().performed), (1, 0));
-    // The ids continue where the former owner's ended.
+    // The ids continue after those of the former owner.
     assert_eq!(gate.seal().next_id, sealed.next_id);
 }
 
-/// A takeover for a guest that changes a buffer in flight, as docs/not-claimed.md describes. The
-/// repeated write has the buffer as of the checkpoint, in every sector. What the dead side wrote
-/// before is what was staged. Neither contains bytes from after the checkpoint. Fails if the dead
-/// side performs from memory as well.
+/// P3: a takeover for a guest that changes a buffer in flight, as docs/not-claimed.md describes.
+/// The repeated write has the buffer as of the checkpoint, in every sector. The dead side had
+/// written the buffer as it was staged. Neither contains bytes from after the checkpoint. Fails if
+/// the dead side performs the write from guest memory too.
 #[test]
 fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
     const LEN: usize = 64 * 512;
@@ -183,7 +184,7 @@ fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
     machine.fill(DATA, &checkpoint);
     let sealed = machine.gate.seal();
     let saved = machine.slot.save();
-    // The standby has memory as it was at the checkpoint.
+    // The standby has the memory of the checkpoint.
     let memory = guest_memory();
     let mut copy = vec![0; MEMORY];
     machine.memory.read_slice(&mut copy, GuestAddress(0)).unwrap();
@@ -195,7 +196,7 @@ fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
         std::fs::read(image.path()).unwrap()[..LEN] == staged,
         "the primary's is what was staged"
     );
-    // It dies before the standby learns that the write is over.
+    // The primary dies before the standby learns that the write is done.
     drop((machine.slot, machine.gate));
 
     let (gate, mut authority, mut slot) = disk_slot(&memory, &image, Arc::new(Unfenced));
@@ -210,8 +211,7 @@ fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
     );
 }
 
-/// P2: after the fence refuses, nothing is performed any more, and nothing is reported as
-/// performed.
+/// P2: after the fence has refused, no effect is performed, and none is reported as performed.
 #[test]
 fn nothing_is_performed_when_the_fence_says_no() {
     let image = image(SECTORS);
@@ -230,7 +230,7 @@ fn nothing_is_performed_when_the_fence_says_no() {
     assert_eq!(machine.gate.held(), 0);
     assert_eq!(machine.gate.counts().cancelled, 1);
 
-    // The fence may change its answer; the latch does not.
+    // The fence may grant again. The gate stays fenced off.
     machine.fence.0.store(true, Ordering::SeqCst);
     let proof = machine.authority.alone(Term(9));
     machine.gate.run_alone(proof);
@@ -243,7 +243,7 @@ fn nothing_is_performed_when_the_fence_says_no() {
     assert_eq!(std::fs::read(image.path()).unwrap(), vec![0; SECTORS as usize * 512]);
 }
 
-/// A fence that always grants, in a term: the outdated answer of an arbiter.
+/// A fence that always grants in its term: an arbiter's outdated answer.
 struct Stale(u64);
 
 impl Fence for Stale {
@@ -257,7 +257,7 @@ impl Fence for Stale {
 }
 
 /// P2, the second line of fencing: the record beside the disk stops a machine that has been
-/// succeeded, even if its own fence grants. Flushes and reads change nothing, so the record is not
+/// replaced, even if its own fence grants. Flushes and reads change nothing, so the record is not
 /// read for them.
 #[test]
 fn a_later_term_on_the_disk_stops_an_earlier_one() {
@@ -298,8 +298,8 @@ fn a_later_term_on_the_disk_stops_an_earlier_one() {
     std::fs::remove_file(record).unwrap();
 }
 
-/// P2: while the fence gives no answer, nothing is performed and nothing is dropped. When the
-/// arbiter is back, everything is performed in order.
+/// P2: while the fence gives no answer, no effect is performed and none is dropped. When the
+/// arbiter answers again, all are performed in order.
 #[test]
 fn effects_wait_for_a_fence_that_cannot_tell() {
     let image = image(SECTORS);
@@ -324,7 +324,8 @@ fn effects_wait_for_a_fence_that_cannot_tell() {
     assert!(!machine.gate.waits_for_fence());
 }
 
-/// P1: a guest that changes a buffer it has given away does not change what is committed.
+/// P1: a guest that changes a buffer after it has made the request does not change the committed
+/// bytes.
 #[test]
 fn a_held_write_is_what_it_was_when_it_was_staged() {
     let image = image(SECTORS);
@@ -339,19 +340,19 @@ fn a_held_write_is_what_it_was_when_it_was_staged() {
     assert_eq!(std::fs::read(image.path()).unwrap()[..512], [1; 512]);
 }
 
-/// P8: the pages that a completion writes are marked, and no others.
+/// P8: a completion marks the pages that it writes, and no others.
 #[test]
 fn a_completion_marks_exactly_what_it_wrote() {
     let image = image(SECTORS);
     let mut machine = DiskMachine::alone(&image);
     let status = machine.read(0, DATA + 100, 8192);
-    // The driver's own writes were marked too.
+    // Clear the marks of the driver's own writes.
     take_dirty(&machine.memory);
     let _ = machine.kick();
     machine.gate.drain();
     let used = machine.driver.used_ring();
-    // The lane has read the data, but it reaches guest memory only when the slot takes it. The slot
-    // itself has written to the used ring (to stop notifications).
+    // The lane has read the data, but the data reaches guest memory only when the slot takes it.
+    // The slot itself has written to the used ring, to stop notifications.
     assert_eq!(take_dirty(&machine.memory), [used / 4096]);
     let _ = complete(&machine.gate, &mut machine.slot, 1);
     let mut expected = vec![used / 4096, status / 4096];
@@ -371,7 +372,7 @@ fn take_dirty(memory: &GuestMemory) -> Vec<u64> {
 }
 
 /// After a reset none of the driver's former requests is in flight, and no completion of them
-/// touches the new rings. Committed requests are performed, held ones are not.
+/// touches the new rings. Committed requests are performed; held ones are not.
 #[test]
 fn a_reset_ends_the_requests_in_flight() {
     let image = image(SECTORS);
@@ -408,7 +409,7 @@ fn a_reset_ends_the_requests_in_flight() {
     assert_eq!(machine.driver.used(), [(0, 1)]);
 }
 
-/// The same while the request is in the lane: the reset waits for it.
+/// As above, with requests in the lane: the reset waits for them.
 #[test]
 fn a_reset_waits_for_what_is_being_performed() {
     let image = image(SECTORS);
@@ -427,7 +428,7 @@ fn a_reset_waits_for_what_is_being_performed() {
     assert_eq!(std::fs::read(image.path()).unwrap()[..4 * 4096], [1; 4 * 4096]);
 }
 
-/// A hostile guest's chains go back empty.
+/// Invalid chains of a hostile guest return empty.
 #[test]
 fn bad_chains_go_back_empty() {
     const NEXT: u16 = 1;
@@ -435,7 +436,7 @@ fn bad_chains_go_back_empty() {
     let image = image(SECTORS);
     let mut machine = DiskMachine::alone(&image);
     let far = common::MEMORY as u64;
-    // Outside memory; across its end; around the end of the address space; a huge length.
+    // Outside memory; across its end; around the end of the address space; of a huge length.
     for (addr, len) in
         [(far, 16), (far - 8, 16), (u64::MAX - 4, 16), (DATA, u32::MAX), (u64::MAX, u32::MAX)]
     {
@@ -511,8 +512,7 @@ fn a_chain_that_was_changed_in_flight_goes_back() {
     assert_eq!(std::fs::read(image.path()).unwrap()[..512], [1; 512]);
 }
 
-/// An impossible index in the available ring stops the device until it is reset, and leaves the VMM
-/// running.
+/// An impossible index in the available ring stops the device until a reset. The VMM continues.
 #[test]
 fn a_broken_ring_needs_a_reset() {
     let image = image(SECTORS);
@@ -535,7 +535,7 @@ fn requests_beyond_the_disk_fail() {
         machine.write(SECTORS, DATA, 512),
         machine.read(SECTORS - 1, DATA, 1024),
         machine.write(u64::MAX, DATA, 512),
-        // Not whole sectors.
+        // Not a multiple of the sector size.
         machine.write(0, DATA, 100),
     ];
     let _ = machine.kick();
@@ -605,8 +605,8 @@ fn an_impossible_state_is_refused() {
     assert_eq!(slot.slot(), SLOT);
 }
 
-/// P7: whatever a guest does to its virtqueues, another machine can restore the state. The state of
-/// an active driver must satisfy more conditions.
+/// P7: whatever a guest writes to its virtqueues, another machine can restore the state. The state
+/// of an active driver must meet more conditions.
 #[test]
 fn whatever_a_driver_sets_up_can_be_taken_on() {
     let image = image(SECTORS);
@@ -623,8 +623,8 @@ fn whatever_a_driver_sets_up_can_be_taken_on() {
         slot.restore(&saved).unwrap();
         assert_eq!(slot.save(), saved);
     };
-    // Such a virtqueue is not enabled, whether the driver is active or not, and the device reports
-    // an error to the driver.
+    // This virtqueue is not enabled, whether the driver is active or not, and the device reports an
+    // error to the driver.
     nowhere(&mut machine.slot);
     assert!(!machine.slot.queue_ready(0) && machine.slot.needs_reset());
     moves_on(&machine);
@@ -655,7 +655,7 @@ fn a_restored_slot_finds_lost_notifications() {
 }
 
 /// P7: a guest whose output is held cannot make the machine buffer without limit: its queue waits,
-/// and is resumed after a release.
+/// and continues after a release.
 #[test]
 fn a_queue_waits_when_too_much_is_held() {
     const LARGE: u32 = 16_646_144;
@@ -666,7 +666,7 @@ fn a_queue_waits_when_too_much_is_held() {
     driver.install(&mut slot, 0);
     slot.driver_ok(DISK_FEATURES).unwrap();
     memory.write_slice(&[1, 0, 0, 0], GuestAddress(0x8000)).unwrap();
-    // All chains share one table, which the guest may do.
+    // All chains share one table. A guest may do that.
     let mut held = Vec::new();
     for _ in 0..40 {
         driver
@@ -681,15 +681,14 @@ fn a_queue_waits_when_too_much_is_held() {
     let before = gate.held();
     let sealed = gate.seal();
     gate.release(authority.acknowledged(sealed.epoch));
-    // Released is not settled: memory is free and the queue resumed only when the driver has its
-    // chains back.
+    // A released effect is not settled yet: its memory is free, and the queue continues, only when
+    // the driver has its chains back.
     let _ = complete(&gate, &mut slot, before);
     let _ = complete(&gate, &mut slot, 1);
     assert_eq!(gate.held(), 1, "the chain that had to wait");
 }
 
-/// P3: data that the guest saw complete is not only in the page cache, which is lost with this
-/// host.
+/// P3: data of a completed write is not only in the page cache, which is lost with this host.
 #[test]
 fn p3_a_disk_that_is_written_through_is_opened_so() {
     for write_through in [true, false] {

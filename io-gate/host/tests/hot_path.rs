@@ -1,5 +1,5 @@
 //! The cost of one effect or one input on its path through the gate: allocations, and, under
-//! `valgrind --tool=callgrind`, instructions. The figures are printed, without limits.
+//! `valgrind --tool=callgrind`, instructions. The figures are only printed.
 //!
 //! `cargo test --release -p io-gate-host --test hot_path -- --ignored --nocapture --test-threads=1`
 #![allow(clippy::unwrap_used)]
@@ -53,15 +53,15 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Number of effects or inputs in one round: what the rings of the tests hold.
+/// Number of effects or inputs in one round: the rings of the tests hold this many.
 const BATCH: u64 = 4;
 
 fn rounds() -> u64 {
     std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
 }
 
-/// Runs `round` many times, after some uncounted rounds. Prints the cost of one of its [`BATCH`]
-/// parts.
+/// Runs `round` repeatedly, after some rounds that are not counted. Prints the cost of one of its
+/// [`BATCH`] parts.
 fn measure(what: &str, mut round: impl FnMut()) {
     (0..50).for_each(|_| round());
     let (allocations, bytes) = (ALLOCATIONS.load(Ordering::SeqCst), BYTES.load(Ordering::SeqCst));
@@ -164,7 +164,8 @@ fn hot_path_receive() {
             machine.room(2048);
             write_frame(&mut peer, &[n; 200]);
         }
-        // If the last round has left no room, the driver's notification asks for more input.
+        // If the last round has left no room, this notification makes the device request more
+        // input.
         let _ = machine.slot.kick(RECEIVE);
         let mut taken = machine.receive.used().len();
         while taken < BATCH as usize {

@@ -1,6 +1,6 @@
 //! P2: a machine that loses its right in the middle of its output lets out at most the one message
-//! that was permitted. In each test the outside first takes nothing, so that thousands of messages
-//! wait, and then the right is taken away.
+//! that was permitted. In each test the peer at first reads nothing, so that thousands of messages
+//! wait. Then the machine loses its right.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -36,7 +36,7 @@ impl Fence for Quota {
     }
 }
 
-/// Bytes that a socket or pipe has ready.
+/// Number of bytes that can be read from a socket or pipe.
 fn ready_bytes(fd: RawFd) -> usize {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the argument points to an `int` that lives through the call.
@@ -44,7 +44,7 @@ fn ready_bytes(fd: RawFd) -> usize {
     bytes as usize
 }
 
-/// Runs the gate, and `take` reads the output, until the right is lost and the lanes are idle.
+/// Runs the gate until the right is lost and the lanes are idle. `take` reads the output.
 fn until_fenced(gate: &GateHost, mut take: impl FnMut()) {
     while !gate.is_fenced_off() || !gate.lanes_idle() {
         take();
@@ -54,7 +54,7 @@ fn until_fenced(gate: &GateHost, mut take: impl FnMut()) {
     take();
 }
 
-/// Each frame goes to the lane, whether it leaves or waits there.
+/// Sends frames to the lane, whether they leave or wait there.
 fn send_all(machine: &mut NetMachine, frames: usize, len: usize) {
     for n in 0..frames {
         machine.offer(&vec![n as u8; len]);
@@ -113,7 +113,7 @@ fn p2_of_the_frames_that_wait_for_datagrams_one_leaves_late() {
         while peer.recv(&mut frame).is_ok() {
             seen += 1;
         }
-        // Bytes at the first check were there before the gate learned that there is room.
+        // Frames read at the first check had left before the gate learned that there is room.
         before.get_or_insert(seen);
     });
     let late = seen - before.unwrap();

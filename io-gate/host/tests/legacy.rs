@@ -1,5 +1,5 @@
-//! A card with its own rings behind the gate: it waits while the gate is full, and its writes are
-//! marked dirty.
+//! A network card with its own rings behind the gate: it waits while the gate is full, and its
+//! writes are marked dirty.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -59,7 +59,7 @@ impl Bench {
         self.slot.write(register, &value.to_le_bytes())
     }
 
-    /// The pages that the far side has written since the last call.
+    /// The dirty pages since the last call.
     fn take_dirty(&self) -> Vec<u64> {
         let region = self.memory.find_region(GuestAddress(0)).unwrap();
         let mut dirty = Vec::new();

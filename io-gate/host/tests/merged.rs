@@ -46,7 +46,7 @@ impl Merging {
         self.machine.memory.read_obj(GuestAddress(addr)).unwrap()
     }
 
-    /// The buffer of which the device wants to be notified (2.7.10).
+    /// The buffer of which the device wants to be notified (virtio 1.2, 2.7.10).
     fn avail_event(&self) -> u16 {
         self.u16_at(self.machine.receive.used_ring() + 4 + 8 * u64::from(QUEUE_SIZE))
     }
@@ -73,7 +73,7 @@ fn a_frame_fills_as_many_buffers_as_it_needs() {
     assert_eq!(net.get(rooms[4], 1), [0], "nobody has touched it");
 }
 
-/// The frame waits as a whole: available room is not touched, the driver's next buffer is
+/// The frame waits as a whole: the available buffers are not touched, the driver's next buffer is
 /// requested, and the frame survives a takeover.
 #[test]
 fn a_frame_waits_until_there_is_room_for_all_of_it() {
@@ -131,7 +131,7 @@ fn a_driver_that_does_not_merge_is_not_merged_for() {
     assert_eq!(machine.receive.used(), [(0, 0), (1, 1212)]);
 }
 
-/// Buffers used together count separately for the driver's event index.
+/// Buffers that are used together count separately for the driver's event index.
 #[test]
 fn one_interrupt_for_a_frame_in_several_buffers() {
     for (event, wanted) in [(0, true), (1, true), (2, true), (3, false)] {
@@ -146,7 +146,7 @@ fn one_interrupt_for_a_frame_in_several_buffers() {
     }
 }
 
-/// An invalid buffer among valid ones is given back, and the frame goes into the others.
+/// An invalid buffer among valid ones is returned empty, and the frame goes into the others.
 #[test]
 fn a_bad_buffer_among_good_ones_loses_no_frame() {
     let mut net = merging(0);

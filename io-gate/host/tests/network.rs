@@ -21,7 +21,7 @@ use io_gate_host::backend::net::{MAX_FRAME, Net};
 use io_gate_host::{Backend, Fence, GateHost, Permission, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
-/// P6: when the machine runs alone, frames leave at once and in order, and their chains come back.
+/// P6: when the machine runs alone, frames leave at once and in order, and their chains return.
 #[test]
 fn frames_leave_at_once_and_in_order_when_alone() {
     let (dir, listener) = listen();
@@ -39,8 +39,8 @@ fn frames_leave_at_once_and_in_order_when_alone() {
     assert_eq!(machine.gate.dropped_frames(), 0);
 }
 
-/// Grants, but is stopped before its answer arrives; another machine has the right when it
-/// continues.
+/// A fence whose thread is stopped before its answer arrives. By then another machine has the
+/// right.
 struct Stopped(AtomicUsize);
 
 impl Fence for Stopped {
@@ -48,14 +48,14 @@ impl Fence for Stopped {
         if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
             return Permission::Lost;
         }
-        // A stopped process stands still in the same way.
+        // A sleep has the effect of a stopped process.
         std::thread::sleep(Duration::from_millis(300));
         Permission::Granted
     }
 }
 
-/// P2: a stopped process continues after the system call that it was in. The fence's answer is then
-/// too old to use.
+/// P2: a stopped process continues after the system call in which it was stopped. The fence's
+/// answer is then too old to use.
 #[test]
 fn p2_a_permission_that_took_long_is_asked_for_again() {
     let (dir, listener) = listen();
@@ -70,7 +70,7 @@ fn p2_a_permission_that_took_long_is_asked_for_again() {
     assert_eq!(machine.gate.counts().performed, 0);
 }
 
-/// Counts the questions, and grants for a given time.
+/// Counts the questions. Its answers may be reused for the given time.
 struct Counted(AtomicUsize, Duration);
 
 impl Fence for Counted {
@@ -84,11 +84,11 @@ impl Fence for Counted {
     }
 }
 
-/// P2: each effect asks, unless the fence says that its answer may be reused.
+/// P2: each effect asks the fence, unless the fence says that its answer may be reused.
 #[test]
 fn p2_a_permission_is_used_as_long_as_it_is_good_for() {
     const FRAMES: usize = 8;
-    // Beginning to run alone asks as well.
+    // The start of running alone asks too.
     let hour = Duration::from_secs(3600);
     for (good_for, asked) in [(Duration::ZERO, FRAMES..=FRAMES + 4), (hour, 1..=2)] {
         let (dir, listener) = listen();
@@ -138,7 +138,7 @@ fn p2_a_permission_that_is_no_longer_good_is_asked_for_again() {
     assert!(machine.send());
     assert_eq!(read_frame(&mut peer), [1; 64]);
     fence.0.store(true, Ordering::SeqCst);
-    // The time is what is tested: there is no signal that it has passed.
+    // The test needs the time itself to pass: no event signals its end.
     std::thread::sleep(2 * Brief::GOOD_FOR);
     machine.offer(&[2; 64]);
     let _ = machine.slot.kick(TRANSMIT);
@@ -148,7 +148,7 @@ fn p2_a_permission_that_is_no_longer_good_is_asked_for_again() {
     assert_eq!(machine.gate.counts().performed, 1);
 }
 
-/// P1: held frames leave with the commit of their epoch, with the bytes staged.
+/// P1: held frames leave when their epoch is committed, with the staged bytes.
 #[test]
 fn held_frames_leave_with_their_epoch() {
     let (dir, listener) = listen();
@@ -173,7 +173,8 @@ fn held_frames_leave_with_their_epoch() {
     assert_eq!(read_frame(&mut peer), [2; 64]);
 }
 
-/// A batch larger than the socket's buffer waits in the gate: nothing is lost, and nothing blocks.
+/// A batch larger than the socket's buffer waits in the gate: no frame is lost, and no thread
+/// blocks.
 #[test]
 fn a_peer_that_reads_late_loses_nothing() {
     let (dir, listener) = listen();
@@ -195,8 +196,8 @@ fn a_peer_that_reads_late_loses_nothing() {
     assert_eq!(machine.gate.dropped_frames(), 0);
 }
 
-/// Waits for the gate to have something to do, or for the peer to have seen everything: closing
-/// its end wakes the gate too.
+/// Waits until the gate has work, or until the peer has read everything: closing its end wakes the
+/// gate too.
 fn wait_readable_or_done(gate: &GateHost, reader: &std::thread::JoinHandle<()>) {
     if !reader.is_finished() {
         wait_readable(gate.inputs_fd());
@@ -221,7 +222,7 @@ fn input_is_taken_as_far_as_there_is_room() {
         assert_eq!(got[HEADER..], [n; 200]);
     }
     // The third frame waits without keeping the thread busy, until the driver makes room and
-    // notifies.
+    // notifies the device.
     write_frame(&mut peer, &[4; 200]);
     assert!(!common::is_readable(machine.gate.inputs_fd()));
     let third = machine.room(2048);
@@ -248,7 +249,7 @@ fn a_frame_that_does_not_fit_is_dropped() {
     assert_eq!(machine.receive.used(), [(0, 0), (1, 1012)]);
 }
 
-/// While the peer is gone, frames are dropped as on an unplugged cable. The peer may come back.
+/// While the peer is gone, frames are dropped as on an unplugged cable. The peer may return.
 #[test]
 fn a_peer_may_go_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -276,7 +277,7 @@ fn a_peer_may_go_and_come_back() {
         assert_eq!(read_frame(&mut peer), [round; 100]);
         drop((peer, listener));
         std::fs::remove_file(path).unwrap();
-        // The gate notices on its own, from the closed connection.
+        // The gate notices that the connection is closed.
         machine.room(2048);
         machine.take_input();
     }
@@ -310,7 +311,7 @@ fn datagrams_carry_frames_both_ways() {
     let peer = UnixDatagram::bind(&remote).unwrap();
     let mut machine = NetMachine::alone(Net::dgram(&local, &remote, MAC).unwrap());
     peer.connect(&local).unwrap();
-    // More than the peer's queue takes at once.
+    // More than the peer's queue holds at once.
     for n in 0..QUEUE_SIZE as u8 * 4 {
         machine.offer(&[n; 80]);
         assert!(machine.send());
@@ -359,7 +360,7 @@ fn a_peer_that_is_made_anew_may_speak_first() {
         drop(peer);
         std::fs::remove_file(&remote).unwrap();
     }
-    // The peer goes and another one comes: frames dropped in between are not sent late.
+    // The peer goes and another one comes. Frames dropped in between are not sent late.
     machine.offer(&[9; 80]);
     assert!(machine.send());
     machine.gate.drain();
@@ -385,7 +386,7 @@ fn an_announcement_is_a_rarp_broadcast() {
     assert!(peer.read(&mut [0; 1]).is_err(), "P2: fenced off, it announces nothing");
 }
 
-/// A frame in flight is sent again after a takeover.
+/// P3: a frame in flight is sent again after a takeover.
 #[test]
 fn held_frames_survive_a_crash() {
     let (dir, listener) = listen();
@@ -411,14 +412,14 @@ fn held_frames_survive_a_crash() {
     assert_eq!(read_frame(&mut peer), [6; 70]);
     assert!(complete(&gate, &mut slot, 1).used);
     assert_eq!(transmit.used().len(), 1);
-    // The restored address is the guest's, not this instance's.
+    // The restored address is the guest's, not that of this instance.
     let mut mac = [0; 6];
     slot.read_config(0, &mut mac);
     assert_eq!(mac, MAC);
 }
 
-/// P1: released by one thread while another stages, and with the gate opened and closed in between,
-/// frames leave once each, in the order of staging.
+/// P1: frames leave once each, in the order of staging. One thread releases them while another
+/// stages, and the gate opens and closes in between.
 #[test]
 fn order_holds_between_threads() {
     const FRAMES: u32 = 3000;
@@ -457,7 +458,7 @@ fn order_holds_between_threads() {
         }
         if n % 5 == 4 {
             epochs.send(Some(machine.gate.seal().epoch)).unwrap();
-            // Two descriptors each: eight chains fill the ring.
+            // Each chain has two descriptors: eight chains fill the ring.
             outstanding -= machine.transmit.used().len();
             while outstanding > 2 {
                 wait_readable(machine.gate.completions_event().as_raw_fd());

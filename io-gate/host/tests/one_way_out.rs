@@ -38,20 +38,20 @@ const CALLS: &[&str] = &[
     "eprintln!(",
 ];
 
-/// Places that write data invisible outside, and text.
+/// Places that write data which is invisible outside, and text.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    // The fence record of a disk: it is what permits.
+    // The fence record of a disk: the permission itself depends on it.
     ("backend/disk_fence.rs", ".write_all_at("),
     ("backend/disk_fence.rs", ".sync_data("),
     // Guest memory.
     ("guest_memory.rs", ".write_at("),
     // The example in a doc comment.
     ("adapter/rust_vmm.rs", ".write_all("),
-    // A directory in which a record was created.
+    // The directory of a new record.
     ("descriptors.rs", ".sync_all("),
     // The length of a vector.
     ("backend/net/socket.rs", ".set_len("),
-    // Clears a console's file before anything is attached.
+    // Clears a console's file before any device is attached.
     ("backend/console/console_file.rs", ".set_len("),
     // Sets the size of shared guest memory.
     ("backend/memory.rs", ".set_len("),

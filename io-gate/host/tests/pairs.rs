@@ -63,7 +63,7 @@ impl Pairs {
         pairs
     }
 
-    /// Requests this many pairs. Returns the answer.
+    /// Requests this many pairs. Returns the device's answer.
     fn ask(&mut self, pairs: u8) -> u8 {
         self.memory.write_slice(&[4, 0, pairs, 0, 0xaa], GuestAddress(COMMAND)).unwrap();
         self.queues[usize::from(CONTROL)]
@@ -88,7 +88,7 @@ impl Pairs {
     }
 }
 
-/// A frame of UDP over IPv4 from a port.
+/// A frame of UDP over IPv4, from this port.
 fn udp(port: u8) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -117,13 +117,13 @@ fn flows_come_in_on_the_pairs_that_were_asked_for() {
         }
         assert_eq!(second > 0, both, "{first} and {second} with {pairs} pairs");
         assert!(first > 0);
-        // The next round uses the rest of the room.
+        // Start the next round with a new machine.
         net = Pairs::alone();
     }
 }
 
-/// A frame whose queue has no room waits, and goes to another queue once the driver no longer uses
-/// the first.
+/// A frame whose queue has no room waits. It goes to another queue when the driver no longer uses
+/// the first one.
 #[test]
 fn a_frame_for_a_queue_that_is_given_up_goes_to_another() {
     let mut net = Pairs::alone();
@@ -150,7 +150,7 @@ fn a_frame_for_a_queue_that_is_given_up_goes_to_another() {
     drop(net.files);
 }
 
-/// A chain goes back on the queue that it came from.
+/// A chain returns on its own queue.
 #[test]
 fn frames_leave_by_every_pair() {
     let mut net = Pairs::alone();

@@ -1,6 +1,6 @@
-//! P3: protection that begins while a disk is in use. Earlier writes are brought to the storage,
-//! and later ones are there when they complete. The test observes the dirty pages of the image in
-//! the host's page cache (cachestat(2)).
+//! P3: protection that begins while a disk is in use. Earlier writes are flushed to the storage,
+//! and later ones are in the storage when they complete. The test observes the image's dirty pages
+//! in the host's page cache (cachestat(2)).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
@@ -45,7 +45,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
             return kemari_not_tested::not_tested("this kernel has no cachestat");
         };
         assert!(direct || dirty > 0, "a driver that flushes has the page cache");
-        // No other process may use the image until then.
+        // No other process may use the image before protection begins.
         let other = Disk::open(image.path(), DiskOptions::default()).unwrap();
         assert!(matches!(other.lock(Use::Pair), Err(DiskError::Locked { .. })));
         machine.gate.share_disk(SLOT, Port(0), true).unwrap();
@@ -53,13 +53,13 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
         for sector in 1..4 {
             assert_eq!(write(&mut machine, sector), Some(0), "sector {sector}");
         }
-        // The standby may open it; a machine outside the pair may not.
+        // The standby may open it. A machine outside of the pair may not.
         other.lock(Use::Pair).unwrap();
         drop(other);
         let plain = DiskOptions { lock: true, ..DiskOptions::default() };
         let refused = Disk::open(image.path(), plain);
         assert!(matches!(refused, Err(DiskError::Locked { .. })), "{refused:?}");
-        // Again, for the next session.
+        // Share it again, for the next session.
         machine.gate.share_disk(SLOT, Port(0), true).unwrap();
         assert!(machine.gate.share_disk(SLOT + 1, Port(0), true).is_err());
     }
@@ -89,7 +89,7 @@ fn no_locks() {
     }
 }
 
-/// A fence that grants, in a term.
+/// A fence that always grants in its term.
 struct InTerm;
 
 impl Fence for InTerm {
@@ -102,8 +102,8 @@ impl Fence for InTerm {
     }
 }
 
-/// P7: a machine on a file system without locks may start, since its terms exclude others; it can
-/// be protected too.
+/// P7: a machine on a file system without locks may start, because its terms exclude other
+/// machines. It can be protected too.
 #[test]
 fn p7_a_file_system_without_locks_keeps_no_pair_from_being_protected() {
     std::thread::spawn(|| {
@@ -112,7 +112,7 @@ fn p7_a_file_system_without_locks_keeps_no_pair_from_being_protected() {
         let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
         for side in [Side::Active, Side::Successor, Side::Standby] {
             disk.share(side, true).unwrap();
-            // Without terms nothing else would exclude another machine.
+            // Without terms nothing would exclude another machine.
             let refused = disk.share(side, false);
             assert!(matches!(refused, Err(DiskError::Lock { .. })), "{refused:?}");
         }

@@ -11,7 +11,7 @@ use io_gate_host::backend::disk::{Disk, DiskOptions};
 const MQ: u64 = 1 << 12;
 const QUEUES: u16 = 4;
 
-/// The driver uses the first queue and the last.
+/// A machine whose driver uses the first queue and the last one.
 fn machine(image: &tempfile::NamedTempFile) -> (DiskMachine, Driver) {
     let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
     let mut machine = DiskMachine::with(disk, QUEUES);
@@ -24,7 +24,7 @@ fn machine(image: &tempfile::NamedTempFile) -> (DiskMachine, Driver) {
     (machine, last)
 }
 
-/// A request goes back on its own queue, and the interrupt is for that queue.
+/// A request returns on its own queue, and the interrupt is for that queue.
 #[test]
 fn each_queue_gets_its_own_back() {
     let image = image(SECTORS);
@@ -45,7 +45,7 @@ fn each_queue_gets_its_own_back() {
     assert_eq!((bytes[512], bytes[1024]), (1, 2));
 }
 
-/// Requests in flight on several queues continue on another machine, on the same queues.
+/// P3: requests in flight on several queues continue on another machine, on the same queues.
 #[test]
 fn requests_in_flight_survive_on_their_queues() {
     let image = image(SECTORS);
@@ -62,7 +62,7 @@ fn requests_in_flight_survive_on_their_queues() {
     drop((slot, gate));
 
     let disk = || Disk::open(image.path(), DiskOptions::default()).unwrap();
-    // A machine whose disk has another number of queues is another machine.
+    // A machine whose disk has another number of queues refuses the state.
     let (_, _, mut other) = disk_slot_of(&memory, disk(), fence.clone(), 1);
     let refused = other.restore(&saved).unwrap_err();
     assert!(matches!(refused, SlotError::QueueCount { expected: 1, found: 4, .. }), "{refused}");
@@ -75,7 +75,7 @@ fn requests_in_flight_survive_on_their_queues() {
     assert_eq!((last.used(), driver.used()), (vec![(0, 1)], vec![(0, 1)]));
 }
 
-/// Requests that end together cause one interrupt. A driver that has not asked for one gets none.
+/// Requests that end together cause one interrupt, and only if the driver has requested one.
 #[test]
 fn a_batch_is_one_interrupt() {
     let image = image(SECTORS);

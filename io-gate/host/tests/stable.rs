@@ -30,7 +30,7 @@ fn alone(image: &tempfile::NamedTempFile, features: u64) -> DiskMachine {
     machine
 }
 
-/// A file whose cached writes are observable. Skips the test with a message if they are not.
+/// A file whose cached writes can be observed. If they cannot, reports that and returns `None`.
 fn observable() -> Option<tempfile::NamedTempFile> {
     let image = image(SECTORS);
     image.as_file().sync_all().unwrap();
@@ -59,8 +59,7 @@ fn p3_a_write_is_stable_when_it_completes_unless_the_driver_can_flush() {
             assert_eq!(volatile_pages(image.as_file()), Some(0), "a completed write can be lost");
         }
     }
-    // Zeroes are written as plain data if the file system has no better way; these are writes as
-    // well.
+    // If the file system has no better way, zeroes are written as plain data. These are writes too.
     let mut machine = alone(&image, WRITE_ZEROES);
     let (header, status) = machine.header(T_WRITE_ZEROES, 0);
     machine.fill(DATA, &[&3_u64.to_le_bytes()[..], &5_u32.to_le_bytes(), &[0; 4]].concat());
@@ -71,7 +70,7 @@ fn p3_a_write_is_stable_when_it_completes_unless_the_driver_can_flush() {
     assert_eq!(volatile_pages(image.as_file()), Some(0), "completed zeroes can be lost");
 }
 
-/// The backends of a restored slot get the accepted features again.
+/// P3: the backends of a restored slot get the accepted features again.
 #[test]
 fn p3_a_write_is_stable_on_the_machine_that_takes_over() {
     let Some(image) = observable() else { return };
@@ -114,13 +113,13 @@ fn requests_that_need_a_feature_are_not_served_without_it() {
     }
 }
 
-/// 2.7.8.2: the used length counts bytes that were written, from the first without a gap.
+/// 2.7.8.2: the used length counts the written bytes, from the first one without a gap.
 #[test]
 fn a_refused_read_has_written_what_it_says() {
     const POISON: u8 = 0xa5;
     const LEN: u32 = 1024;
     let image = image(SECTORS);
-    // Beyond the end, at an impossible sector, and not a whole number of sectors.
+    // Beyond the end; at an impossible sector; not a whole number of sectors.
     for (sector, len) in [(SECTORS, LEN), (u64::MAX, LEN), (0, LEN - 1), (0, 0)] {
         let mut machine = alone(&image, 0);
         machine.fill(DATA, &[POISON; LEN as usize]);
@@ -131,7 +130,7 @@ fn a_refused_read_has_written_what_it_says() {
         assert_eq!(machine.status(status.0), IOERR);
         check_used(&mut machine, len);
     }
-    // A read that fails at the disk: the image has been shortened.
+    // A read that fails at the disk, because the image has been shortened.
     let mut machine = alone(&image, 0);
     image.as_file().set_len(512).unwrap();
     machine.fill(DATA, &[POISON; LEN as usize]);

@@ -1,6 +1,6 @@
-//! P9: a console on standard input and output whose reader has stopped: on a terminal, a pipe, and
-//! a socket. The guest's output waits, keys still reach the guest, and it can still end. The
-//! console is in another process, since a process has only one standard input and output.
+//! P9: a console on standard input and output whose reader has stopped, on a terminal, a pipe, and
+//! a socket. The guest's output waits, keys still reach the guest, and the guest can still end. The
+//! console is in another process, because a process has only one standard input and output.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -22,13 +22,14 @@ use io_gate_host::backend::console::Console;
 use io_gate_host::{Backend, Fence, GateHost, Permission, RegisterSlot};
 
 const ROLE: &str = "STOPPED_READER_ROLE";
-/// The output that is not read: more than any of the three takes (a pipe 64 KiB, a terminal about
-/// the same, a socket some hundred single bytes), and beyond that no more than the console keeps.
+/// Number of bytes of output that is not read. More than each of the three buffers (a pipe 64 KiB,
+/// a terminal about the same, a socket some hundred single bytes), and at most what the console
+/// keeps beyond that.
 const PIPE_BYTES: usize = 80_000;
 const SOCKET_BYTES: usize = 20_000;
-/// Output of the test harness before the test: "running 1 test" between line ends.
+/// Bytes that the test harness prints before the test: "running 1 test" between line ends.
 const HARNESS: usize = 16;
-/// Longer than the end of a machine takes, with room for a busy host.
+/// Longer than the end of a machine takes, even on a busy host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Quota(AtomicUsize);
@@ -44,7 +45,7 @@ impl Fence for Quota {
     }
 }
 
-/// Not a test by itself: the process whose console is not read. It reports its progress on standard
+/// Not a test itself: the process whose console is not read. It reports its progress on standard
 /// error.
 #[test]
 #[ignore = "the other process of the tests in this file"]
@@ -76,7 +77,7 @@ fn child() {
         } {
             let _ = slot.read(0, &mut byte);
             match byte[0] {
-                // P2: the right covers one more message.
+                // P2: the right is good for one more message.
                 b'f' => {
                     fence.0.store(1, Ordering::SeqCst);
                     tell("last");
@@ -138,7 +139,7 @@ impl Stopped {
         Self { bytes, child, keys, screen }
     }
 
-    /// The next line that the process reports, at most [`PATIENCE`] later.
+    /// The next line that the process reports, within [`PATIENCE`].
     #[track_caller]
     fn output(&mut self) -> String {
         let mut line = Vec::new();
@@ -167,7 +168,7 @@ impl Stopped {
         output.strip_prefix("printed ").unwrap_or_else(|| panic!("{output}")).parse().unwrap()
     }
 
-    /// Number of bytes on the screen that have not been read.
+    /// Number of unread bytes on the screen.
     fn shown(&self) -> usize {
         let mut bytes: libc::c_int = 0;
         // SAFETY: the argument points to an `int` that lives through the call.
@@ -221,14 +222,14 @@ fn socket() -> Stopped {
     Stopped::start(SOCKET_BYTES, input.into(), output.into(), keys, screen)
 }
 
-/// Keys are taken and the end comes, although the screen takes nothing.
+/// P9: keys reach the guest and it can end, although nothing reads the screen.
 #[test]
 fn keys_are_taken_and_the_end_comes() {
     let kinds: &[(&str, Start)] = &[("pty", pty), ("pipe", pipe), ("socket", socket)];
     for (what, start) in kinds.iter() {
         let mut stopped = start();
         let in_flight = stopped.in_flight();
-        // There is room for little: a writer of more blocks in the middle of its write.
+        // Make a little room: the writer of a larger piece blocks in the middle of its write.
         stopped.screen.read_exact(&mut [0; 700]).unwrap();
         for key in ["k", "l"] {
             stopped.keys.write_all(key.as_bytes()).unwrap();
@@ -240,8 +241,8 @@ fn keys_are_taken_and_the_end_comes() {
     }
 }
 
-/// P3: output that is not on the screen is in flight, and therefore at the standby. (A terminal's
-/// bytes cannot be counted from outside, since it has several buffers.)
+/// P3: output that is not on the screen is in flight, and so the standby has it. (A terminal's
+/// bytes cannot be counted from outside, because it has several buffers.)
 #[test]
 fn p3_what_was_not_written_is_in_flight() {
     let kinds: &[(&str, Start)] = &[("pipe", pipe), ("socket", socket)];
@@ -285,7 +286,7 @@ fn p2_of_the_bytes_that_wait_one_message_leaves_late() {
     assert!(shown <= before + MESSAGE, "{} bytes have left late", shown - before);
 }
 
-/// A terminal that hangs up, and a pipe whose writer has gone: neither wakes a thread repeatedly.
+/// A terminal that hangs up, and a pipe without a writer: neither wakes a thread repeatedly.
 #[test]
 fn an_input_that_has_ended_wakes_nobody() {
     let terminal = pty();
@@ -298,12 +299,12 @@ fn an_input_that_has_ended_wakes_nobody() {
     for (what, mut stopped) in [("pty", terminal), ("pipe", ended)] {
         let _ = stopped.in_flight();
         if what == "pty" {
-            // Close both ends of the terminal that do not belong to the child.
+            // Close the two ends of the terminal that do not belong to the child.
             drop(std::mem::replace(&mut stopped.keys, File::open("/dev/null").unwrap()));
             drop(std::mem::replace(&mut stopped.screen, File::open("/dev/null").unwrap()));
         }
         let busy = processor_time(stopped.child.id());
-        // The time is what is measured: a process that is woken continually uses all of it.
+        // The test measures time: a process that is woken continually uses all of it.
         std::thread::sleep(Duration::from_secs(2));
         let busy = processor_time(stopped.child.id()) - busy;
         assert!(busy < Duration::from_millis(500), "{what}: {busy:?} of processor time in 2 s");

@@ -1,6 +1,6 @@
-//! A tap interface that is deleted under a running machine: there is one warning, no thread is
-//! woken repeatedly, and the machine attaches again when the name exists again. It runs in the
-//! test's own network namespace, which requires the right to make one.
+//! A tap interface that is deleted under a running machine: the machine warns once, no thread is
+//! woken repeatedly, and the machine attaches again when an interface of that name exists again.
+//! The test runs in its own network namespace, which requires the right to create one.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,7 +21,7 @@ const NAME: &str = "gone0";
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 
-/// Makes an interface that is up and stays without an attached process, as `ip tuntap add` does.
+/// Creates an interface that is up and stays without an attached process, as `ip tuntap add` does.
 fn make_tap() {
     let tun = std::fs::File::options().read(true).write(true).open("/dev/net/tun").unwrap();
     let mut request = request(NAME);
@@ -105,8 +105,8 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     transmit.install(&mut slot, 1);
     let offered = slot.device_features();
     slot.driver_ok(offered & !common::EVENT_IDX).unwrap();
-    // Room for the host's own frames (neighbour discovery) and more, so that input is always
-    // wanted.
+    // Make room for the host's own frames (neighbour discovery) and more, so that the device always
+    // wants input.
     for n in 0..14 {
         receive.add(&[], &[(0x20_000 + n * 0x12_000, 70_000)]);
     }
@@ -116,7 +116,8 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     assert_eq!(machine.gate.dropped_frames(), 0);
 
     delete_tap(&outside);
-    // Readable a few times (when the loss is found, and at timers), not continually.
+    // The descriptor becomes readable a few times (when the loss is found, and at timers), not
+    // continually.
     let mut woken = 0;
     let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
     while std::time::Instant::now() < until {
@@ -128,7 +129,6 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     machine.send(2);
     assert!(machine.gate.dropped_frames() >= 1, "a frame to nowhere is counted");
     // The machine must not create the interface itself: that would hide the loss.
-    // SAFETY: the name is a C string.
     assert_eq!(unsafe { libc::if_nametoindex(c"gone0".as_ptr()) }, 0);
 
     make_tap();

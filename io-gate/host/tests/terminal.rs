@@ -1,5 +1,5 @@
-//! Standard input and output as a console, and the terminal's raw mode: in another process, since a
-//! process has only one standard input and output.
+//! Standard input and output as a console, and the terminal's raw mode. Both are in another
+//! process, because a process has only one standard input and output.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,7 +21,7 @@ use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced};
 
 const ROLE: &str = "TERMINAL_TEST_ROLE";
 
-/// Not a test by itself: the tests below run it as another process.
+/// Not a test itself: the tests below run it as another process.
 #[test]
 #[ignore = "the other process of the tests in this file"]
 fn child() {
@@ -30,7 +30,7 @@ fn child() {
         Ok("panic") => {
             let _raw = RawMode::enter().unwrap();
             wait_for_key();
-            // The panic hook restores it, before anything unwinds.
+            // The panic hook restores the mode before the thread unwinds.
             std::thread::spawn(|| panic!("on purpose")).join().unwrap_err();
             print_line("panicked");
             wait_for_key();
@@ -93,7 +93,7 @@ fn start(role: &str, stdin: Stdio) -> Child {
         .unwrap()
 }
 
-/// Reads the child's output until a text has appeared.
+/// Reads the child's output until this text has appeared.
 fn wait_for(child: &mut Child, text: &str) {
     let stdout = child.stdout.as_mut().unwrap();
     let mut seen = Vec::new();
@@ -167,7 +167,7 @@ fn raw_mode_ends_with_a_panic_of_any_thread() {
 fn keys_reach_the_guest_and_its_output_the_outside() {
     let mut child = start("echo", Stdio::piped());
     let mut keys = child.stdin.take().unwrap();
-    // More than the chip's 64 bytes at once: the rest waits for the guest.
+    // More at once than the 64 bytes of the chip's buffer: the rest waits for the guest.
     let text = "the quick brown fox jumps over the lazy dog. ".repeat(8);
     keys.write_all(text.as_bytes()).unwrap();
     wait_for(&mut child, &text.to_uppercase());
@@ -175,7 +175,7 @@ fn keys_reach_the_guest_and_its_output_the_outside() {
     assert!(child.wait().unwrap().success());
 }
 
-/// Ctrl-A x: the way out for a user whose keys all go to the guest.
+/// Ctrl-A x ends the process, because all other keys go to the guest.
 #[test]
 fn the_escape_key_ends_the_process() {
     let mut child = start("echo", Stdio::piped());

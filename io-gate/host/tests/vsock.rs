@@ -1,5 +1,5 @@
-//! Bytes on a stream of a virtio socket: held like every effect, and answered as unsupported if the
-//! port has no backend.
+//! Bytes on a stream of a virtio socket are held like every effect, and answered as unsupported if
+//! the port has no backend.
 #![allow(clippy::unwrap_used)]
 
 mod common;

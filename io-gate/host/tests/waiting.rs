@@ -1,5 +1,5 @@
-//! A thread that waits for a lane blocks no other (P7), above all not the thread that receives
-//! acknowledgements, which must keep hearing the standby.
+//! A thread that waits for a lane blocks no other thread (P7), in particular not the one that
+//! receives acknowledgements and the standby's signs of life.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -14,7 +14,7 @@ use io_gate_host::{Fence, GateHost, Permission, VirtioSlot};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes a lane wait for a fence without an answer and `wait` wait for the lane. Then an
+/// Makes a lane wait for a fence without an answer, and `wait` wait for the lane. Then an
 /// acknowledgement arrives.
 fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + Send) {
     let image = image(SECTORS);
@@ -41,7 +41,7 @@ fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + 
                 wait(&gate, slot);
             }
         });
-        // Asleep: it waits for the lane, since there is nothing else to wait for.
+        // The thread sleeps, so it waits for the lane: it has nothing else to wait for.
         let stat = std::path::Path::new("/proc").join(thread.recv().unwrap()).join("stat");
         let deadline = Instant::now() + PATIENCE;
         while !waiter.is_finished() && !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
@@ -56,7 +56,7 @@ fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + 
                 tell.send(()).unwrap();
             }
         });
-        // Well before `drain` gives up on the fence.
+        // Much less than the time after which `drain` gives up.
         let came = released.recv_timeout(Duration::from_secs(3));
         let (waited, asked) = (!waiter.is_finished(), gate.waits_for_fence());
         fence.1.store(false, Ordering::SeqCst);
@@ -77,7 +77,7 @@ fn an_acknowledgement_does_not_wait_for_a_driver_that_resets_its_device() {
     an_acknowledgement_meanwhile(|_, slot| slot.reset());
 }
 
-/// A fence that does not answer until the test allows it.
+/// A fence that does not answer until the test lets it.
 struct Hanging(Mutex<Receiver<()>>);
 
 impl Fence for Hanging {
@@ -87,8 +87,8 @@ impl Fence for Hanging {
     }
 }
 
-/// P9: fails if a fence that hangs does not count as waiting: the machine would report a normal
-/// state while nothing leaves.
+/// P9. Fails if a fence that hangs does not count as waiting: the machine would report a normal
+/// state while no effect leaves.
 #[test]
 fn a_question_that_is_not_answered_is_a_wait() {
     let image = image(SECTORS);

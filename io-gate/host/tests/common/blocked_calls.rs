@@ -1,6 +1,6 @@
 //! Blocks system calls of lanes, as a dead file server or a stopped reader does. The kernel passes
-//! the calls that the test names from a lane's thread to the test (seccomp_unotify(2)), and the
-//! thread sleeps until the test lets them continue.
+//! the calls that the test names from a lane's thread to the test (seccomp_unotify(2)). The lane's
+//! thread sleeps until the test lets the call continue.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -12,7 +12,7 @@ use io_gate_host::LaneStart;
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
 const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 
-/// The blocked calls, and what they wait for.
+/// The calls that are blocked, and the state of the blocking.
 #[derive(Clone)]
 pub struct BlockedCalls(Arc<Shared>);
 
@@ -31,7 +31,7 @@ struct State {
 }
 
 impl BlockedCalls {
-    /// Blocks these calls from the first one, in all lanes that get the
+    /// Blocks these calls from the start, in all lanes that get the
     /// [`lane_start`](Self::lane_start).
     pub fn of(calls: &[libc::c_long]) -> Self {
         let state = Mutex::new(State::default());
@@ -65,7 +65,7 @@ impl BlockedCalls {
         self.0.state.lock().unwrap().seen
     }
 
-    /// Lets the blocked calls continue, and all later ones.
+    /// Lets the blocked calls and all later ones continue.
     pub fn release(&self) {
         let mut state = self.0.state.lock().unwrap();
         state.open = true;

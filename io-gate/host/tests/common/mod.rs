@@ -1,4 +1,5 @@
-//! A driver for the tests: real virtqueues in real guest memory, and the far side around them.
+//! A driver for the tests: real virtqueues in real guest memory, and the gate with the code around
+//! it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod blocked_calls;
@@ -29,7 +30,7 @@ pub const QUEUE_SIZE: u16 = 16;
 pub const VERSION_1: u64 = 1 << 32;
 pub const EVENT_IDX: u64 = 1 << 29;
 pub const INDIRECT_DESC: u64 = 1 << 28;
-/// The disk features besides reads and writes: flushes, discards, zeroes.
+/// The disk's features apart from reads and writes: flushes, discards, zeroes.
 pub const BLOCK: u64 = 1 << 9 | 1 << 13 | 1 << 14;
 /// The features that a disk's driver accepts here.
 pub const DISK_FEATURES: u64 = VERSION_1 | INDIRECT_DESC | BLOCK;
@@ -42,7 +43,7 @@ const USED: u64 = 0x2000;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
-/// Longer than anything here takes. Reaching it is a failure.
+/// Longer than any wait here. Reaching this limit is a failure.
 const PATIENCE_MS: i32 = 10_000;
 
 pub fn guest_memory() -> Arc<GuestMemory> {
@@ -64,7 +65,7 @@ pub fn is_readable(fd: RawFd) -> bool {
     epoll.wait(0, &mut [EpollEvent::default()]).unwrap() == 1
 }
 
-/// A fence that the test opens and closes, and that can be set to give no answer.
+/// A fence that the test opens and closes. It can also give no answer.
 pub struct Switch(pub AtomicBool, pub AtomicBool);
 
 impl Fence for Switch {
@@ -97,7 +98,7 @@ impl Driver {
         // The mock borrows the memory, so leak one reference.
         let leaked: &'static Arc<GuestMemory> = Box::leak(Box::new(memory.clone()));
         let at = |offset: u64| GuestAddress(base + offset);
-        // virtio-queue's whole mock queue is not used, since it lets the two rings overlap.
+        // Not virtio-queue's whole mock queue, because that lets the two rings overlap.
         Self {
             memory: memory.clone(),
             base,
@@ -109,7 +110,7 @@ impl Driver {
         }
     }
 
-    /// Tells the device where the queue is.
+    /// Gives the device the addresses of the queue.
     pub fn install(&self, slot: &mut VirtioSlot, queue: u16) {
         slot.set_queue_size(queue, QUEUE_SIZE);
         slot.set_queue_desc(queue, Some(self.base as u32), Some(0));
@@ -149,7 +150,7 @@ impl Driver {
         head
     }
 
-    /// Makes a chain available by way of an indirect table at `table`.
+    /// Makes a chain available through an indirect table at `table`.
     pub fn add_indirect(&mut self, table: u64, pieces: &[(u64, u32, bool)]) -> u16 {
         for (at, (addr, len, writable)) in pieces.iter().enumerate() {
             let next = if at + 1 == pieces.len() { 0 } else { NEXT };
@@ -175,7 +176,7 @@ impl Driver {
         self.avail.idx().store(at.wrapping_add(1));
     }
 
-    /// The chains that have come back since the last call: head and length.
+    /// The chains that have returned since the last call: head and length.
     pub fn used(&mut self) -> Vec<(u32, u32)> {
         let end = self.used.idx().load();
         let mut used = Vec::new();
@@ -214,8 +215,8 @@ pub fn image(sectors: u64) -> NamedTempFile {
     file
 }
 
-/// Number of pages of the file that are in the page cache and not in the storage (`cachestat`,
-/// Linux 6.5). `None` if the kernel or the file system does not report it.
+/// Number of the file's pages that are in the page cache and not in the storage (`cachestat`, Linux
+/// 6.5). `None` if the kernel or the file system does not report it.
 pub fn volatile_pages(file: &File) -> Option<u64> {
     const SYS_CACHESTAT: libc::c_long = 451;
     let range = [0_u64; 2];
@@ -260,7 +261,7 @@ impl DiskMachine {
         Self::with(Disk::open(image.path(), DiskOptions::default()).unwrap(), 1)
     }
 
-    /// With this disk and this many request queues, of which the first is set up.
+    /// A machine with this disk and this many request queues, of which the first is set up.
     pub fn with(disk: Disk, queues: u16) -> Self {
         let memory = guest_memory();
         let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
@@ -271,7 +272,7 @@ impl DiskMachine {
         Self::of(memory, gate, authority, slot, driver, fence)
     }
 
-    /// A machine from parts that the test has made.
+    /// A machine from parts that the test has created.
     pub fn of(
         memory: Arc<GuestMemory>,
         gate: Arc<GateHost>,
@@ -350,7 +351,7 @@ pub fn complete(gate: &GateHost, slot: &mut VirtioSlot, count: usize) -> Interru
     slot.complete_all(wait_completions(gate, count))
 }
 
-/// Waits for the lanes, and gives the slot the completions.
+/// Waits for the lanes and gives their completions to the slot.
 pub fn complete_sent(gate: &GateHost, slot: &mut VirtioSlot) -> Interrupt {
     gate.drain();
     slot.complete_all(gate.take_completions())

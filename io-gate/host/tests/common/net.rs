@@ -39,7 +39,7 @@ impl NetMachine {
         Self::with(net, fence, VERSION_1)
     }
 
-    /// With a driver that has accepted these features.
+    /// A machine whose driver has accepted these features.
     pub fn with(net: Net, fence: Arc<dyn Fence>, features: u64) -> Self {
         let memory = guest_memory();
         let (ledger, authority) = new_gate();
@@ -75,21 +75,21 @@ impl NetMachine {
         at
     }
 
-    /// Gives the device room for a frame.
+    /// Makes a buffer for a received frame available.
     pub fn room(&mut self, len: u32) -> u64 {
         let at = self.buffer();
         self.receive.add(&[], &[(at, len)]);
         at
     }
 
-    /// Notifies the device of the offered frames, and gives it the lane's completions. Returns
-    /// whether chains came back.
+    /// Notifies the device of the offered frames, and gives the lane's completions to the slot.
+    /// Returns whether chains returned.
     pub fn send(&mut self) -> bool {
         let raised = self.slot.kick(TRANSMIT);
         raised.or(complete_sent(&self.gate, &mut self.slot)).used
     }
 
-    /// Waits for input and lets the slot take it.
+    /// Waits for input and lets the slot take it. Returns whether chains returned.
     pub fn take_input(&mut self) -> bool {
         wait_readable(self.gate.inputs_fd());
         let mut used = false;
