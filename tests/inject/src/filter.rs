@@ -44,7 +44,8 @@ pub fn intercept(command: &mut Command, calls: &[c_long]) -> io::Result<Pending>
     let (socket, far) = UnixStream::pair()?;
     let far = rustix::io::fcntl_dupfd_cloexec(&far, HANDOVER)?;
     let program = program(calls, far.as_raw_fd());
-    // SAFETY: between fork and exec the closure only makes system calls, on memory that was prepared before.
+    // SAFETY: between fork and exec the closure only makes system calls, on memory that was
+    // prepared before.
     unsafe { command.pre_exec(move || install(&program, far.as_fd())) };
     Ok(Pending { socket })
 }

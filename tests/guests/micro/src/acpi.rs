@@ -1,5 +1,5 @@
-//! The small part of ACPI that the guest needs: its CPUs (ACPI 6.4, 5.2.5 root pointer, 5.2.7 and 5.2.8 root tables,
-//! 5.2.12 MADT).
+//! The part of ACPI that the guest needs: the list of its CPUs (ACPI 6.4: 5.2.5 root pointer, 5.2.7
+//! and 5.2.8 root tables, 5.2.12 MADT).
 
 use crate::physical::{read_u8, read_u32, read_u64};
 
@@ -9,17 +9,17 @@ const IO_APIC: u8 = 1;
 const LOCAL_X2APIC: u8 = 9;
 const ENABLED: u32 = 1;
 
-/// The contents of the MADT.
+/// The contents of the MADT that the guest uses.
 #[derive(Default)]
 pub struct Processors {
     ids: [u32; crate::smp::MAX_CPUS],
     count: usize,
-    /// The address of the interrupt controller for device lines.
+    /// The address of the I/O APIC.
     pub io_apic: Option<u64>,
 }
 
 impl Processors {
-    /// The APIC ids of the CPUs.
+    /// The APIC IDs of the CPUs.
     pub fn ids(&self) -> &[u32] {
         &self.ids[..self.count]
     }
@@ -32,7 +32,7 @@ impl Processors {
     }
 }
 
-/// The CPUs, in the order of the MADT; `None` if there is no MADT.
+/// The contents of the MADT, with the CPUs in its order; `None` if there is none.
 pub fn processors(rsdp: u64) -> Option<Processors> {
     let madt = find(rsdp, *b"APIC")?;
     let end = madt + u64::from(read_u32(madt + 4));
@@ -57,7 +57,7 @@ pub fn processors(rsdp: u64) -> Option<Processors> {
     Some(processors)
 }
 
-/// The table with `signature`.
+/// The address of the table with `signature`.
 fn find(rsdp: u64, signature: [u8; 4]) -> Option<u64> {
     if rsdp == 0 || read_u64(rsdp) != u64::from_le_bytes(*b"RSD PTR ") {
         return None;

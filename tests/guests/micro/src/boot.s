@@ -1,8 +1,8 @@
-# From the PVH entry to ring 3, and all code that ever runs in ring 0.
+# The path from the PVH entry to ring 3, and all code that runs in ring 0.
 #
-# Ring 0 is emulated one instruction at a time on some hosts, by an emulator that lacks many instructions: so ring 0
-# is this file only, short, and made of plain instructions. Ring 3 asks for its services with int3 (the only software
-# interrupt that works everywhere).
+# Some hosts emulate ring 0 one instruction at a time, with an emulator that lacks many
+# instructions. Ring 0 is therefore this file only: it is short and uses plain instructions. Ring 3
+# requests its services with int3, the only software interrupt that works on all hosts.
 
 .set MAX_CPUS, 4
 .set LAPIC, 0xfee00000
@@ -25,7 +25,8 @@
 .set VECTOR_DISK, 0x43
 .set VECTOR_SPURIOUS, 0xff
 
-# XEN_ELFNOTE_PHYS32_ENTRY: where the loader enters, in 32-bit protected mode, %ebx = start info.
+# XEN_ELFNOTE_PHYS32_ENTRY: the loader enters here in 32-bit protected mode, with the address of the
+# start info in %ebx.
 .section .note.Xen, "a", @note
 .balign 4
     .long 4, 8, 18
@@ -34,7 +35,7 @@
 
 .text
 
-# Long mode, with the tables that are built below. Needs flat 32-bit segments.
+# Enters long mode with the page tables below. Needs flat 32-bit segments.
 .macro ENTER_LONG_MODE target
     mov $0x620, %eax                # PAE, OSFXSR, OSXMMEXCPT
     mov %eax, %cr4
@@ -49,7 +50,7 @@
     ljmpl $CODE64, $\target
 .endm
 
-# To \entry in ring 3, on the stack in %rdx, interrupts enabled.
+# Jumps to \entry in ring 3, with the stack in %rdx and with interrupts enabled.
 .macro ENTER_RING3 entry
     mov $USER_DATA, %eax
     mov %eax, %ds
@@ -78,7 +79,7 @@ bsp_long_mode:
     mov %eax, %ds
     mov %eax, %es
     mov $stacks0 + STACK0_LEN, %esp
-    # The task state segments' descriptors: 16 bytes each, base split over four fields.
+    # The descriptors of the task state segments: 16 bytes each, the base in four fields.
     xor %ecx, %ecx
     mov $gdt + TSS_FIRST, %edi
     mov $tss, %edx
@@ -97,7 +98,7 @@ bsp_long_mode:
     inc %ecx
     cmp $MAX_CPUS, %ecx
     jb 1b
-    # The interrupt descriptors: all gates clear IF; ring 3 may use the service's only.
+    # The interrupt descriptors: all gates clear IF. Ring 3 may use only the service's.
     xor %ecx, %ecx
     mov $idt, %edi
     mov $stubs, %edx
@@ -124,7 +125,7 @@ bsp_long_mode:
     ENTER_RING3 bsp_ring3
 
 bsp_ring3:
-    # A loader is not asked to clear it, and after a reset nobody has.
+    # Clear .bss: the loader need not do it, and after a reset it holds old data.
     mov $bss_start, %edi
     mov $bss_end, %ecx
     sub %edi, %ecx
@@ -135,7 +136,7 @@ bsp_ring3:
     call bsp_main
     ud2
 
-# An application processor's first instructions, in real mode at TRAMPOLINE.
+# The first instructions of an application processor, in real mode at TRAMPOLINE.
 .code16
 .globl ap_trampoline
 ap_trampoline:
@@ -189,9 +190,10 @@ ap_ring3:
     call ap_main
     ud2
 
-# ---- ring 0 from here on ----
+# ---- Ring 0 from here on ----
 
-# One stub of 16 bytes per vector. Those that report a fault leave vector and error code on the stack.
+# One stub of 16 bytes for each vector. The stub of a fault pushes the vector, and an error code if
+# the CPU does not.
 .balign 16
 stubs:
     .set vector, 0
@@ -220,7 +222,7 @@ stubs:
     .endr
 .balign 16
 
-# An interrupt: counted, so that a CPU does not sleep over one.
+# Handles an interrupt. Counts it first: a CPU that is about to halt compares the count.
 wake:
     lock incq wake_count
     push %rbx
@@ -229,33 +231,35 @@ wake:
     pop %rbx
     iretq
 
-# Ring 3's services, %eax = number.
+# The services for ring 3. Their number is in %eax.
 service:
     cmp $1, %eax
     je 1f
     cmp $2, %eax
     je 2f
-    # 0: halt until an interrupt, unless wake_count is no longer %r8. STI holds interrupts back until HLT waits.
+    # 0: halt until an interrupt, unless wake_count differs from %r8. STI delays interrupts until
+    # HLT is executed.
     cmp wake_count, %r8
     jne 5f
     sti
     hlt
 5:  iretq
-    # 1: CPUID of leaf %r8d, subleaf %ecx; the result's %ebx goes to %r8d.
+    # 1: CPUID of leaf %r8d, subleaf %ecx. The result's %ebx is returned in %r8d.
 1:  mov %rbx, %r9
     mov %r8d, %eax
     cpuid
     mov %ebx, %r8d
     mov %r9, %rbx
     iretq
-    # 2: WRMSR of %ecx with %r8.
+    # 2: WRMSR of %r8 to register %ecx.
 2:  mov %r8, %rax
     mov %r8, %rdx
     shr $32, %rdx
     wrmsr
     iretq
 
-# An exception, wherever it came from: noted, and reported in ring 3 (fault_main does not return).
+# Handles an exception from either ring: records it, and reports it in ring 3. fault_main does not
+# return.
 fault:
     mov (%rsp), %rax
     mov %rax, fault_record
@@ -314,7 +318,8 @@ net_interrupts:
 disk_interrupts:
     .quad 0
 
-# One task state segment per CPU: the ring-0 stack, and a bitmap of zeros that lets ring 3 do port I/O.
+# One task state segment for each CPU: the ring-0 stack, and a bitmap of zeros that permits port I/O
+# in ring 3.
 .balign 4096
 tss:
     .set cpu, 0
@@ -329,8 +334,8 @@ tss:
     .set cpu, cpu + 1
     .endr
 
-# The first 4 GiB, one to one, in pages of 2 MiB that ring 3 may use; uncached from 3 GiB on, where devices are.
-# Memory above 4 GiB is added by ring 3.
+# Maps the first 4 GiB one to one, in pages of 2 MiB that ring 3 may use. From 3 GiB on, where the
+# devices are, the pages are uncached. Ring 3 maps the memory above 4 GiB.
 .balign 4096
 pml4:
     .quad pdpt + 7

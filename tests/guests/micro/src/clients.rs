@@ -1,4 +1,5 @@
-//! The last request of each client and its reply, so that a repeated request changes nothing.
+//! The last request of each client and its reply. With them the guest recognises a repeated
+//! request, which must change nothing.
 
 use crate::packet::Peer;
 use kemari_workload::{MAX_CLIENTS, REPLY_LEN};
@@ -13,27 +14,27 @@ struct Client {
     peer: Peer,
 }
 
-/// Classification of a request, by its client and number.
+/// The kind of a request, by its client and sequence number.
 pub enum Seen<'a> {
-    /// New: to be done, for the client at this index.
+    /// A new request of the client at this index.
     New(usize),
-    /// A repetition of an answered request, with its reply.
+    /// A repetition of an answered request; the reply.
     Answered(&'a [u8; REPLY_LEN]),
-    /// A repetition of a request that is still being done.
+    /// A repetition of a request whose operation is not complete.
     UnderWay,
-    /// Older than the client's last request.
+    /// A request older than the client's last one.
     Stale,
-    /// There is no room for another client.
+    /// A request of a further client, for which there is no room.
     NoRoom,
 }
 
-/// All clients; an entry of zeros is unused.
+/// All clients. An entry of zeros is unused.
 pub struct Clients {
     clients: [Client; MAX_CLIENTS],
 }
 
 impl Clients {
-    /// Looks the request up. Its reply goes to the address that it came from last.
+    /// Classifies a request. A reply to a repeated request goes to the address of the repetition.
     pub fn look_up(&mut self, id: u32, seq: u64, peer: &Peer) -> Seen<'_> {
         let place = (0..MAX_CLIENTS)
             .map(|step| (id as usize).wrapping_add(step) % MAX_CLIENTS)
@@ -52,15 +53,15 @@ impl Clients {
         if client.answered { Seen::Answered(&client.reply) } else { Seen::UnderWay }
     }
 
-    /// Records that the request `seq` of the client `id` at `place` is being done.
+    /// Records that the operation of request `seq` of client `id` at index `place` begins.
     pub fn begin(&mut self, place: usize, id: u32, seq: u64, peer: &Peer) {
         let client = &mut self.clients[place];
         (client.id, client.used, client.seq) = (id, true, seq);
         (client.answered, client.peer) = (false, *peer);
     }
 
-    /// Records the reply to the request `seq` of the client at `place`; returns its address, unless the client
-    /// has sent a newer request.
+    /// Records the reply to request `seq` of the client at index `place`. Returns the client's
+    /// address, unless the client has sent a newer request.
     pub fn finish(&mut self, place: usize, seq: u64, reply: &[u8; REPLY_LEN]) -> Option<Peer> {
         let client = &mut self.clients[place];
         if client.seq != seq {

@@ -1,6 +1,7 @@
-//! The guest's monotonic clock: KVM's paravirtual clock if there is one, else the time stamp counter.
+//! The guest's monotonic clock: KVM's paravirtual clock if available, else the time stamp counter.
 //!
-//! A clock belongs to one CPU. It checks itself: a step back is counted as a fault, which the observer sees.
+//! A clock belongs to one CPU. It checks itself: it counts a step back as a fault, which the
+//! observer sees.
 
 use crate::{cpu, faults, lapic};
 use core::sync::atomic::{Ordering, compiler_fence};
@@ -9,7 +10,8 @@ const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
 const KVM_FEATURE_CLOCKSOURCE2: u32 = 1 << 3;
 const MSR_KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
 
-/// The page that KVM writes (`struct pvclock_vcpu_time_info`); an odd version means that it is being written.
+/// The structure that KVM writes (`struct pvclock_vcpu_time_info`). An odd version means that KVM
+/// is writing it.
 #[repr(C, align(64))]
 pub struct SharedTime {
     version: u32,
@@ -34,7 +36,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts this CPU's clock; from now on KVM may write to `shared`.
+    /// Starts this CPU's clock. From now on KVM may write to `shared`.
     pub fn start(shared: &'static mut SharedTime) -> Self {
         let source = if has_kvm_clock() {
             let shared = core::ptr::from_mut(shared);
@@ -48,7 +50,7 @@ impl Clock {
         Self { source, last: 0 }
     }
 
-    /// The clock's name, for the boot messages.
+    /// The name of the clock's source, for the boot messages.
     pub fn name(&self) -> &'static str {
         match self.source {
             Source::Kvm(_) => "kvmclock",
@@ -56,7 +58,8 @@ impl Clock {
         }
     }
 
-    /// Nanoseconds; never less than before. A step back of the source is counted as a fault.
+    /// The time in nanoseconds; never less than before. A step back of the source counts as a
+    /// fault.
     pub fn now(&mut self) -> u64 {
         let now = match self.source {
             Source::Kvm(shared) => read_shared(shared),
@@ -79,14 +82,15 @@ fn has_kvm_clock() -> bool {
     if cpu::cpuid(1)[2] & HYPERVISOR == 0 {
         return false;
     }
-    // The leaves of other hypervisors may come first.
+    // Try all bases: the leaves of other hypervisor interfaces may come first.
     (0x4000_0000u32..0x4001_0000)
         .step_by(0x100)
         .find(|&base| cpu::cpuid(base)[1..] == KVM_SIGNATURE)
         .is_some_and(|base| cpu::cpuid(base + 1)[0] & KVM_FEATURE_CLOCKSOURCE2 != 0)
 }
 
-/// The start of the time stamp counter and its ticks in 10 ms, measured by the interrupt controller's timer.
+/// The value of the time stamp counter now, and its ticks in 10 ms, measured by the local APIC's
+/// timer.
 fn calibrate() -> (u64, u64) {
     let start = cpu::time_stamp();
     let mut end = start;
@@ -101,8 +105,8 @@ fn calibrate() -> (u64, u64) {
 
 fn read_shared(shared: *const SharedTime) -> u64 {
     loop {
-        // SAFETY: KVM writes to it only when this CPU enters the guest. Volatile reads see one state or the other,
-        // and the version tells them apart.
+        // SAFETY: KVM writes to it only when this CPU enters the guest. Volatile reads see one
+        // state or the other, and the version tells them apart.
         let (version, time, again) = unsafe {
             let version = (&raw const (*shared).version).read_volatile();
             compiler_fence(Ordering::SeqCst);

@@ -1,11 +1,11 @@
-//! What ring 3 can do on this machine: port I/O, reading the time stamp counter, and the services of
-//! `boot.s`.
+//! The guest's interface to its CPU in ring 3: port I/O, the time stamp counter, and the services
+//! of `boot.s`.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 unsafe extern "C" {
-    /// Interrupts so far, counted by `boot.s`.
+    /// Number of interrupts, counted by `boot.s`.
     #[link_name = "wake_count"]
     static WAKE_COUNT: AtomicU64;
     #[link_name = "net_interrupts"]
@@ -14,9 +14,9 @@ unsafe extern "C" {
     static DISK_INTERRUPTS: AtomicU64;
 }
 
-/// The network's interrupt vector; `boot.s` knows it too.
+/// The network's interrupt vector, as in `boot.s`.
 pub const NET_VECTOR: u8 = 0x42;
-/// The disk's interrupt vector; `boot.s` knows it too.
+/// The disk's interrupt vector, as in `boot.s`.
 pub const DISK_VECTOR: u8 = 0x43;
 
 /// Writes a byte to an I/O port.
@@ -33,7 +33,7 @@ pub fn in_word(port: u16) -> u16 {
     value
 }
 
-/// Writes bytes to an I/O port, one after the other, by one instruction.
+/// Writes bytes to an I/O port, one after the other, with one instruction.
 pub fn out_bytes(port: u16, bytes: &[u8]) {
     // SAFETY: reads the slice only.
     unsafe {
@@ -61,38 +61,38 @@ pub fn time_stamp() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// The number of interrupts that all CPUs have taken so far.
+/// Number of interrupts that all CPUs have taken.
 pub fn wake_count() -> u64 {
     // SAFETY: `boot.s` defines it, 8 bytes, aligned, and changes it by locked increments only.
     unsafe { WAKE_COUNT.load(Ordering::SeqCst) }
 }
 
-/// The number of network interrupts so far (vector [`NET_VECTOR`]).
+/// Number of network interrupts (vector [`NET_VECTOR`]).
 pub fn net_interrupts() -> u64 {
     // SAFETY: as for `wake_count`.
     unsafe { NET_INTERRUPTS.load(Ordering::SeqCst) }
 }
 
-/// The number of disk interrupts so far (vector [`DISK_VECTOR`]).
+/// Number of disk interrupts (vector [`DISK_VECTOR`]).
 pub fn disk_interrupts() -> u64 {
     // SAFETY: as for `wake_count`.
     unsafe { DISK_INTERRUPTS.load(Ordering::SeqCst) }
 }
 
-/// Sleeps until an interrupt; does not sleep if `wake_count` is no longer `seen`.
+/// Halts until an interrupt. Returns at once if `wake_count` differs from `seen`.
 pub fn halt_unless_woken(seen: u64) {
     // SAFETY: service 0 of `boot.s`; changes only flags (the interrupt stubs keep all registers).
     unsafe { asm!("int3", in("eax") 0, in("r8") seen) };
 }
 
-/// Sleeps forever.
+/// Halts forever.
 pub fn halt_forever() -> ! {
     loop {
         halt_unless_woken(wake_count());
     }
 }
 
-/// CPUID as ring 0 sees it (a host need not filter CPUID in ring 3): eax, ebx, ecx, edx.
+/// CPUID in ring 0, because a host need not filter CPUID in ring 3. Returns eax, ebx, ecx, edx.
 pub fn cpuid(leaf: u32) -> [u32; 4] {
     let (a, b, c, d);
     // SAFETY: service 1 of `boot.s`; its outputs and its scratch register are all named.

@@ -1,7 +1,8 @@
-//! Dirties memory in the background, at a given rate, with pages whose contents show damage.
+//! Dirties memory in the background at a given rate. The contents of each page show damage.
 //!
-//! A page holds its index, its generation and a pattern of both (`kemari_workload::page`). The generation that it must hold is
-//! kept in a separate array: a page that went back alone, or that was torn, differs from it (P4, P8).
+//! A page holds its index, its generation and a pattern of both (`kemari_workload::page`). A
+//! separate array holds the generation that the page must have: a page that was rolled back alone,
+//! or is torn, differs from it (P4, P8).
 
 use crate::faults;
 use crate::pvh::Region;
@@ -9,9 +10,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use kemari_workload::page::{self, Page};
 
 const DEFAULT_REGION: u64 = 4096;
-/// Maximum backlog of work, in nanoseconds at the rate: a larger backlog (after a pause of the machine) is dropped.
+/// Maximum backlog of work, in nanoseconds at the current rate. A larger backlog, after a pause of
+/// the machine, is dropped.
 const MAX_DEBT_NS: u64 = 100_000_000;
-/// Of the pages rewritten in the background, those with this bit in their index are rewritten only at their ends.
+/// The background work rewrites only the ends of pages whose index has this bit.
 const HALF: u64 = 2;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -27,7 +29,7 @@ static WRITTEN: AtomicU64 = AtomicU64::new(0);
 static PAUSE: AtomicBool = AtomicBool::new(false);
 static PARKED: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets the memory to use and the number of workers. Call it before any worker starts.
+/// Sets the memory to use and the number of workers. Call it before the first worker starts.
 pub fn set_up(memory: Region, workers: usize) {
     let length = memory.end.saturating_sub(memory.start);
     let capacity = (length / (size_of::<Page>() + size_of::<u64>()) as u64)
@@ -36,7 +38,8 @@ pub fn set_up(memory: Region, workers: usize) {
     let generations = memory.start;
     let pages = (generations + capacity * size_of::<u64>() as u64).next_multiple_of(4096);
     for index in 0..capacity {
-        // SAFETY: inside `memory`, which is spare RAM, mapped one to one, and not used by other code yet.
+        // SAFETY: inside `memory`, which is spare RAM, mapped one to one, and not used by other
+        // code yet.
         unsafe { (generations as *mut u64).add(index as usize).write(0) };
     }
     GENERATIONS.store(generations, Ordering::SeqCst);
@@ -46,7 +49,7 @@ pub fn set_up(memory: Region, workers: usize) {
     REGION_PAGES.store(capacity.min(DEFAULT_REGION) as u32, Ordering::SeqCst);
 }
 
-/// Sets the rate, and the region unless it is 0; returns the number of pages in the region.
+/// Sets the rate, and the region unless it is 0. Returns the number of pages in the region.
 pub fn command(pages_per_second: u32, region_pages: u32) -> u32 {
     if region_pages != 0 {
         let capacity = CAPACITY.load(Ordering::SeqCst) as u32;
@@ -56,12 +59,12 @@ pub fn command(pages_per_second: u32, region_pages: u32) -> u32 {
     REGION_PAGES.load(Ordering::SeqCst)
 }
 
-/// The number of pages dirtied so far.
+/// Number of pages dirtied so far, with repetitions.
 pub fn written() -> u64 {
     WRITTEN.load(Ordering::SeqCst)
 }
 
-/// A page and the generation that it must hold.
+/// A page and its entry in the array of generations.
 fn slot(index: u64) -> (*mut Page, *mut u64) {
     assert!(index < CAPACITY.load(Ordering::Relaxed));
     let page = PAGES.load(Ordering::Relaxed) as *mut Page;
@@ -69,7 +72,8 @@ fn slot(index: u64) -> (*mut Page, *mut u64) {
     (page.wrapping_add(index as usize), generation.wrapping_add(index as usize))
 }
 
-/// Checks page `index`; true if it holds what was written last.
+/// Checks page `index`. Returns whether the page holds its last contents, and counts a fault if
+/// not.
 ///
 /// # Safety
 /// No other CPU may work on the page.
@@ -84,8 +88,8 @@ unsafe fn check(index: u64) -> bool {
     false
 }
 
-/// Rewrites page `index` with its next generation, the whole page or its ends. A bad page is counted once: the rewrite makes it
-/// good again.
+/// Writes the next generation to page `index`: to the whole page, or to its ends. A bad page is
+/// counted once, because it is rewritten as a whole.
 ///
 /// # Safety
 /// As for [`check`].
@@ -102,7 +106,8 @@ unsafe fn rewrite(index: u64, whole: bool) {
     WRITTEN.fetch_add(1, Ordering::Relaxed);
 }
 
-/// One CPU's share of the work: every page whose index modulo the number of workers is the worker's number.
+/// The share of the work of one CPU: all pages whose index modulo the number of workers equals the
+/// worker's number.
 pub struct Worker {
     number: u64,
     workers: u64,
@@ -125,7 +130,8 @@ impl Worker {
         }
     }
 
-    /// Dirties the pages due at `now`, at most `limit` or until asked to park; true if any was dirtied.
+    /// Dirties the pages that are due at `now`, at most `limit`, and stops when asked to park.
+    /// Returns whether it dirtied any.
     pub fn step(&mut self, now: u64, limit: u32) -> bool {
         let due = self.due(now).min(u64::from(limit));
         let mut any = false;
@@ -139,7 +145,8 @@ impl Worker {
                     break;
                 }
             }
-            // SAFETY: the index is ours by the rule of the type, and no verification runs before we have parked.
+            // SAFETY: the index is ours by the rule of the type, and no verification runs before we
+            // have parked.
             unsafe { rewrite(self.next, self.next & HALF == 0) };
             self.next += self.workers;
             self.done += 1;
@@ -165,7 +172,7 @@ impl Worker {
     }
 }
 
-/// Waits while the first CPU needs the pages alone.
+/// Blocks while the first CPU needs the pages alone.
 pub fn park_if_asked() {
     if !PAUSE.load(Ordering::SeqCst) {
         return;
@@ -177,7 +184,8 @@ pub fn park_if_asked() {
     PARKED.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// Checks every page while `others` workers are parked; returns the number of bad pages. Only for the first CPU.
+/// Checks all pages while `others` workers are parked, and returns the number of bad pages. Only
+/// for the first CPU.
 pub fn verify(others: usize) -> u64 {
     let capacity = CAPACITY.load(Ordering::SeqCst);
     // SAFETY: all workers are parked, or are this CPU.
@@ -185,8 +193,8 @@ pub fn verify(others: usize) -> u64 {
     alone(others, bad) as u64
 }
 
-/// Rewrites the first `pages` pages, at most all, each whole or at its ends, while `others` workers are parked; returns how many.
-/// Only for the first CPU.
+/// Rewrites the first `pages` pages, as a whole or at their ends, while `others` workers are
+/// parked. Returns the number of rewritten pages. Only for the first CPU.
 pub fn touch(pages: u32, whole: bool, others: usize) -> u64 {
     let count = u64::from(pages).min(CAPACITY.load(Ordering::SeqCst));
     // SAFETY: all workers are parked, or are this CPU.
@@ -194,9 +202,10 @@ pub fn touch(pages: u32, whole: bool, others: usize) -> u64 {
     count
 }
 
-/// Does `work` while `others` workers are parked.
+/// Runs `work` while `others` workers are parked.
 fn alone<R>(others: usize, work: impl FnOnce() -> R) -> R {
-    // Workers that parked last time must have left before PARKED counts the new ones.
+    // Wait first until the workers of the last call have left, so that PARKED counts only those of
+    // this call.
     while PARKED.load(Ordering::SeqCst) != 0 {
         core::hint::spin_loop();
     }

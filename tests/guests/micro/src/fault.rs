@@ -1,9 +1,10 @@
-//! The end of the guest: a panic or an unexpected exception prints one `PANIC` line and stops all work.
+//! The end of the guest: a panic or an unexpected exception prints one `PANIC` line and stops all
+//! work.
 
 use crate::{cpu, say};
 use core::panic::PanicInfo;
 
-/// What `boot.s` records of an exception.
+/// The record that `boot.s` makes of an exception.
 #[repr(C)]
 pub struct FaultRecord {
     vector: u64,
@@ -14,7 +15,7 @@ pub struct FaultRecord {
     cr2: u64,
 }
 
-/// The entry from `boot.s`, in ring 3, after an exception.
+/// Entry from `boot.s` in ring 3, after an exception.
 #[unsafe(no_mangle)]
 extern "C" fn fault_main(fault: &FaultRecord) -> ! {
     say!(

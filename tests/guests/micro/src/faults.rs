@@ -1,4 +1,4 @@
-//! Faults that the guest has found in its own machine: counted for the replies; the first few are
+//! Faults that the guest finds in its own machine. Replies contain their count; the first few are
 //! printed.
 
 use crate::say;
@@ -8,24 +8,24 @@ const PRINTED: u64 = 16;
 
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
-/// The number of faults so far.
+/// Number of faults so far.
 pub fn count() -> u64 {
     FAULTS.load(Ordering::Relaxed)
 }
 
-/// Counts a fault; true if it should be printed.
+/// Counts a fault. Returns whether to print it.
 fn another() -> bool {
     FAULTS.fetch_add(1, Ordering::Relaxed) < PRINTED
 }
 
-/// Records that a CPU's clock went from `before` back to `after`.
+/// Records that a CPU's clock stepped back from `before` to `after`.
 pub fn clock_stepped_back(before: u64, after: u64) {
     if another() {
         say!("FAULT clock stepped back from {before} ns to {after} ns");
     }
 }
 
-/// Records that a page is not what was written last.
+/// Records that a page does not hold its last contents.
 pub fn bad_page(index: u64, generation: u64, found: Option<(u64, u64)>) {
     if another() {
         say!("FAULT page {index} should hold generation {generation}, holds {found:?}");
@@ -39,7 +39,7 @@ pub fn bad_disk(what: &str, sector: u64) {
     }
 }
 
-/// Records that an entry of the table is not what was put there.
+/// Records that an entry of the table is damaged.
 pub fn bad_entry(key: u32) {
     if another() {
         say!("FAULT table entry of key {key} is damaged");

@@ -1,15 +1,16 @@
-//! A hostile guest: writes forever what costs its host work, and serves requests in between.
+//! A hostile guest: writes without end to a port that costs its host work, and serves requests in
+//! between.
 
 use crate::{power, serial};
 
-/// What it writes forever.
+/// The target of the writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Flood {
-    /// Nothing.
+    /// No writes.
     Nothing,
-    /// Sleep types that the machine does not have.
+    /// The power management port: sleep types that the machine does not have.
     SleepTypes,
-    /// Bytes to the serial line.
+    /// The serial line.
     Serial,
 }
 
@@ -17,7 +18,7 @@ pub enum Flood {
 const AT_ONCE: usize = 64;
 
 impl Flood {
-    /// The flood with this name on the command line.
+    /// Parses the name on the command line.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "sleep-types" => Some(Self::SleepTypes),
@@ -26,7 +27,7 @@ impl Flood {
         }
     }
 
-    /// Writes a few more.
+    /// Writes a few times.
     pub fn step(self) {
         for _ in 0..AT_ONCE {
             match self {

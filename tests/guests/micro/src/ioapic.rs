@@ -1,22 +1,22 @@
-//! The interrupt controller for device lines: a device's interrupt ends the first CPU's sleep early.
+//! The I/O APIC: routes device interrupts, which end the first CPU's halt early.
 //!
-//! Edge triggered, whatever the device does. A device that holds its line is acknowledged before the next sleep, and
-//! the timer ends a sleep whose edge was lost.
+//! All lines are edge triggered. The guest acknowledges a device that keeps its line high before it
+//! halts again, and the timer ends a halt whose edge was lost.
 
 use crate::{cpu, lapic};
 
-/// The mask registers of the two 8259 controllers, which see every device line too.
+/// The mask registers of the two 8259 controllers, which receive all device lines too.
 const OLD_MASKS: [u16; 2] = [0x21, 0xa1];
 
-/// Masks the 8259 controllers. A PC wires them to the local APIC, and unmasked they would deliver each device line a
-/// second time, at the vector of an exception.
+/// Masks the 8259 controllers. A PC connects them to the local APIC: unmasked, they would deliver
+/// each device interrupt a second time, at the vector of an exception.
 pub fn silence_old_controllers() {
     for port in OLD_MASKS {
         cpu::out_byte(port, 0xff);
     }
 }
 
-/// Its address if ACPI gives no other.
+/// The address of the I/O APIC if ACPI does not name one.
 pub const DEFAULT_BASE: u64 = 0xfec0_0000;
 
 const SELECT: u64 = 0x00;
@@ -24,13 +24,13 @@ const WINDOW: u64 = 0x10;
 const VERSION: u32 = 1;
 const REDIRECTION: u32 = 0x10;
 
-/// The controller.
+/// The I/O APIC.
 pub struct IoApic {
     base: u64,
 }
 
 impl IoApic {
-    /// The controller at `base`.
+    /// The I/O APIC at `base`.
     pub const fn new(base: u64) -> Self {
         Self { base }
     }
@@ -51,7 +51,8 @@ impl IoApic {
         }
     }
 
-    /// Routes line `pin` to `vector` of this CPU. A line that the controller does not have is left to the timer.
+    /// Routes line `pin` to `vector` of this CPU. Does nothing if the controller lacks the line;
+    /// the timer then ends the halt.
     pub fn route(&self, pin: u32, vector: u8) {
         let last = self.read(VERSION) >> 16 & 0xff;
         if pin > last {

@@ -1,4 +1,4 @@
-//! The local interrupt controller: wakes a halted CPU by its timer, and starts other CPUs.
+//! The local APIC: its timer wakes a halted CPU, and it starts other CPUs.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,7 +18,7 @@ const TIMER_VECTOR: u32 = 0x41;
 const PERIODIC: u32 = 1 << 17;
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0xb;
-/// The timer counts nanoseconds: both KVM and QEMU give it a bus of 1 GHz.
+/// Period of the timer in nanoseconds, and in ticks: both KVM and QEMU run it at 1 GHz.
 static WAKE_PERIOD_NS: AtomicU32 = AtomicU32::new(1_000_000);
 
 fn read(register: usize) -> u32 {
@@ -31,17 +31,17 @@ fn write(register: usize, value: u32) {
     unsafe { ((BASE + register) as *mut u32).write_volatile(value) }
 }
 
-/// This CPU's local APIC id.
+/// This CPU's local APIC ID.
 pub fn id() -> u32 {
     read(ID) >> 24
 }
 
-/// Sets the wake-up period, in microseconds, of timers that start from now on.
+/// Sets the period, in microseconds, of timers that start later.
 pub fn set_wake_period(micros: u32) {
     WAKE_PERIOD_NS.store(micros.saturating_mul(1000), Ordering::SeqCst);
 }
 
-/// Enables this CPU's controller; it wakes this CPU periodically from now on.
+/// Enables this CPU's local APIC, and starts its periodic timer.
 pub fn start_timer() {
     write(SPURIOUS, 0x1ff);
     write(TIMER_DIVIDE, DIVIDE_BY_1);
@@ -49,7 +49,8 @@ pub fn start_timer() {
     write(TIMER_INITIAL, WAKE_PERIOD_NS.load(Ordering::SeqCst));
 }
 
-/// Runs `work` and measures it by the timer, in nanoseconds (up to four seconds). The timer is stopped afterwards.
+/// Runs `work` and returns its duration in nanoseconds, up to four seconds. Uses the timer, which
+/// is stopped afterwards.
 pub fn time(work: impl FnOnce()) -> u64 {
     write(SPURIOUS, 0x1ff);
     write(TIMER_DIVIDE, DIVIDE_BY_1);
@@ -62,7 +63,8 @@ pub fn time(work: impl FnOnce()) -> u64 {
     u64::from(before - after)
 }
 
-/// Resets the CPU `id` and starts it in real mode at `page` (below 1 MiB); `is_up` tells whether it runs.
+/// Resets CPU `id`, and starts it in real mode at `page` (below 1 MiB). Returns whether `is_up`
+/// became true in time.
 pub fn start_cpu(id: u32, page: usize, clock: &mut Clock, is_up: impl Fn() -> bool) -> bool {
     let startup = 0x4600 | (page >> 12) as u32;
     send(id, 0x4500);

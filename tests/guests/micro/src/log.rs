@@ -1,16 +1,16 @@
-//! The log on disk. Operations are written in the order of their index, several at a time, and are applied in that
-//! order too, each when its own write (and flush) is complete.
+//! The log on disk. Several operations are written at a time, in the order of their index. They are
+//! applied in the same order, each when its own write (and flush) is complete.
 
 use crate::faults;
 use crate::virtio::blk::{Blk, Kind, MAX_SLOTS};
 use kemari_workload::record::{SCRATCH_SECTORS, SCRATCH_START, SECTOR_LEN, SLOT_LEN};
 use kemari_workload::{CHAIN_START, OpCode, Record, Request, log_capacity, log_sector};
 
-/// The last slots: one for flushes, one for requests that the guest waits for.
+/// Slots beyond those of the records: one for flushes, one for requests for which the guest waits.
 const RESERVED: usize = 2;
-/// With fewer records, outstanding writes could overlap.
+/// Minimum number of records in the log. With fewer, outstanding writes could overlap.
 const MIN_CAPACITY: u64 = MAX_SLOTS as u64;
-/// Number of records that a verification reads back.
+/// Number of records that a verification reads.
 const READ_BACK: u64 = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,9 +27,9 @@ enum Phase {
 pub struct Entry {
     /// The client's index.
     pub client: usize,
-    /// The client's id.
+    /// The client's ID.
     pub client_id: u32,
-    /// The client's number of the request.
+    /// The client's sequence number of the request.
     pub seq: u64,
     /// The kind of operation.
     pub op: OpCode,
@@ -37,9 +37,9 @@ pub struct Entry {
     pub key: u32,
     /// The value of a put.
     pub value: u64,
-    /// The number of applied operations, this one included.
+    /// The number of applied operations, including this one.
     pub index: u64,
-    /// The chain after it.
+    /// The hash chain after this operation.
     pub chain: u64,
     flush: bool,
     phase: Phase,
@@ -47,9 +47,9 @@ pub struct Entry {
 
 /// The result of the oldest operation.
 pub enum Outcome {
-    /// It is on disk, and is applied next.
+    /// The operation is on disk, and is to be applied next.
     Durable(Entry),
-    /// It is not on disk, and never will be.
+    /// The operation is not on disk, and never will be.
     Failed(Entry),
 }
 
@@ -60,17 +60,18 @@ pub struct Log {
     capacity: u64,
     slots: usize,
     entries: [Option<Entry>; MAX_SLOTS],
-    /// The index and chain of the last accepted operation, and of the last durable operation.
+    /// The index and chain of the last accepted operation; then of the last durable operation.
     accepted: (u64, u64),
     durable: (u64, u64),
     failing: bool,
     flushing: bool,
-    /// A verification waited for the disk: other requests that completed in the meantime have to be taken.
+    /// Whether a verification has waited for the disk: the results of other requests may have
+    /// arrived then.
     waited: bool,
 }
 
 impl Log {
-    /// The log on `blk`, or `None` if the disk is too small.
+    /// The log on `blk`; `None` if the disk is read-only, too small, or has too few slots.
     pub fn new(blk: Blk, boot_id: u64) -> Option<Self> {
         let capacity = log_capacity(blk.sectors);
         if blk.read_only() || capacity < MIN_CAPACITY || blk.slots() <= RESERVED {
@@ -108,13 +109,14 @@ impl Log {
         !self.failing && self.entries[next].is_none() && self.blk.is_free(next)
     }
 
-    /// How many accepted operations are puts.
+    /// Number of accepted puts that are not applied yet.
     pub fn puts_under_way(&self) -> usize {
         let entries = self.entries.iter().flatten();
         entries.filter(|entry| entry.op == OpCode::Put).count()
     }
 
-    /// Starts the write of a request that changes state; the caller has checked that there is room.
+    /// Starts the write of a request that changes state. The caller must have checked
+    /// [`has_room`](Self::has_room).
     pub fn accept(&mut self, client: usize, request: &Request<'_>) {
         let index = self.accepted.0 + 1;
         let chain = request.chain_after(self.accepted.1);
@@ -154,7 +156,7 @@ impl Log {
         self.blk.submit(slot, Kind::Write, sector, length);
     }
 
-    /// Takes completions of the disk; true if there were any.
+    /// Processes completions of the disk. Returns whether there were any.
     pub fn poll(&mut self) -> bool {
         let completed = self.blk.poll();
         if !completed && !core::mem::take(&mut self.waited) {
@@ -189,7 +191,7 @@ impl Log {
         }
     }
 
-    /// Starts one flush for all writes that were completed before it.
+    /// Starts one flush for all completed writes.
     fn start_flush(&mut self) {
         if self.flushing {
             return;
@@ -205,8 +207,9 @@ impl Log {
         }
     }
 
-    /// The oldest operation, once its result is known. After a failure all operations accepted later fail too,
-    /// because their chains build on it; the log then continues after the last durable operation.
+    /// The oldest operation, once its result is known. After a failure, all operations accepted
+    /// later fail too, because their chains depend on it. The log then continues after the last
+    /// durable operation.
     pub fn take_outcome(&mut self) -> Option<Outcome> {
         let slot = self.slot_of(self.durable.0 + 1);
         if !self.failing {
@@ -217,7 +220,7 @@ impl Log {
                     self.durable = (entry.index, entry.chain);
                     return Some(Outcome::Durable(entry));
                 }
-                // The client gets the error: it is no fault of the machine.
+                // Report the error to the client and count no fault: a disk may fail.
                 Phase::Failed => self.failing = true,
                 _ => return None,
             }
@@ -248,7 +251,7 @@ impl Log {
         self.blk.notify();
     }
 
-    /// Enables or disables interrupts; true if a completion is already there.
+    /// Enables or disables interrupts. Returns whether a completion is already available.
     pub fn want_interrupts(&mut self, wanted: bool) -> bool {
         self.blk.want_interrupts(wanted)
     }
@@ -258,7 +261,7 @@ impl Log {
         self.blk.acknowledge_interrupt();
     }
 
-    /// Reads the last records back, and tests the disk's other requests; returns the number of faults.
+    /// Reads the last records, and tests the disk's other requests. Returns the number of faults.
     pub fn verify(&mut self) -> u64 {
         self.waited = true;
         let bad = self.verify_records();
@@ -267,17 +270,18 @@ impl Log {
 
     fn read(&mut self, sector: u64) -> Option<[u8; SLOT_LEN]> {
         let slot = self.wait_slot();
-        // Overwrites old data, so that it cannot be taken for what the disk returned.
+        // Overwrite old data, so that it cannot pass for data from the disk.
         self.blk.data(slot).fill(0xa5);
         self.blk.submit(slot, Kind::Read, sector, SLOT_LEN);
         self.blk.wait(slot).then(|| *self.blk.data(slot))
     }
 
-    /// Checks the last records, newest first: each is what was written, and the chain runs through them.
+    /// Checks the last records, newest first: each must be as written, and they must form a chain.
     fn verify_records(&mut self) -> u64 {
         let (last, mut chain) = self.durable;
         let mut bad = 0;
-        // If the log is short, outstanding writes of new records may be in older slots.
+        // Read only slots that hold records: in a short log, outstanding writes of new records may
+        // use older slots.
         let room = self.capacity - MIN_CAPACITY.min(self.capacity - 1);
         let mut follower: Option<[u8; SLOT_LEN]> = None;
         for index in (1..=last).rev().take(READ_BACK.min(room) as usize) {
@@ -304,7 +308,7 @@ impl Log {
             chain = record.chain;
             follower = Some(data);
         }
-        // The first record follows the start of the chain.
+        // The first record must follow the start of the chain.
         if let Some(data) = follower
             && let Ok(record) = Record::decode(&data)
             && record.index == 1
@@ -327,7 +331,8 @@ impl Log {
         1
     }
 
-    /// Writes a pattern to the scratch sectors, zeroes and drops them if the disk can, and checks the result.
+    /// Writes a pattern to the scratch sectors, zeroes and discards them if the disk supports this,
+    /// and checks the results.
     fn verify_scratch(&mut self) -> u64 {
         let slot = self.wait_slot();
         let pattern = (self.boot_id as u8) | 1;
@@ -346,7 +351,8 @@ impl Log {
             }
         }
         if self.blk.has_discard() {
-            // The contents of a dropped sector are unspecified (5.2.6.2): only the status counts.
+            // Check only the status: the contents of a discarded sector are unspecified (virtio
+            // 1.2, section 5.2.6.2).
             let count = SCRATCH_SECTORS as u32;
             self.blk.submit_range(slot, Kind::Discard, SCRATCH_START, count);
             if !self.blk.wait(slot) {
@@ -358,5 +364,5 @@ impl Log {
     }
 }
 
-/// The sector that is reported when the chain's start is wrong.
+/// The sector in the report of a wrong start of the chain.
 const LOG_FIRST: u64 = kemari_workload::record::LOG_START;

@@ -1,7 +1,7 @@
-//! A bare-metal guest that lets an outside observer detect any loss, rollback or repetition.
+//! A bare-metal guest that lets an outside observer detect each loss, rollback or repetition.
 //!
-//! It needs only a PVH loader and virtio-mmio devices (virtio v1.2), works in ring 3, and serves the operations of
-//! `kemari-workload` over UDP. See README.md.
+//! It needs only a PVH loader and virtio-mmio devices (virtio 1.2). It runs in ring 3, and serves
+//! the operations of `kemari-workload` over UDP. See README.md.
 
 #![no_std]
 #![no_main]
@@ -49,12 +49,12 @@ use virtio::transport::Transport;
 
 core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
 
-/// How long to poll for work before sleeping.
+/// Time to poll for work before halting, in nanoseconds.
 const POLL_NS: u64 = 50_000;
-/// Number of pages to dirty between two polls for work, if one CPU does everything.
+/// Number of pages to dirty between two polls for work, if there is only one CPU.
 const DIRTY_SLICE: u32 = 16;
 
-/// The devices that were found.
+/// The devices that the guest uses.
 #[derive(Default)]
 struct Found {
     net: Option<Net>,
@@ -64,14 +64,14 @@ struct Found {
     other: Option<Other>,
 }
 
-/// The entry from `boot.s`, in ring 3, on the first CPU.
+/// Entry from `boot.s` in ring 3, on the first CPU.
 #[unsafe(no_mangle)]
 extern "C" fn bsp_main(start_info: u64) -> ! {
     let start_stamp = cpu::time_stamp();
     let info = BootInfo::read(start_info);
     let options = Options::parse(info.command_line());
     ioapic::silence_old_controllers();
-    // In this order: the clock may use the timer to measure itself.
+    // Start the clock before the timer: it may use the timer to calibrate itself.
     let mut clock = Clock::start(memory::allocate());
     if let Some(micros) = options.tick {
         lapic::set_wake_period(micros);
@@ -188,7 +188,8 @@ fn run(mut service: Service, mut clock: Clock, cpus: usize, options: &Options<'_
                 Ending::Reset => power::reset(),
             }
         }
-        // The button's interrupt uses the network's vector; each read of the button costs an exit.
+        // Read the button only after an interrupt of the network's vector, which the button shares:
+        // each read costs an exit.
         let interrupts = cpu::net_interrupts();
         if options.button
             && core::mem::replace(&mut told, interrupts) != interrupts

@@ -1,17 +1,17 @@
-//! The guest's memory: what is mapped, what devices may share, and the region that it dirties.
+//! The guest's memory: the mapped ranges, the memory shared with devices, and the region to dirty.
 
 use crate::pvh::Region;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// The range that `boot.s` maps, one to one.
+/// End of the range that `boot.s` maps one to one.
 pub const MAPPED_AT_BOOT: u64 = 4 << 30;
-/// The largest mapped range.
+/// Maximum end of the mapped range.
 const MAPPED_LIMIT: u64 = 16 << 30;
 const HIGH_GIGABYTES: usize = ((MAPPED_LIMIT - MAPPED_AT_BOOT) >> 30) as usize;
 const USER_WRITABLE: u64 = 0x7;
 const LARGE_PAGE: u64 = 0x80;
 
-/// Space for structures shared with a device or the hypervisor.
+/// Size in bytes of the memory for structures shared with a device or the hypervisor.
 const ARENA_LEN: usize = 4 << 20;
 
 #[repr(C, align(4096))]
@@ -54,7 +54,7 @@ unsafe impl Zeroed for crate::table::Table {}
 // SAFETY: zeros are a value of each element.
 unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {}
 
-/// Allocates zeroed memory for a `T`, forever. Its address is its physical address.
+/// Allocates zeroed memory for a `T`, which is never freed. Its address is its physical address.
 pub fn allocate<T: Zeroed>() -> &'static mut T {
     let align = align_of::<T>().max(64);
     let mut used = ARENA_USED.load(Ordering::Relaxed);
@@ -63,15 +63,15 @@ pub fn allocate<T: Zeroed>() -> &'static mut T {
         let end = start + size_of::<T>();
         assert!(end <= ARENA_LEN, "the arena is too small for {end} bytes");
         match ARENA_USED.compare_exchange(used, end, Ordering::Relaxed, Ordering::Relaxed) {
-            // SAFETY: the range start..end is inside the arena, was claimed by this call only, is aligned for T, and is
-            // still zero from `boot.s`, which T allows.
+            // SAFETY: the range start..end is inside the arena, was claimed by this call only, is
+            // aligned for T, and is still zero from `boot.s`, which T allows.
             Ok(_) => unsafe { return &mut *ARENA.0.get().cast::<u8>().add(start).cast::<T>() },
             Err(now) => used = now,
         }
     }
 }
 
-/// Maps RAM above 4 GiB. Call once, on the only CPU that runs.
+/// Maps the RAM above 4 GiB. Call it once, while only one CPU runs.
 pub fn map_high(regions: &[Region]) {
     let end = regions.iter().map(|region| region.end).max().unwrap_or(0);
     for gigabyte in 0..HIGH_GIGABYTES {
@@ -79,7 +79,8 @@ pub fn map_high(regions: &[Region]) {
         if start >= end {
             break;
         }
-        // SAFETY: one CPU calls this once; the entries were not present before, so no cached translation can be stale.
+        // SAFETY: one CPU calls this once; the entries were not present before, so no cached
+        // translation can be stale.
         unsafe {
             let table = &mut (*HIGH_TABLES.0.get())[gigabyte];
             for (page, entry) in table.iter_mut().enumerate() {
@@ -91,12 +92,12 @@ pub fn map_high(regions: &[Region]) {
     }
 }
 
-/// The size of all RAM, in bytes.
+/// Size of all RAM in bytes.
 pub fn total(regions: &[Region]) -> u64 {
     regions.iter().map(|region| region.end - region.start).sum()
 }
 
-/// The largest range of mapped RAM that the guest does not use otherwise, in whole pages.
+/// The largest range of mapped RAM, in whole pages, that the guest does not use otherwise.
 pub fn spare(regions: &[Region]) -> Region {
     let own_end = (&raw const image_end) as u64;
     regions

@@ -1,49 +1,50 @@
 //! The guest's command line.
 //!
-//! `virtio_mmio.device=SIZE@BASE:IRQ` (Linux's syntax, once per device), `ip=A.B.C.D`, `smp=N`, `dirty=PAGES_PER_SECOND`,
-//! `region=PAGES`, `log=quiet`, `poll=hot`, `exercise=on`, `tick=MICROSECONDS`,
-//! `flood=sleep-types|serial`, `button=power-off`. Other words are ignored.
+//! Options: `virtio_mmio.device=SIZE@BASE:IRQ` (Linux's syntax, once for each device),
+//! `ip=A.B.C.D`, `smp=N`, `dirty=PAGES_PER_SECOND`, `region=PAGES`, `log=quiet`, `poll=hot`,
+//! `exercise=on`, `tick=MICROSECONDS`, `flood=sleep-types|serial`, `button=power-off`. Other words
+//! are ignored.
 
 use crate::flood::Flood;
 use crate::say;
 
-/// One `virtio_mmio.device=`.
+/// The value of one option `virtio_mmio.device`.
 #[derive(Clone, Copy)]
 pub struct MmioDevice {
-    /// The address of its registers.
+    /// The address of the device's registers.
     pub base: u64,
-    /// Its interrupt line.
+    /// The device's interrupt line.
     pub irq: u32,
 }
 
 /// The options.
 pub struct Options<'a> {
     command_line: &'a str,
-    /// The guest's address; default 10.0.2.15.
+    /// The guest's IPv4 address; 10.0.2.15 by default.
     pub ip: [u8; 4],
-    /// The number of CPUs to use, if given.
+    /// The number of CPUs to use; `None` means all.
     pub cpus: Option<usize>,
-    /// Pages to dirty per second from the start.
+    /// Number of pages to dirty per second from the start.
     pub dirty: u32,
-    /// Pages of the region that is dirtied; 0 lets the guest choose.
+    /// Number of pages in the region to dirty; 0 means that the guest chooses.
     pub region: u32,
-    /// Print only the last boot message.
+    /// Whether to print only the last boot message.
     pub quiet: bool,
-    /// Never halt.
+    /// Whether the CPUs poll instead of halting.
     pub hot: bool,
-    /// Drive a device of an unknown kind.
+    /// Whether to drive a device of unknown kind.
     pub exercise: bool,
-    /// The wake-up period of a waiting CPU in microseconds, if given.
+    /// The period in microseconds of the timer that wakes a halted CPU, if given.
     pub tick: Option<u32>,
-    /// Power off when the power button is pressed.
+    /// Whether to power off when the power button is pressed.
     pub button: bool,
-    /// What to write forever.
+    /// The target of a hostile guest's writes.
     pub flood: Flood,
 }
 
 impl<'a> Options<'a> {
-    /// Parses the options. A wrong value is reported and ignored: a guest that runs is more useful than one that does
-    /// not.
+    /// Parses the options. Reports and ignores a wrong value: a guest that runs without it is more
+    /// useful than none.
     pub fn parse(command_line: &'a str) -> Self {
         let mut options = Self {
             command_line,
@@ -95,7 +96,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// The virtio-mmio devices, in order.
+    /// The virtio-mmio devices, in the order of the command line.
     pub fn devices(&self) -> impl Iterator<Item = MmioDevice> + 'a {
         pairs(self.command_line)
             .filter(|(name, _)| *name == "virtio_mmio.device")
@@ -116,7 +117,7 @@ fn parse_ip(text: &str) -> Option<[u8; 4]> {
     parts.next().is_none().then_some(ip)
 }
 
-/// `SIZE@BASE:IRQ` or `SIZE@BASE:IRQ:ID`.
+/// Parses `SIZE@BASE:IRQ` or `SIZE@BASE:IRQ:ID`.
 fn parse_device(text: &str) -> Option<MmioDevice> {
     let (size, rest) = text.split_once('@')?;
     parse_number(size)?;
@@ -128,7 +129,7 @@ fn parse_device(text: &str) -> Option<MmioDevice> {
     Some(device)
 }
 
-/// Parses a number as Linux's memparse does: decimal or 0x, followed by K, M or G.
+/// Parses a number as Linux's memparse does: decimal or with 0x, optionally followed by K, M or G.
 fn parse_number(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()? {
         b'K' | b'k' => (&text[..text.len() - 1], 10),

@@ -1,5 +1,5 @@
-//! Ethernet, ARP, IPv4, ICMP echo and UDP (RFC 826, 791, 792, 768): only what is needed to receive requests and
-//! reply.
+//! Ethernet, ARP, IPv4, ICMP echo and UDP (RFC 826, 791, 792, 768), as far as the guest needs them
+//! to receive requests and to reply.
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -23,9 +23,9 @@ const TIME_TO_LIVE: u8 = 64;
 /// The guest's own addresses.
 #[derive(Clone, Copy)]
 pub struct Own {
-    /// Our hardware address.
+    /// The hardware address.
     pub mac: Mac,
-    /// Our address.
+    /// The IPv4 address.
     pub ip: Ip,
 }
 
@@ -37,11 +37,11 @@ pub struct Peer {
     port: u16,
 }
 
-/// The request in a frame.
+/// The content of a received frame.
 pub enum Received<'a> {
-    /// An ARP request for our address; answer with [`write_arp`].
+    /// An ARP request for our address. Answer it with [`write_arp`].
     Arp(Peer),
-    /// An ICMP echo request and its message; answer with [`write_echo`].
+    /// An ICMP echo request and its message. Answer it with [`write_echo`].
     Echo(Peer, &'a [u8]),
     /// A datagram to our address.
     Udp {
@@ -68,8 +68,8 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     field
 }
 
-/// The Internet checksum (RFC 1071) of all `parts`, each of even length except the last; 0 if the data contains a
-/// correct checksum.
+/// The Internet checksum (RFC 1071) of all `parts`. Each part except the last has an even length.
+/// The result is 0 if the parts contain their correct checksum.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for part in parts {
@@ -93,7 +93,8 @@ fn pseudo_header(source: Ip, target: Ip, length: usize) -> [u8; 12] {
     header
 }
 
-/// Parses a frame: `None` if it is for another host, of a kind that we do not answer, or damaged.
+/// Parses a frame; `None` if it is for another host, damaged, or of a kind that the guest does not
+/// answer.
 pub fn read<'a>(frame: &'a [u8], own: &Own) -> Option<Received<'a>> {
     let (header, rest) = frame.split_at_checked(ETHERNET)?;
     let target: Mac = field(header, 0);
@@ -108,7 +109,7 @@ pub fn read<'a>(frame: &'a [u8], own: &Own) -> Option<Received<'a>> {
 }
 
 fn read_arp<'a>(arp: &[u8], own: &Own) -> Option<Received<'a>> {
-    // Ethernet and IPv4: a request for our address.
+    // Hardware type Ethernet, protocol IPv4, and a request for our address.
     let asks = arp.len() >= ARP
         && arp[..6] == [0, 1, 8, 0, 6, 4]
         && get_u16(arp, 6) == ARP_REQUEST
@@ -122,7 +123,7 @@ fn read_ipv4<'a>(mac: Mac, packet: &'a [u8], own: &Own) -> Option<Received<'a>> 
     }
     let header = usize::from(packet[0] & 15) * 4;
     let total = usize::from(get_u16(packet, 2));
-    // More fragments follow, or this is not the first.
+    // Drop fragments: more follow, or this is not the first.
     let fragment = get_u16(packet, 6) & 0x3fff != 0;
     if header < IPV4 || total < header || total > packet.len() || fragment {
         return None;
@@ -154,7 +155,7 @@ fn read_udp<'a>(mut peer: Peer, datagram: &'a [u8], own: &Own) -> Option<Receive
     }
     let datagram = &datagram[..length];
     let pseudo = pseudo_header(peer.ip, own.ip, length);
-    // 0: the datagram has no checksum.
+    // 0 means that the datagram has no checksum.
     if get_u16(datagram, 6) != 0 && checksum(&[&pseudo, datagram]) != 0 {
         return None;
     }
@@ -168,7 +169,7 @@ fn write_ethernet(out: &mut [u8], own: &Own, target: Mac, kind: u16) {
     put(out, 12, &kind.to_be_bytes());
 }
 
-/// Writes an ARP reply to `peer`; returns the frame's length.
+/// Writes an ARP reply to `peer`, and returns the frame's length.
 pub fn write_arp(out: &mut [u8], own: &Own, peer: &Peer) -> usize {
     write_ethernet(out, own, peer.mac, TYPE_ARP);
     let arp = &mut out[ETHERNET..ETHERNET + ARP];
@@ -181,7 +182,7 @@ pub fn write_arp(out: &mut [u8], own: &Own, peer: &Peer) -> usize {
     ETHERNET + ARP
 }
 
-/// Writes an unsolicited ARP announcement of our address to all hosts.
+/// Writes an ARP announcement of our address to all hosts, and returns the frame's length.
 pub fn write_announcement(out: &mut [u8], own: &Own) -> usize {
     let everybody = Peer { mac: BROADCAST, ip: own.ip, port: 0 };
     write_arp(out, own, &everybody)
@@ -203,7 +204,8 @@ fn write_ipv4(out: &mut [u8], own: &Own, peer: &Peer, protocol: u8, body: usize)
     put(header, 10, &sum.to_be_bytes());
 }
 
-/// Writes the reply to the echo request `message`; returns the frame's length, or 0 if it does not fit.
+/// Writes the reply to the echo request `message`. Returns the frame's length, or 0 if the reply
+/// does not fit.
 pub fn write_echo(out: &mut [u8], own: &Own, peer: &Peer, message: &[u8]) -> usize {
     let start = ETHERNET + IPV4;
     let end = start + message.len();
@@ -220,7 +222,7 @@ pub fn write_echo(out: &mut [u8], own: &Own, peer: &Peer, message: &[u8]) -> usi
     end
 }
 
-/// Writes a datagram with `payload` from `port` to `peer`; returns the frame's length.
+/// Writes a datagram with `payload` from `port` to `peer`, and returns the frame's length.
 pub fn write_udp(out: &mut [u8], own: &Own, peer: &Peer, port: u16, payload: &[u8]) -> usize {
     let start = ETHERNET + IPV4;
     let length = UDP + payload.len();
@@ -232,7 +234,7 @@ pub fn write_udp(out: &mut [u8], own: &Own, peer: &Peer, port: u16, payload: &[u
     put(body, 6, &[0, 0]);
     put(body, UDP, payload);
     let sum = checksum(&[&pseudo_header(own.ip, peer.ip, length), body]);
-    // 0 means "no checksum", so the equivalent value is sent instead.
+    // Send the equivalent value instead of 0, which means "no checksum".
     let sum = if sum == 0 { 0xffff } else { sum };
     put(body, 6, &sum.to_be_bytes());
     start + length

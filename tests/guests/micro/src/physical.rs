@@ -1,4 +1,4 @@
-//! Reads memory by physical address, for tables that a loader or firmware left there.
+//! Reads memory by physical address, for tables of the loader or the firmware.
 
 use crate::memory;
 
@@ -7,8 +7,8 @@ fn read<T: Copy>(address: u64) -> T {
         address + size_of::<T>() as u64 <= memory::MAPPED_AT_BOOT,
         "the table at {address:#x} lies above the first 4 GiB"
     );
-    // SAFETY: the first 4 GiB are mapped one to one, and T is an integer, for which every bit pattern is
-    // valid.
+    // SAFETY: the first 4 GiB are mapped one to one, and T is an integer, for which every bit
+    // pattern is valid.
     unsafe { (address as *const T).read_unaligned() }
 }
 

@@ -1,34 +1,35 @@
-//! Power-off and reset, when requested.
+//! Power-off, reset and the power button.
 
 use crate::cpu::{NET_VECTOR, halt_forever, in_word, out_byte, out_word};
 use crate::ioapic::IoApic;
 
-/// ACPI's PM1a control register on QEMU's q35 and on Kemari.
+/// The PM1a control register of ACPI, on QEMU's q35 and on Kemari.
 const PM1A_CONTROL: u16 = 0x604;
 const SLEEP_ENABLE: u16 = 1 << 13;
 const SLEEP_TYPE_S5: u16 = 5 << 10;
 const SLEEP_TYPE_NONE: u16 = 3 << 10;
-/// QEMU's isa-debug-exit, for machines without a PM1a register.
+/// QEMU's isa-debug-exit device, for machines without a PM1a control register.
 const DEBUG_EXIT: u16 = 0x501;
 const KEYBOARD_COMMAND: u16 = 0x64;
 const KEYBOARD_RESET: u8 = 0xfe;
 const RESET_CONTROL: u16 = 0xcf9;
 
-/// ACPI's PM1a status and enable registers, and the interrupt for their events.
+/// The PM1a status and enable registers of ACPI, and the interrupt for their events.
 const PM1A_STATUS: u16 = 0x600;
 const PM1A_ENABLE: u16 = 0x602;
 const POWER_BUTTON: u16 = 1 << 8;
 const SYSTEM_CONTROL_INTERRUPT: u32 = 9;
 
-/// From here on the power button wakes this CPU.
+/// Makes the power button wake this CPU.
 pub fn listen_to_button(io_apic: &IoApic) {
-    // Edge triggered: the interrupt stub only counts and clears no device, so a level would interrupt forever.
+    // Edge triggered: the interrupt stub acknowledges no device, so a level would interrupt without
+    // end.
     io_apic.route(SYSTEM_CONTROL_INTERRUPT, NET_VECTOR);
     out_word(PM1A_STATUS, POWER_BUTTON);
     out_word(PM1A_ENABLE, POWER_BUTTON);
 }
 
-/// Whether the button was pressed; true once for each press.
+/// Whether the button was pressed. Returns `true` once for each press.
 pub fn button_was_pressed() -> bool {
     let pressed = in_word(PM1A_STATUS) & POWER_BUTTON != 0;
     if pressed {

@@ -1,5 +1,5 @@
-//! The loader's information: RAM, command line and ACPI root, in the PVH start info (`struct hvm_start_info`,
-//! Xen's `arch-x86/hvm/start_info.h`).
+//! The loader's information in the PVH start info (`struct hvm_start_info` in Xen's
+//! `arch-x86/hvm/start_info.h`): RAM, command line and ACPI root.
 
 use crate::physical::{read_u32, read_u64};
 
@@ -11,19 +11,19 @@ const MAX_COMMAND_LINE: usize = 4096;
 /// A range of memory.
 #[derive(Clone, Copy, Default)]
 pub struct Region {
-    /// Its first byte.
+    /// The first byte.
     pub start: u64,
-    /// The byte after its last.
+    /// The byte after the last.
     pub end: u64,
 }
 
-/// A copy of the loader's information: the guest may overwrite the original.
+/// A copy of the loader's information. The guest may overwrite the original.
 pub struct BootInfo {
     regions: [Region; MAX_REGIONS],
     region_count: usize,
     command_line: [u8; MAX_COMMAND_LINE],
     command_line_len: usize,
-    /// The address of the ACPI root pointer; 0 if the loader gives none.
+    /// The address of the ACPI root pointer; 0 if the loader names none.
     pub rsdp: u64,
 }
 

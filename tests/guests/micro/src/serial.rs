@@ -1,11 +1,11 @@
-//! The serial line at 0x3f8: boot messages and marks, one byte at a time.
+//! The serial line at port 0x3f8, for boot messages and marks.
 
 use crate::cpu::{out_byte, out_bytes};
 use core::fmt;
 
 const DATA: u16 = 0x3f8;
 
-/// Writes to the serial line.
+/// The serial line as a destination of formatted text, byte by byte.
 pub struct Serial;
 
 impl fmt::Write for Serial {
@@ -15,7 +15,7 @@ impl fmt::Write for Serial {
     }
 }
 
-/// Writes bytes with one instruction.
+/// Writes bytes to the serial line with one instruction.
 pub fn bytes(bytes: &[u8]) {
     out_bytes(DATA, bytes);
 }
@@ -25,7 +25,7 @@ pub fn bytes(bytes: &[u8]) {
 macro_rules! say {
     ($($argument:tt)*) => {{
         use core::fmt::Write as _;
-        // The serial line cannot fail.
+        // Ignore the result: a write to the serial line cannot fail.
         let _ = writeln!($crate::serial::Serial, $($argument)*);
     }};
 }

@@ -1,4 +1,4 @@
-//! The workload: receives requests, applies operations once, sends replies.
+//! The service: receives requests, applies each operation once, and sends replies.
 
 use crate::clients::{Clients, Seen};
 use crate::clock::Clock;
@@ -14,7 +14,7 @@ use kemari_workload::{
     CHAIN_START, GUEST_PORT, MAX_KEYS, Op, OpCode, REPLY_LEN, Reply, Request, Status,
 };
 
-/// A request that ends the machine.
+/// A requested end of the machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// Power off.
@@ -37,30 +37,30 @@ pub struct Service {
     applied: u64,
     chain: u64,
     ending: Option<Ending>,
-    /// The numbers of network and disk interrupts that were acknowledged.
+    /// Number of network interrupts, and of disk interrupts, that were acknowledged.
     acknowledged: (u64, u64),
 }
 
-/// The parts of the service.
+/// The parts of a service.
 pub struct Parts {
-    /// The network for requests.
+    /// The network device for requests.
     pub net: Option<Net>,
-    /// The console, for marks.
+    /// The console device, for marks.
     pub console: Option<Console>,
-    /// A device of an unknown kind to drive.
+    /// A device of unknown kind to drive.
     pub other: Option<Other>,
     /// The log.
     pub log: Option<Log>,
     /// The guest's addresses.
     pub own: Own,
-    /// A random number drawn at the start.
+    /// A random number, chosen at the start.
     pub boot_id: u64,
-    /// Number of running CPUs.
+    /// Number of CPUs that run.
     pub cpus: usize,
 }
 
 impl Service {
-    /// The service, with nothing applied.
+    /// Creates the service. No operation has been applied.
     pub fn new(parts: Parts, clients: &'static mut Clients, table: &'static mut Table) -> Self {
         let Parts { net, console, other, log, own, boot_id, cpus } = parts;
         Self {
@@ -89,7 +89,7 @@ impl Service {
         }
     }
 
-    /// Does pending work; true if there was any.
+    /// Does all pending work. Returns whether there was any.
     pub fn poll(&mut self, clock: &mut Clock) -> bool {
         let mut busy = self.poll_net(clock);
         busy |= self.poll_log(clock);
@@ -108,14 +108,14 @@ impl Service {
         busy
     }
 
-    /// The requested end of the machine, once the reply to the request has left.
+    /// The requested end of the machine, once the reply has left.
     pub fn ending(&mut self) -> Option<Ending> {
         let ending = self.ending?;
         let sent = self.net.as_mut().is_none_or(Net::all_sent);
         sent.then_some(ending)
     }
 
-    /// Enables or disables the devices' interrupts; true if there is work already.
+    /// Enables or disables the devices' interrupts. Returns whether work is already available.
     pub fn want_interrupts(&mut self, wanted: bool) -> bool {
         let mut work = false;
         if let Some(net) = &mut self.net {
@@ -127,7 +127,8 @@ impl Service {
         work
     }
 
-    /// Acknowledges the interrupts since the last call, so that a device that holds its line releases it.
+    /// Acknowledges the interrupts since the last call, so that devices release their interrupt
+    /// lines.
     pub fn acknowledge_interrupts(&mut self) {
         let (net, disk) = (cpu::net_interrupts(), cpu::disk_interrupts());
         if let Some(device) = self.net.as_ref().filter(|_| net != self.acknowledged.0) {
@@ -143,7 +144,8 @@ impl Service {
         const BATCH: usize = 32;
         let mut frame = net::frame_buffer();
         for taken in 0..BATCH {
-            // A reply sent after that shows that no earlier request ends the machine.
+            // Stop serving once an end is requested: a later reply must show that no earlier
+            // request ends the machine.
             if self.ending.is_some() {
                 return taken != 0;
             }
@@ -175,7 +177,7 @@ impl Service {
     fn send(&mut self, peer: &Peer, reply: &[u8; REPLY_LEN]) {
         let own = self.own;
         if let Some(net) = &mut self.net {
-            // If no buffer is free, the reply is dropped: the client asks again.
+            // The reply is dropped if no buffer is free. The client then repeats its request.
             net.send(|out| packet::write_udp(out, &own, peer, GUEST_PORT, reply));
         }
     }
@@ -211,7 +213,7 @@ impl Service {
         }
         let refusal = match &self.log {
             None => Some(Status::NoDisk),
-            // The request is neither started nor answered: the client asks again.
+            // Neither begin the request nor answer it: the client repeats it.
             Some(log) if !log.has_room() => return,
             Some(log) => self.lacks_room(log, &request.op),
         };
@@ -226,7 +228,8 @@ impl Service {
         }
     }
 
-    /// Room in the table is reserved when a put is accepted: each outstanding put may bring a new key.
+    /// Checks that the table has room. Room is reserved when a put is accepted: each outstanding
+    /// put may add a key.
     fn lacks_room(&self, log: &Log, op: &Op<'_>) -> Option<Status> {
         let Op::Put { key, .. } = *op else {
             return None;
@@ -276,12 +279,13 @@ impl Service {
             Op::ConsoleMark { number } => {
                 say!("MARK {number}");
                 if let Some(console) = &mut self.console {
-                    // The console cannot fail.
+                    // Ignore the result: a write to the console cannot fail.
                     let _ = writeln!(console, "MARK {number}");
                 }
                 (Status::Ok, number)
             }
-            // The last two are logged, and not performed here.
+            // Append and put are not performed here: they are logged first, and `apply` performs
+            // them.
             Op::Ping | Op::Append { .. } | Op::Put { .. } => (Status::Ok, self.cpus as u64),
         }
     }

@@ -1,14 +1,14 @@
-//! The other CPUs: started one after the other, they only dirty memory.
+//! The application processors. They start one after the other, and only dirty memory.
 
 use crate::clock::Clock;
 use crate::dirty::{self, Worker};
 use crate::{cpu, lapic, memory, say};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// Maximum number of CPUs; `boot.s` has tables for this many.
+/// Maximum number of CPUs, as in the tables of `boot.s`.
 pub const MAX_CPUS: usize = 4;
 
-/// The real-mode start address of a CPU; `boot.s` uses it too.
+/// The address at which a CPU starts in real mode, as in `boot.s`.
 const TRAMPOLINE: usize = 0x10000;
 
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
@@ -22,13 +22,15 @@ unsafe extern "C" {
     static ap_trampoline_end: u8;
 }
 
-/// Starts the CPUs of `ids` except this one; returns the number of running CPUs, this one included.
+/// Starts the CPUs in `ids` except this one. Returns the number of running CPUs, including this
+/// one.
 pub fn start(ids: &[u32], clock: &mut Clock) -> usize {
     copy_trampoline();
     let own = lapic::id();
     let others = ids.iter().filter(|&&id| id != own).take(MAX_CPUS - 1);
     for (place, &id) in others.enumerate() {
-        // SAFETY: `boot.s` defines it, 8 bytes, aligned; a CPU reads it once, before it counts itself alive.
+        // SAFETY: `boot.s` defines it, 8 bytes, aligned; a CPU reads it once, before it counts
+        // itself alive.
         unsafe { AP_INDEX.store(place as u64 + 1, Ordering::SeqCst) };
         let is_up = || ALIVE.load(Ordering::SeqCst) == place + 1;
         if !lapic::start_cpu(id, TRAMPOLINE, clock, is_up) {
@@ -40,8 +42,8 @@ pub fn start(ids: &[u32], clock: &mut Clock) -> usize {
 }
 
 fn copy_trampoline() {
-    // SAFETY: the page at TRAMPOLINE is RAM below 1 MiB that no part of the guest uses, and the loader's tables were
-    // copied before; the symbols bound the code in `boot.s`.
+    // SAFETY: the page at TRAMPOLINE is RAM below 1 MiB that no part of the guest uses, and the
+    // loader's tables were copied before; the symbols bound the code in `boot.s`.
     unsafe {
         let start = &raw const ap_trampoline;
         let length = (&raw const ap_trampoline_end).offset_from_unsigned(start);
@@ -49,16 +51,16 @@ fn copy_trampoline() {
     }
 }
 
-/// Lets the other CPUs work: the region to dirty is known now.
+/// Lets the other CPUs begin: the region to dirty is now known.
 pub fn release(hot: bool) {
     HOT.store(hot, Ordering::SeqCst);
     WORK.store(true, Ordering::SeqCst);
 }
 
-/// The entry from `boot.s` on a CPU that was started.
+/// Entry from `boot.s` on an application processor.
 #[unsafe(no_mangle)]
 extern "C" fn ap_main(index: usize) -> ! {
-    // In this order: the clock may use the timer to measure itself.
+    // Start the clock before the timer: it may use the timer to calibrate itself.
     let mut clock = Clock::start(memory::allocate());
     lapic::start_timer();
     ALIVE.store(index, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The guest's key-value table, in memory, with a check value in each entry.
+//! The guest's key-value table in memory. Each entry has a check value.
 
 use crate::faults;
 use kemari_workload::{MAX_KEYS, chain_after};
@@ -11,7 +11,7 @@ struct Entry {
     check: u64,
 }
 
-/// The table: open addressing, entries are never removed; zeros are an empty table.
+/// The table: open addressing, without removal. Zeros are an empty table.
 pub struct Table {
     entries: [Entry; MAX_KEYS],
     count: usize,
@@ -22,12 +22,12 @@ fn check_of(key: u32, value: u64) -> u64 {
 }
 
 impl Table {
-    /// The number of keys.
+    /// Number of keys.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// The index of `key`, or the free index where it would go.
+    /// The index of `key`, or the free index for it; `None` if the table is full.
     fn place(&self, key: u32) -> Option<usize> {
         let start = check_of(key, 0) as usize;
         (0..MAX_KEYS)
@@ -35,7 +35,7 @@ impl Table {
             .find(|&place| !self.entries[place].used || self.entries[place].key == key)
     }
 
-    /// The value of `key`; a damaged entry is a fault.
+    /// The value of `key`. A damaged entry counts as a fault.
     pub fn get(&self, key: u32) -> Option<u64> {
         let entry = &self.entries[self.place(key)?];
         if entry.used && entry.check != check_of(key, entry.value) {
@@ -44,7 +44,7 @@ impl Table {
         entry.used.then_some(entry.value)
     }
 
-    /// Sets `key` to `value`; the caller has made sure that there is room.
+    /// Sets `key` to `value`. The caller must have checked that there is room.
     pub fn put(&mut self, key: u32, value: u64) {
         let place = self.place(key).expect("room is reserved when a put is accepted");
         if !self.entries[place].used {
@@ -53,7 +53,7 @@ impl Table {
         self.entries[place] = Entry { key, used: true, value, check: check_of(key, value) };
     }
 
-    /// Checks all entries; returns the number of damaged entries.
+    /// Checks all entries, and returns the number of damaged ones.
     pub fn verify(&self) -> u64 {
         let damaged =
             |entry: &&Entry| entry.used && entry.check != check_of(entry.key, entry.value);

@@ -1,8 +1,9 @@
-//! A smoke test of a running micro-guest from outside: every operation, repetitions, several clients at once, and the
-//! history recomputed from the answers and from the disk.
+//! A smoke test of a running micro-guest from outside: tests each operation, repetitions, and
+//! several clients at the same time. It recomputes the history from the answers, and compares it
+//! with the disk.
 //!
-//! `cargo run -p kemari-workload --example smoke -- 127.0.0.1:PORT [DISK] [SECONDS] [PAGES_PER_SECOND]`; at the end
-//! it powers the guest off.
+//! Usage: `cargo run -p kemari-workload --example smoke -- 127.0.0.1:PORT [DISK] [SECONDS]
+//! [PAGES_PER_SECOND]`. The test powers the guest off at the end.
 
 use kemari_workload::{
     CHAIN_START, MAX_REQUEST_LEN, Op, REPLY_LEN, Record, Reply, Request, Status, log_capacity,
@@ -14,11 +15,11 @@ use std::time::{Duration, Instant};
 
 const CLIENTS: u32 = 4;
 
-/// A client's knowledge of an applied operation: client, seq, operation code, payload hash, chain after it.
+/// The applied operations by number: client, seq, operation code, payload hash, chain afterwards.
 type History = BTreeMap<u64, (u32, u64, u8, u64, u64)>;
 
 struct Client {
-    /// Not connected: a guest that does not listen yet shows as silence, not as an error.
+    /// Not connected: a guest that does not listen yet is then silent, and causes no error.
     socket: UdpSocket,
     address: String,
     id: u32,

@@ -1,8 +1,8 @@
-//! Why bytes are not a valid message, record or page of this crate.
+//! The reasons for which bytes are not a valid message, record or page of this crate.
 
 use core::fmt;
 
-/// Why bytes were refused, or could not be written.
+/// The reason for which bytes were refused, or could not be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormatError {
     /// The length is wrong for the format.
@@ -19,14 +19,14 @@ pub enum FormatError {
         /// The number that was found.
         found: u32,
     },
-    /// Another version of this crate wrote it.
+    /// The bytes were written by another version of this crate.
     Version {
         /// The supported version.
         expected: u8,
         /// The version that was found.
         found: u8,
     },
-    /// The checksum does not fit the bytes.
+    /// The checksum does not match the bytes.
     Checksum {
         /// The checksum computed over the bytes.
         expected: u32,

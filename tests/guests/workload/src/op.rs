@@ -1,14 +1,15 @@
-//! The operations a client can ask for, and which of them change state.
+//! The operations that a client can request, and which of them change state.
 
 use crate::FormatError;
 
-/// The longest payload of [`Op::Append`].
+/// Maximum length of the payload of [`Op::Append`], in bytes.
 pub const MAX_PAYLOAD: usize = 1024;
 
-/// The flag of [`Op::Append`] and [`Op::Put`]: flush the disk before the operation is applied and answered.
+/// The flag of [`Op::Append`] and [`Op::Put`] that requests a flush of the disk before the
+/// operation is applied and answered.
 pub const FLAG_FLUSH: u8 = 1;
 
-/// Length of the payload that [`Op::Put`] logs: key and value.
+/// Length of the payload that [`Op::Put`] logs, in bytes: key and value.
 pub const PUT_PAYLOAD_LEN: usize = 12;
 
 /// An operation's code on the wire and in the log.
@@ -73,27 +74,29 @@ impl TryFrom<u8> for OpCode {
 /// An operation with its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op<'a> {
-    /// Answers with the counters only; the reply's `value` is the number of CPUs.
+    /// Returns only the counters. The reply's `value` is the number of CPUs.
     Ping,
-    /// Logs `payload` on disk, waits for the device to complete the write (and a flush, if requested), then applies it and
-    /// answers. The reply's `value` is the record's index, which is also `applied`.
+    /// Logs `payload` on disk, waits for the write (and for a flush, if requested), then applies
+    /// the operation and answers. The reply's `value` is the record's index, which equals
+    /// `applied`.
     Append {
-        /// At most [`MAX_PAYLOAD`] bytes.
+        /// The payload, at most [`MAX_PAYLOAD`] bytes.
         payload: &'a [u8],
-        /// Flush before answering.
+        /// Whether to flush the disk before answering.
         flush: bool,
     },
-    /// Sets `key` to `value`, logged on disk like [`Op::Append`]. The reply's `value` is the value set.
+    /// Sets `key` to `value`, and logs this on disk like [`Op::Append`]. The reply's `value` is the
+    /// new value.
     Put {
         /// The key.
         key: u32,
-        /// Its new value.
+        /// The new value.
         value: u64,
-        /// Flush before answering.
+        /// Whether to flush the disk before answering.
         flush: bool,
     },
-    /// Sets `key` to `value` if it is `expected`, where a key without a value is 0. Kept in memory only. The reply's `value` is
-    /// the former value.
+    /// Sets `key` to `value` in memory only, if it has the value `expected`; a key without a value
+    /// counts as 0. The reply's `value` is the former value.
     CompareAndSet {
         /// The key.
         key: u32,
@@ -102,21 +105,21 @@ pub enum Op<'a> {
         /// The new value.
         value: u32,
     },
-    /// Reads `key`; the reply's `value` is its value, or the status is `NotFound`.
+    /// Reads `key`. The reply's `value` is its value; without one, the status is `NotFound`.
     Get {
         /// The key.
         key: u32,
     },
-    /// Dirties memory in the background from now on; a rate of 0 stops it. The reply's `value` is the size of the
-    /// region that the guest uses, in pages (its memory bounds it).
+    /// Dirties memory in the background from now on. A rate of 0 stops it. The reply's `value` is
+    /// the number of pages in the region, which the guest's memory limits.
     SetDirty {
         /// Number of pages to rewrite per second.
         pages_per_second: u32,
-        /// Number of pages to cycle through; 0 keeps the present region.
+        /// Number of pages in the region, which are rewritten in turn; 0 keeps the current region.
         region_pages: u32,
     },
-    /// The guest checks its memory patterns, its table and the end of its log on disk. The reply's `value` is the
-    /// number of faults that this check found.
+    /// Checks the guest's memory patterns, its table and the end of its log on disk. The reply's
+    /// `value` is the number of faults found.
     Verify,
     /// Answers, then powers the machine off.
     PowerOff,
@@ -127,17 +130,20 @@ pub enum Op<'a> {
         /// The number to print.
         number: u64,
     },
-    /// Rewrites the first pages of the region of [`Op::SetDirty`] once, before it answers, so that they are dirty in the
-    /// checkpoint that the answer waits for. The reply's `value` is the number of pages (the guest's memory bounds it).
+    /// Rewrites the first pages of the region of [`Op::SetDirty`] once before answering. They are
+    /// then dirty in the checkpoint for which the answer waits. The reply's `value` is the number
+    /// of pages, which the guest's memory limits.
     Touch {
         /// Number of pages.
         pages: u32,
-        /// Rewrite every word; otherwise only the first words and the last 64 bytes, as guests usually do.
+        /// Whether to rewrite each word; otherwise only the first words and the last 64 bytes, as
+        /// guests usually do.
         whole: bool,
     },
-    /// Computes the CRC-32 of this many KiB before it answers, about 2 microseconds each. The reply's `value` is their sum.
+    /// Computes the CRC-32 of a block of 1 KiB this many times before answering, about 2 us each.
+    /// The reply's `value` is the sum of the results.
     Compute {
-        /// Number of KiB.
+        /// Number of blocks.
         kib: u32,
     },
 }
@@ -161,13 +167,13 @@ impl Op<'_> {
         }
     }
 
-    /// Whether the disk has to be flushed before the operation is applied.
+    /// Whether the disk must be flushed before the operation is applied.
     pub const fn wants_flush(&self) -> bool {
         matches!(self, Self::Append { flush: true, .. } | Self::Put { flush: true, .. })
     }
 
-    /// Calls `use_payload` with the bytes that are logged and chained for this operation: the payload of an append, key and
-    /// value (little endian) of a put, nothing otherwise.
+    /// Calls `use_payload` with the bytes that are logged and chained for this operation: the
+    /// payload of an append, key and value (little endian) of a put, no bytes otherwise.
     pub fn with_log_payload<R>(&self, use_payload: impl FnOnce(&[u8]) -> R) -> R {
         match *self {
             Self::Append { payload, .. } => use_payload(payload),
@@ -185,7 +191,7 @@ pub fn put_payload(key: u32, value: u64) -> [u8; PUT_PAYLOAD_LEN] {
     payload
 }
 
-/// Key and value of a put's logged payload, or `None` if the payload has another length.
+/// Key and value in a put's logged payload; `None` if the payload has another length.
 pub fn parse_put_payload(payload: &[u8]) -> Option<(u32, u64)> {
     if payload.len() != PUT_PAYLOAD_LEN {
         return None;

@@ -1,10 +1,11 @@
-//! The pattern of a page that the guest dirties in the background. Every word depends on page and generation, so a torn,
-//! stale or misplaced page is detected (P4, P8).
+//! The pattern of a page that the guest dirties in the background. Each word depends on the page's
+//! index and generation, so a torn, stale or misplaced page is detected (P4, P8).
 //!
-//! The upper half of a generation counts how often the page was written whole; the lower half counts how often only its ends
-//! were written since: the first words, and the last 64 bytes. The words between them depend on the upper half only.
+//! The upper 32 bits of a generation count the writes of the whole page. The lower 32 bits count
+//! the later writes of its ends only: the first words, and the last 64 bytes. The words between
+//! them depend on the upper bits only.
 
-/// Number of 64-bit words of a page.
+/// Number of 64-bit words in a page.
 pub const PAGE_WORDS: usize = 512;
 
 /// A page of memory.
@@ -14,21 +15,22 @@ const INDEX: usize = 0;
 const GENERATION: usize = 1;
 const CHECKSUM: usize = 2;
 const FILLER: usize = 3;
-/// The last 64 bytes.
+/// Index of the first word of the last 64 bytes.
 const TAIL: usize = PAGE_WORDS - 8;
 
-/// The next generation of a page that is written whole.
+/// The next generation of a page that is written as a whole.
 pub const fn next_whole(generation: u64) -> u64 {
     ((generation >> 32) + 1) << 32
 }
 
-/// The next generation of a page of which only the ends are written; a page that was never written is written whole.
+/// The next generation of a page whose ends are written. A page that was never written is written
+/// as a whole.
 pub const fn next_ends(generation: u64) -> u64 {
     if generation == 0 { next_whole(0) } else { generation + 1 }
 }
 
-/// Writes the pattern of page `index` in `generation`, if the page holds the pattern of the generation before. If only the
-/// ends differ, it writes only the ends.
+/// Writes the pattern of page `index` in `generation`. If only the ends differ from the previous
+/// generation, writes only the ends; the page must then hold the previous pattern.
 pub fn fill(page: &mut Page, index: u64, generation: u64) {
     page[INDEX] = index;
     page[GENERATION] = generation;
@@ -44,7 +46,7 @@ pub fn fill(page: &mut Page, index: u64, generation: u64) {
     }
 }
 
-/// Whether the page holds the pattern of page `index` in `generation`, in every word.
+/// Whether each word of the page is as in the pattern of page `index` in `generation`.
 pub fn check(page: &Page, index: u64, generation: u64) -> bool {
     let (body, tail) = seeds(index, generation);
     let filled = |from: usize, words: &[u64], seed| {
@@ -57,7 +59,7 @@ pub fn check(page: &Page, index: u64, generation: u64) -> bool {
         && filled(TAIL, &page[TAIL..], tail)
 }
 
-/// The index and generation of a page that holds any complete pattern.
+/// The index and generation of the page, if it holds a complete pattern.
 pub fn identify(page: &Page) -> Option<(u64, u64)> {
     let (index, generation) = (page[INDEX], page[GENERATION]);
     check(page, index, generation).then_some((index, generation))
@@ -109,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_ends_alone_are_two_lines_of_64_bytes() {
-        // One bit for each line that differs.
+        // One bit for each line of 64 bytes that differs.
         let differ = |a: &Page, b: &Page| {
             let pairs = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).enumerate();
             pairs.fold(0u64, |lines, (at, (a, b))| lines | u64::from(a != b) << at)
@@ -134,7 +136,7 @@ mod tests {
     fn a_mix_of_two_generations_is_found() {
         for next in [next_ends(FIRST), next_whole(FIRST)] {
             let (old, new) = (filled(3, FIRST), filled(3, next));
-            // The first word, the index, is the same in both generations.
+            // Start at 2: the first word, the index, is equal in both generations.
             for cut in 2..PAGE_WORDS {
                 let mut torn = old;
                 torn[..cut].copy_from_slice(&new[..cut]);

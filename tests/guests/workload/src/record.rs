@@ -1,9 +1,10 @@
-//! One entry of the guest's log on disk, and its place.
+//! An entry of the guest's log on disk, and its place.
 //!
-//! The disk: sectors below [`SCRATCH_START`] are never touched; [`SCRATCH_SECTORS`] sectors from there are scratch,
-//! for discard and write-zeroes; the log starts at [`LOG_START`] and wraps. Record `k` (its index, which is `applied`
-//! after it; the first is 1) is in slot `k % capacity`, [`SLOT_SECTORS`] sectors each. Only as many sectors as the
-//! record needs are written: the rest of the slot keeps its old contents.
+//! The layout of the disk: sectors below [`SCRATCH_START`] are never accessed. [`SCRATCH_SECTORS`]
+//! sectors from there are scratch, for discard and write-zeroes. The log starts at [`LOG_START`]
+//! and wraps. A record's index is the value of `applied` after its operation; the first is 1.
+//! Record `k` is in slot `k % capacity`; a slot has [`SLOT_SECTORS`] sectors. The guest writes only
+//! the sectors that a record needs: the rest of the slot keeps its old contents.
 //!
 //! | offset | field |
 //! | --- | --- |
@@ -23,7 +24,7 @@ use crate::{FormatError, payload_hash};
 const MAGIC: u32 = u32::from_le_bytes(*b"KWLR");
 const HEADER_LEN: usize = 48;
 
-/// The size of a sector: virtio's unit, whatever the disk's block size is.
+/// Size of a sector in bytes: virtio's unit for all block sizes.
 pub const SECTOR_LEN: usize = 512;
 /// Number of sectors in a slot.
 pub const SLOT_SECTORS: u64 = 4;
@@ -31,17 +32,17 @@ pub const SLOT_SECTORS: u64 = 4;
 pub const SLOT_LEN: usize = SLOT_SECTORS as usize * SECTOR_LEN;
 /// The first scratch sector.
 pub const SCRATCH_START: u64 = 64;
-/// The number of scratch sectors.
+/// Number of scratch sectors.
 pub const SCRATCH_SECTORS: u64 = 64;
 /// The first sector of the log.
 pub const LOG_START: u64 = 2048;
 const _: () = assert!(SCRATCH_START + SCRATCH_SECTORS <= LOG_START);
 
-/// Maximum number of used slots, however large the disk is.
+/// Maximum number of slots in the log of any disk.
 pub const MAX_LOG_CAPACITY: u64 = 1 << 20;
 
-/// Number of records that the log on a disk of `disk_sectors` sectors holds before it wraps; 0 if the disk is too
-/// small.
+/// Number of records in the log on a disk of `disk_sectors` sectors before it wraps; 0 if the disk
+/// is too small.
 pub const fn log_capacity(disk_sectors: u64) -> u64 {
     let slots = disk_sectors.saturating_sub(LOG_START) / SLOT_SECTORS;
     if slots > MAX_LOG_CAPACITY { MAX_LOG_CAPACITY } else { slots }
@@ -52,28 +53,29 @@ pub const fn log_sector(index: u64, capacity: u64) -> u64 {
     LOG_START + (index % capacity) * SLOT_SECTORS
 }
 
-/// One entry of the log.
+/// An entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// The number of applied operations, this one included.
+    /// Number of applied operations, including this one.
     pub index: u64,
-    /// The client that asked.
+    /// The client.
     pub client: u32,
-    /// The client's number of the request.
+    /// The client's sequence number of the request.
     pub seq: u64,
     /// The operation, which changes state.
     pub op: OpCode,
-    /// The chain after it.
+    /// The chain after the operation.
     pub chain: u64,
-    /// The boot id of the guest that wrote it: a log also contains records of earlier guests.
+    /// The boot ID of the guest that wrote the record: a log also contains records of earlier
+    /// guests.
     pub boot_id: u64,
     /// The appended payload, or key and value ([`crate::op::put_payload`]).
     pub payload: &'a [u8],
 }
 
 impl<'a> Record<'a> {
-    /// Writes the record to the start of `slot`; returns the number of bytes to write to disk, a multiple of
-    /// [`SECTOR_LEN`].
+    /// Writes the record to the start of `slot`. Returns the number of bytes to write to disk, a
+    /// multiple of [`SECTOR_LEN`].
     pub fn encode(&self, slot: &mut [u8; SLOT_LEN]) -> Result<usize, FormatError> {
         if self.payload.len() > MAX_PAYLOAD {
             return Err(FormatError::Payload(self.payload.len()));
@@ -97,7 +99,7 @@ impl<'a> Record<'a> {
         Ok(padded)
     }
 
-    /// Reads the record at the start of `slot`, which may be longer than the record.
+    /// Parses the record at the start of `slot`, which may be longer than the record.
     pub fn decode(slot: &'a [u8]) -> Result<Self, FormatError> {
         wire::at_least(slot, HEADER_LEN + CRC_LEN)?;
         wire::check_head(slot, MAGIC)?;
@@ -126,7 +128,8 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Whether this record follows a state with `chain`: its own chain must result from its content.
+    /// Whether this record follows a state with `chain`: the record's own chain must result from
+    /// `chain` and its content.
     pub fn follows(&self, chain: u64) -> bool {
         let hash = payload_hash(self.payload);
         self.chain == crate::chain_after(chain, self.client, self.seq, self.op as u8, hash)

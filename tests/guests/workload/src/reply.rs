@@ -21,26 +21,26 @@ use crate::{FormatError, OpCode};
 const MAGIC: u32 = u32::from_le_bytes(*b"KWRP");
 const HEADER_LEN: usize = 80;
 
-/// The length of every reply.
+/// Length of each reply in bytes.
 pub const REPLY_LEN: usize = HEADER_LEN + CRC_LEN;
 
 /// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Status {
-    /// The request was done.
+    /// The operation was performed.
     Ok = 0,
     /// The key has no value.
     NotFound = 1,
-    /// The client has already sent a greater `seq`; nothing was done.
+    /// The client has already sent a greater `seq`. The guest did nothing.
     Stale = 2,
-    /// The disk reported an error; the operation was not applied.
+    /// The disk reported an error. The operation was not applied.
     DiskError = 3,
-    /// The guest has no disk to log on; the operation was not applied.
+    /// The guest has no disk for its log. The operation was not applied.
     NoDisk = 4,
-    /// The table has no room for another key; the operation was not applied.
+    /// The table has no room for a further key. The operation was not applied.
     Full = 5,
-    /// The guest cannot store another client; nothing was done.
+    /// The guest has no room for a further client. It did nothing.
     TooManyClients = 6,
 }
 
@@ -61,32 +61,33 @@ impl TryFrom<u8> for Status {
     }
 }
 
-/// One reply. For an operation that changed state, `applied` and `chain` are those right after it; for others they are
-/// the current values.
+/// A reply. `applied` and `chain` are the values right after the operation if it changed state,
+/// else the current values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reply {
     /// The client of the request.
     pub client: u32,
-    /// The number of the request.
+    /// The client's sequence number of the request.
     pub seq: u64,
     /// The operation of the request.
     pub op: OpCode,
     /// The result.
     pub status: Status,
-    /// How many state-changing operations of all clients were applied so far.
+    /// Number of state-changing operations of all clients that were applied.
     pub applied: u64,
-    /// The hash chain over them ([`crate::chain_after`], from [`crate::CHAIN_START`]).
+    /// The hash chain over these operations ([`crate::chain_after`], from [`crate::CHAIN_START`]).
     pub chain: u64,
     /// The guest's monotonic clock, in nanoseconds.
     pub clock_ns: u64,
-    /// How many pages the guest has dirtied in the background so far.
+    /// Number of pages that the guest has dirtied in the background.
     pub dirty_pages: u64,
-    /// How many faults the guest has found in itself so far: a clock that stepped back, a page or a record that is not
-    /// what was written.
+    /// Number of faults that the guest has found in itself: a clock that stepped back; a page, a
+    /// table entry or a record that is not as written.
     pub faults: u64,
-    /// The operation's own result, see [`crate::Op`].
+    /// The operation's result; see [`crate::Op`].
     pub value: u64,
-    /// Drawn once when the guest started: another number means that it was started again.
+    /// A number that is chosen when the guest starts. Another number means that the guest was
+    /// started again.
     pub boot_id: u64,
 }
 
@@ -114,7 +115,7 @@ impl Reply {
         message
     }
 
-    /// Reads a reply, which must fill `message` exactly.
+    /// Parses a reply, which must fill `message` exactly.
     pub fn decode(message: &[u8]) -> Result<Self, FormatError> {
         if message.len() != REPLY_LEN {
             return Err(FormatError::Length { expected: REPLY_LEN, found: message.len() });

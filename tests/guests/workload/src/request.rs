@@ -7,7 +7,7 @@
 //! | 8 | client (u32) |
 //! | 12 | payload length (u16), 0 (u16) |
 //! | 16 | seq (u64) |
-//! | 24 | first argument (u64): key (above it, what is expected there), pages per second, mark, pages |
+//! | 24 | first argument (u64): key, upper half: expected value; pages per second; mark; pages |
 //! | 32 | second argument (u64): value, region pages |
 //! | 40 | payload, then CRC-32 of all before it |
 
@@ -18,22 +18,24 @@ use crate::{FormatError, payload_hash};
 const MAGIC: u32 = u32::from_le_bytes(*b"KWRQ");
 const HEADER_LEN: usize = 40;
 
-/// The longest request, which is a buffer size that always suffices for [`Request::encode`].
+/// Maximum length of a request in bytes: a buffer of this size always suffices for
+/// [`Request::encode`].
 pub const MAX_REQUEST_LEN: usize = HEADER_LEN + MAX_PAYLOAD + CRC_LEN;
 
-/// One request of a client.
+/// A request of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The client; the guest stores replies by it.
+    /// The client's ID: the guest stores one reply for each client.
     pub client: u32,
-    /// The client's number of this request; it only grows. A repetition has the same number.
+    /// The client's sequence number of this request, which only grows. A repetition has the same
+    /// number.
     pub seq: u64,
     /// The operation.
     pub op: Op<'a>,
 }
 
 impl<'a> Request<'a> {
-    /// Writes the request to the start of `out`; returns its length.
+    /// Writes the request to the start of `out`, and returns its length.
     pub fn encode(&self, out: &mut [u8]) -> Result<usize, FormatError> {
         let (first, second, payload) = arguments(&self.op);
         if payload.len() > MAX_PAYLOAD {
@@ -56,7 +58,7 @@ impl<'a> Request<'a> {
         Ok(length)
     }
 
-    /// Reads a request, which must fill `message` exactly.
+    /// Parses a request, which must fill `message` exactly.
     pub fn decode(message: &'a [u8]) -> Result<Self, FormatError> {
         wire::at_least(message, HEADER_LEN + CRC_LEN)?;
         wire::check_head(message, MAGIC)?;
@@ -77,7 +79,7 @@ impl<'a> Request<'a> {
         Ok(Self { client: get_u32(message, 8), seq: get_u64(message, 16), op })
     }
 
-    /// The chain after this request was applied to a state with `chain`.
+    /// The chain after this request is applied to a state with `chain`.
     pub fn chain_after(&self, chain: u64) -> u64 {
         let hash = self.op.with_log_payload(payload_hash);
         crate::chain_after(chain, self.client, self.seq, self.op.code() as u8, hash)
@@ -102,8 +104,8 @@ fn arguments<'a>(op: &Op<'a>) -> (u64, u64, &'a [u8]) {
     }
 }
 
-/// Parses the operation, and refuses everything that [`arguments`] and its flags would not have
-/// written.
+/// Parses the operation. Refuses all bytes that [`arguments`] and the operation's flags would not
+/// have written.
 fn parse_op<'a>(message: &[u8], payload: &'a [u8]) -> Result<Op<'a>, FormatError> {
     let code = OpCode::try_from(message[5])?;
     let flags = message[6];

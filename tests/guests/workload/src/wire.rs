@@ -1,11 +1,12 @@
-//! Little-endian fields at fixed offsets, and the envelope of all formats (magic first, CRC-32 last).
+//! Little-endian fields at fixed offsets, and the envelope of all formats: magic number first,
+//! CRC-32 last.
 
 use crate::{FormatError, crc::crc32};
 
 /// The version of all formats in this crate.
 pub(crate) const VERSION: u8 = 1;
 
-/// The bytes of the checksum at the end.
+/// Length of the checksum at the end, in bytes.
 pub(crate) const CRC_LEN: usize = 4;
 
 pub(crate) fn get_u16(bytes: &[u8], at: usize) -> u16 {
@@ -30,7 +31,7 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     field
 }
 
-/// Refuses a buffer that is shorter than `expected`.
+/// Fails if the buffer is shorter than `expected`.
 pub(crate) fn at_least(bytes: &[u8], expected: usize) -> Result<(), FormatError> {
     if bytes.len() < expected {
         let found = bytes.len();
@@ -39,14 +40,14 @@ pub(crate) fn at_least(bytes: &[u8], expected: usize) -> Result<(), FormatError>
     Ok(())
 }
 
-/// Writes the checksum of everything before it at the end of `message`.
+/// Writes the checksum of all preceding bytes at the end of `message`.
 pub(crate) fn seal(message: &mut [u8]) {
     let end = message.len() - CRC_LEN;
     let crc = crc32(&message[..end]);
     put(message, end, &crc.to_le_bytes());
 }
 
-/// Checks magic, version and checksum of a `message`, which must have its full length.
+/// Checks magic number, version and checksum of `message`, which must have its full length.
 pub(crate) fn check(message: &[u8], magic: u32) -> Result<(), FormatError> {
     check_head(message, magic)?;
     let end = message.len() - CRC_LEN;
@@ -57,7 +58,7 @@ pub(crate) fn check(message: &[u8], magic: u32) -> Result<(), FormatError> {
     Ok(())
 }
 
-/// Checks magic and version, before any length field can be trusted.
+/// Checks magic number and version before a length field is used.
 pub(crate) fn check_head(message: &[u8], magic: u32) -> Result<(), FormatError> {
     let found = get_u32(message, 0);
     if found != magic {

@@ -1,4 +1,5 @@
-//! The micro-guest's packet code, run on this host: what it answers, and what it must not answer.
+//! The micro-guest's packet code, run on this host: which frames it answers, and which it must not
+//! answer.
 
 #![allow(clippy::expect_used, missing_docs, unreachable_pub, dead_code)]
 
@@ -11,7 +12,7 @@ const GUEST: Own = Own { mac: [2, 0, 0, 0, 0, 1], ip: [10, 0, 2, 15] };
 const HOST: Own = Own { mac: [2, 0, 0, 0, 0, 2], ip: [10, 0, 2, 2] };
 const MAX_FRAME: usize = 1514;
 
-/// The address of `own`, as the other host reads it from an ARP request.
+/// `own` as a peer, as the other host reads it from an ARP request.
 fn peer_of(own: &Own) -> Peer {
     let other = if own.ip == GUEST.ip { &HOST } else { &GUEST };
     let Some(Received::Arp(peer)) = packet::read(&arp_request(own, other), other).map(owned) else {
@@ -63,7 +64,7 @@ fn a_datagram_arrives_with_every_length() {
 #[test]
 fn a_damaged_datagram_is_dropped() {
     let frame = datagram(b"some payload");
-    // From the IP header on: here the Ethernet header has no checksum.
+    // Start at the IP header: the Ethernet header has no checksum here.
     for bit in 14 * 8..frame.len() * 8 {
         let mut damaged = frame.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);

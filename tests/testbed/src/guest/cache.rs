@@ -21,7 +21,8 @@ const UNFINISHED: &str = ".unfinished-";
 /// The inputs of an artefact: names with versions, or names with hashes.
 pub(crate) type Inputs = BTreeMap<String, String>;
 
-/// The directory for prepared artefacts: `$KEMARI_CACHE`, else `$XDG_CACHE_HOME/kemari`, else `~/.cache/kemari`.
+/// The directory for prepared artefacts: `$KEMARI_CACHE`, else `$XDG_CACHE_HOME/kemari`, else
+/// `~/.cache/kemari`.
 pub(crate) fn cache_dir() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let dir = set("KEMARI_CACHE")
@@ -84,7 +85,8 @@ impl Cache {
         &self.dir
     }
 
-    /// Returns the artefact made from `inputs`; builds it if it is missing, damaged, or made from other inputs.
+    /// Returns the artefact made from `inputs`; builds it if it is missing, damaged, or made from
+    /// other inputs.
     ///
     /// `build` fills the given directory. Older artefacts of the same name are removed afterwards.
     pub(crate) fn artefact(

@@ -132,7 +132,8 @@ impl Archive {
         {
             return Err(why).context("removing the old package versions");
         }
-        // An empty status file: packages installed on this machine must not affect what goes into a guest.
+        // An empty status file: packages installed on this machine must not affect what goes into a
+        // guest.
         fs::write(self.dir.join("status"), "")?;
         fs::write(self.dir.join("sources.list"), &sources)?;
         match run(self.apt("apt-get").args(["-qq", "update"])) {

@@ -1,4 +1,5 @@
-//! The Linux guest's initramfs: busybox, the virtio drivers, and a script that mounts the root file system.
+//! The Linux guest's initramfs: busybox, the virtio drivers, and a script that mounts the root file
+//! system.
 
 use std::fs;
 use std::path::PathBuf;

@@ -113,7 +113,8 @@ impl Window {
             tester.on_return(NOBODY, Answer::Done(Vec::new())).map(drop)
         };
         note().expect("a client has one operation under way at a time");
-        // The search finds no order, because `End` is never right; the result is the states that it recorded.
+        // The search finds no order, because `End` is never right; the result is the states that it
+        // recorded.
         tester.serialized_history();
         ends.take()
     }

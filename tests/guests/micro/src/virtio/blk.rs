@@ -1,4 +1,5 @@
-//! The block device (virtio v1.2, 5.2): requests in fixed slots, completed in any order.
+//! The block device (virtio 1.2, section 5.2). Each request has a fixed slot; requests complete in
+//! any order.
 
 use crate::memory::{self, Zeroed};
 use crate::virtio::queue::{Part, Queue};
@@ -8,7 +9,7 @@ use kemari_workload::record::SLOT_LEN;
 /// The device ID.
 pub const DEVICE_ID: u32 = 2;
 
-// 5.2.3, feature bits.
+// Feature bits (5.2.3).
 const READ_ONLY: u64 = 1 << 5;
 const FLUSH: u64 = 1 << 9;
 const DISCARD: u64 = 1 << 13;
@@ -32,9 +33,9 @@ pub enum Kind {
     Write = 1,
     /// Makes completed writes durable.
     Flush = 4,
-    /// Reads the disk's id string to the slot's data.
+    /// Reads the disk's ID string into the slot's data.
     Id = 8,
-    /// Drops sectors.
+    /// Discards sectors.
     Discard = 11,
     /// Zeroes sectors.
     WriteZeroes = 13,
@@ -70,7 +71,7 @@ pub struct Blk {
     states: [State; MAX_SLOTS],
     usable: usize,
     features: u64,
-    /// Its size in sectors of 512 bytes.
+    /// Size in sectors of 512 bytes.
     pub sectors: u64,
 }
 
@@ -92,33 +93,32 @@ impl Blk {
         }
     }
 
-    /// How many slots can be used.
+    /// Number of usable slots.
     pub fn slots(&self) -> usize {
         self.usable
     }
 
-    /// Whether writes are refused.
+    /// Whether the device refuses writes.
     pub fn read_only(&self) -> bool {
         self.features & READ_ONLY != 0
     }
 
-    /// Whether the disk has a flush request (5.2.5: without the feature, completed writes are
-    /// durable).
+    /// Whether the device supports flushes. Without them, completed writes are durable (5.2.5).
     pub fn has_flush(&self) -> bool {
         self.features & FLUSH != 0
     }
 
-    /// Whether sectors can be dropped.
+    /// Whether the device supports discards.
     pub fn has_discard(&self) -> bool {
         self.features & DISCARD != 0
     }
 
-    /// Whether sectors can be zeroed.
+    /// Whether the device supports zeroing.
     pub fn has_write_zeroes(&self) -> bool {
         self.features & WRITE_ZEROES != 0
     }
 
-    /// Whether `slot` has no request.
+    /// Whether `slot` has neither a request nor a result.
     pub fn is_free(&self, slot: usize) -> bool {
         self.states[slot] == State::Free
     }
@@ -129,7 +129,7 @@ impl Blk {
         &mut self.slots[slot].data.0
     }
 
-    /// Starts a request in the free `slot`: `length` bytes of its data, from `sector` on.
+    /// Starts a request in the free `slot`: for `length` bytes of the slot's data, at `sector`.
     pub fn submit(&mut self, slot: usize, kind: Kind, sector: u64, length: usize) {
         assert!(self.is_free(slot), "slot {slot} is in use");
         self.states[slot] = State::Busy;
@@ -157,12 +157,13 @@ impl Blk {
         self.submit(slot, Kind::Flush, 0, 0);
     }
 
-    /// Reads the disk's id string in `slot`.
+    /// Starts reading the disk's ID string in `slot`.
     pub fn submit_id(&mut self, slot: usize) {
         self.submit(slot, Kind::Id, 0, ID_LEN as usize);
     }
 
-    /// Drops or zeroes `count` sectors (5.2.6: one segment of sector, count and flags).
+    /// Starts discarding or zeroing `count` sectors (5.2.6: one segment of sector, count and
+    /// flags).
     pub fn submit_range(&mut self, slot: usize, kind: Kind, sector: u64, count: u32) {
         let data = self.data(slot);
         data[..8].copy_from_slice(&sector.to_le_bytes());
@@ -171,7 +172,7 @@ impl Blk {
         self.submit(slot, kind, 0, 16);
     }
 
-    /// Takes completions of the device; true if there were any.
+    /// Takes completions from the device. Returns whether there were any.
     pub fn poll(&mut self) -> bool {
         let mut any = false;
         while let Some((first, _)) = self.queue.take_used() {
@@ -189,8 +190,8 @@ impl Blk {
         any
     }
 
-    /// Takes the result of `slot`, if there is one: whether the request succeeded. The slot is free
-    /// then.
+    /// Takes the result of `slot`, if available: whether the request succeeded. The slot is free
+    /// afterwards.
     pub fn take_result(&mut self, slot: usize) -> Option<bool> {
         let State::Done { ok } = self.states[slot] else {
             return None;
@@ -199,7 +200,7 @@ impl Blk {
         Some(ok)
     }
 
-    /// Waits for the result of `slot`.
+    /// Waits for the result of `slot`: whether the request succeeded.
     pub fn wait(&mut self, slot: usize) -> bool {
         self.queue.notify();
         loop {
@@ -216,13 +217,13 @@ impl Blk {
         self.queue.notify();
     }
 
-    /// Enables or disables interrupts; true if a completion is already there.
+    /// Enables or disables interrupts. Returns whether a completion is already available.
     pub fn want_interrupts(&mut self, wanted: bool) -> bool {
         self.queue.want_interrupts(wanted);
         self.queue.has_used()
     }
 
-    /// Acknowledges its interrupt.
+    /// Acknowledges the device's interrupt.
     pub fn acknowledge_interrupt(&self) {
         self.transport.acknowledge_interrupt();
     }

@@ -1,4 +1,4 @@
-//! The console device (virtio v1.2, 5.3), one port.
+//! The console device (virtio 1.2, section 5.3), with one port.
 
 use crate::memory::{self, Zeroed};
 use crate::virtio::queue::{Part, Queue};
@@ -59,7 +59,7 @@ impl Console {
         self.receive.offer(number, &[part]);
     }
 
-    /// Echoes typed bytes; true if there were any.
+    /// Echoes typed bytes. Returns whether there were any.
     pub fn poll(&mut self) -> bool {
         let Some((number, length)) = self.receive.take_used() else {
             return false;
@@ -73,7 +73,7 @@ impl Console {
         true
     }
 
-    /// Writes `text`; waits for a free buffer, because a mark must not be lost.
+    /// Writes `text`. Waits for free buffers, because a mark must not be lost.
     pub fn write(&mut self, text: &[u8]) {
         for piece in text.chunks(BUFFER_LEN) {
             let number = self.free_buffer();

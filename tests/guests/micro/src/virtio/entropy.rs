@@ -1,4 +1,4 @@
-//! The entropy device (virtio v1.2, 5.4).
+//! The entropy device (virtio 1.2, section 5.4).
 
 use crate::memory;
 use crate::virtio::queue::{Part, Queue};
@@ -22,7 +22,7 @@ impl Entropy {
         Self { queue, buffer: memory::allocate() }
     }
 
-    /// A random number; waits for the device.
+    /// A random number. Waits for the device.
     pub fn number(&mut self) -> u64 {
         let part = Part { address: self.buffer.as_ptr() as u64, length: 8, writable: true };
         self.queue.offer(0, &[part]);
@@ -30,8 +30,8 @@ impl Entropy {
         while self.queue.take_used().is_none() {
             core::hint::spin_loop();
         }
-        // SAFETY: our buffer, which the device has written; volatile, because the compiler does not see that
-        // write.
+        // SAFETY: our buffer, which the device has written; volatile, because the compiler does not
+        // see that write.
         u64::from_le_bytes(unsafe { (&raw const *self.buffer).read_volatile() })
     }
 }

@@ -1,4 +1,4 @@
-//! Polling virtio drivers over the MMIO transport (virtio specification v1.2).
+//! Polling virtio drivers over the MMIO transport (virtio 1.2).
 
 pub mod blk;
 pub mod console;

@@ -1,4 +1,5 @@
-//! The network device (virtio v1.2, 5.1), one pair of queues and no offloads: every frame carries its checksums.
+//! The network device (virtio 1.2, section 5.1), with one pair of queues and no offloads: each
+//! frame contains its checksums.
 
 use crate::memory::{self, Zeroed};
 use crate::virtio::queue::{Part, Queue};
@@ -6,12 +7,13 @@ use crate::virtio::transport::Transport;
 
 /// The device ID.
 pub const DEVICE_ID: u32 = 1;
-/// The longest frame, without the frame check sequence of the wire.
+/// Maximum length of a frame in bytes, without the frame check sequence.
 pub const MAX_FRAME: usize = 1514;
 
 /// VIRTIO_NET_F_MAC (5.1.3).
 const HAS_MAC: u64 = 1 << 5;
-/// `struct virtio_net_hdr` with VERSION_1 (5.1.6): 12 bytes, zeros where no offload was negotiated.
+/// Size of `struct virtio_net_hdr` with VERSION_1 (5.1.6). It is all zeros, because no offload is
+/// negotiated.
 const HEADER: usize = 12;
 const BUFFER_LEN: usize = 2048;
 const BUFFERS: usize = 128;
@@ -33,7 +35,7 @@ pub struct Net {
     sent: Buffers,
     free: [bool; BUFFERS],
     in_flight: usize,
-    /// Its hardware address.
+    /// The device's hardware address.
     pub mac: [u8; 6],
 }
 
@@ -78,7 +80,7 @@ impl Net {
         self.receive.offer(number, &[part]);
     }
 
-    /// Copies the next received frame to `frame`; returns its length.
+    /// Copies the next received frame to `frame`, and returns its length; `None` if there is none.
     pub fn take_frame(&mut self, frame: &mut [u8; BUFFER_LEN]) -> Option<usize> {
         let (number, length) = self.receive.take_used()?;
         let buffer = &self.received[usize::from(number)].0;
@@ -88,8 +90,8 @@ impl Net {
         Some(length)
     }
 
-    /// Sends the frame that `write` puts in a buffer (`write` returns its length); false if no buffer was free, or
-    /// nothing was written.
+    /// Sends the frame that `write` puts into a buffer; `write` returns its length. Returns `false`
+    /// if no buffer is free or `write` returns 0.
     pub fn send(&mut self, write: impl FnOnce(&mut [u8]) -> usize) -> bool {
         self.collect_sent();
         let Some(number) = self.free.iter().position(|&free| free) else {
@@ -136,13 +138,14 @@ impl Net {
         self.in_flight == 0
     }
 
-    /// Enables or disables an interrupt at the next frame; true if a frame is already there.
+    /// Enables or disables an interrupt for the next received frame. Returns whether one is already
+    /// available.
     pub fn want_interrupts(&mut self, wanted: bool) -> bool {
         self.receive.want_interrupts(wanted);
         self.receive.has_used()
     }
 
-    /// Acknowledges its interrupt.
+    /// Acknowledges the device's interrupt.
     pub fn acknowledge_interrupt(&self) {
         self.transport.acknowledge_interrupt();
     }

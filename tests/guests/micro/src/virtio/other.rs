@@ -1,12 +1,13 @@
-//! A device of an unknown kind. It gets numbered lines in its first queue or, if it has no queue, byte by byte in its
-//! first register. An observer outside sees whether a line was lost.
+//! A device of unknown kind. The guest writes numbered lines to the device's first queue or, if it
+//! has no queue, byte by byte to its first register. An outside observer sees whether a line is
+//! lost.
 
 use crate::memory::{self, Zeroed};
 use crate::virtio::queue::{Part, Queue};
 use crate::virtio::transport::Transport;
 use core::fmt::{self, Write};
 
-/// Time between two lines.
+/// Time between two lines, in nanoseconds.
 const PERIOD_NS: u64 = 2_000_000;
 const LINE_LEN: usize = 32;
 
@@ -19,7 +20,7 @@ struct Buffers {
 // SAFETY: integers only.
 unsafe impl Zeroed for Buffers {}
 
-/// How the device is driven.
+/// The way to write to the device.
 enum Way {
     Queue { queue: Queue, buffers: &'static mut Buffers, waiting: bool },
     Register { base: u64 },
@@ -33,7 +34,7 @@ pub struct Other {
 }
 
 impl Other {
-    /// A virtio device of an unknown kind.
+    /// A virtio device.
     pub fn start(transport: Transport) -> Self {
         transport.negotiate(0);
         let queue = transport.queue(0, 4);
@@ -42,12 +43,12 @@ impl Other {
         Self { way, number: 0, due: 0 }
     }
 
-    /// A device with registers at `base`.
+    /// A device without queues, with registers at `base`.
     pub fn at(base: u64) -> Self {
         Self { way: Way::Register { base }, number: 0, due: 0 }
     }
 
-    /// Sends the next line if it is time; true if there was work.
+    /// Sends the next line if it is due. Returns whether there was work.
     pub fn poll(&mut self, now: u64) -> bool {
         let mut busy = false;
         if let Way::Queue { queue, waiting, .. } = &mut self.way
@@ -64,7 +65,7 @@ impl Other {
         self.due = now + PERIOD_NS;
         self.number += 1;
         let mut line = Line { bytes: [0; LINE_LEN], len: 0 };
-        // The buffer has room for any number.
+        // Ignore the result: the buffer has room for any number.
         let _ = writeln!(line, "line {}", self.number);
         self.send(&line.bytes[..line.len]);
         true
@@ -98,7 +99,7 @@ impl Other {
     }
 }
 
-/// A line that is being composed.
+/// A buffer for a line.
 struct Line {
     bytes: [u8; LINE_LEN],
     len: usize,

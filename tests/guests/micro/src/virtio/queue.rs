@@ -1,4 +1,4 @@
-//! The split virtqueue (virtio v1.2, 2.7).
+//! The split virtqueue (virtio 1.2, section 2.7).
 
 use crate::memory::{self, Zeroed};
 use crate::virtio::transport::{QUEUE_NOTIFY, Transport};
@@ -7,10 +7,10 @@ use core::sync::atomic::{Ordering, fence};
 /// Maximum number of entries in a queue.
 pub const MAX_SIZE: usize = 256;
 
-// 2.7.5, descriptor flags.
+// Descriptor flags (2.7.5).
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
-// 2.7.6 and 2.7.8.
+// Flags of the available ring (2.7.6) and of the used ring (2.7.8).
 const AVAIL_NO_INTERRUPT: u16 = 1;
 const USED_NO_NOTIFY: u16 = 1;
 
@@ -56,15 +56,15 @@ unsafe impl Zeroed for Memory {}
 /// A part of a request's buffer.
 #[derive(Clone, Copy)]
 pub struct Part {
-    /// Its address.
+    /// The address.
     pub address: u64,
-    /// Its length.
+    /// The length in bytes.
     pub length: u32,
-    /// Whether the device writes to it.
+    /// Whether the device writes to the part.
     pub writable: bool,
 }
 
-/// A queue. Its owner decides which descriptors a request uses.
+/// A queue. Its owner assigns descriptors to requests.
 pub struct Queue {
     transport: Transport,
     index: u32,
@@ -105,22 +105,22 @@ impl Queue {
         }
     }
 
-    /// The number of descriptors.
+    /// Number of descriptors.
     pub fn size(&self) -> u16 {
         self.size
     }
 
-    /// Asks the device to send interrupts or not (2.7.7): only a hint.
+    /// Enables or disables interrupts of the device (2.7.7). This is only a hint to the device.
     pub fn want_interrupts(&mut self, wanted: bool) {
         let flags = if wanted { 0 } else { AVAIL_NO_INTERRUPT };
         // SAFETY: our allocation; the device may read it at any time, hence volatile.
         unsafe { (&raw mut (*self.memory).available.flags).write_volatile(flags) };
-        // The following read of the used ring must not happen before the device can see the flag.
+        // The device must see the flag before the guest reads the used ring.
         fence(Ordering::SeqCst);
     }
 
-    /// Offers the chain of `parts`, in the descriptors from `first` on, which must be free. The device is notified by
-    /// the next [`Queue::notify`].
+    /// Offers the chain of `parts` in the descriptors from `first` on, which must be free. The next
+    /// [`Queue::notify`] notifies the device.
     pub fn offer(&mut self, first: u16, parts: &[Part]) {
         for (place, part) in parts.iter().enumerate() {
             let number = first + place as u16;
@@ -140,7 +140,8 @@ impl Queue {
         }
         let place = usize::from(self.published % self.size);
         self.published = self.published.wrapping_add(1);
-        // SAFETY: our allocation. 2.7.13: the entry and the descriptors are visible before the index.
+        // SAFETY: our allocation. 2.7.13: the entry and the descriptors are visible before the
+        // index.
         unsafe {
             (&raw mut (*self.memory).available.ring[place]).write_volatile(first);
             fence(Ordering::SeqCst);
@@ -148,7 +149,8 @@ impl Queue {
         }
     }
 
-    /// Notifies the device of chains offered since the last call, unless it suppresses notifications (2.7.10).
+    /// Notifies the device of the chains since the last call, unless the device suppresses
+    /// notifications (2.7.10).
     pub fn notify(&mut self) {
         if self.notified == self.published {
             return;
@@ -162,18 +164,18 @@ impl Queue {
         }
     }
 
-    /// Whether the device has used a chain that was not taken yet.
+    /// Whether the device has used a chain that is not taken yet.
     pub fn has_used(&self) -> bool {
         // SAFETY: our allocation; the device writes it, hence volatile.
         unsafe { (&raw const (*self.memory).used.index).read_volatile() != self.seen }
     }
 
-    /// The next used chain: its first descriptor and the number of bytes written.
+    /// The next used chain: its first descriptor, and the number of bytes that the device wrote.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
         if !self.has_used() {
             return None;
         }
-        // 2.7.14: the element must be read after the index.
+        // The element must be read after the index (2.7.14).
         fence(Ordering::SeqCst);
         let place = usize::from(self.seen % self.size);
         // SAFETY: our allocation; the device no longer writes this element.

@@ -1,8 +1,9 @@
-//! The MMIO transport (virtio v1.2, 4.2), version 2 only, and the start of a device (3.1.1).
+//! The MMIO transport (virtio 1.2, section 4.2), version 2 only, and the initialization of a device
+//! (section 3.1.1).
 
 use crate::virtio::queue::Queue;
 
-// 4.2.2, MMIO device register layout.
+// Register layout (4.2.2).
 const MAGIC: usize = 0x000;
 const VERSION: usize = 0x004;
 const DEVICE_ID: usize = 0x008;
@@ -26,26 +27,26 @@ const CONFIG: usize = 0x100;
 const MAGIC_VALUE: u32 = 0x7472_6976;
 const MODERN: u32 = 2;
 
-// 2.1, device status field.
+// Device status (2.1).
 const ACKNOWLEDGE: u32 = 1;
 const DRIVER: u32 = 2;
 const DRIVER_OK: u32 = 4;
 const FEATURES_OK: u32 = 8;
 
-/// VIRTIO_F_VERSION_1 (6).
+/// VIRTIO_F_VERSION_1 (section 6).
 const VERSION_1: u64 = 1 << 32;
 
-/// A device's registers.
+/// The registers of a device.
 #[derive(Clone, Copy)]
 pub struct Transport {
     base: usize,
 }
 
 impl Transport {
-    /// The device at `base` and its ID (5), or `None` if there is none.
+    /// The device at `base` and its device ID (section 5); `None` if there is no virtio device.
     pub fn probe(base: u64) -> Option<(Self, u32)> {
         let transport = Self { base: usize::try_from(base).ok()? };
-        // 4.2.2.2: read no other register before these, and ignore device ID 0.
+        // Read no other register before these, and ignore device ID 0 (4.2.2.2).
         if transport.read(MAGIC) != MAGIC_VALUE {
             return None;
         }
@@ -60,12 +61,14 @@ impl Transport {
     }
 
     pub(super) fn read(&self, register: usize) -> u32 {
-        // SAFETY: a register of the device that the command line names and the magic number confirms.
+        // SAFETY: a register of the device that the command line names and the magic number
+        // confirms.
         unsafe { ((self.base + register) as *const u32).read_volatile() }
     }
 
     pub(super) fn write(&self, register: usize, value: u32) {
-        // SAFETY: as for `read`; memory of a queue that a device knows belongs to the device forever.
+        // SAFETY: as for `read`; memory of a queue that a device knows belongs to the device
+        // forever.
         unsafe { ((self.base + register) as *mut u32).write_volatile(value) }
     }
 
@@ -74,7 +77,8 @@ impl Transport {
         self.write(register + 4, (value >> 32) as u32);
     }
 
-    /// Resets the device and negotiates features: those of `wanted` that it offers, and version 1.
+    /// Resets the device, and accepts VERSION_1 and the features in `wanted` that the device
+    /// offers.
     pub fn negotiate(&self, wanted: u64) -> u64 {
         self.write(STATUS, 0);
         while self.read(STATUS) != 0 {
@@ -100,7 +104,7 @@ impl Transport {
         features
     }
 
-    /// Sets up queue `index` with at most `wanted` entries (4.2.3.2).
+    /// Creates queue `index` with at most `wanted` entries (4.2.3.2).
     pub fn queue(&self, index: u32, wanted: u16) -> Queue {
         self.write(QUEUE_SEL, index);
         assert!(self.read(QUEUE_READY) == 0, "queue {index} is in use");
@@ -117,17 +121,18 @@ impl Transport {
         queue
     }
 
-    /// Sets DRIVER_OK: the device may work.
+    /// Sets DRIVER_OK: the device may operate from now on.
     pub fn start(&self) {
         self.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
-    /// Acknowledges the device's interrupt (2.3, 4.2.2): used buffer and configuration change.
+    /// Acknowledges the device's interrupt, for used buffers and configuration changes (2.3,
+    /// 4.2.2).
     pub fn acknowledge_interrupt(&self) {
         self.write(INTERRUPT_ACK, 3);
     }
 
-    /// A 64-bit field of the device's configuration, read again until it is consistent (2.5.1).
+    /// A 64-bit field of the device's configuration. Reads it again until it is consistent (2.5.1).
     pub fn config_u64(&self, offset: usize) -> u64 {
         loop {
             let before = self.read(CONFIG_GENERATION);
