@@ -1,5 +1,5 @@
 //! Reads the guest's log from the disk image. Each acknowledged operation must be in it, unchanged
-//! and in order.
+//! and in order. Apart from them, it may contain only unanswered operations.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -46,7 +46,7 @@ pub enum HostKvm {
 pub struct Probe {
     /// The result.
     pub kvm: HostKvm,
-    /// The reason, for people.
+    /// The reason, as a text.
     pub reason: String,
 }
 

@@ -194,7 +194,7 @@ impl Process {
         Ok(())
     }
 
-    /// All lines that the child has printed.
+    /// All lines that the child has printed on standard error.
     pub fn lines(&self) -> Vec<String> {
         self.said().lines.clone()
     }

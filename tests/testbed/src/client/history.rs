@@ -63,7 +63,7 @@ pub struct History {
     /// Whether the guest may answer with a new boot ID, because the harness ordered it to reset
     /// itself.
     may_reset: bool,
-    /// The guest's boot ids before each reset.
+    /// The guest's boot IDs before each reset.
     former: Vec<u64>,
     highest: Floor,
     faults: u64,

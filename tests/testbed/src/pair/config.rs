@@ -104,7 +104,7 @@ impl Kill {
         Self::PowerOff,
     ];
 
-    /// The faults that need no special hosts: the meaning of `all`.
+    /// The faults that `all` stands for. Each pair permits them.
     pub fn everywhere() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().take(6)
     }

@@ -184,7 +184,7 @@ impl<'a> Playing<'a> {
     }
 
     /// Handles the status of both sides. A takeover without a key is possible: a host that is too
-    /// busy to send heartbeats is replaced.
+    /// busy for heartbeats in time is replaced.
     fn hear(&mut self, answers: &Answers) -> Result<Next> {
         if let Some(takeover) = answers.passive.as_ref().filter(|status| status.has_taken_over()) {
             self.say("the standby goes on with the guest, and no key has asked for that");

@@ -223,7 +223,8 @@ impl<'a> Pair<'a> {
             report.died_at_power_off = true;
         }
         if self.active.process.wait_exit(patience).and_then(|exit| exit.code()) == Some(FENCED) {
-            // The primary was too busy to send heartbeats: its standby took over, and powered off.
+            // The primary was too busy for heartbeats in time: its standby took over and powered
+            // off.
             std::mem::swap(&mut self.active, &mut self.passive);
             report.findings.extend(self.loser_ends());
             self.unasked += 1;

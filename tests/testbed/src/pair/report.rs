@@ -65,8 +65,8 @@ pub struct RunReport {
     pub rounds: Vec<RoundReport>,
     /// Whether a side died while the guest powered itself off.
     pub died_at_power_off: bool,
-    /// Number of takeovers that happened without an injected fault: a side was too busy to send
-    /// heartbeats.
+    /// Number of takeovers that happened without an injected fault: a side was too busy for
+    /// heartbeats in time.
     pub unasked: u32,
     /// Whether the guest died with its primary, which had lost its standby right before it was
     /// killed because a side was too busy.

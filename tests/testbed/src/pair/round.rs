@@ -316,9 +316,9 @@ impl Pair<'_> {
         })
     }
 
-    /// Follows a takeover without an injected fault: a host was too busy to send heartbeats. This
-    /// breaks no promise, so the takeover is judged like any other, and counted. Returns any other
-    /// `error`.
+    /// Follows a takeover without an injected fault: a host was too busy for heartbeats in time.
+    /// This breaks no promise, so the takeover is judged like any other, and counted. Returns any
+    /// other `error`.
     fn follow_unasked(&mut self, error: anyhow::Error, load: Load) -> Result<()> {
         // The primary may learn that it is fenced before the guest runs on the other host.
         let ended = self.active.process.wait_exit(Duration::ZERO).and_then(|exit| exit.code());
@@ -400,8 +400,8 @@ impl Pair<'_> {
     pub(super) fn standby_without_arbiter(&mut self, outage: Outage) -> Result<Outcome> {
         self.launcher.fail_arbiter(outage)?;
         while !self.says_that_it_is_degraded()? {
-            // On a busy host the primary has lost its standby, which cannot ask the arbiter to join
-            // again. End the outage, and repeat.
+            // On a busy host the primary has just lost its standby, which can join again only once
+            // it reaches the arbiter. End the outage, and repeat.
             self.launcher.recover_arbiter(outage)?;
             self.wait_protected_wherever(Load::Goes)?;
             self.launcher.fail_arbiter(outage)?;

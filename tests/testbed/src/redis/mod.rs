@@ -5,7 +5,6 @@
 //! Each client knows the answers for its own keys in advance. The [judge of
 //! histories](crate::linearizability) judges the shared keys. At the end the client reads back all
 //! acknowledged values.
-//! the end everything acknowledged is read back.
 
 mod resp;
 mod shared;
