@@ -1,4 +1,4 @@
-//! vm-superio's keyboard controller: no keyboard, only the reset line of PCs.
+//! vm-superio's keyboard controller. It has no keyboard, only the reset line of PCs.
 
 use io_gate::{Fields, Identity, SavedState, StateError};
 use vm_superio::I8042Device;
@@ -9,7 +9,7 @@ use super::{Adapter, Foreign, Line, Wires};
 /// resets the machine. The reset is an effect and is held until it is committed.
 pub type I8042 = Adapter<Controller>;
 
-/// The controller. It has no state besides its wire.
+/// The controller. Its only state is that of its wire.
 pub struct Controller(I8042Device<Line>);
 
 impl Foreign for Controller {
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// The requests that a write to the device makes.
+    /// The requests that result from a write to the device.
     fn asked(offset: u64, bytes: &[u8]) -> Vec<Request> {
         let (mut ledger, _authority) = new_gate();
         let mut device = I8042::new();

@@ -1,9 +1,9 @@
 //! Devices of other crates, used behind the gate without changes.
 //!
-//! Such a device is connected to [`Wires`]: a writer that only records bytes, and lines that only
-//! record requests. After each access [`Adapter`] reads the wires and spends tokens for what it
-//! finds. An implementation of [`Foreign`] says how the device is accessed and what its saved state
-//! is.
+//! The device is connected to [`Wires`]: a writer that only records bytes, and lines that only
+//! record requests. After each access [`Adapter`] reads the wires and spends tokens for what they
+//! have recorded. An implementation of [`Foreign`] defines how the device is accessed and what its
+//! saved state is.
 
 mod i8042;
 mod rtc;
@@ -27,28 +27,29 @@ const OUTPUT: Port = Port(0);
 
 /// What the adapter needs to know about a device of another crate.
 ///
-/// The device must reach the outside only by its [`Wires`]. A device that opens files itself cannot
-/// be used: its effects could not be held.
+/// The device must reach the outside only through its [`Wires`]. A device that opens files itself
+/// cannot be used: its effects could not be held.
 pub trait Foreign: Sized + Send {
     /// The device's identity.
     const IDENTITY: Identity;
 
-    /// The device as it is after power-on.
+    /// Creates the device in its state after power-on.
     fn power_on(wires: &Wires) -> Self;
 
-    /// The guest reads a register.
+    /// Handles the guest's read of a register.
     fn read(&mut self, offset: u64, into: &mut [u8]);
 
-    /// The guest writes a register.
+    /// Handles the guest's write of a register.
     fn write(&mut self, offset: u64, from: &[u8]);
 
-    /// Input has arrived. Returns the number of bytes consumed. The rest is offered again.
+    /// Handles input. Returns the number of bytes consumed. The rest is offered again.
     fn intake(&mut self, data: &[u8]) -> usize;
 
     /// Adds to `state` everything that affects what the guest sees, without the wires.
     fn save(&self, state: SavedState) -> SavedState;
 
-    /// The device as it was saved. What it puts on the wires during the restore is cleared.
+    /// Creates the device from its saved state. The adapter clears what the restore has put on the
+    /// wires.
     ///
     /// # Errors
     /// When a field is missing or has an invalid value.
@@ -62,14 +63,14 @@ pub struct Adapter<F> {
 }
 
 impl<F: Foreign> Adapter<F> {
-    /// The device as it is after power-on.
+    /// Creates the device in its state after power-on.
     #[must_use]
     pub fn new() -> Self {
         let wires = Wires::default();
         Self { device: F::power_on(&wires), wires }
     }
 
-    /// Stages what the device has put on its wires.
+    /// Stages the output and the reset request that the device has put on its wires.
     fn stage(&self, gate: &mut Gate<'_>) {
         let written = self.wires.output.take();
         if !written.is_empty() {
@@ -118,7 +119,7 @@ impl<F: Foreign> RegisterDevice for Adapter<F> {
     }
 
     fn save(&self) -> SavedState {
-        // The other wires are empty between two accesses.
+        // Between two accesses the other wires are empty.
         self.device
             .save(SavedState::new(&F::IDENTITY))
             .number("interrupt", self.wires.interrupt.is_raised().into())
@@ -133,8 +134,8 @@ impl<F: Foreign> RegisterDevice for Adapter<F> {
         let wires = Wires::default();
         let device = F::restore(&mut fields, &wires)?;
         fields.close()?;
-        // A device may request an interrupt or print when it is restored. The saved state counts,
-        // since otherwise the two sides would differ.
+        // A device may request an interrupt or print when it is restored. Only the saved state
+        // counts: otherwise the two sides would differ.
         wires.clear();
         if interrupt == 1 {
             wires.interrupt.raise();

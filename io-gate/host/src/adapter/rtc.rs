@@ -4,21 +4,21 @@
 //! an input, and the wall clocks of two hosts differ. So the latest time shown is part of the saved
 //! state. A host that is behind it continues from that time. A host that is ahead shows its own
 //! time, which to the guest looks like a longer pause. The same applies when one host's wall clock
-//! is set back. Only the guest can set its clock back, by the load and control registers.
+//! is set back. Only the guest can set its clock back, with the load and control registers.
 
 use io_gate::{Fields, Identity, SavedState, StateError, note};
 use vm_superio::rtc_pl031::{NoEvents, RtcState};
 
 use super::{Adapter, Foreign, Wires};
 
-/// A clock in a window of 4 KiB, with 32-bit registers (ARM DDI 0224, 3.2). It has no alarm and
-/// therefore no interrupt.
+/// A clock in a window of 4 KiB, with 32-bit registers (ARM DDI 0224, 3.2). It has no alarm, and so
+/// no interrupt.
 pub type Rtc = Adapter<Clock>;
 
 const DATA: u16 = 0x00;
 const LOAD: u16 = 0x08;
 const CONTROL: u16 = 0x0c;
-/// The length of its window.
+/// The length of its window in bytes.
 const WINDOW: u64 = 0x1000;
 const REGISTER: usize = 4;
 
@@ -36,8 +36,8 @@ impl Clock {
         u32::from_le_bytes(word)
     }
 
-    /// The time. If this host is behind the latest time shown, adds an offset so that the clock
-    /// continues from there.
+    /// The current time. If this host is behind the latest time shown, adds an offset so that the
+    /// clock continues from there.
     fn time(&mut self) -> u32 {
         let now = self.register(DATA);
         let behind = self.shown.saturating_sub(now);
@@ -91,7 +91,7 @@ impl Foreign for Clock {
         let value = u32::from_le_bytes(*word);
         match (register, value) {
             (LOAD, time) => self.shown = time,
-            // Restarts with the host's time.
+            // The clock restarts with the host's time.
             (CONTROL, 1) => self.shown = 0,
             _ => {}
         }
@@ -161,7 +161,7 @@ mod tests {
         let mut heir = taken_over(&clock, -3600);
         let later = read(&mut heir, DATA);
         assert!((shown..shown + 60).contains(&later), "{shown}, then {later}");
-        // It runs from there, and does not stand still for an hour.
+        // It continues from there, and is not stopped for an hour.
         assert!(heir.chip.state().offset >= -60);
         // The same holds on a third host.
         let mut third = taken_over(&heir, -7200);

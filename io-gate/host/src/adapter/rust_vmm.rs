@@ -1,8 +1,8 @@
 //! Devices in the style of rust-vmm: those that implement `vm_device::MutDevicePio` or
 //! `MutDeviceMmio`.
 //!
-//! Such a device is used unchanged. What its traits do not provide, above all its saved state,
-//! comes from an implementation of [`Keep`]:
+//! The device is used unchanged. An implementation of [`Keep`] provides what its traits do not, in
+//! particular its saved state:
 //!
 //! ```
 //! use io_gate::{Fields, Identity, SavedState, StateError};
@@ -47,7 +47,7 @@ use vm_device::{MutDeviceMmio, MutDevicePio};
 
 use super::{Foreign, Wires};
 
-/// What a device's own traits do not provide.
+/// The parts of a device that its own traits do not provide.
 pub trait Keep: Send {
     /// The device.
     type Device: Send;
@@ -68,10 +68,10 @@ pub trait Keep: Send {
     fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self::Device, StateError>;
 }
 
-/// A device behind I/O ports. Its ports begin at 0.
+/// A device behind I/O ports, whose base is 0.
 pub struct PioDevice<K: Keep>(K::Device);
 
-/// A device behind an address window. Its window begins at 0.
+/// A device behind an address window, whose base is 0.
 pub struct MmioDevice<K: Keep>(K::Device);
 
 impl<K: Keep> Foreign for PioDevice<K>

@@ -7,7 +7,7 @@ use vm_superio::serial::{Error, NoEvents, SerialState};
 
 use super::{Adapter, Foreign, Line, StagingWriter, Wires};
 
-/// A serial port. What the guest sends is console output on port 0.
+/// A serial port. The bytes that the guest sends are console output on port 0.
 pub type Serial = Adapter<Uart>;
 
 /// The chip.
@@ -37,7 +37,7 @@ impl Foreign for Uart {
     }
 
     fn intake(&mut self, data: &[u8]) -> usize {
-        // In loopback mode the line is disconnected: arriving bytes are lost.
+        // In loopback mode the line is disconnected, so arriving bytes are lost.
         match self.0.enqueue_raw_bytes(data) {
             Ok(0) => data.len(),
             Ok(taken) => taken,
@@ -81,7 +81,7 @@ impl Foreign for Uart {
 }
 
 /// The registers from `offset` on. They are one byte wide: a PC's bus splits a wider access into
-/// one for each register.
+/// one per register.
 fn registers(offset: u64) -> impl Iterator<Item = u8> {
     (offset..offset.saturating_add(8)).map(|offset| u8::try_from(offset).unwrap_or(u8::MAX))
 }

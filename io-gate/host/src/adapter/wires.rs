@@ -1,4 +1,4 @@
-//! The connections of a device from another crate: wires that only record.
+//! The connections of a device of another crate: wires that only record.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -10,9 +10,9 @@ use vm_superio::Trigger;
 /// All wires of a device.
 #[derive(Clone, Debug, Default)]
 pub struct Wires {
-    /// Output of the device, which becomes console output.
+    /// The device's output, which becomes console output.
     pub output: StagingWriter,
-    /// Its interrupt line.
+    /// The device's interrupt line.
     pub interrupt: Line,
     /// The line that resets the machine.
     pub reset: Line,
@@ -27,7 +27,7 @@ impl Wires {
     }
 }
 
-/// A writer that takes everything and lets nothing out. Written bytes wait to be staged.
+/// A writer that accepts all bytes and sends none. Written bytes wait to be staged.
 #[derive(Clone, Debug, Default)]
 pub struct StagingWriter(Arc<Mutex<Vec<u8>>>);
 
@@ -71,7 +71,7 @@ impl Line {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Whether the line was raised; clears it.
+    /// Whether the line was raised. Clears it.
     pub(super) fn take(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }

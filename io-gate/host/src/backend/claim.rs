@@ -1,8 +1,8 @@
-//! The content of the record beside a disk: which machine may write to it, and in which term (P2).
+//! The content of a fence record: which machine may write to the disk, and in which term (P2).
 
 use crate::clock::utc;
 
-/// The most bytes of a holder's name that are kept: with the other fields it fits into a sector.
+/// Upper bound of a holder's name in bytes: with the other fields it fits into a sector.
 const MAX_HOLDER: usize = 256;
 
 /// The content of a record.
@@ -12,16 +12,16 @@ pub struct Claim {
     pub machine: String,
     /// The term of the writer.
     pub term: u64,
-    /// The process. Empty in a record of a release that did not write it.
+    /// The process that holds the term. Empty in a record of a release that did not write it.
     pub holder: String,
-    /// When the record was written, in seconds since 1970; 0 if not known.
+    /// The time at which the record was written, in seconds since 1970. 0 if it is not known.
     pub at: u64,
     /// The machine has ended in good order: no process writes to the disk.
     pub free: bool,
 }
 
 impl Claim {
-    /// Whether this holder of this term wrote it.
+    /// Whether this holder of this term has written the claim.
     #[must_use]
     pub fn is_of(&self, term: u64, holder: &str) -> bool {
         self.term == term && self.holder == shortened(holder)

@@ -1,7 +1,7 @@
-//! Direct I/O, around the host's page cache (`O_DIRECT`): whole blocks of the storage, in aligned
+//! Direct I/O (`O_DIRECT`), past the host's page cache: whole blocks of the storage, in aligned
 //! memory.
 //!
-//! A guest's sectors have 512 bytes and its buffers have any alignment, so all data passes through
+//! A guest's sectors have 512 bytes, and its buffers have any alignment, so all data passes through
 //! a buffer of the disk. If the storage's blocks are larger than a sector, the rest of a block is
 //! read before the block is written. One lane performs all requests of a disk in turn, so this
 //! overwrites no other write.
@@ -17,15 +17,15 @@ use crate::out::{self, Outgoing, Refused, Stretch, Target, with_permits};
 use crate::permit::May;
 use crate::poisoned::POISONED;
 
-/// Size of the buffer: the most that is read or written at once.
+/// Size of the buffer in bytes: the most that is read or written at once.
 const BUFFER: usize = 256 * 1024;
-/// Alignment of memory that all known storage accepts.
+/// Alignment of memory, in bytes, that all known storage accepts.
 const ALIGNMENT: usize = 4096;
 
-/// How a disk is read and written.
+/// Reads and writes a disk in whole blocks.
 #[derive(Debug)]
 pub(super) struct Direct {
-    /// The size of a block: 512 bytes, or a larger power of two.
+    /// The size of a block in bytes: 512, or a larger power of two.
     block: u64,
     buffer: Mutex<Buffer>,
 }
@@ -50,11 +50,11 @@ impl Buffer {
 }
 
 impl Direct {
-    /// Asks for the block size. A test read does not reveal it, since a read of a hole does not
-    /// reach the storage.
+    /// Asks the kernel for the block size. A test read would not show it, because a read of a hole
+    /// does not reach the storage.
     ///
     /// # Errors
-    /// When direct I/O is not possible, or the blocks are larger than any known.
+    /// When direct I/O is not possible, or the blocks are larger than any known ones.
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let block = descriptors::direct_block(file)?;
         if !block.is_power_of_two() || block > ALIGNMENT as u64 {
@@ -94,7 +94,7 @@ impl Direct {
     ) -> Result<usize, Refused> {
         let piece = self.stretch(at, bytes.len());
         let mut buffer = self.buffer();
-        // P2: the permit is requested after the reads, which may have taken long.
+        // P2: request the permit after the reads, which may have taken long.
         let blocks = bytes.within_blocks(target.file, &piece, buffer.slice(piece.len))?;
         let written = with_permits(may, |permit| out::write_at(permit, target, piece.at, &blocks))?;
         match written.saturating_sub(piece.skip).min(piece.wanted) {
@@ -187,7 +187,7 @@ mod tests {
         }
     }
 
-    /// P2: without a permit nothing is written.
+    /// P2: without a permit no byte is written.
     #[test]
     fn p2_nothing_is_written_without_permission() {
         let (file, direct, bytes) = large_blocks();

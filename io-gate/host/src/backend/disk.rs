@@ -23,22 +23,23 @@ use crate::permit::May;
 
 /// `VIRTIO_BLK_F_FLUSH` (5.2.3).
 const F_FLUSH: u64 = 1 << 9;
-/// How long another process may check whether a device is free, as this process does; retry interval.
+/// How long another process may make the same check of a device as this one, and the interval
+/// between two attempts.
 const OTHERS_LOOK: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// How a disk is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// Never write to it.
+    /// Never write to the disk.
     pub read_only: bool,
-    /// Take a lock, so that no two machines use the disk: for writing, against all others; for
-    /// reading, against writers.
+    /// Take a lock, so that no two machines use the disk. For writing, it excludes all others; for
+    /// reading, it excludes writers.
     pub lock: bool,
     /// A write completes when it is in the storage. Otherwise it completes in this host's page
     /// cache, which is lost with the host.
     pub write_through: bool,
-    /// Read and write around the host's page cache (`O_DIRECT`).
+    /// Read and write past the host's page cache (`O_DIRECT`).
     pub direct: bool,
 }
 
@@ -49,21 +50,21 @@ pub struct Disk {
     path: PathBuf,
     sectors: u64,
     read_only: bool,
-    /// Whether it was opened so that each write is durable (`O_DSYNC`).
+    /// Whether the file was opened so that each write is durable (`O_DSYNC`).
     opened_through: bool,
-    /// Whether each write must be durable. It may be set while the disk is in use.
+    /// Whether each write must be durable. May be set while the disk is in use.
     write_through: bool,
     /// Whether the guest's driver flushes. If not, completed writes must be stable (virtio 1.2,
-    /// 5.2.6.2). This is assumed until a driver has accepted the flush feature.
+    /// 5.2.6.2). A driver counts as one that does not, until it has accepted the flush feature.
     driver_flushes: Arc<AtomicBool>,
     direct: Option<Direct>,
     fence: Option<Arc<DiskFence>>,
     lock: Arc<Lock>,
-    /// For a block device: the second file that is locked.
+    /// The second file that is locked for a block device.
     lock_file: Option<Arc<File>>,
 }
 
-/// What threads other than the disk's lane use.
+/// The part of a disk that threads other than its lane use.
 pub(super) struct Input {
     driver_flushes: Arc<AtomicBool>,
     file: Arc<File>,
@@ -132,10 +133,11 @@ impl Input {
 }
 
 impl Disk {
-    /// Checks that what is at `path`, if anything, has the kind and size of a disk. Opens nothing.
+    /// Checks that the file at `path`, if there is one, has the kind and size of a disk. Opens
+    /// nothing.
     ///
     /// # Errors
-    /// When it has not.
+    /// When the kind or the size is wrong.
     pub fn check_kind(path: &Path) -> Result<(), DiskError> {
         let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
         match other_kind(path, &found) {
@@ -157,7 +159,7 @@ impl Disk {
         let not_direct = |error| DiskError::Direct { path: path.to_owned(), error };
         let mut file =
             descriptors::disk(path, read_only, write_through, direct).map_err(|error| {
-                // The error of a file system without O_DIRECT (open(2)).
+                // EINVAL is the error of a file system without O_DIRECT (open(2)).
                 let refused = direct && error.raw_os_error() == Some(libc::EINVAL);
                 let other = std::fs::metadata(path).ok().and_then(|found| other_kind(path, &found));
                 other.unwrap_or_else(|| if refused { not_direct(error) } else { failed(error) })
@@ -209,11 +211,11 @@ impl Disk {
         })
     }
 
-    /// Another handle of the same open file, without a fence record. The lock stays while any of
-    /// the handles exists.
+    /// Another handle of the same open file, without a fence record. The lock stays as long as any
+    /// of the handles exists.
     ///
     /// # Errors
-    /// When its size has changed, or cannot be read.
+    /// When the disk's size has changed, or cannot be read.
     pub fn again(&self) -> Result<Self, DiskError> {
         let failed = |error| DiskError::Open { path: self.path.clone(), error };
         let found = (&*self.file).seek(SeekFrom::End(0)).map_err(failed)?;
@@ -237,7 +239,7 @@ impl Disk {
         })
     }
 
-    /// Sets the record that says who may write to the disk.
+    /// Sets the record of who may write to the disk.
     #[must_use]
     pub fn fenced_by(mut self, fence: DiskFence) -> Self {
         self.fence = Some(Arc::new(fence));
@@ -251,14 +253,14 @@ impl Disk {
     /// Changes the lock of the image to this use.
     ///
     /// # Errors
-    /// When another process uses it in a conflicting way. The former lock then stays.
+    /// When another process uses the image in a conflicting way. The former lock then stays.
     pub fn lock(&self, of: Use) -> Result<(), DiskError> {
         self.input().lock(of)
     }
 
     /// P3: drops this host's cached data of a block device, once. Another host may have written to
-    /// the device since, and the kernel does not learn of that. For a file, its file system keeps
-    /// the cache valid.
+    /// the device since then, and the kernel does not learn of that. For a file, the file system
+    /// keeps the cache valid.
     pub fn forget_cached(&self) {
         if !self.file.metadata().is_ok_and(|metadata| is_block_device(metadata.file_type())) {
             return;
@@ -272,10 +274,10 @@ impl Disk {
         }
     }
 
-    /// Locks a disk that another host is to have as well. A side that continues a guest does not
-    /// wait for the lock of the pair's other side: it has won the term, and the record beside the
-    /// disk keeps the other side from writing. A machine outside a pair has no terms and must end
-    /// first. With terms, a file system without locks is no obstacle either.
+    /// Locks a disk that another host uses too. A side that continues a guest does not wait for the
+    /// lock of the pair's other side: it has won the term, and the record beside the disk keeps the
+    /// other side from writing. A machine outside of a pair has no terms and must end first. With
+    /// terms, a file system without locks is acceptable too.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -283,8 +285,8 @@ impl Disk {
         self.input().share(side, has_terms)
     }
 
-    /// Makes each later write durable when it completes, and all earlier writes durable before it
-    /// returns (P3). Lane: no write is under way.
+    /// P3: makes all earlier writes durable before it returns, and from then on each write when it
+    /// completes. Called by the lane, with no write under way.
     pub(crate) fn write_through_from_now_on(&mut self, may: May<'_>) -> Result<(), Refused> {
         if self.read_only || self.write_through {
             return Ok(());
@@ -301,7 +303,7 @@ impl Disk {
         Target { file: &self.file, durably: self.write_through && !self.opened_through }
     }
 
-    /// Its size in sectors of 512 bytes.
+    /// The disk's size in sectors of 512 bytes.
     #[must_use]
     pub fn sectors(&self) -> u64 {
         self.sectors
@@ -364,7 +366,7 @@ impl Disk {
         }
     }
 
-    /// P3: makes written data durable if the driver has no other way to do so.
+    /// P3: makes written data durable, if the driver has no way to do so.
     fn make_stable(&self, may: May<'_>) -> Result<(), Refused> {
         let through = self.write_through || self.driver_flushes.load(Ordering::Acquire);
         if through { Ok(()) } else { self.flush(may) }
@@ -489,8 +491,8 @@ fn is_block_device(kind: std::fs::FileType) -> bool {
     kind.is_block_device()
 }
 
-/// P2: checks that no user on this host has exclusive use of a device: a mounted file system, or a
-/// volume manager. The device is closed again, since a pair's other side may have it open as well.
+/// P2: checks that no user on this host has exclusive use of a device (a mounted file system, or a
+/// volume manager). Closes the device again, because a pair's other side may have it open too.
 ///
 /// # Errors
 /// When the device is in exclusive use.
@@ -501,7 +503,7 @@ pub fn check_unused(path: &Path) -> Result<(), DiskError> {
             Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
                 return Err(DiskError::Open { path: path.to_owned(), error });
             }
-            // Another process may be making the same check at this moment.
+            // Another process may make the same check at this moment.
             Err(error) if Instant::now() >= until => {
                 return Err(DiskError::Busy { path: path.to_owned(), error });
             }
@@ -511,9 +513,9 @@ pub fn check_unused(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// P2: returns the file to lock in addition to the device node that was opened. On this host one
-/// device may have many nodes, and one file many loop devices. The given node is locked as well,
-/// since another process may find only that one.
+/// P2: returns the file to lock in addition to the opened device node. On one host a device may
+/// have many nodes, and a file many loop devices. The given node is locked too, because another
+/// process may find only that one.
 fn lock_of_device(given: &File, path: &Path, read_only: bool) -> Option<File> {
     let backing = descriptors::loop_backing(given, read_only).unwrap_or_else(|error| {
         log::warn!(
@@ -537,8 +539,8 @@ fn lock_of_device(given: &File, path: &Path, read_only: bool) -> Option<File> {
     node.or(backing).filter(|other| id(other) != id(given))
 }
 
-/// The files to lock for a disk that was opened as `given`. The first is the one that all users of
-/// the disk find, whatever name they use.
+/// The files to lock for a disk that was opened as `given`. All users of the disk find the first
+/// one, whatever name they use.
 fn locked<'f>(given: &'f File, other: Option<&'f File>) -> Vec<&'f File> {
     other.into_iter().chain([given]).collect()
 }

@@ -16,25 +16,25 @@ pub enum DiskError {
         /// The system's reason.
         error: io::Error,
     },
-    /// It is neither a file nor a block device.
+    /// The path is neither a file nor a block device.
     #[error(
         "disk {path}: expected a regular file or a block device, found {found}; check the path in --disk"
     )]
     Kind {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of the file.
         found: String,
     },
-    /// It is smaller than one sector.
+    /// The disk is smaller than one sector.
     #[error("disk {path}: expected at least 512 bytes, found {bytes}; make the image larger")]
     Empty {
         /// The file.
         path: PathBuf,
-        /// Its length.
+        /// The length in bytes.
         bytes: u64,
     },
-    /// The file system has no `O_DIRECT`, or not for this file.
+    /// The file system does not support `O_DIRECT`, at all or for this file.
     #[error(
         "disk {path}: its file system does not support direct I/O (O_DIRECT): {error}; remove `direct=on` from \
          --disk, or move the image to another file system"
@@ -45,7 +45,7 @@ pub enum DiskError {
         /// The system's reason.
         error: io::Error,
     },
-    /// Its length is not a multiple of the block size.
+    /// The length is not a multiple of the block size.
     #[error(
         "disk {path}: expected a multiple of {block} bytes, the block size of its storage, found {bytes}; make the \
          image larger, or remove `direct=on` from --disk"
@@ -53,12 +53,12 @@ pub enum DiskError {
     Blocks {
         /// The file.
         path: PathBuf,
-        /// The size of a block.
+        /// The size of a block in bytes.
         block: u64,
-        /// The file's length.
+        /// The file's length in bytes.
         bytes: u64,
     },
-    /// Another process has it locked.
+    /// Another process has the disk locked.
     #[error(
         "disk {path}: another process uses it; look for a `kemari` with this disk, here or on a host that shares it (`fuser -v {path}`, `lslocks`), and stop it first"
     )]
@@ -77,19 +77,19 @@ pub enum DiskError {
         /// The system's reason.
         error: io::Error,
     },
-    /// Its size has changed since it was opened.
+    /// The size has changed since the disk was opened.
     #[error(
         "disk {path}: expected {expected} bytes, as when this machine opened it, found {found}: restore its size"
     )]
     Resized {
         /// The file.
         path: PathBuf,
-        /// The length that the guest knows.
+        /// The length that the guest knows, in bytes.
         expected: u64,
-        /// Its length now.
+        /// The current length in bytes.
         found: u64,
     },
-    /// The record beside it names a machine that may write to it.
+    /// The record beside the disk names another machine that may write to it.
     #[error(
         "disk {path}: {claim} (its record is {record}); end that machine first, for instance with `kemari ctl power-off`; if \
          it and its host are known to be dead, start with --seize"

@@ -3,15 +3,16 @@
 //!
 //! The record is a one-line file next to the image, on the same storage, so that every host that
 //! reaches the image reaches the record. A writer reads the record right before each system call
-//! that writes, and raises it to its own term when it has won a later one. A record of a later
-//! term, or of the same term and another holder, means that this machine has been succeeded,
-//! whatever its arbiter or its clock says. The record is raised before the first effect of a term,
-//! and freed when a machine ends in good order; until then no other machine begins on the image.
+//! that writes. If it has won a later term, it raises the record to its own term. A record of a
+//! later term, or of the same term and another holder, means that another machine has replaced this
+//! one, whatever its arbiter or its clock says. The record is raised before the first effect of a
+//! term and freed when a machine ends in good order. Until then no other machine begins on the
+//! image.
 //!
 //! Limit: there is a window between reading the record and the write that follows. It lasts
-//! microseconds, unless the process is stopped exactly there or the storage is slow to carry out an
-//! earlier write. Only storage that refuses a fenced host (for instance SCSI persistent
-//! reservations) closes this window.
+//! microseconds, unless the process is stopped exactly there or the storage is slow with an earlier
+//! write. Only storage that refuses a fenced host (for instance SCSI persistent reservations)
+//! closes this window.
 
 use std::fs::File;
 use std::io;
@@ -29,13 +30,13 @@ use crate::fence::ANSWER_MAX_AGE;
 use crate::own_files;
 
 const FORM: &str = "kemari-fence 2 MACHINE TERM held|free SECONDS HOLDER .";
-/// One sector, so that it is written at once.
+/// One sector, so that one write replaces the whole record.
 const LENGTH: usize = 512;
-/// How long to wait for a process that has the record locked, since that process may be stopped.
+/// How long to wait for a process that has the record locked, because that process may be stopped.
 /// After that a successor writes without the lock.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
-/// How long a process that has raised the record waits before it acts. Answers that others have
-/// read before are too old after that.
+/// How long a process that has raised the record waits before it acts. By then the answers that
+/// others have read before are too old.
 const SETTLE: Duration = Duration::from_millis(2);
 // P2: a winner waits longer than the oldest answer that a loser may still act on.
 const _: () = assert!(SETTLE.as_micros() > ANSWER_MAX_AGE.as_micros());
@@ -46,11 +47,11 @@ pub struct DiskFence {
     file: File,
     path: PathBuf,
     machine: String,
-    /// The last term that this process has written or found as its own; 0 for none.
+    /// The last term that this process has written, or has found as its own. 0 if there is none.
     raised: AtomicU64,
 }
 
-/// The answer of a record.
+/// A record's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The record names this holder and term.
@@ -59,7 +60,7 @@ pub(crate) enum Answer {
     Lost(Claim),
 }
 
-/// Why the record cannot be used. It is read again later.
+/// Why the record cannot be used. The process reads it again later.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DiskFenceError {
     #[error("cannot {what} the fence record {path}: {error}")]
@@ -90,7 +91,7 @@ pub(crate) enum DiskFenceError {
 }
 
 impl DiskFence {
-    /// The record's place for an image: beside the image itself, since each host may have its own
+    /// The record's place for an image: beside the image itself, because each host may have its own
     /// symbolic link to the image.
     #[must_use]
     pub fn beside(image: &Path) -> PathBuf {
@@ -100,7 +101,8 @@ impl DiskFence {
         name.into()
     }
 
-    /// Reads the record at `path`: `None` if there is none yet, or an empty one. Writes nothing.
+    /// Reads the record at `path`. Returns `None` if there is no record yet, or an empty one.
+    /// Writes nothing.
     ///
     /// # Errors
     /// When it cannot be read, or is not a fence record.
@@ -123,7 +125,7 @@ impl DiskFence {
         let failed = |error| DiskError::Fence { path: path.to_owned(), error };
         let file = descriptors::fence_record(path).map_err(failed)?;
         check_file(&file, path).map_err(|error| failed(io::Error::other(error)))?;
-        // Make the record's name survive a power failure, as the image's does.
+        // Make the record's name survive a power failure, as the image's name does.
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         descriptors::sync_directory(dir.unwrap_or(Path::new("."))).map_err(failed)?;
         let (path, machine) = (path.to_owned(), machine.to_owned());
@@ -149,7 +151,7 @@ impl DiskFence {
         }
     }
 
-    /// As [`claim`](Self::claim), and rewrites the record with a later time, so that no earlier
+    /// As [`claim`](Self::claim). Also rewrites the record with a later time, so that no earlier
     /// copy has the same content.
     ///
     /// # Errors
@@ -175,12 +177,12 @@ impl DiskFence {
         }
     }
 
-    /// Frees the disk in the record, if `holder` is the last that could write to it.
+    /// Frees the disk in the record, if `holder` is the last process that may write to it.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn free(&self, term: u64, holder: &str) -> Result<(), DiskError> {
-        // A holder that won a term but wrote nothing in it has left the earlier term's record:
+        // A holder that has won a term but written nothing in it has left an earlier term's record:
         // raise it first.
         let failed = |error| DiskError::Fence { path: self.path.clone(), error };
         let found = self.read().map_err(|error| failed(io::Error::other(error)))?;
@@ -192,18 +194,19 @@ impl DiskFence {
         self.rewrite(term, holder, |_, ours| Claim { free: true, ..ours })
     }
 
-    /// Rewrites the record of `holder` of `term`, if it is that, with what `change` makes of it.
+    /// Rewrites the record with the result of `change`, if it belongs to `holder` of `term`.
     ///
     /// P2: a successor's record is never overwritten. A successor that finds the lock taken writes
-    /// without it after [`LOCK_PATIENCE`]. So this process writes nothing if another has the lock,
-    /// or if [`LOCK_PATIENCE`] has passed (for instance because this process was stopped).
+    /// without it after [`LOCK_PATIENCE`]. So this process writes nothing if another one has the
+    /// lock, or if [`LOCK_PATIENCE`] has passed (for instance because this process was stopped).
     fn rewrite(
         &self,
         term: u64,
         holder: &str,
         change: impl FnOnce(&Claim, Claim) -> Claim,
     ) -> Result<(), DiskError> {
-        // Taken before the lock: a process that waits for the lock has waited at most this long.
+        // Take the time before the lock: a process that waits for this lock has waited at most
+        // since then.
         let begun = Instant::now();
         let rewritten = || -> Result<(), DiskFenceError> {
             let locked = |found| DiskFenceError::Locked { path: self.path.clone(), found };
@@ -240,8 +243,8 @@ impl DiskFence {
     }
 
     /// Writes `term` under a lock, if the file system has locks, so that of two winners the later
-    /// one stays. Without a lock, or if its owner has stopped, the arbiter's order decides: a
-    /// holder that is overwritten finds out when it next reads the record.
+    /// one stays. Without a lock, or if the lock's owner has stopped, the arbiter's order decides:
+    /// a holder whose record is overwritten finds out at its next read.
     fn raise(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
         let lock = disk_lock::wait(&self.file, LOCK_PATIENCE);
         let found = self.read()?;
@@ -278,7 +281,7 @@ impl DiskFence {
                 let (path, expected) = (self.path.clone(), self.machine.clone());
                 Err(DiskFenceError::OtherMachine { path, expected, found })
             }
-            // This process wrote the record before, and its content is gone.
+            // This process has written the record before, and the content is gone.
             None if self.raised.load(Ordering::Relaxed) > 0 => Err(damaged(&self.path, "")),
             found => Ok(found),
         }
@@ -296,7 +299,8 @@ impl DiskFence {
         }
     }
 
-    /// Only reads the replacement: this machine may learn from it only that it has been succeeded.
+    /// Only reads the replacement. All that this machine may learn from it is that another one has
+    /// replaced this machine.
     fn ask_replacement(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
         let path = &self.path;
         let file =
@@ -331,7 +335,7 @@ fn read(file: &File, path: &Path) -> Result<Option<Claim>, DiskFenceError> {
     match parse(text) {
         Some(claim) => Ok(Some(claim)),
         None if text.starts_with("kemari-fence ") => Err(damaged(path, text)),
-        // Not our file: do not advise removing it.
+        // The file is not kemari's: do not advise removing it.
         None => {
             let (path, found) = (path.to_owned(), "something else".to_owned());
             Err(DiskFenceError::NoRecord { path, found })
@@ -416,7 +420,7 @@ mod tests {
         assert!(granted(&fence, 19, "one"));
     }
 
-    /// P2: of two that race with the same term, one is granted.
+    /// P2: of several holders that race with the same term, one is granted.
     #[test]
     fn p2_of_holders_of_one_term_that_race_one_is_granted() {
         for _ in 0..20 {
@@ -453,7 +457,7 @@ mod tests {
         assert!(refusal.contains("expected `kemari-fence 2"), "{refusal}");
     }
 
-    /// P2: the written record is gone, and with it the record of a successor.
+    /// P2: the written record is gone, and a successor's record with it.
     #[test]
     fn a_record_that_is_emptied_or_replaced_while_it_is_in_use_grants_nothing() {
         let dir = tempfile::tempdir().unwrap();
@@ -465,8 +469,8 @@ mod tests {
         assert!(a.ask(1, "a").unwrap_err().to_string().contains("found `nothing`"));
         std::fs::write(&path, &written).unwrap();
         assert!(granted(&a, 1, "a"));
-        // A replacement copied with the image: a process that opens it does not share it with those
-        // that have the former one open.
+        // The replacement was copied with the image. A process that opens it does not share it with
+        // those that have the former one open.
         std::fs::write(&copy, &written).unwrap();
         std::fs::rename(&copy, &path).unwrap();
         assert!(a.ask(1, "a").unwrap_err().to_string().contains("another file"));
@@ -500,7 +504,7 @@ mod tests {
         assert!(granted(&b, 2, "b"));
     }
 
-    /// P2: the process that has it locked may be a successor that is about to write.
+    /// P2: the process that has the record locked may be a successor that is about to write.
     #[test]
     fn p2_a_record_that_another_has_locked_is_neither_renewed_nor_freed() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,11 +1,10 @@
-//! Locks on a disk image: which other processes may have it open, on this host or on one that
+//! Locks on a disk image: which other processes may have it open, on this host or on a host that
 //! shares the storage.
 //!
 //! They are locks of the open file description (`F_OFD_SETLK`, fcntl(2)). A network file system
 //! passes them to its server, and closing the descriptor releases them, so a killed machine leaves
-//! none behind. No process waits for a lock on an image, since a stopped process keeps its locks.
-//! Which side of a pair may write is decided by the record beside the image
-//! ([`super::disk_fence`]).
+//! none behind. No process waits for a lock on an image, because a stopped process keeps its locks.
+//! The record beside the image decides which side of a pair may write ([`super::disk_fence`]).
 //!
 //! ```text
 //!  bytes           0 ... LAST | READER | PAIR | ACTIVE | ...
@@ -15,8 +14,8 @@
 //!  active          read -----            read     write  read     pair
 //! ```
 //!
-//! The locks of a reader and of a member of a pair do not conflict. So each of them checks, once it
-//! has its own locks, that there is none of the other kind.
+//! The locks of a reader and of a member of a pair do not conflict. So each of them takes its own
+//! locks and then checks that there is none of the other kind.
 
 use std::fs::File;
 use std::io;
@@ -24,7 +23,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Beyond the end of any image, and within the offsets that all systems support.
+/// Offsets beyond the end of any image, and within the range that all systems support.
 const READER: i64 = 1 << 62;
 const PAIR: i64 = READER + 1;
 const ACTIVE: i64 = READER + 2;
@@ -35,23 +34,24 @@ const AGAIN: Duration = Duration::from_millis(1);
 /// How long to try to restore a former use after a change has failed.
 const GOING_BACK: Duration = Duration::from_millis(100);
 
-/// The use that a process makes of an image.
+/// How a process uses an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// Writes to it; no other process uses it.
+    /// It writes, and no other process uses the image.
     Alone,
-    /// Only reads it; no process writes to it.
+    /// It only reads, and no process writes.
     Reader,
-    /// Is a member of a pair whose other side uses it as well.
+    /// It is a member of a pair whose other side uses the image too.
     Pair,
-    /// Is the side of a pair that runs the guest.
+    /// It is the side of a pair that runs the guest.
     Active,
 }
 
-/// A range of bytes, from the first to before the last. An end of 0 stands for all that follow.
+/// A range of bytes: the first one, and the one after the last. An end of 0 stands for all bytes
+/// that follow.
 type Bytes = (i64, i64);
 
-/// The present use of an open image.
+/// The current use of an open image.
 #[derive(Debug, Default)]
 pub(super) struct Lock {
     /// Held across the system calls that lock, which may be slow on a network file system. Only
@@ -60,7 +60,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the locks of `of` on each of these files, which are the same at each call. They
+    /// Takes the locks of `of` on each of these files, which must be the same at each call. They
     /// replace the former locks.
     ///
     /// # Errors
@@ -82,13 +82,13 @@ impl Lock {
 /// Restores a file's former lock after another use has failed.
 fn go_back(file: &File, former: Option<Use>) {
     let Some(former) = former else {
-        // At the latest, closing the descriptor releases it.
+        // Closing the descriptor releases the lock at the latest.
         return drop(set(file, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0)));
     };
     let until = Instant::now() + GOING_BACK;
     while let Err(error) = try_take(file, former) {
-        // Another process is checking whether it can have the image, and will find that it cannot:
-        // enough of this side's locks is left for that.
+        // Another process is checking whether it can have the image. It will find that it cannot:
+        // enough of this side's locks are left for that.
         if !is_taken(&error) || Instant::now() >= until {
             return log::error!(
                 "cannot take a disk's lock again for {former:?}: {error}: another process may find only a part of it \
@@ -112,7 +112,8 @@ fn try_take(file: &File, of: Use) -> io::Result<()> {
             check(file, (PAIR, ACTIVE))
         }
         Use::Pair | Use::Active => {
-            // Take the most exclusive lock first, so that no other process can come in between.
+            // Take the most exclusive lock first, so that no other process can take its locks in
+            // between.
             match of {
                 Use::Active => write((ACTIVE, AFTER))?,
                 _ => none((ACTIVE, AFTER))?,
@@ -126,7 +127,7 @@ fn try_take(file: &File, of: Use) -> io::Result<()> {
     }
 }
 
-/// Checks that no other process has a lock there.
+/// Checks that no other process has a lock on these bytes.
 fn check(file: &File, bytes: Bytes) -> io::Result<()> {
     let mut found = flock(libc::F_WRLCK, bytes);
     // SAFETY: `found` is a valid `flock` for the duration of the call, and ours to write.
@@ -161,23 +162,23 @@ pub(super) fn is_taken(error: &io::Error) -> bool {
         || error.kind() == io::ErrorKind::WouldBlock
 }
 
-/// A lock on a whole file, released when dropped.
+/// A lock on a whole file. Dropping this releases it.
 #[derive(Debug)]
 pub(super) struct Locked<'f>(&'f File);
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // At the latest, closing the descriptor releases it.
+        // Closing the descriptor releases the lock at the latest.
         let _ = set(self.0, libc::F_OFD_SETLK, libc::F_UNLCK, (0, 0));
     }
 }
 
-/// Another process has kept the file locked for the whole wait, and may be stopped.
+/// Another process has kept the file locked for the whole wait. It may be stopped.
 #[derive(Debug)]
 pub(super) struct Taken;
 
-/// Locks a whole file, waiting a limited time for a process that has it locked. `None` if the file
-/// system has no locks.
+/// Locks a whole file. Waits a limited time for another process that has it locked. Returns `None`
+/// if the file system has no locks.
 pub(super) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>, Taken> {
     let until = Instant::now() + patience;
     loop {
@@ -192,7 +193,7 @@ pub(super) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>
 }
 
 /// Makes a network file system ask its server whether the file has changed (statx(2),
-/// `AT_STATX_FORCE_SYNC`), so that later reads do not use stale cached data.
+/// `AT_STATX_FORCE_SYNC`), so that later reads do not use old cached data.
 pub(super) fn revalidate(file: &File) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid `statx`: it is plain numbers.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
@@ -261,8 +262,8 @@ mod tests {
         }
     }
 
-    /// P2: a server may have dropped a lock while it did not hear from this host (NFS). The lock is
-    /// taken again before a standby joins. Fails if taking an unchanged use does nothing.
+    /// P2: a server may have dropped a lock while it heard nothing from this host (NFS). The lock
+    /// is taken again before a standby joins. Fails if taking an unchanged use does nothing.
     #[test]
     fn a_lock_that_was_lost_is_taken_again() {
         let image = tempfile::NamedTempFile::new().unwrap();

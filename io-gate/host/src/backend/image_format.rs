@@ -1,4 +1,5 @@
-//! Detects what a file is from its first bytes: disk images that are not raw, archives, programs.
+//! Detects the kind of a file from its first bytes: disk images that are not raw, archives,
+//! programs.
 //!
 //! Used only when a machine starts, and for files that no guest has written yet. A guest may write
 //! any bytes at the beginning of its disk, and must not be able to keep a standby from taking over.
@@ -7,15 +8,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Bytes to read: all formats have their signatures there.
+/// Number of bytes to read: all signatures of `SIGNS` are within them.
 const HEAD: usize = 1024;
 
 /// The format that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageFormat {
-    /// `a qcow2 image`.
+    /// The name with its article, for instance `a qcow2 image`.
     pub name: &'static str,
-    /// How to make a raw image of it.
+    /// How to make a raw image of the file.
     pub to_raw: ToRaw,
 }
 
@@ -75,10 +76,10 @@ const SIGNS: &[Sign] = &[
     (0, b"%PDF-", "a PDF document", ToRaw::NoDisk),
     (0, b"kemari-fence ", "the fence record of another disk", ToRaw::NoDisk),
 ];
-/// The last sector of a fixed-size VHD. The disk before it is raw.
+/// The signature in the last sector of a fixed-size VHD. The disk before that sector is raw.
 const VHD_FOOTER: Sign = (0, b"conectix", "a VHD image", ToRaw::Convert("vpc"));
 
-/// Detects the format of an open file; `None` if it is raw. A device has no format.
+/// Detects the format of an open file. Returns `None` if it is raw. A device has no format.
 ///
 /// # Errors
 /// When the file cannot be read.

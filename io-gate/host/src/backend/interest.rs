@@ -1,6 +1,6 @@
-//! The events to wait for on a backend's descriptor: input, while the device thread has room, and
-//! room for output, while the lane needs it. Each side changes its own half, under the lock of the
-//! state that both share.
+//! The events that a thread waits for on a backend's descriptor: input, while the device thread has
+//! room, and room for output, while the lane needs it. Each side changes its own half, under the
+//! lock of the state that both share.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -14,27 +14,27 @@ use crate::inputs::{Inputs, Role, Token, Watch};
 
 /// See the module.
 pub(crate) struct Interest {
-    /// `None` while there is nothing to watch: not attached yet, not connected, or broken.
+    /// `None` while there is no descriptor to watch: not attached yet, not connected, or broken.
     watch: Option<Watch>,
     input: bool,
     output: bool,
 }
 
 impl Interest {
-    /// Wants input as soon as there is a descriptor to watch.
+    /// Created before there is a descriptor. Input is wanted from the first one on.
     pub(crate) fn new() -> Self {
         Self { watch: None, input: true, output: false }
     }
 
-    /// Watches a descriptor in place of the former one.
+    /// Watches a descriptor instead of the former one.
     pub(crate) fn watch(&mut self, watch: Watch) -> io::Result<()> {
         self.watch = Some(watch);
         self.output = false;
         self.update()
     }
 
-    /// Stops watching; call it before the descriptor is closed. A descriptor that has hung up or is
-    /// broken is always ready, and would wake the thread continually.
+    /// Stops watching. Call this before the descriptor is closed. A descriptor that has hung up or
+    /// is broken is always ready, and would wake the thread continually.
     pub(crate) fn unwatch(&mut self) {
         self.watch = None;
     }
@@ -65,7 +65,7 @@ impl Interest {
     }
 }
 
-/// Schedules retries, at growing intervals up to a limit, until one succeeds.
+/// Schedules retries at growing intervals, up to a limit, until one succeeds.
 pub(crate) struct Retry {
     // Declared before the timer, so that it is dropped first.
     _watch: Watch,
@@ -110,7 +110,8 @@ impl Retry {
 
     /// Clears the timer after it has expired.
     pub(crate) fn expired(&mut self) {
-        // Not read: the timer may have been set again since it expired, and the read would block.
+        // Do not read the timer: it may have been set again since it expired, and the read would
+        // block.
         let _ = self.timer.clear();
     }
 }

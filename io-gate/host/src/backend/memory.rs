@@ -1,4 +1,4 @@
-//! Guest memory in a file that other processes may map, for inspecting a guest that need not
+//! Guest memory in a file that other processes may map, to inspect a guest that does not need to
 //! survive its host.
 
 use std::fs::File;
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use crate::ownership::{Maker, Opened, Sign};
 use crate::{descriptors, own_files};
 
-/// Guest memory has arbitrary content, so content does not identify the file.
+/// Guest memory has arbitrary content, so the content does not identify the file.
 const SIGN: Sign = Sign { purpose: "guest memory", content: None };
 
 /// Why a file cannot hold guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryFileError {
-    /// The file cannot be opened, or made as long as needed.
+    /// The file cannot be opened, or cannot get the needed length.
     #[error("guest memory in {path}: {error}; change file= of --memory")]
     Io {
         /// The file.
@@ -28,12 +28,12 @@ pub enum MemoryFileError {
     Other {
         /// The file.
         path: PathBuf,
-        /// Bytes of guest memory.
+        /// Length of guest memory in bytes.
         expected: u64,
         /// What was found.
         found: String,
     },
-    /// Another machine uses it.
+    /// Another machine uses the file.
     #[error("guest memory in {path}: another process uses it; change file= of --memory")]
     Busy {
         /// The file.
@@ -41,10 +41,10 @@ pub enum MemoryFileError {
     },
 }
 
-/// Opens or creates a file of `bytes` zeros. It stays locked while it is open.
+/// Opens or creates a file of `bytes` zeros. The file stays locked while it is open.
 ///
 /// # Errors
-/// When it exists and is not guest memory, or is in use.
+/// When the file exists and is not guest memory, or is in use.
 pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
     let io = |error| MemoryFileError::Io { path: path.to_owned(), error };
     let other = |found| MemoryFileError::Other { path: path.to_owned(), expected: bytes, found };
@@ -70,7 +70,7 @@ pub fn memory_file(path: &Path, bytes: u64) -> Result<File, MemoryFileError> {
         }
         _ => {}
     }
-    // Memory is zero at power-on: clear what an earlier guest has left.
+    // Memory is zero at power-on: clear the memory of an earlier guest.
     file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(io)?;
     Ok(file)
 }

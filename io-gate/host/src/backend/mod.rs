@@ -1,9 +1,9 @@
-//! Backends of the gate: disks, networks, consoles; and shared guest memory, which needs no gate.
+//! Backends of the gate: disks, networks, consoles, and shared guest memory, which needs no gate.
 //! All of them are opened here.
 //!
 //! An attached backend has two halves. Its lane owns [`Output`], and may block in it for ever.
-//! Other threads use [`Input`], whose locks are held only briefly, never across a system call that
-//! can block (P9).
+//! Other threads use [`Input`]: they hold its locks only briefly, and never across a system call
+//! that can block (P9).
 
 mod claim;
 pub mod console;
@@ -49,7 +49,7 @@ pub enum ShareError {
     /// The port has no disk.
     #[error("expected a disk, found none")]
     NoDisk,
-    /// Another process has it locked.
+    /// Another process has the disk locked.
     #[error(transparent)]
     Lock(#[from] disk::DiskError),
     /// The guest's earlier writes cannot be made durable.
@@ -59,7 +59,7 @@ pub enum ShareError {
 
 /// The half of a backend that other threads use.
 enum Input {
-    /// A disk has no input, but the driver's features matter.
+    /// A disk has no input, but the driver's features matter to it.
     Disk(disk::Input),
     Net(net::Input),
     Console(console::Input),
@@ -68,7 +68,7 @@ enum Input {
 /// The result of handling an event of a backend's descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Handled {
-    /// The lane must attend to it.
+    /// The lane must attend to the backend.
     pub(crate) attend: bool,
     /// There is input.
     pub(crate) input: bool,
@@ -76,8 +76,8 @@ pub(crate) struct Handled {
 
 /// An attached backend, and the thread that performs its effects.
 pub(crate) struct Attached {
-    /// Dropped first (P5): the rest of the backend, for instance its socket's name, is then dropped
-    /// in the thread that drops this, not in the lane, which may touch no files.
+    /// Dropped first (P5). The thread that drops this then drops the rest of the backend, for
+    /// instance the name of its socket. The lane could not: it may not touch files.
     lane: Lane,
     name: String,
     input: Input,
@@ -114,7 +114,7 @@ impl Attached {
         &self.lane
     }
 
-    /// Whether it is a disk that may be written.
+    /// Whether this is a disk that may be written.
     pub(crate) fn may_write(&self) -> bool {
         matches!(&self.input, Input::Disk(disk) if !disk.is_read_only())
     }
@@ -130,8 +130,8 @@ impl Attached {
         &self.name
     }
 
-    /// Handles an event of one of the backend's descriptors. Returns whether input waits. Sending
-    /// and connecting are left to the lane.
+    /// Handles an event of one of the backend's descriptors. Returns whether input waits. The lane
+    /// sends and connects.
     pub(crate) fn handle(&self, role: Role, events: EventSet) -> bool {
         let handled = match &self.input {
             Input::Disk(_) => Handled::default(),
@@ -165,7 +165,7 @@ impl Attached {
         }
     }
 
-    /// Sets the driver's features. The backend applies them in its lane, and gives no input until
+    /// Sets the driver's features. The lane applies them, and the backend gives no input until
     /// then: no input in the former driver's format arrives any more, and no thread waits.
     pub(crate) fn negotiated(&self, features: u64) {
         let attend = match &self.input {
@@ -184,8 +184,8 @@ impl Attached {
     /// See [`GateHost::share_disk`](crate::GateHost::share_disk).
     pub(crate) fn share_disk(&self, durably: bool, has_terms: bool) -> Result<(), ShareError> {
         let Input::Disk(disk) = &self.input else { return Err(ShareError::NoDisk) };
-        // If the former side of a pair is stopped, its lock still exists; the record beside the
-        // disk keeps it from writing.
+        // If the former side of a pair is stopped, its lock still exists. The record beside the
+        // disk keeps that side from writing.
         disk.share(disk::Side::Successor, has_terms)?;
         if !durably {
             return Ok(());

@@ -11,7 +11,7 @@ use super::{console, disk, net};
 use crate::out::{Refused, Released};
 use crate::perform;
 
-/// What a lane performs on. It belongs to the lane's thread.
+/// The half of a backend on which its lane performs effects. Only the lane's thread uses it.
 pub(crate) enum Output {
     Disk(disk::Disk),
     Net(net::Output),
@@ -21,7 +21,7 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Performs one request. Lane.
+    /// Performs one request. Called by the lane.
     pub(crate) fn perform(&mut self, work: &mut Work<'_>, request: Performable) {
         if work.begin(&request).is_err() {
             return work.not_permitted(request);
@@ -53,8 +53,8 @@ impl Output {
                 Ok(frame) => net.send(&mut work.permits, frame),
                 Err(_) => Ok(Outcome::Failed),
             },
-            // The device thread learns of it when it is settled: it stays in flight until it has
-            // taken effect.
+            // The device thread handles the event and settles it then: it stays in flight until it
+            // has taken effect.
             (Self::Power, EffectOp::Power(_)) => {
                 work.permits.next()?.spend()?;
                 Ok(Outcome::Success(0))
@@ -68,7 +68,7 @@ impl Output {
         matches!(self, Self::Disk(_))
     }
 
-    /// Sends what is queued, and reconnects. Lane.
+    /// Sends queued data and reconnects. Called by the lane.
     pub(crate) fn attend(&mut self, work: &mut Work<'_>) {
         match self {
             Self::Net(net) => net.attend(&mut work.permits),
@@ -83,7 +83,7 @@ impl Output {
         }
     }
 
-    /// Makes later writes durable on completion, and syncs earlier ones. Lane.
+    /// Makes later writes durable when they complete, and syncs earlier ones. Called by the lane.
     pub(crate) fn write_through(&mut self, work: &mut Work<'_>) -> io::Result<()> {
         let Self::Disk(disk) = self else { return Ok(()) };
         let refused = || io::Error::other("this machine may no longer write");
@@ -94,7 +94,7 @@ impl Output {
         }
     }
 
-    /// Gives a console time to take its output. Lane.
+    /// Gives a console's reader time to read the output, until `until`. Called by the lane.
     pub(crate) fn finish(&mut self, work: &mut Work<'_>, until: Instant) {
         if let Self::Console(console) = self {
             console.finish(work, until);

@@ -2,7 +2,7 @@
 //!
 //! A process in the background must not touch the terminal, which belongs to its shell: it would be
 //! stopped (SIGTTOU, SIGTTIN), and a standby started with `&` must be able to take over. The
-//! terminal is made raw when the process is or comes to the foreground.
+//! terminal becomes raw when the process is in the foreground or comes there.
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -12,10 +12,10 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use crate::descriptors::CONSOLE_INPUT;
 
-/// The terminal, for system call filters.
+/// The terminal's descriptor, for system call filters.
 pub const TERMINAL: RawFd = CONSOLE_INPUT;
 /// The requests to the terminal: get its mode, set its mode, get the foreground process group
-/// (ioctl_tty(2)). They are made directly, since C libraries implement `tcsetattr` with different
+/// (ioctl_tty(2)). They are made directly, because C libraries implement `tcsetattr` with different
 /// requests.
 pub const REQUESTS: [u64; 3] = [libc::TCGETS, libc::TCSETS, libc::TIOCGPGRP];
 
@@ -30,7 +30,7 @@ static BEFORE: Before = Before(UnsafeCell::new(unsafe { std::mem::zeroed() }));
 static IS_RAW: AtomicBool = AtomicBool::new(false);
 /// Whether raw mode is wanted.
 static WANTED: AtomicBool = AtomicBool::new(false);
-/// One change at a time. Held for three requests to the terminal, none of which blocks.
+/// Serializes changes. Held for three requests to the terminal, none of which blocks.
 static CHANGES: Mutex<()> = Mutex::new(());
 
 /// Keeps the terminal in raw mode: the guest gets keys as they are typed. The former mode is
@@ -42,7 +42,7 @@ pub struct RawMode(());
 
 impl RawMode {
     /// Makes the terminal raw. Does nothing if standard input is not a terminal. In the background,
-    /// [`follow`](Self::follow) does it later.
+    /// a later call of [`follow`](Self::follow) makes it raw.
     ///
     /// # Errors
     /// When the terminal refuses.
@@ -57,7 +57,7 @@ impl RawMode {
     }
 
     /// Makes the terminal raw if that is wanted, not yet done, and this process is in the
-    /// foreground. Call it regularly: there is no signal when a shell brings a running job to the
+    /// foreground. Call this regularly: no signal arrives when a shell brings a running job to the
     /// foreground.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl RawMode {
         let mut raw = before;
         // SAFETY: `raw` is a valid `termios`.
         unsafe { libc::cfmakeraw(&raw mut raw) };
-        // Output keeps its line ends: log lines and the guest's output share the terminal.
+        // Keep the output's line ends: log lines and the guest's output share the terminal.
         raw.c_oflag = before.c_oflag;
         IS_RAW.store(false, Ordering::SeqCst);
         // SAFETY: it is not read while the flag is not set, and the lock excludes other writers.
@@ -83,18 +83,18 @@ impl RawMode {
         set(&raw const raw)
     }
 
-    /// Restores the terminal now: for a process that ends without unwinding, also from a signal
-    /// handler. May be called twice.
+    /// Restores the terminal now. For a process that ends without unwinding; a signal handler may
+    /// call it too. May be called twice.
     pub fn restore() {
         WANTED.store(false, Ordering::SeqCst);
         // In the background, leave the terminal in the mode that the foreground process has set.
         if IS_RAW.swap(false, Ordering::SeqCst) && is_in_foreground() {
-            // If the terminal is gone, there is nothing left to do.
+            // If the terminal is gone, there is nothing to restore.
             let _ = set(BEFORE.0.get());
         }
     }
 
-    /// The address of the former mode, for system call filters: the mode is set from there.
+    /// The address of the former mode, for system call filters: the mode is set from this address.
     #[must_use]
     pub fn restores_from() -> u64 {
         BEFORE.0.get() as u64

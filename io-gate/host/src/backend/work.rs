@@ -1,4 +1,4 @@
-//! The state of a lane while it performs: permits, and completions to report.
+//! The state of a lane while it performs: its permits, and the completions to report.
 
 use io_gate::Outcome;
 use io_gate::host::{Performable, Request};
@@ -21,13 +21,13 @@ impl<'l> Work<'l> {
         Self { far_side, permits: Permits::new(far_side, given_up), done: Vec::new() }
     }
 
-    /// Begins an effect: asks the fence and informs the observer before the effect happens, so that
-    /// it is on record by then. An input needs neither.
+    /// Begins an effect: asks the fence, and informs the observer, so that the effect is recorded
+    /// before it happens. An input needs neither.
     pub(crate) fn begin(&mut self, request: &Performable) -> Result<(), NotPermitted> {
         self.far_side.assert_own(request);
         let Request::Effect(_) = request.record().request else { return Ok(()) };
-        // P2: a process that is stopped while it informs the observer is refused at its first call,
-        // by the permit's age.
+        // P2: if the process is stopped while it informs the observer, the permit is too old at the
+        // first system call.
         self.permits.ahead()?;
         let (Some(observer), Some(effect)) =
             (self.far_side.observer(), Noted::of(request.record()))
@@ -38,14 +38,14 @@ impl<'l> Work<'l> {
         self.permits.tell(|| observer.performing(effect, replay, term))
     }
 
-    /// Ends a request.
+    /// Completes a request.
     pub(crate) fn done(&mut self, request: Performable, outcome: Outcome, data: Vec<u8>) {
         let done = self.far_side.settle_detached(Performed { request, outcome, data });
         self.done.extend(done.map(|done| Completion(Kind::Performed(done))));
     }
 
-    /// Ends an effect that was begun but turned out not to be permitted. It stays in flight: it
-    /// must not be reported as performed, and the holder of the right performs it.
+    /// Ends an effect that was begun and turned out not to be permitted. It stays in flight: it
+    /// must not be reported as performed, and the machine that has the right performs it.
     pub(crate) fn withheld(&self, request: Performable) {
         if let (Some(observer), Some(effect)) =
             (self.far_side.observer(), Noted::of(request.record()))
@@ -62,7 +62,7 @@ impl<'l> Work<'l> {
         self.far_side.take_up(ledger);
     }
 
-    /// Gives the completions that chains wait for to the device thread.
+    /// Gives the completions of chains to the device thread.
     pub(crate) fn post(&mut self) {
         self.far_side.post_all(&mut self.done);
     }

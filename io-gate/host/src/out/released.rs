@@ -1,8 +1,7 @@
 //! Data that may leave (P1): the bytes of a released effect, and this host's own announcements.
 //!
-//! A [`Released`] is made only from a request that the gate has released, and [`Outgoing`] and
-//! [`Kept`] only from a [`Released`]. So a backend with bytes from elsewhere has no call to send
-//! them.
+//! A [`Released`] is created only from a request that the gate has released, and [`Outgoing`] and
+//! [`Kept`] only from a [`Released`]. So a backend has no call to send bytes from elsewhere.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +13,7 @@ use io_gate::host::{EffectOp, MemoryFault, Performable, Request};
 use crate::guest_memory::{Gather, GuestMemory};
 
 /// An effect that the gate has released: the standby has acknowledged it, or this machine runs
-/// alone. An input is never one, since it is performed before any acknowledgement.
+/// alone. An input is never a [`Released`], because it is performed before any acknowledgement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Released<'r> {
     request: &'r Performable,
@@ -34,8 +33,8 @@ impl<'r> Released<'r> {
         self.op
     }
 
-    /// Its bytes: the copy taken when it was staged, the device's own bytes, or guest memory. Empty
-    /// if it carries none.
+    /// The effect's bytes: the copy from its staging, the device's own bytes, or guest memory.
+    /// Empty if the effect has none.
     pub(crate) fn bytes<'m>(self, memory: &'m GuestMemory) -> Result<Outgoing<'m>, MemoryFault>
     where
         'r: 'm,
@@ -49,18 +48,18 @@ impl<'r> Released<'r> {
         Gather::of_guest(memory, ranges).map(Outgoing)
     }
 
-    /// Zeroes that the effect asks for, at most [`ZEROES`].
+    /// The zeroes that the effect writes, at most [`ZEROES`] of them.
     pub(crate) fn zeroes(self, len: usize) -> Outgoing<'static> {
         static ZERO: [u8; ZEROES] = [0; ZEROES];
         Outgoing(Gather::of_slice(&ZERO[..len.min(ZEROES)]))
     }
 }
 
-/// Size of the pieces in which zeroes are written if the file system has no better way.
+/// Size in bytes of the pieces in which zeroes are written if the file system has no better way.
 const ZEROES: usize = 256 * 1024;
-/// Size of the length in front of a frame on a stream.
+/// Size in bytes of the length in front of a frame on a stream.
 pub(crate) const PREFIX: usize = 4;
-/// Holds the length of a frame while it is sent.
+/// Buffer for the length of a frame while the frame is sent.
 pub(crate) type Prefix = [u8; PREFIX];
 
 /// Bytes that may leave.
@@ -71,7 +70,7 @@ impl<'m> Outgoing<'m> {
         self.0.len()
     }
 
-    /// Drops bytes from the front.
+    /// Drops `count` bytes from the front.
     pub(crate) fn advance(&mut self, count: usize) {
         self.0.advance(count);
     }
@@ -89,7 +88,7 @@ impl<'m> Outgoing<'m> {
         Self(message)
     }
 
-    /// The first of these bytes within whole blocks of a file. The bytes around them are read from
+    /// The first of these bytes, within whole blocks of a file. The bytes around them are read from
     /// the file.
     pub(crate) fn within_blocks(
         &self,
@@ -187,5 +186,6 @@ impl Kept {
     }
 }
 
-/// The shortest Ethernet frame without its checksum. An announcement is padded to this length.
+/// Length in bytes of the shortest Ethernet frame without its checksum. An announcement is padded
+/// to this length.
 const MIN_FRAME: usize = 60;

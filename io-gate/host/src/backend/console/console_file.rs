@@ -1,7 +1,8 @@
-//! A file that a console prints to. It is accepted only if it is a log, or is new.
+//! The file to which a console prints. It is accepted only if it is a log, or is new.
 //!
-//! Console output is appended to a file; a file of an earlier machine is cleared first. Neither may
-//! happen to a file that is not a log, so that a mistaken path does no harm (docs/files.md).
+//! Console output is appended to the file, and a file of an earlier machine is cleared first.
+//! Neither may happen to a file that is not a log, so that a wrong path does no harm
+//! (docs/files.md).
 
 use std::fs::File;
 use std::io;
@@ -14,9 +15,9 @@ use crate::descriptors;
 use crate::own_files;
 use crate::ownership::{self, Maker, Opened, Sign};
 
-/// A guest prints arbitrary bytes, so content does not identify the file.
+/// A guest prints arbitrary bytes, so the content does not identify the file.
 pub(crate) const SIGN: Sign = Sign { purpose: "console", content: None };
-/// How many bytes are checked at the beginning and at the end.
+/// Number of bytes that are checked at the beginning and at the end.
 const LOOK: usize = 4096;
 
 /// Opens or creates the file of a machine that starts, or that continues after a takeover. In a
@@ -37,11 +38,11 @@ pub(super) fn open(path: &Path, goes_on: bool) -> Result<File, ConsoleError> {
 }
 
 /// Checks that [`open`] would accept the file for a machine that starts. Changes nothing. A file in
-/// use by another process is not checked: the other side of a pair prints to it.
+/// use by another process is not checked, because the other side of a pair prints to it.
 pub(super) fn check(path: &Path) -> Result<(), ConsoleError> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() => {}
-        // Accept without opening: to open a terminal or a FIFO early would disturb it.
+        // Accept without opening: opening a terminal or a FIFO early would disturb it.
         Ok(found) if found.file_type().is_char_device() || found.file_type().is_fifo() => {
             return Ok(());
         }
@@ -65,7 +66,7 @@ fn begin(path: &Path, opened: &Opened) -> Result<(), ConsoleError> {
         return Ok(());
     }
     let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
-    // The opened file is write-only.
+    // Open it again: the opened file is write-only.
     let reader = descriptors::console_file_to_look_at(path).map_err(failed)?;
     match judge(path, &reader, opened.maker)? {
         Next::BeginAnew => opened.file.set_len(0).map_err(failed),
@@ -78,8 +79,8 @@ enum Next {
     Append,
 }
 
-/// Decides what may be done to a file. Another program's data may have been copied over a file of
-/// ours.
+/// Decides whether a file may be cleared, appended to, or neither. Another program's data may have
+/// been copied over a file of kemari.
 fn judge(path: &Path, file: &File, maker: Maker) -> Result<Next, ConsoleError> {
     let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
     let metadata = file.metadata().map_err(failed)?;
@@ -91,7 +92,8 @@ fn judge(path: &Path, file: &File, maker: Maker) -> Result<Next, ConsoleError> {
     }
     let head = read(file, 0).map_err(failed)?;
     if maker != Maker::Other {
-        // A guest may print any bytes, but rarely begins with the first byte of an empty disk.
+        // A guest may print any bytes, but its output rarely begins with a zero byte, the first
+        // byte of an empty disk.
         return match head.first() {
             Some(0) => Err(other(path, "binary data".to_owned())),
             _ => Ok(Next::BeginAnew),
@@ -121,11 +123,11 @@ fn read(file: &File, at: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Length limit of an id: hexadecimal digits with hyphens.
+/// Upper bound of an id's length in bytes: hexadecimal digits with hyphens.
 const LONGEST_ID: usize = 64;
 
-/// Whether a file begins like a record of this program or of others, which one more line would
-/// spoil.
+/// Whether a file begins like a record of this program or of another one. One more line would
+/// damage such a record.
 fn is_record(head: &[u8]) -> bool {
     let text = head.trim_ascii();
     let is_id = text.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
@@ -192,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Fails if a file counts as kemari's that was only empty when kemari found it.
+    /// Fails if a file that was only empty when kemari found it counts as kemari's.
     #[test]
     fn what_is_copied_into_a_file_that_was_empty_stays() {
         let dir = tempfile::tempdir().unwrap();
@@ -219,7 +221,7 @@ mod tests {
         }
     }
 
-    /// Fails if a standby that checks the file of a starting machine is taken for another machine.
+    /// Fails if a standby that checks the file of a starting machine counts as another machine.
     #[test]
     fn whoever_looks_at_a_file_keeps_no_machine_from_it() {
         let dir = tempfile::tempdir().unwrap();

@@ -11,11 +11,11 @@ use crate::backend::terminal;
 use crate::descriptors::{self, CONSOLE_INPUT};
 use crate::inputs::{Inputs, Role, Token};
 
-/// The most input taken at once.
+/// Upper bound of the input taken at once, in bytes.
 const INPUT: usize = 1024;
 /// Ctrl-A: the next key is for this process, not for the guest.
 const ESCAPE: u8 = 0x01;
-/// Retry interval for a pipe without writers: at first, and at most.
+/// Interval between retries for a pipe without writers: the first one, and the upper bound.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
@@ -25,7 +25,8 @@ pub(super) struct Keys {
     interest: Interest,
     retry: Retry,
     place: (Inputs, Token),
-    /// Our own file description, which is non-blocking. `None`: standard input itself.
+    /// A file description of this process's own, which is non-blocking. With `None`, standard input
+    /// itself is read.
     own: Option<File>,
     is_socket: bool,
     /// Whether a writer may come back: to a FIFO, or at a terminal that its shell gives to this
@@ -33,7 +34,7 @@ pub(super) struct Keys {
     may_come_back: bool,
     /// There is no writer now.
     ended: bool,
-    /// Whether this has been logged.
+    /// Whether the missing input has been logged.
     reported: bool,
     escaped: bool,
 }
@@ -56,12 +57,13 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Watches standard input: at the beginning, and a while after its last writer has gone.
+    /// Watches standard input: at the beginning, and again some time after its last writer has
+    /// gone.
     pub(super) fn look_again(&mut self) {
         self.retry.expired();
         let (inputs, token) = &self.place;
         self.ended = false;
-        // A regular file or a closed descriptor: there are no keys to wait for.
+        // A regular file or a closed descriptor cannot be watched: there are no keys to wait for.
         if let Err(error) = self.interest.watch(inputs.watch(self.fd(), *token)) {
             log::debug!("console: cannot watch standard input: {error}");
             self.interest.unwatch();
@@ -112,7 +114,8 @@ impl Keys {
         self.interest.unwatch();
         if !std::mem::replace(&mut self.reported, true) {
             match error {
-                // Also the error of a terminal that belongs to another job (SIGTTIN is ignored).
+                // This is also the error of a terminal that belongs to another job (SIGTTIN is
+                // ignored).
                 Some(error) if self.may_come_back => {
                     log::info!("console: cannot read standard input now: {error}")
                 }
@@ -150,8 +153,8 @@ impl Keys {
     }
 }
 
-/// Waits this long until a descriptor can be read or written without blocking. Returns whether it
-/// can.
+/// Waits at most `patience_ms` milliseconds until a descriptor can be read or written without
+/// blocking. Returns whether it can.
 pub(super) fn ready(fd: RawFd, events: libc::c_short, patience_ms: libc::c_int) -> bool {
     let mut poll = libc::pollfd { fd, events, revents: 0 };
     // SAFETY: one valid `pollfd`, and the count says one.

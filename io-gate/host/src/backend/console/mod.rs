@@ -33,7 +33,7 @@ pub enum ConsoleError {
         /// The system's reason.
         error: io::Error,
     },
-    /// Another machine prints to it.
+    /// Another machine prints to the file.
     #[error(
         "console file {path}: another process uses it; use another file for this machine, or stop the other process \
          first"
@@ -81,18 +81,18 @@ impl Console {
     }
 
     /// Standard input and output. Ctrl-A x ends the process in good order, and Ctrl-A Ctrl-A sends
-    /// Ctrl-A. For a terminal see [`RawMode`](super::terminal::RawMode).
+    /// Ctrl-A to the guest. For a terminal see [`RawMode`](super::terminal::RawMode).
     #[must_use]
     pub fn stdio() -> Self {
         Self(Kind::Stdio)
     }
 
     /// A file, for output only; or a FIFO, whose reader may come later; or a terminal. A file that
-    /// a console of kemari made is cleared first, unless `append` is set. Any other text file is
-    /// appended to. Without `append`, a file that is not text is refused.
+    /// a console of kemari has created is cleared first, unless `append` is set. Any other text
+    /// file is appended to. Without `append`, a file that is not text is refused.
     ///
     /// # Errors
-    /// When it cannot be opened for writing, is not a log, or another machine uses it.
+    /// When the file cannot be opened for writing, is not a log, or is used by another machine.
     pub fn file(path: &Path, append: bool) -> Result<Self, ConsoleError> {
         let failed = |error| ConsoleError::Open { path: path.to_owned(), error };
         let file = console_file::open(path, append)?;
@@ -104,12 +104,12 @@ impl Console {
     /// nothing.
     ///
     /// # Errors
-    /// When it would refuse it.
+    /// When it would refuse the file.
     pub fn check_file(path: &Path) -> Result<(), ConsoleError> {
         console_file::check(path)
     }
 
-    /// Splits into its two halves and watches its descriptors.
+    /// Splits the console into its two halves, and watches its descriptors.
     pub(crate) fn attach(self, inputs: &Inputs, token: Token) -> io::Result<(Output, Input)> {
         let (sink, keys) = match self.0 {
             Kind::None => (None, None),
@@ -127,9 +127,9 @@ impl Console {
     }
 }
 
-/// What other threads use of a console.
+/// The half of a console that other threads use.
 pub(crate) struct Input {
-    /// Neither is held across a call that can block.
+    /// Neither lock is held across a call that can block.
     room: Arc<Mutex<Room>>,
     keys: Option<Mutex<Keys>>,
 }

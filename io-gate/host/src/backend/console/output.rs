@@ -1,11 +1,12 @@
-//! A console's output: bytes that its reader has not taken wait here, in flight.
+//! A console's output. Bytes that its reader has not read wait here, in flight.
 //!
 //! P3: printed bytes are settled when they have been written. Until then every checkpoint contains
 //! them, and a takeover prints them.
-//! Beyond that a console is lossy, so that a stopped reader does not stop the guest: at most
-//! [`MAX_WAITING`] bytes are kept, and the rest is dropped and logged. Drivers of virtio consoles
-//! stop everything while they wait for a buffer. So they get their buffers back after [`PATIENCE`],
-//! and the bytes then wait in this host's memory only.
+//!
+//! The rest is lossy, so that a stopped reader does not stop the guest: at most [`MAX_WAITING`]
+//! bytes are kept, and further ones are dropped and logged. A driver of a virtio console blocks
+//! everything while it waits for a buffer. So it gets its buffers back after [`PATIENCE`], and the
+//! bytes then wait in this host's memory only.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,21 +23,21 @@ use crate::inputs::{Inputs, Role, Token, Watch};
 use crate::out::{Kept, Refused, Released};
 use crate::poisoned::POISONED;
 
-/// The most that waits for a reader, in bytes and in requests, each of which has a record in every
-/// checkpoint. It is below a slot's bound of unsettled requests (io-gate, `load`): output to a
-/// stopped reader is dropped here rather than held back there.
+/// Upper bounds of the output that waits for a reader, in bytes and in requests. Each request has a
+/// record in every checkpoint. The bounds are below a slot's bound of unsettled requests (io-gate,
+/// `load`): output to a stopped reader is dropped here before the gate would hold it back.
 const MAX_WAITING: usize = 128 * 1024;
 const MAX_REQUESTS: usize = 24 * 1024;
-/// Size of one message: the most that is written by one permit (P2).
+/// Size of one message in bytes: the most that is written with one permit (P2).
 const PIECE: usize = 4096;
-/// The most that one request prints.
+/// Upper bound of the bytes that one request prints.
 const MAX_REQUEST: usize = 1024 * 1024;
 /// How long a driver's buffer waits for a stopped reader.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a clean shutdown waits for a stopped reader.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Watches for room, and limits the wait for it.
+/// Watches for room in the sink, and limits the wait for it.
 pub(super) struct Room {
     interest: Interest,
     timer: Retry,
@@ -63,9 +64,9 @@ impl Room {
     }
 }
 
-/// Bytes that wait for the reader.
+/// Bytes that wait for the reader, and the request that printed them.
 struct Waiting {
-    /// `None`: already settled.
+    /// `None` if the request is already settled.
     request: Option<Performable>,
     bytes: Kept,
 }
@@ -79,19 +80,19 @@ impl Waiting {
 
 /// The lane's half of a console.
 pub(crate) struct Output {
-    /// `None`: the output has no reader.
+    /// `None` if the console has no output.
     sink: Option<Sink>,
     room: Arc<Mutex<Room>>,
     waiting: VecDeque<Waiting>,
-    /// Number of drivers' buffers in `waiting`.
+    /// Number of entries in `waiting` that hold a driver's buffer.
     chains: usize,
-    /// Bytes in `waiting`.
+    /// Number of bytes in `waiting`.
     bytes: usize,
-    /// Bytes of the first entry that have been written.
+    /// Number of bytes of the first entry that have been written.
     written: usize,
-    /// The next piece to write. Reused.
+    /// The next piece to write. The buffer is reused.
     piece: Kept,
-    /// Since when the reader has taken nothing.
+    /// The time since which the reader has read nothing.
     stopped: Option<Instant>,
     /// Whether the missing reader has been logged.
     gone: bool,
@@ -136,26 +137,26 @@ impl Output {
         let waiting = Waiting { request: Some(request), bytes };
         self.chains += usize::from(waiting.is_of_a_chain());
         self.waiting.push_back(waiting);
-        // If others wait already, the lane is waiting for room: do not write now.
+        // If other bytes already wait, the lane is waiting for room: do not write now.
         if self.waiting.len() == 1 {
             self.write(work);
         }
         self.hand_back(work);
     }
 
-    /// Whether `more` bytes do not fit. With nothing waiting, any amount is taken.
+    /// Whether `more` bytes do not fit. If nothing waits, any number fits.
     fn is_full(&self, more: usize) -> bool {
         !self.waiting.is_empty()
             && (self.bytes + more > MAX_WAITING || self.waiting.len() >= MAX_REQUESTS)
     }
 
-    /// Continues: there may be room, or a driver has waited for long.
+    /// Continues: there may be room, or a driver may have waited for too long.
     pub(crate) fn attend(&mut self, work: &mut Work<'_>) {
         self.write(work);
         self.hand_back(work);
     }
 
-    /// Waits a while for the reader, since the machine ends.
+    /// Waits a limited time for the reader, because the machine ends.
     pub(crate) fn finish(&mut self, work: &mut Work<'_>, until: Instant) {
         let mut progress = Instant::now();
         loop {
@@ -242,20 +243,21 @@ impl Output {
         }
     }
 
-    /// Handles a full file or a missing reader: the guest continues without its output.
+    /// Handles a full file or a missing reader: the guest continues without this output.
     fn failed(&mut self, work: &mut Work<'_>, error: &io::Error) {
         if !std::mem::replace(&mut self.gone, true)
             && let Some(sink) = &self.sink
         {
             log::warn!("{}: cannot be written to, and output is dropped: {error}", sink.name());
         }
-        // A full disk is an error for the guest; a missing reader is not.
+        // For the guest a full disk is an error, and a missing reader is not.
         let read_by_nobody = self.sink.as_ref().is_some_and(Sink::has_to_be_waited_for);
         let outcome = if read_by_nobody { Outcome::Success(0) } else { Outcome::Failed };
         self.first_is_over(work, outcome);
     }
 
-    /// The right is lost: its new holder prints what is still in flight.
+    /// Drops the waiting bytes: the right is lost, and its new holder prints what is still in
+    /// flight.
     fn withhold(&mut self, work: &mut Work<'_>) {
         for waiting in self.waiting.drain(..) {
             waiting.request.into_iter().for_each(|request| work.withheld(request));
@@ -263,7 +265,7 @@ impl Output {
         (self.bytes, self.written, self.chains) = (0, 0, 0);
     }
 
-    /// Gives drivers their buffers back if the reader has taken nothing for long.
+    /// Gives drivers their buffers back if the reader has read nothing for [`PATIENCE`].
     fn hand_back(&mut self, work: &mut Work<'_>) {
         if self.chains == 0 || self.stopped.is_none_or(|since| since.elapsed() < PATIENCE) {
             return;

@@ -1,4 +1,4 @@
-//! The destination of a console's output: a descriptor, written to without waiting for a reader.
+//! The destination of a console's output: a descriptor. Writing never waits for a reader.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use crate::permit::Permits;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Sink {
-    /// `None`: standard output itself.
+    /// `None` if standard output itself is written to.
     file: Option<File>,
     how: How,
     name: String,
@@ -20,14 +20,15 @@ pub(super) struct Sink {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// A regular file takes all it is given.
+    /// A regular file always accepts all bytes.
     File,
-    /// A pipe, FIFO or terminal through our own file description, which is non-blocking.
+    /// A pipe, FIFO or terminal through a file description of this process's own, which is
+    /// non-blocking.
     Stream,
     Socket,
-    /// A file description shared with other processes (the shell), and therefore not made
-    /// non-blocking. Readiness is checked before each call instead. If another writer is faster,
-    /// the lane blocks in the call; no thread waits for the lane.
+    /// A file description that is shared with other processes (the shell), and so is not made
+    /// non-blocking. Instead, readiness is checked before each call. If another writer is faster,
+    /// the lane blocks in the call. No thread waits for the lane.
     Shared,
 }
 
@@ -59,13 +60,14 @@ impl Sink {
         &self.name
     }
 
-    /// Whether it can be without room. A regular file always has room and cannot be watched.
+    /// Whether the sink can be without room. A regular file always has room and cannot be watched.
     pub(super) fn has_to_be_waited_for(&self) -> bool {
         self.how != How::File
     }
 
-    /// Writes some of a piece, by one permit; `None` if there is no room. A ready pipe or terminal
-    /// takes a piece of at most 4096 bytes without blocking, unless another writer is faster.
+    /// Writes a part of a piece, with one permit. Returns `None` if there is no room. A ready pipe
+    /// or terminal accepts a piece of at most 4096 bytes without blocking, unless another writer is
+    /// faster.
     pub(super) fn write(
         &self,
         permits: &mut Permits<'_>,
@@ -89,7 +91,7 @@ impl Sink {
         }
     }
 
-    /// Waits this long for room. Returns whether there is any.
+    /// Waits at most `patience_ms` milliseconds for room. Returns whether there is any.
     pub(super) fn wait_for_room(&self, patience_ms: libc::c_int) -> bool {
         super::keys::ready(self.fd(), libc::POLLOUT, patience_ms)
     }

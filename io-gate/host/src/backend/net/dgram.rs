@@ -1,11 +1,12 @@
-//! A frame per datagram between two Unix sockets.
+//! Network frames as datagrams between two Unix sockets, one frame per datagram.
 //!
-//! The socket is not connected. A connected socket takes datagrams from its peer only, so that a
-//! peer that is restarted under the same name would be refused until the guest sends. Each frame is
-//! sent to the socket that has the peer's name at that time. Any process that may write to the
-//! local socket can send frames; the directory's permissions decide.
-//! A frame for which the peer has no room is retried by a timer: the kernel signals room only to a
-//! connected socket.
+//! The socket is not connected. A connected socket accepts datagrams only from its peer, so a peer
+//! that is restarted under the same name would be refused until the guest sends. Each frame is sent
+//! to the socket that has the peer's name at that time. Any process that may write to the local
+//! socket can send frames: the directory's permissions decide.
+//!
+//! A frame for which the peer has no room is sent again after a timer: the kernel signals room only
+//! to a connected socket.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -28,9 +29,9 @@ use crate::own_files::{self, OwnName, PlaceError};
 use crate::permit::Permits;
 use crate::poisoned::POISONED;
 
-/// Retry interval for a frame that the peer had no room for: at first, and at most. A queue of ten
-/// (`net.unix.max_dgram_qlen`) is read within the first, and retries to a stopped peer at the
-/// second cost little.
+/// Interval between retries for a frame for which the peer had no room: the first one, and the
+/// upper bound. A peer reads a queue of ten (`net.unix.max_dgram_qlen`) within the first interval.
+/// At the upper bound, retries to a stopped peer cost little.
 const RETRY: Duration = Duration::from_micros(100);
 const RETRY_LONGEST: Duration = Duration::from_millis(10);
 
@@ -54,7 +55,7 @@ pub(crate) struct Output {
     outbox: Outbox,
 }
 
-/// What other threads use.
+/// The half that other threads use.
 pub(crate) struct Input(Arc<Shared>);
 
 struct Shared {
@@ -119,7 +120,7 @@ impl Output {
         Ok(send_message(permits, socket, Some(&self.peer), frame)?.is_some())
     }
 
-    /// Sends what is queued, each frame with its own permit.
+    /// Sends queued frames, each with its own permit.
     pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
         while let Some(front) = self.outbox.front() {
             match self.send_now(permits, &front) {
@@ -154,7 +155,7 @@ impl Input {
             self.0.waits().retry.expired();
             return Handled { attend: true, input: false };
         }
-        // A pending error (the peer is gone) would wake the thread repeatedly: reading clears it.
+        // A pending error (the peer is gone) would wake the thread repeatedly. Reading clears it.
         if events.intersects(EventSet::ERROR | EventSet::HANG_UP) {
             take_error(self.0.bound.socket.as_raw_fd());
         }

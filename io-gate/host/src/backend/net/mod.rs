@@ -23,9 +23,11 @@ use dgram::Dgram;
 use stream::Stream;
 use tap::Tap;
 
-/// The header in front of every frame between device and gate (virtio 1.2, 5.1.6, version 1).
+/// Length in bytes of the header in front of every frame between device and gate (virtio 1.2,
+/// 5.1.6, version 1).
 pub const VNET_HEADER: usize = 12;
-/// The longest frame, without its header: the most that an offloading driver sends, and some slack.
+/// Upper bound of a frame's length in bytes, without its header: the most that an offloading driver
+/// sends, with some reserve.
 pub const MAX_FRAME: usize = 65550;
 
 /// Why a network cannot be opened.
@@ -66,7 +68,7 @@ enum Kind {
 }
 
 impl Net {
-    /// Opens a tap interface, which may exist already. `mac` is the guest's address.
+    /// Opens a tap interface, which may already exist. `mac` is the guest's address.
     ///
     /// # Errors
     /// See [`NetError`].
@@ -75,7 +77,7 @@ impl Net {
     }
 
     /// Frames over a Unix stream, each after its length (QEMU's `-netdev stream`, passt). The
-    /// listening side need not exist yet.
+    /// listening side may appear later.
     ///
     /// # Errors
     /// See [`NetError`].
@@ -83,7 +85,7 @@ impl Net {
         Ok(Self { kind: Kind::Stream(Stream::new(path)?), mac })
     }
 
-    /// A frame per datagram between two Unix sockets (QEMU's `-netdev dgram`).
+    /// Frames as datagrams between two Unix sockets, one per datagram (QEMU's `-netdev dgram`).
     ///
     /// # Errors
     /// See [`NetError`].
@@ -91,7 +93,7 @@ impl Net {
         Ok(Self { kind: Kind::Dgram(Dgram::open(local, peer)?), mac })
     }
 
-    /// Whether the backend does checksums and segmentation.
+    /// Whether the backend computes checksums and splits segments for the guest.
     #[must_use]
     pub fn has_offloads(&self) -> bool {
         matches!(self.kind, Kind::Tap(_))
@@ -103,7 +105,7 @@ impl Net {
         self.mac
     }
 
-    /// Splits into its two halves and watches its descriptor.
+    /// Splits the network into its two halves, and watches its descriptor.
     pub(crate) fn attach(self, inputs: &Inputs, token: Token) -> io::Result<(Output, Input)> {
         let dropped = Arc::new(AtomicU64::new(0));
         let (out, input) = match self.kind {
@@ -140,7 +142,7 @@ enum Out {
 
 impl Output {
     /// Sends a frame, header first. A frame that cannot leave is dropped and counted, as with an
-    /// unplugged cable: the guest does not learn of it.
+    /// unplugged cable: the guest does not notice.
     pub(crate) fn send(
         &mut self,
         permits: &mut Permits<'_>,
@@ -173,7 +175,7 @@ impl Output {
         }
     }
 
-    /// Sends what is queued, and reconnects.
+    /// Sends queued frames and reconnects.
     pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
         match &mut self.out {
             Out::Tap(tap) => tap.attend(),
@@ -192,7 +194,7 @@ impl Output {
     }
 }
 
-/// What other threads use of a network.
+/// The half of a network that other threads use.
 pub(crate) struct Input {
     input: In,
     dropped: Arc<AtomicU64>,

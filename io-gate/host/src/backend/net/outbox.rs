@@ -1,4 +1,4 @@
-//! A bounded queue of frames that a socket could not take at once.
+//! A bounded queue of frames for which a socket had no room.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::out::{Kept, Outgoing};
 
-/// Limit of the queue. A frame beyond it is dropped, since the peer does not read.
+/// Upper bound of the queue in bytes. A frame beyond it is dropped, because the peer does not read.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 
-/// The frames to send, oldest first.
+/// The frames to send, the oldest first.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     messages: VecDeque<Kept>,
-    /// Bytes of the first message that have left.
+    /// Number of bytes of the first message that have left.
     sent: usize,
     bytes: usize,
     dropped: Arc<AtomicU64>,
@@ -29,7 +29,7 @@ impl Outbox {
         self.messages.is_empty()
     }
 
-    /// Whether a message of this length fits. Counts it as dropped if not.
+    /// Whether a message of this length fits. If not, counts it as dropped.
     pub(crate) fn has_room(&mut self, len: usize) -> bool {
         let room = self.bytes + len <= MAX_BYTES;
         if !room {
@@ -72,8 +72,8 @@ impl Outbox {
         self.sent = 0;
     }
 
-    /// Drops all messages, since the connection or the right to send is gone: a new peer gets
-    /// nothing meant for the former one.
+    /// Drops all messages, because the connection or the right to send is gone: a new peer gets no
+    /// data that was meant for the former one.
     pub(crate) fn clear(&mut self) {
         self.count_drops(self.messages.len() as u64);
         self.messages.clear();

@@ -1,4 +1,4 @@
-//! Code shared by both kinds of socket network, and the read function that the tap uses too.
+//! Code that both kinds of socket network share, and the read function that the tap uses too.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -7,7 +7,8 @@ use crate::descriptors::Address;
 use crate::out::{self, Outgoing, Refused, with_permits};
 use crate::permit::Permits;
 
-/// Sends what the socket takes now, to its peer or to an address; `None` if it takes nothing.
+/// Sends as many of the bytes as the socket accepts now, to its peer or to an address. Returns
+/// `None` if it accepts none.
 pub(super) fn send_message(
     permits: &mut Permits<'_>,
     fd: RawFd,
@@ -29,14 +30,14 @@ pub(super) fn or_none<T>(sent: Result<T, Refused>) -> Result<Option<T>, Refused>
     }
 }
 
-/// Takes only a datagram socket's pending error: peeking at a message returns the error first.
+/// Takes only the pending error of a datagram socket: peeking at a message returns the error first.
 pub(super) fn take_error(fd: RawFd) {
     // SAFETY: no byte is written behind the pointer, as the length is zero.
     unsafe { libc::recv(fd, std::ptr::null_mut(), 0, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
 }
 
-/// Receives what the socket has now, at most `max` bytes, and appends it to `into`; `None` if it
-/// has nothing.
+/// Receives the bytes that the socket has now, at most `max`, and appends them to `into`. Returns
+/// `None` if it has none.
 pub(super) fn receive_message(
     fd: RawFd,
     into: &mut Vec<u8>,
@@ -45,9 +46,9 @@ pub(super) fn receive_message(
     append(fd, into, max, Some(libc::MSG_DONTWAIT))
 }
 
-/// Reads at most `max` bytes and appends them to `into`: from a socket with flags, from any other
-/// file without. The room is not zeroed first, since for small frames that would cost more than the
-/// rest.
+/// Reads at most `max` bytes and appends them to `into`: from a socket with `flags`, from any other
+/// file without. The room is not zeroed first, because for small frames that would cost more than
+/// the read.
 pub(super) fn append(
     fd: RawFd,
     into: &mut Vec<u8>,

@@ -1,4 +1,4 @@
-//! Frames over a Unix stream socket, each after its length. Reconnects when the peer goes.
+//! Frames over a Unix stream socket, each after its length. Reconnects when the peer has gone.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -21,10 +21,10 @@ use crate::own_files;
 use crate::permit::Permits;
 use crate::poisoned::POISONED;
 
-/// Retry interval for a connection: at first, and at most.
+/// Interval between attempts to connect: the first one, and the upper bound.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
-/// The most bytes read from the socket at once.
+/// Upper bound of the bytes read from the socket at once.
 const READ: usize = 128 * 1024;
 
 /// The backend, before it is attached.
@@ -43,24 +43,24 @@ pub(crate) struct Output {
     reported: bool,
 }
 
-/// What other threads use: they read.
+/// The half that other threads use: they read.
 pub(crate) struct Input(Arc<Mutex<Shared>>);
 
-/// Guards what both halves change. Never held across a call that can block: the socket is
+/// Guards the state that both halves change. Never held across a call that can block: the socket is
 /// non-blocking.
 struct Shared {
     // Declared before the descriptors that they watch, so that they are dropped first.
     interest: Interest,
     retry: Retry,
     link: Option<Link>,
-    /// Why the connection is unusable, as found by a read. The lane replaces the connection.
+    /// Why a read has found the connection unusable. The lane replaces the connection.
     broken: Option<String>,
 }
 
 struct Link {
     socket: Arc<UnixStream>,
     received: Vec<u8>,
-    /// Where the next frame begins in `received`.
+    /// The position of the next frame in `received`.
     at: usize,
 }
 
@@ -101,7 +101,7 @@ impl Output {
         permits: &mut Permits<'_>,
         frame: Outgoing<'_>,
     ) -> Result<(), Refused> {
-        // The caller has checked the limit.
+        // The caller has checked the frame's length.
         let mut prefix = Prefix::default();
         let message = frame.behind_its_length(&mut prefix);
         if !self.outbox.is_empty() {
@@ -119,8 +119,7 @@ impl Output {
         Ok(())
     }
 
-    /// Replaces a broken or missing connection, and sends what is queued, each frame with its own
-    /// permit.
+    /// Replaces a broken or missing connection, and sends queued frames, each with its own permit.
     pub(crate) fn attend(&mut self, permits: &mut Permits<'_>) {
         let broken = self.shared().broken.take();
         if let Some(reason) = broken {
@@ -203,7 +202,7 @@ impl Output {
         shared.broken = None;
         shared.retry.later();
         drop(shared);
-        // The lane closes the socket here: the threads that read must not close it.
+        // The lane closes the socket here: the threads that read may not close it.
         drop((link, self.socket.take()));
         self.outbox.clear();
         self.reported = true;
@@ -271,7 +270,8 @@ impl Input {
 }
 
 impl Link {
-    /// Takes the next frame, reading what the socket has. Fails if no further frame can follow.
+    /// Takes the next frame, and reads from the socket if needed. Fails if no further frame can
+    /// follow.
     fn receive(&mut self, into: &mut Vec<u8>) -> Result<bool, String> {
         loop {
             if self.next_frame(into)? {
@@ -299,7 +299,7 @@ impl Link {
         Ok(true)
     }
 
-    /// Reads what the socket has. Returns whether there was anything.
+    /// Reads the bytes that the socket has. Returns whether there were any.
     fn fill(&mut self) -> io::Result<bool> {
         self.received.drain(..self.at);
         self.at = 0;

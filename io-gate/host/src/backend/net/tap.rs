@@ -1,5 +1,5 @@
-//! A tap interface with virtio-net headers, so that the host's kernel does checksums and
-//! segmentation for the guest.
+//! A tap interface with virtio-net headers, so that the host's kernel computes checksums and splits
+//! segments for the guest.
 
 use std::fs::File;
 use std::io;
@@ -19,19 +19,19 @@ use crate::out::{self, Outgoing, Refused, with_permits};
 use crate::permit::Permits;
 use crate::poisoned::POISONED;
 
-/// Guest feature bits (virtio 1.2, 5.1.3) and the tap offload that each allows.
+/// The guest's feature bits (virtio 1.2, 5.1.3), each with the tap offload that it allows.
 const OFFLOADS: [(u32, libc::c_uint); 4] =
     [(1, libc::TUN_F_CSUM), (7, libc::TUN_F_TSO4), (8, libc::TUN_F_TSO6), (9, libc::TUN_F_TSO_ECN)];
 
-/// Retry interval for an interface that is gone: at first, and at most.
+/// Interval between retries for an interface that is gone: the first one, and the upper bound.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
 /// Frames older than this are dropped when a tap is attached. A takeover opens its taps before it
-/// asks for the term, which may be hours before if no arbiter answers; a network would not deliver
+/// claims the term, which may be hours earlier if no arbiter answers. A network would not deliver
 /// frames that old. Longer than a normal takeover takes.
 const STALE: Duration = Duration::from_secs(1);
-/// More frames than the kernel keeps for a tap (`txqueuelen`, 500 or 1000), since new ones arrive
+/// More frames than the kernel keeps for a tap (`txqueuelen`, 500 or 1000), because new ones arrive
 /// while these are dropped.
 const MOST_STALE: usize = 4096;
 
@@ -48,7 +48,7 @@ pub(crate) struct Output {
     place: (Inputs, Token),
 }
 
-/// What other threads use.
+/// The half that other threads use.
 pub(crate) struct Input(Arc<Shared>);
 
 struct Shared {
@@ -62,7 +62,8 @@ struct State {
     interest: Interest,
     retry: Retry,
     name: String,
-    /// The interface is gone: nothing is watched, and the lane looks for it at intervals.
+    /// The interface is gone: no descriptor is watched, and the lane looks for the interface at
+    /// intervals.
     gone: bool,
     /// The features that the driver has accepted.
     features: u64,
@@ -170,7 +171,7 @@ impl Output {
         };
         let file = &self.shared.file;
         if gone {
-            // Only an existing interface: joining a missing one would create it.
+            // Join only an existing interface: joining a missing one would create it.
             if !descriptors::interface_exists(&name) || join(file, &name).is_err() {
                 return self.shared.state().retry.later();
             }
@@ -203,7 +204,7 @@ impl Input {
         match append(self.0.file.as_raw_fd(), into, VNET_HEADER + MAX_FRAME, None) {
             Ok(Some(len)) if len > VNET_HEADER => return (true, false),
             Err(error) if is_gone(&error) => state.is_gone(&error),
-            // No frame, or the interface is down.
+            // There is no frame, or the interface is down.
             _ => {}
         }
         into.clear();
