@@ -1,4 +1,5 @@
-//! An operator's answers say what has happened, and a silent client holds up neither an operator nor a primary.
+//! An operator's answers say what has happened, and a silent client delays neither an operator nor
+//! a primary.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -48,7 +49,7 @@ impl Bench {
         self.guest_with("")
     }
 
-    /// As [`guest`](Self::guest), with another word on its command line.
+    /// As [`guest`](Self::guest), with an additional word on the guest's command line.
     fn guest_with(&self, word: &str) -> micro::Guest {
         let socket = self.path("primary").display().to_string();
         let flags = ["--control", &socket, "--arbiter", &self.arbiter];
@@ -108,12 +109,13 @@ fn a_silent_client_delays_nobody() {
     let path = dir.path().join("socket");
     let handler = |command| match command {
         ControlCommand::Status => Reply::done("idle"),
-        // More than a socket's buffer.
+        // Longer than a socket's buffer.
         _ => Reply::Now(Ok(json!({ "huge": "x".repeat(1 << 20) }))),
     };
     let _socket = ControlSocket::listen(&path, Arc::new(handler)).unwrap();
     let connect = || UnixStream::connect(&path).unwrap();
-    // More than may be connected at once: some send nothing, some half a request, some do not read their answer.
+    // More clients than may be connected at once: some send nothing, some send half a request, some
+    // do not read their answer.
     let clients: Vec<UnixStream> = std::iter::repeat_with(connect).take(150).collect();
     for (index, mut client) in clients.iter().enumerate() {
         let said: &[u8] = match index % 30 {
@@ -128,13 +130,13 @@ fn a_silent_client_delays_nobody() {
     for _ in 0..3 {
         request(&path, &request_for(ControlCommand::Status)).unwrap();
     }
-    // Waiting for any one of them would take five seconds.
+    // Waiting for a single one of the clients would take five seconds.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     drop(clients);
 }
 
-/// Fails if the end of the process drops clients that were accepted and not read yet: of two that power it off at once, one
-/// would get a broken pipe.
+/// Fails if the end of the process drops clients that were accepted and not read yet: of two
+/// clients that power the machine off at once, one would get a broken pipe.
 #[test]
 fn whoever_came_before_the_end_is_answered() {
     let dir = tempfile::tempdir().unwrap();
@@ -162,7 +164,7 @@ fn whoever_came_before_the_end_is_answered() {
     });
 }
 
-/// Fails if silent clients may use all of a process's descriptors.
+/// Fails if silent clients can use all descriptors of a process.
 #[test]
 fn silent_clients_leave_descriptors_to_others() {
     let bench = Bench::new();
@@ -175,14 +177,14 @@ fn silent_clients_leave_descriptors_to_others() {
     let silent: Vec<_> = (0..70).map_while(|_| UnixStream::connect(&socket).ok()).collect();
     let begun = Instant::now();
     let status = bench.tell("primary", &["status"]).unwrap();
-    // A silent client that must first time out takes five seconds.
+    // Waiting until a silent client times out would take five seconds.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     let open = std::fs::read_dir(format!("/proc/{}/fd", status["pid"])).unwrap().count();
     assert!(open < 50, "{open} of 64 descriptors are in use");
     drop(silent);
 }
 
-/// Fails if the reason is reported as a success that follows, and then a second time.
+/// Fails if the refusal is reported as a success first, or twice.
 #[test]
 fn a_seizure_that_is_refused_says_why_once() {
     let bench = Bench::without_arbiter();
@@ -223,7 +225,7 @@ fn what_takes_time_is_answered_at_its_end() {
     assert_eq!(request(&path, &at_once).unwrap()["done"], false);
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| request(&path, &request_for(ControlCommand::RunAlone)));
-        // Others are served meanwhile.
+        // Other clients are served while this one waits.
         request(&path, &request_for(ControlCommand::Status)).unwrap();
         over.store(true, Ordering::SeqCst);
         assert_eq!(waits.join().unwrap().unwrap()["done"], true);
@@ -252,7 +254,7 @@ fn a_takeover_that_is_refused_is_not_done() {
     let protected = bench.tell("primary", &["protect", &bench.unix("link")]).unwrap();
     assert_eq!((&protected["done"], &protected["state"]), (&json!(true), &json!("protected")));
     assert_eq!(bench.state("primary"), "protected");
-    // Without an arbiter, a standby does not take over from a primary that is connected.
+    // Without an arbiter, a standby does not take over from a connected primary.
     let refusal = bench.tell("standby", &["take-over"]).unwrap_err();
     assert!(refusal.contains("without an arbiter"), "{refusal}");
     assert_eq!(
@@ -261,7 +263,7 @@ fn a_takeover_that_is_refused_is_not_done() {
     );
     guest.ask(Op::Ping);
 
-    // When the primary is dead, it does; the answer comes when the guest runs there.
+    // When the primary is dead, the standby takes over; the answer comes when the guest runs there.
     guest.process.kill().unwrap();
     bench.wait_for("standby", "waiting-for-operator");
     let taken = bench.tell("standby", &["take-over"]).unwrap();
@@ -312,7 +314,7 @@ fn protect_says_what_came_of_it_and_leaves_a_standby_that_hangs() {
         let replaced = replaced.join().unwrap().unwrap_err();
         assert!(replaced.contains("another `protect`"), "{replaced}");
     });
-    // P2: a standby that holds a checkpoint is not dropped without a decision.
+    // P2: a standby that holds a checkpoint is not dropped without an operator's decision.
     let refusal = bench.tell("primary", &["protect", &bench.unix("hangs")]).unwrap_err();
     assert!(refusal.contains("run-alone"), "{refusal}");
     assert_eq!(bench.tell("primary", &["run-alone"]).unwrap()["state"], "alone");
@@ -327,7 +329,7 @@ fn strangers_do_not_hold_the_standbys_place() {
     let mut guest = bench.guest();
     let address = free_address().unwrap();
     let standby = bench.standby("standby", &guest, &address.to_string());
-    // Any number of connections, repeatedly: silent ones, and some that send a little.
+    // Repeated connections without a limit: silent ones, and some that send a few bytes.
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let knock = || {
@@ -353,7 +355,7 @@ fn strangers_do_not_hold_the_standbys_place() {
         assert_eq!(found, "ready");
     });
     guest.ask(Op::Append { payload: b"protected", flush: true });
-    // Lines about strangers are limited in time.
+    // Log lines about strangers are limited in time.
     let said = standby.lines();
     assert!(said.len() < 100, "{} lines:\n{}", said.len(), said.join("\n"));
 }
@@ -370,7 +372,8 @@ fn a_socket_that_was_left_behind_is_listened_on_again() {
     assert_eq!(bench.tell("primary", &["protect", &link]).unwrap()["state"], "protected");
 }
 
-/// P2: a guest without output never asks the fence; its machine finds out nevertheless.
+/// P2: the machine of a guest without output never asks the fence for an effect, and still learns
+/// that it was replaced.
 #[test]
 fn a_replaced_machine_whose_guest_is_idle_ends_by_itself() {
     let bench = Bench::new();
@@ -384,7 +387,7 @@ fn a_replaced_machine_whose_guest_is_idle_ends_by_itself() {
     assert!(said.contains("fenced") && said.contains("another host"), "{said}");
 }
 
-/// Fails if the question that only serves a message for people uses the command's own time.
+/// Fails if a request that only improves the message uses the time of the command itself.
 #[test]
 fn a_shutdown_is_sent_where_the_question_before_is_not_answered() {
     let dir = tempfile::tempdir().unwrap();
@@ -407,7 +410,8 @@ fn a_shutdown_is_sent_where_the_question_before_is_not_answered() {
     assert!(served.join().unwrap().contains("shutdown"));
 }
 
-/// Fails if a client waits longer than its time-out, or for ever: to connect, or for each answer anew.
+/// Fails if a client waits longer than its time-out: to connect, for one answer, or for each answer
+/// anew.
 #[test]
 fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
     let bench = Bench::without_arbiter();
@@ -416,7 +420,7 @@ fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
     command.arg(bench.path("standby")).stdin(Stdio::null());
     let mut stopped = Process::start("standby", command, &bench.path("standby.log")).unwrap();
     stopped.wait_line("listening on", PATIENCE).unwrap();
-    // A client that it has accepted is served first.
+    // The process serves an accepted client first.
     bench.tell("standby", &["status"]).unwrap();
     stopped.signal(Signal::STOP);
     let is_given_up = |name: &str, words: &[&str], expected: &str| {
@@ -426,7 +430,7 @@ fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
         let mut asker = Process::start("ctl", command, &bench.path("ctl.log")).unwrap();
         let ended = asker.wait_exit(PATIENCE).map(|ended| ended.code());
         asker.signal(Signal::KILL);
-        // Read until the end of its output.
+        // No line contains this text: the wait ends when all output was read.
         asker.wait_line("\0", PATIENCE);
         let said = asker.lines().join("\n");
         assert_eq!(ended, Some(Some(1)), "{words:?}: {said}");
@@ -437,14 +441,15 @@ fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
     is_given_up("standby", &["--timeout", "1", "shutdown"], "within 6 s");
     stopped.signal(Signal::CONT);
 
-    // Its queue is full after one client: the next one cannot connect.
+    // The queue is full after one client: the next one cannot connect.
     let full = UnixListener::bind(bench.path("full")).unwrap();
     rustix::net::listen(&full, 0).unwrap();
     let _first = UnixStream::connect(bench.path("full")).unwrap();
     is_given_up("full", &["--timeout", "0", "status"], "within 5 s");
 }
 
-/// The guest's operating system is notified and shuts itself down; a guest that does not listen is reported.
+/// The guest's operating system is notified and shuts itself down; a guest that ignores the
+/// notification is reported.
 #[test]
 fn shutdown_presses_the_power_button() {
     let bench = Bench::new();
@@ -454,7 +459,7 @@ fn shutdown_presses_the_power_button() {
     assert!(deaf.contains("power-off"), "{deaf}");
     guest.ask(Op::Ping);
 
-    // Reported at once, not after the time-out.
+    // The result is reported at once, not after the time-out.
     let waits = |word: &str, bench: &Bench| {
         let mut command = Command::new(KEMARI);
         command.arg("ctl").arg("--control").arg(bench.path("primary")).arg("shutdown");

@@ -1,5 +1,6 @@
-//! A standby refuses what it could not continue when a primary joins, not when the primary is dead: another disk, a disk that it
-//! may not write, a console that cannot be opened, another kernel.
+//! A standby refuses at the primary's connection, not after the primary's death, what it could not
+//! continue: another disk, a disk that it may not write to, a console that cannot be opened,
+//! another kernel.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -12,7 +13,7 @@ use kemari_testbed::process::{Process, in_namespaces};
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 
-/// A guest that connects to standbys at `unix:DIR/link` on demand.
+/// A guest that connects to a standby at `unix:DIR/link` on demand.
 struct Bench {
     dir: tempfile::TempDir,
     guest: micro::Guest,
@@ -46,13 +47,15 @@ impl Bench {
             .to_vec()
     }
 
-    /// Protects the guest with the standby that `command` runs: the primary must report the refusal, and the guest goes on.
+    /// Protects the guest with the standby that `command` runs. The primary must report the
+    /// refusal, and the guest must continue.
     #[track_caller]
     fn refused(&mut self, command: Command, expected: &[&str]) {
         self.refused_after(command, || {}, expected);
     }
 
-    /// As [`refused`](Self::refused); `change` is made between the standby's start and the primary's connection.
+    /// As [`refused`](Self::refused), with `change` called between the standby's start and the
+    /// primary's connection.
     #[track_caller]
     fn refused_after(&mut self, mut command: Command, change: impl FnOnce(), expected: &[&str]) {
         command.stdin(Stdio::null());
@@ -76,7 +79,8 @@ impl Bench {
     }
 }
 
-/// A start that must be protected ends if it is not: at once when it is refused, otherwise after the time-out.
+/// A start that requires protection ends without it: at once after a refusal, otherwise after the
+/// time-out.
 #[test]
 fn a_start_that_has_to_be_protected() {
     let dir = tempfile::tempdir().unwrap();
@@ -100,7 +104,7 @@ fn a_start_that_has_to_be_protected() {
     }
 }
 
-/// P3: what the guest was told is on disk would not be there.
+/// P3: data that the guest knows to be on disk would be missing.
 #[test]
 fn a_copy_of_the_disk() {
     let mut bench = Bench::new();
@@ -112,7 +116,8 @@ fn a_copy_of_the_disk() {
     bench.refused(command, &["disk in slot 16: primary shared, mark ", &copys, "not a copy"]);
 }
 
-/// P4, P9. Fails if a standby finds only at its first checkpoint, or at its takeover, that it may map no more memory.
+/// P4, P9. Fails if a standby finds only at its first checkpoint, or at its takeover, that its
+/// limit of memory is too low.
 #[test]
 fn a_standby_that_may_not_map_what_it_needs() {
     let mut bench = Bench::new();
@@ -138,8 +143,8 @@ fn a_standby_that_may_not_map_what_it_needs() {
     assert!(!said.contains("RLIMIT"), "{advised}: {said}");
 }
 
-/// P2, P3: after a takeover a write that was reported complete could be lost, or a record that the primary reads would never be
-/// raised.
+/// P2, P3: after a takeover, a write that was reported complete could be lost, or a record that the
+/// primary reads would never be raised.
 #[test]
 fn a_disk_that_is_guarded_otherwise() {
     for guard in ["cache=writeback", "fence=off"] {
@@ -173,7 +178,7 @@ fn a_disk_that_the_standby_may_not_write() {
     bench.refused(command, &["disk.img", "cannot be written"]);
 }
 
-/// P7: after a takeover the guest's next reset would boot something else.
+/// P7: after a takeover, the guest's next reset would boot something else.
 #[test]
 fn another_kernel_or_command_line_than_the_primarys() {
     let mut bench = Bench::new();

@@ -1,5 +1,5 @@
-//! P3: a machine is started without protection and protected later: from then on its writes are synchronous, within the
-//! rights that its threads have kept.
+//! P3: a machine that starts unprotected and is protected later makes its writes synchronous from
+//! then on, within the rights that its threads have kept.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;

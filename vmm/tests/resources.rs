@@ -1,5 +1,6 @@
-//! A standby that says `ready` could take over: what it needs is checked at start, and repeatedly while the guest is protected.
-//! Both sides report what goes away, and neither says `protected` then.
+//! P9: a standby that reports `ready` can take over. It checks its resources at the start, and
+//! repeatedly while the guest is protected. When a resource goes away, both sides report that, and
+//! neither reports `protected`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -15,7 +16,7 @@ use micro::{KEMARI, PATIENCE};
 use rustix::process::{Resource, Rlimit, Signal};
 use serde_json::Value;
 
-/// Gives this thread, and all that it starts, a network of its own.
+/// Moves this thread, and all processes that it starts, to a new network namespace.
 fn own_network() -> bool {
     // SAFETY: a system call that changes the network namespace of this thread only.
     let permitted = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
@@ -31,7 +32,7 @@ fn ip(arguments: &str) {
     assert!(done.success(), "ip {arguments}");
 }
 
-/// A tap for each side; the standby's has an address to route by.
+/// Creates a tap for each side; the standby's tap has an address for routing.
 fn taps_with_a_route() {
     for tap in ["tapa", "tapb"] {
         ip(&format!("tuntap add {tap} mode tap"));
@@ -42,7 +43,7 @@ fn taps_with_a_route() {
 
 struct Bench {
     dir: tempfile::TempDir,
-    /// The guest's devices; `{side}` stands for each side's own resource.
+    /// The flags of the guest's devices; `{side}` stands for each side's own resource.
     devices: Vec<&'static str>,
 }
 
@@ -124,7 +125,7 @@ impl Bench {
         names.filter(|name| name.starts_with("term-")).count()
     }
 
-    /// Both sides must report that the guest is not protected, and why.
+    /// Waits until both sides report that the guest is not protected, and why.
     #[track_caller]
     fn degraded(&self, reason: &str) {
         for side in ["a", "b"] {
@@ -155,7 +156,7 @@ fn refused(output: &Output, parts: &[&str]) {
     }
 }
 
-/// The kernel would create a tap with a mistyped name, attached to nothing.
+/// The kernel would create a tap for a mistyped name, connected to nothing.
 #[test]
 fn an_interface_that_is_not_there_is_a_mistake_on_either_side() {
     if !own_network() {
@@ -184,7 +185,7 @@ fn an_interface_that_is_not_there_is_a_mistake_on_either_side() {
     let made = Command::new("ip").args(["link", "show", "tpa0"]).output().unwrap();
     assert!(!made.status.success(), "nobody has made it");
 
-    // Unless creating it was requested.
+    // With `create=on`, the tap is created.
     let bench = Bench::new(&["--net=tap=made{side},create=on"]);
     let _primary = bench.primary();
     ip("link show madea");
@@ -203,7 +204,8 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
     ip("link set tapa up");
     let bench = Bench::new(&["--net=tap=tap{side}"]);
     let _primary = bench.primary();
-    // It was down at the start: known before a primary comes, and reported to it.
+    // The tap is down at the start: the standby knows that before a primary connects, and reports
+    // it to the primary.
     let standby = bench.standby(kemari());
     let refusal = bench.protect().unwrap_err();
     assert!(refusal.contains("tapb") && refusal.contains("down"), "{refusal}");
@@ -231,14 +233,15 @@ fn a_tap_that_goes_away_is_said_on_both_sides() {
     bench.protected();
     ip("link set tapb nomaster");
     bench.degraded("tap=tapb: the interface is not connected");
-    // An address to route by is enough.
+    // An address for routing is enough.
     ip("addr add 10.77.0.1/24 dev tapb");
     bench.protected();
     ip("link del tapb");
     bench.degraded("tap=tapb: no such interface");
 }
 
-/// A standby whose disk is away does not take the right from its primary, reports that, and takes over when the disk is back.
+/// P7, P9: a standby whose disk is missing does not take the term from its primary, reports that,
+/// and takes over when the disk is back.
 #[test]
 fn a_disk_that_goes_away_holds_a_takeover_back() {
     let bench = Bench::new(&["--disk=path={dir}/{side}.img"]);
@@ -250,7 +253,7 @@ fn a_disk_that_goes_away_holds_a_takeover_back() {
     let _standby = bench.standby(kemari());
     bench.protect().unwrap();
     bench.protected();
-    // The standby's path to it, not the primary's.
+    // The standby's path to the disk, not the primary's.
     let (link, away) = (bench.path("b.img"), bench.path("away"));
     std::fs::rename(&link, &away).unwrap();
     bench.degraded("b.img: it cannot be opened");
@@ -266,8 +269,8 @@ fn a_disk_that_goes_away_holds_a_takeover_back() {
     bench.wait("b", |status| status["role"] == "primary" && status["state"] == "alone");
 }
 
-/// P7, P9. The guest cannot continue yet: no term is claimed, and a signal ends this side in good order. Fails if a signal is
-/// lost meanwhile.
+/// P7, P9. The guest cannot continue yet: no term is claimed, and a signal ends this side in an
+/// orderly way. Fails if the signal is lost during the wait.
 #[test]
 fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
     for end in ["TERM", "power-off"] {
@@ -276,7 +279,7 @@ fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
         let mut standby = bench.standby(kemari());
         bench.protect().unwrap();
         bench.protected();
-        // Another process uses its network socket by now.
+        // Another process has taken the name of the standby's network socket.
         let _taken = std::os::unix::net::UnixDatagram::bind(bench.path("b.net")).unwrap();
         primary.kill().unwrap();
         bench.wait("b", |status| {
@@ -294,13 +297,14 @@ fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
         }
         assert_eq!(standby.wait_exit(PATIENCE).unwrap().code(), Some(0));
         assert_eq!(bench.terms(), 1);
-        // No question was asked, so none is waited for.
+        // No request was sent to the arbiter, so the end waits for none.
         let said = standby.lines().join("\n");
         assert!(!said.contains("the arbiter has not answered"), "{said}");
     }
 }
 
-/// P9: a takeover would stop before its term. Fails if the name of a datagram socket is checked only when it is used.
+/// P9: a takeover would stop before it wins its term. Fails if the name of a datagram socket is
+/// checked only when it is used.
 #[test]
 fn a_name_for_datagrams_that_somebody_else_has_is_said() {
     let bench = Bench::new(&["--net=dgram={dir}/{side}.net:{dir}/peer"]);
@@ -354,7 +358,8 @@ fn what_is_behind_a_device_by_name_is_looked_at_too() {
     bench.protected();
 }
 
-/// P9: before a guest is protected. Fails if only the networks of `--net` are opened then.
+/// P9: the check happens before a guest is protected. Fails if only the networks of `--net` are
+/// opened then.
 #[test]
 fn p9_a_tap_of_a_named_device_that_cannot_be_opened_is_said_when_a_session_begins() {
     if !own_network() {
@@ -398,8 +403,8 @@ fn a_primary_that_was_refused_starts_again_corrected() {
     assert_eq!(bench.protect().unwrap()["state"], "protected");
 }
 
-/// P2: what is written for a standby is written when there is one. Fails if the record of who may write is written again at each
-/// attempt to connect, while no standby is there.
+/// P2: records for a standby are written when a standby is connected. Fails if the fence record is
+/// written again at each attempt to connect, while there is no standby.
 #[test]
 fn p2_the_records_of_the_disks_are_renewed_for_a_standby_that_was_reached() {
     let bench = Bench::new(&["--disk=path={dir}/disk.img"]);
@@ -427,7 +432,8 @@ fn an_arbiter_that_does_not_answer_is_said() {
     std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
     bench.protected();
 
-    // The arbiter answers, and would not let this side go on: its data went back to before this machine began.
+    // The arbiter answers, but would not let this side continue: its data went back to a time
+    // before this machine began.
     let term = bench.path(&format!("arbiter/default/term-{:020}.json", 1));
     std::fs::rename(&term, bench.path("away")).unwrap();
     bench.degraded("the arbiter is unreachable");
@@ -435,7 +441,7 @@ fn an_arbiter_that_does_not_answer_is_said() {
     bench.protected();
 }
 
-/// With any limit that a standby starts with, it protects no guest, or it can take over.
+/// P9: with any limit of descriptors, a standby either protects no guest or can take over.
 #[test]
 fn a_standby_has_the_descriptors_for_a_takeover() {
     let bench = Bench::new(&["--disk=path={dir}/disk.img"]);
@@ -449,7 +455,8 @@ fn a_standby_has_the_descriptors_for_a_takeover() {
         &["free descriptors", "ulimit -Hn", "LimitNOFILE="],
     );
     let mut primary = bench.primary();
-    // The lowest limit that it accepts, and the lowest that is enough for the guest as well.
+    // Find the lowest limit that the standby accepts at its start, and the lowest one that suffices
+    // for the guest as well.
     let mut limit = 60;
     let mut standby = loop {
         limit += 4;
@@ -478,7 +485,7 @@ fn a_standby_has_the_descriptors_for_a_takeover() {
     assert_eq!(standby.exited(), None);
 }
 
-/// Leaves a process this many free descriptors; `None`: as many as before.
+/// Leaves a process `free` free descriptors; `None` restores the limit.
 fn leave_descriptors(process: &Process, free: Option<u64>) {
     let pid = rustix::process::Pid::from_raw(process.pid().try_into().unwrap());
     let dir = format!("/proc/{}/fd", process.pid());
@@ -486,7 +493,7 @@ fn leave_descriptors(process: &Process, free: Option<u64>) {
         let entries = std::fs::read_dir(&dir).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
     };
-    // What a thread has open for a moment is free soon.
+    // Ignore descriptors that a thread has open only for a moment.
     let used = (0..100).map(|_| open()).reduce(|used, now| &used & &now).unwrap();
     let limit = free.map_or(1000, |free| {
         (0..).filter(|number| !used.contains(number)).nth(free as usize).unwrap()
@@ -496,7 +503,8 @@ fn leave_descriptors(process: &Process, free: Option<u64>) {
     rustix::process::prlimit(pid, Resource::Nofile, limit).unwrap();
 }
 
-/// P7: the term is won, and the backends cannot be attached at once. Fails if the guest is given up then.
+/// P7: the term is won, and the backends cannot be attached at once. Fails if the standby gives the
+/// guest up then.
 #[test]
 fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     let bench = Bench::new(&[
@@ -510,14 +518,14 @@ fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     let standby = bench.standby(kemari());
     bench.protect().unwrap();
     bench.protected();
-    // It prepares, and cannot ask yet.
+    // The standby has prepared the takeover, and cannot ask the arbiter yet.
     std::fs::rename(bench.path("arbiter"), bench.path("away")).unwrap();
     primary.kill().unwrap();
     bench.wait("b", |status| {
         let why = status["reason"].as_str().unwrap_or_default();
         status["state"] == "doubting" && why.contains("the arbiter is unreachable")
     });
-    // Enough to ask.
+    // Enough descriptors to ask the arbiter.
     leave_descriptors(&standby, Some(2));
     std::fs::rename(bench.path("away"), bench.path("arbiter")).unwrap();
     let found = standby.wait_line("the guest waits until this is fixed", PATIENCE);
@@ -527,13 +535,14 @@ fn p7_a_guest_whose_devices_cannot_be_attached_at_once_goes_on_when_they_can() {
     assert_eq!(bench.terms(), 2);
 }
 
-/// P9: what a takeover would find only after the term is won. The standby's own paths are broken, not the primary's.
+/// P9: shortages that a takeover would otherwise find only after it has won the term. The standby's
+/// own paths are broken, not the primary's.
 #[test]
 fn p9_what_a_takeover_would_open_is_looked_at() {
     let bench = Bench::new(&[
         "--disk=path={dir}/disk.img,fence={dir}/{side}.fence",
         "--virtio-console=file={dir}/{side}.d/console",
-        // Neither side is stopped or killed here: a busy machine must not lead to a takeover.
+        // No side is stopped or killed here: a busy machine must not cause a takeover.
         "--heartbeat-timeout=10000",
     ]);
     for side in ["a", "b"] {
@@ -588,14 +597,15 @@ fn p9_what_a_takeover_would_open_is_looked_at() {
     }
 }
 
-/// P2, P9: a side that could not continue takes no term from its primary. Fails if the tap is opened after the term was won.
+/// P2, P9: a side that could not continue takes no term from its primary. Fails if the tap is
+/// opened after the term was won.
 #[test]
 fn p9_a_takeover_that_could_not_go_on_takes_no_term() {
     if !own_network() {
         return;
     }
     taps_with_a_route();
-    // A busy machine must not lead to a takeover.
+    // A busy machine must not cause a takeover.
     let bench = Bench::new(&["--net=tap=tap{side}", "--heartbeat-timeout=10000"]);
     let mut primary = bench.primary();
     let _standby = bench.standby(kemari());

@@ -1,4 +1,4 @@
-//! Every acknowledged state can be restored here (P4), not only a session's first.
+//! P4: a standby can restore every acknowledged state, not only the first one of a session.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -22,12 +22,12 @@ use pair::{
 };
 
 const MEMORY: u64 = 16 << 20;
-/// In `kvm_sregs`: the L bit of CS, and EFER.
+/// Offsets in `kvm_sregs` of the L bit of CS, and of EFER.
 const CS_L: usize = 19;
 const EFER: usize = 264;
 
-/// CS of a 64-bit segment outside of long mode. On some processors a guest gets there by clearing EFER.LME at the right
-/// moment; KVM_SET_SREGS always refuses it.
+/// CS of a 64-bit segment outside of long mode. On some processors a guest gets there by clearing
+/// EFER.LME at the right moment; KVM_SET_SREGS always refuses it.
 fn long_segment_outside_of_long_mode(state: &mut MachineState) {
     let mut fields = serde_json::to_value(&*state).unwrap();
     let sregs = fields["vcpus"][0]["sregs"].as_array_mut().unwrap();
@@ -36,8 +36,9 @@ fn long_segment_outside_of_long_mode(state: &mut MachineState) {
     *state = serde_json::from_value(fields).unwrap();
 }
 
-/// P4. A later state that KVM refuses is not acknowledged, so no takeover fails because of it: the last acknowledged one is
-/// good. Fails if only the first state of a session is tried.
+/// P4. The standby does not acknowledge a later state that KVM refuses, so no takeover fails
+/// because of it: the last acknowledged state is good. Fails if only the first state of a session
+/// is tried.
 #[test]
 fn p4_a_later_state_that_kvm_refuses_is_not_acknowledged() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What `kemari run` prints when something is wrong: one line that says what to do, exit code 2, and nothing left behind.
+//! Errors of `kemari run`: one line that says what to do, exit code 2, and nothing left behind.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -19,7 +19,7 @@ fn kemari(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end, which must be an operator's error.
+/// Runs `command` to its end, which must be an operator's error.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
@@ -30,7 +30,7 @@ fn refused(command: &mut Command) -> String {
     text
 }
 
-/// As [`refused`], for the program's own messages: one line.
+/// As [`refused`], for the program's own messages, which have one line.
 #[track_caller]
 fn refused_in_a_line(command: &mut Command, expected: &[&str]) {
     let text = refused(command);
@@ -53,7 +53,8 @@ fn run_kernel(kernel: &Path, flags: &[&str]) -> Command {
     command
 }
 
-/// Runs `command` in its own mount and user namespaces after a line of shell. Skips where they are not permitted.
+/// Runs `kemari run` in new mount and user namespaces, after a line of shell. `None` where they are
+/// not permitted.
 fn in_namespace(shell: &str, flags: &[&str]) -> Option<Command> {
     let mut command = in_namespaces(shell)?;
     command.arg(KEMARI);
@@ -151,7 +152,7 @@ fn a_tap_that_cannot_be_had() {
         &mut run(&["--net", "tap=kemari-none0"]),
         &["no such interface", "create=on"],
     );
-    // Making a device needs a privilege; drop it, because root has it.
+    // Creating a tap needs a capability; drop it, because root has it.
     let mut command = Command::new("setpriv");
     if rustix::process::geteuid().is_root() {
         command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"]);
@@ -181,7 +182,7 @@ fn more_memory_than_the_host_has() {
     refused_in_a_line(&mut command, &["16384 GiB", "available", "lower --memory"]);
 }
 
-/// P9. Fails if a limit is found by an allocation that fails, which ends the process.
+/// P9. Fails if the program finds a limit only by a failed allocation, which ends the process.
 #[test]
 fn less_memory_than_the_machine_needs_may_be_mapped() {
     for (limit, name) in [("-v", "RLIMIT_AS"), ("-d", "RLIMIT_DATA")] {
@@ -224,7 +225,8 @@ fn the_limit_that_is_advised_is_enough() {
     }
 }
 
-/// P7. Fails if a machine that runs well is refused because of what only its protection may need.
+/// P7. Fails if a machine that can run is refused because of a resource that only its protection
+/// may need.
 #[test]
 fn a_limit_that_is_enough_for_the_machine_alone_is_a_warning() {
     let dir = tempfile::tempdir().unwrap();
@@ -305,11 +307,12 @@ fn a_command_line_that_is_too_long() {
     refused_in_a_line(&mut run(&["--cmdline", &long]), &["4096 bytes", "--cmdline"]);
 }
 
-/// With any limit of descriptors, it names the limit and what is needed, before or while it runs.
+/// P9: with any limit of descriptors, the program names the limit and the required number, before
+/// or while it runs.
 #[test]
 fn too_few_descriptors_are_said_with_the_limit_and_what_is_needed() {
     let dir = tempfile::tempdir().unwrap();
-    // Below this, the program itself is not loaded.
+    // Below this limit, the loader cannot load the program.
     let (mut limit, mut is_refused) = (12, false);
     loop {
         let mut command = tied_to_us(Path::new("sh"));
@@ -318,7 +321,7 @@ fn too_few_descriptors_are_said_with_the_limit_and_what_is_needed() {
         command.stdin(Stdio::null());
         let mut process = Process::start("kemari", command, &dir.path().join("log")).unwrap();
         let runs = process.wait_line("may stay unprotected", PATIENCE);
-        // The loader's own message: descriptors that the test runner has left open count as well.
+        // The loader has failed: descriptors that the test runner has left open count as well.
         if runs.is_none()
             && process.wait_exit(PATIENCE).is_some_and(|ended| ended.code() == Some(127))
         {

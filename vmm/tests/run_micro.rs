@@ -1,4 +1,5 @@
-//! `kemari run` with the micro-guest on the real `/dev/kvm`: boot, disk, network, console, reset, power-off, signals.
+//! `kemari run` with the micro-guest on the real `/dev/kvm`: boot, disk, network, console, reset,
+//! power-off, signals.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -10,7 +11,8 @@ use kemari_workload::{Op, Record, log_capacity, log_sector, payload_hash, record
 use micro::Guest;
 use rustix::process::Signal;
 
-/// Everything that the guest acknowledged is on the disk, in order, with the right hash chain.
+/// Checks that the disk has everything that the guest acknowledged, in order, with the right hash
+/// chain.
 fn check_disk(guest: &Guest, expected: &[(u64, u64)]) {
     let disk = std::fs::read(guest.dir.path().join("disk.img")).unwrap();
     let capacity = log_capacity(disk.len() as u64 / 512);
@@ -31,7 +33,7 @@ fn serve_and_power_off(cpus: u32) {
         let payload = [number as u8; 700];
         let reply = guest.ask(Op::Append { payload: &payload, flush: number % 10 == 0 });
         assert_eq!(reply.applied, number);
-        // The reply's own sequence number: the first was the ping.
+        // The reply's own sequence number: the first request was the ping.
         chain = kemari_workload::chain_after(
             chain,
             1,
@@ -78,7 +80,7 @@ fn reset(cpus: u32) {
         );
         guest.tell(Op::Reset);
         let mut reply = guest.ask(Op::Ping);
-        // Until the reset is carried out, the former guest may answer.
+        // Until the reset is performed, the former guest may answer.
         while Some(&reply.boot_id) == boots.last() {
             reply = guest.ask(Op::Ping);
         }
@@ -103,7 +105,7 @@ fn a_reset_boots_the_guest_anew_on_two_cpus() {
 
 #[test]
 fn the_sockets_of_a_network_go_away_with_the_machine() {
-    // A second network, on datagram sockets; the guest uses the first.
+    // The second network is on datagram sockets; the guest uses the first.
     let sockets = tempfile::tempdir().unwrap();
     let (ours, theirs) = (sockets.path().join("ours"), sockets.path().join("theirs"));
     let flag = format!("dgram={}:{}", ours.display(), theirs.display());
@@ -118,7 +120,8 @@ fn the_sockets_of_a_network_go_away_with_the_machine() {
 #[test]
 fn a_signal_ends_the_machine_in_good_order() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
-        // A shell without job control, or `nohup`, makes its children ignore some of them, and kemari respects that.
+        // A shell without job control, or `nohup`, makes its children ignore some signals, and
+        // kemari respects that.
         let mut command = std::process::Command::new("env");
         command.args(["--default-signal=INT,HUP", micro::KEMARI]);
         let mut guest = Guest::boot_through(command, "", 1, &[]);
@@ -130,10 +133,11 @@ fn a_signal_ends_the_machine_in_good_order() {
     }
 }
 
-/// P9: a console whose reader has stopped holds up neither the guest, whose other devices go on, nor its end.
+/// P9: a console whose reader has stopped delays neither the guest, whose other devices continue,
+/// nor the machine's end.
 #[test]
 fn a_console_that_nobody_reads_holds_up_neither_guest_nor_end() {
-    // The guest's console becomes a FIFO, before the binary under test is started.
+    // Create a FIFO for the guest's console before the binary under test starts.
     let script = r#"for a; do case "$a" in *file=*/console) mkfifo "${a#*file=}";; esac; done; exec "$0" "$@""#;
     let mut command = std::process::Command::new("sh");
     command.args(["-c", script, micro::KEMARI]);
@@ -145,7 +149,7 @@ fn a_console_that_nobody_reads_holds_up_neither_guest_nor_end() {
         rustix::fs::Mode::empty(),
     )
     .unwrap();
-    // A page: the smallest size of a pipe.
+    // The smallest capacity of a pipe: a page.
     // SAFETY: a system call on our own descriptor, without pointers.
     assert!(unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) } >= 0);
     for number in 0..600 {
@@ -153,7 +157,7 @@ fn a_console_that_nobody_reads_holds_up_neither_guest_nor_end() {
     }
     assert_eq!(guest.ask(Op::Append { payload: b"goes on", flush: true }).applied, 1);
     guest.process.signal(Signal::TERM);
-    // 2 s for the reader, and what a busy machine needs besides.
+    // 2 s for the reader, and more on a busy machine.
     let code =
         guest.process.wait_exit(std::time::Duration::from_secs(20)).map(|status| status.code());
     assert_eq!(code, Some(Some(143)), "{}", guest.process.lines().join("\n"));

@@ -1,5 +1,5 @@
-//! P5 at run time: the kernel stops device code that was made to run hostile code, with a line that says which thread
-//! tried which call; its normal work goes on.
+//! P5 at run time: the kernel stops hostile code in a device thread, and a line says which thread
+//! tried which call. The device's normal work continues.
 //!
 //! Each case is a process of its own, whose device thread is the product's.
 
@@ -25,12 +25,12 @@ use kemari_machine::config::{ConsoleConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Machine};
 use kemari_vmm::cli::console_terminal;
 
-/// The directory of the case, its attack, its role and its mode: tells the child what to do.
+/// The environment variable that gives the child its directory, role, mode and attack.
 const CASE: &str = "KEMARI_SECCOMP_CASE";
 const SLOT: u16 = 99;
 const BEFORE: &str = "not for guests";
 
-/// What device code may try, and the system call behind it.
+/// The attacks of device code, and the system call behind each.
 const ATTACKS: [(&str, &str); 15] = [
     ("write", "write"),
     ("write as if to a counter", "write"),
@@ -50,7 +50,7 @@ const ATTACKS: [(&str, &str); 15] = [
 ];
 const THREAD: &str = "start a thread";
 
-/// A device with a way out of safe Rust.
+/// A device that has left safe Rust.
 struct Hostile {
     attack: &'static str,
     file: RawFd,
@@ -62,7 +62,7 @@ impl Hostile {
         const BYTES: &[u8; 8] = b"smuggled";
         let bytes = BYTES.as_ptr();
         let piece = libc::iovec { iov_base: bytes.cast_mut().cast(), iov_len: BYTES.len() };
-        // SAFETY: every pointer is to memory that lives through the call.
+        // SAFETY: every pointer is to memory that outlives the call.
         unsafe {
             match self.attack {
                 "write" => libc::syscall(libc::SYS_write, self.file, bytes, 7),
@@ -92,7 +92,7 @@ impl Hostile {
                 "io_uring" => libc::syscall(libc::SYS_io_uring_setup, 1, &raw const piece),
                 "end somebody else" => libc::syscall(libc::SYS_kill, 1, 0),
                 THREAD => {
-                    // It survives if a thread could be started.
+                    // This attack succeeds if a thread could be started.
                     std::thread::spawn(|| ()).join().map_or(-1, |()| 0)
                 }
                 "start a program" => libc::syscall(libc::SYS_execve, c"/bin/true".as_ptr(), 0, 0),
@@ -120,7 +120,7 @@ impl Device for Hostile {
             "nothing" => {}
             "log" => log::info!("a line of a device"),
             "much memory" => {
-                // Below the size for which the allocator asks the kernel each time, and freed all at once.
+                // These blocks are too small for a system call for each, and are freed all at once.
                 let blocks: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 100 << 10]).collect();
                 drop(std::hint::black_box(blocks));
             }
@@ -148,11 +148,11 @@ impl Drop for Hostile {
 }
 
 thread_local! {
-    /// Whether the drop of a device is its attack.
+    /// Whether the drop of a device runs its attack.
     static DROPS_HOSTILE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// A machine that has not been started.
+/// A machine before its start.
 fn built(dir: &Path) -> Arc<Machine> {
     let config = MachineConfig {
         serial: ConsoleConfig::File(dir.join("serial")),
@@ -198,7 +198,7 @@ fn child() {
     let machine = if role == "new device" { built(dir) } else { machine(dir) };
     let hostile = Hostile { attack, file: file.as_raw_fd(), socket: socket.as_raw_fd() };
     if role == "new device" {
-        // As when the machine makes its devices.
+        // The attack runs while the machine makes its devices.
         machine.device_loop().call(move |_| hostile.attack()).unwrap();
         machine.stop();
         eprintln!("it survived");
@@ -227,11 +227,11 @@ fn child() {
     machine.stop();
     logging::flush();
     eprintln!("it survived");
-    // Without libtest's own threads and summaries.
+    // Exit without libtest's threads and summaries.
     std::process::exit(0);
 }
 
-/// What a thread that performs effects may find in a directory of the arbiter's.
+/// What a thread that performs effects may find in an arbiter's directory.
 const FOUND: [(&str, Permission); 5] = [
     ("its own term is the last", Permission::Granted),
     ("a claim of its own is under way", Permission::Granted),
@@ -240,7 +240,7 @@ const FOUND: [(&str, Permission); 5] = [
     ("the directory is gone", Permission::Unknown),
 ];
 
-/// Asks for the right to perform, in each of the cases of [`FOUND`].
+/// Asks for the permission to perform, in each of the cases of [`FOUND`].
 fn ask_all_fences(dir: &Path) {
     let fences = FOUND.map(|(case, expected)| {
         let base = dir.join(case);
@@ -266,7 +266,8 @@ fn find(records: &Path, case: &str) {
         file.write_all(b"succeeded\n").unwrap();
     };
     match case {
-        // The claim's own record exists, and the earlier one is marked; whether it was won is not known yet.
+        // The claim's own record exists, and the earlier record is marked; whether the claim was
+        // won is not known yet.
         "a claim of its own is under way" => {
             let record = std::fs::read_to_string(of(1)).unwrap();
             std::fs::write(of(2), record.replace("\"term\": 1", "\"term\": 2")).unwrap();
@@ -332,7 +333,7 @@ fn p5_a_device_thread_is_stopped_when_it_reaches_out() {
     }
 }
 
-/// Where devices are made, long before the guest runs.
+/// The attack runs where devices are made, long before the guest runs.
 #[test]
 fn p5_a_device_is_stopped_when_it_reaches_out_as_it_is_made() {
     for (attack, call) in ATTACKS {
@@ -340,7 +341,7 @@ fn p5_a_device_is_stopped_when_it_reaches_out_as_it_is_made() {
     }
 }
 
-/// Without a line: the C library starts threads with all signals blocked.
+/// There is no line about the call: the C library starts threads with all signals blocked.
 #[test]
 fn p5_a_device_that_starts_a_thread_ends_the_process() {
     for role in ["new device", "device", "vcpu"] {
@@ -366,14 +367,14 @@ fn p5_a_vcpu_thread_is_stopped_when_it_reaches_out() {
     }
 }
 
-/// Fails if the role lacks a call that only some answer needs: a machine that goes on alone then ends during its own
-/// claim.
+/// Fails if the role lacks a call that only one of the answers needs: a machine that continues
+/// alone would then be killed during its own claim.
 #[test]
 fn p2_a_performing_thread_may_read_every_answer_of_the_arbiters_files() {
     run("lane", "on", "nothing").assert_survived();
 }
 
-/// The attacks are real: without the filters they succeed.
+/// The attacks are real: they succeed without the filters.
 #[test]
 fn without_the_filters_the_attacks_succeed() {
     for mode in ["off", "log"] {

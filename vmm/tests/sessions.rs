@@ -1,4 +1,4 @@
-//! An ended session cannot affect the next one (P4, P8).
+//! P4, P8: an ended session cannot affect the next one.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -25,7 +25,7 @@ use pair::{
 const MEMORY: u64 = 16 << 20;
 const PAGE: u64 = 4096;
 
-/// Which thread has reached which step, and which may continue.
+/// Which session has reached which step, and which may continue.
 #[derive(Default)]
 struct Stage {
     state: Mutex<State>,
@@ -42,7 +42,8 @@ struct State {
 }
 
 impl Stage {
-    /// Holds the first session after it has started the log, and the one after it when it has sent all of memory once.
+    /// Holds the first session after it has started the log, and the next session after it has sent
+    /// all of memory once.
     fn reached(&self, link: LinkId, step: Step) {
         let mut state = self.state.lock().unwrap();
         match step {
@@ -85,9 +86,9 @@ impl Stage {
     }
 }
 
-/// P4, P8. The link is cut when the first session's sender has started the log and not yet read it; while the next session
-/// copies memory, the old thread continues. Fails if the old thread may read the log: pages that it takes are missing in the
-/// next session.
+/// P4, P8. The link is cut when the first session's sender has started the log and not read it yet.
+/// While the next session copies memory, the old thread continues. Fails if the old thread may read
+/// the log: pages that it takes are missing from the next session.
 #[test]
 fn an_ended_session_takes_no_dirty_pages_of_the_next() {
     let dir = tempfile::tempdir().unwrap();
@@ -109,7 +110,7 @@ fn an_ended_session_takes_no_dirty_pages_of_the_next() {
     stage.wait_until(|state| state.first.is_some());
     cable.cut();
     stage.wait_until(|state| state.second.is_some());
-    // The next session has sent these pages; what is written now is for its next round.
+    // The next session has sent these pages; what is written now belongs to its next round.
     for page in 0..8 {
         let address = GuestAddress(MEMORY - (2 * page + 1) * PAGE);
         machine.memory().write_slice(&[0xa0 + page as u8; 4096], address).unwrap();
@@ -140,8 +141,9 @@ fn an_ended_session_takes_no_dirty_pages_of_the_next() {
     assert_eq!(mismatches, Some(0), "what --verify has found");
 }
 
-/// P5. A session may be ready before the device thread has let the guest run; only then the device thread and the vCPUs' threads
-/// give up their rights. Fails if the sealer, which resumes vCPUs, does not wait for that.
+/// P5. A session may be ready before the device thread has let the guest run; only then do the
+/// device thread and the vCPU threads give up rights. Fails if the sealer, which resumes vCPUs,
+/// does not wait for that.
 #[test]
 fn p5_nothing_is_sealed_before_the_guest_has_run() {
     let dir = tempfile::tempdir().unwrap();
@@ -155,7 +157,7 @@ fn p5_nothing_is_sealed_before_the_guest_has_run() {
     let add = |context: &mut LoopContext<'_>| context.add(Box::new(sealer));
     machine.device_loop().call(add).unwrap();
     wait_phase(&engine, Phase::Sealing);
-    // The sealer has been woken: it has looked when the device thread answers.
+    // The sealer was woken, and has checked before the device thread answers.
     machine.device_loop().call(|_| ()).unwrap();
     assert!(machine.vcpus().is_paused(), "the vCPUs run with all rights");
     assert_eq!(engine.phase(), Phase::Sealing);
@@ -164,7 +166,8 @@ fn p5_nothing_is_sealed_before_the_guest_has_run() {
     standby.stops();
 }
 
-/// P1, P9. Fails if the sealer needs a descriptor that is allocated only when effects are being released already.
+/// P1, P9. Fails if the sealer needs a descriptor that is allocated only while effects are already
+/// being released.
 #[test]
 fn what_seals_is_there_before_anything_is_let_out() {
     let dir = tempfile::tempdir().unwrap();
@@ -180,7 +183,7 @@ fn what_seals_is_there_before_anything_is_let_out() {
     made.join().unwrap().unwrap();
 }
 
-/// Makes timers unavailable to this thread, as when no descriptor is left.
+/// Makes timers unavailable to this thread, as if no descriptor were left.
 fn without_timers() {
     let none_left = SeccompAction::Errno(libc::EMFILE.cast_unsigned());
     let filter = SeccompFilter::new(

@@ -1,5 +1,6 @@
-//! A machine with few threads or descriptors. With any limit, it runs and releases what its guest does, or is refused with
-//! the limit's name, and its own name is free for the next start.
+//! P9: a machine with few threads or descriptors. With any limit, it either runs and releases its
+//! guest's effects, or is refused with the limit's name, and its own name is free for the next
+//! start.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -14,7 +15,7 @@ use kemari_testbed::process::{Process, tied_to_us};
 use micro::{KEMARI, PATIENCE};
 use rustix::process::{Signal, geteuid};
 
-/// A higher limit does not keep this machine from running.
+/// With this limit or a higher one, the machine runs.
 const MOST: u32 = 120;
 
 struct Bench(tempfile::TempDir);
@@ -34,7 +35,7 @@ impl Bench {
         self.path(name).display().to_string()
     }
 
-    /// A machine with several kinds of devices, whose serial line goes to `serial`.
+    /// The flags of a machine with several kinds of devices, whose serial line goes to `serial`.
     fn run(&self, kernel: &Path, serial: &str) -> Vec<String> {
         let mut words: Vec<String> =
             ["run", "--name", "vm", "--memory", "64", "--rng"].map(str::to_owned).into();
@@ -52,11 +53,12 @@ impl Bench {
     }
 }
 
-/// Waits until its effects are seen from outside (true), or until it has ended.
+/// Waits until an effect of the process is seen from outside (true), or until the process has ended
+/// (false).
 fn runs(process: &mut Process, is_seen: impl Fn(&Process) -> bool) -> bool {
     let begun = Instant::now();
     loop {
-        // In this order: what it did before it ended is seen.
+        // Check in this order: effects from before the end are then seen.
         let has_ended = process.exited().is_some();
         if is_seen(process) {
             return true;
@@ -72,7 +74,7 @@ fn runs(process: &mut Process, is_seen: impl Fn(&Process) -> bool) -> bool {
 #[track_caller]
 fn is_refused_well(process: &mut Process, limit: u32, advice: &str) {
     let ended = process.wait_exit(PATIENCE).unwrap();
-    // Read until the end of its output.
+    // No line contains this text: the wait ends when all output was read.
     process.wait_line("\0", PATIENCE);
     let said = process.lines().join("\n");
     assert!(matches!(ended.code(), Some(1 | 2)), "with {limit}: {ended}: {said}");
@@ -92,7 +94,8 @@ fn ends_well(process: &mut Process) {
     assert!(!said.contains("--seize"), "{said}");
 }
 
-/// P7. Fails if a machine runs that lacks a descriptor to ask its arbiter: its guest's effects would be held for ever.
+/// P7. Fails if a machine runs without a descriptor to ask its arbiter: its guest's effects would
+/// be held forever.
 #[test]
 fn with_few_descriptors_a_machine_is_refused_or_lets_out_what_its_guest_does() {
     let bench = Bench::new();
@@ -108,7 +111,7 @@ fn with_few_descriptors_a_machine_is_refused_or_lets_out_what_its_guest_does() {
             has_run += 1;
             ends_well(&mut process);
         } else if process.exited().is_some_and(|ended| ended.code() == Some(127)) {
-            // The program itself is not loaded.
+            // The loader cannot load the program.
         } else {
             assert_eq!(has_run, 0, "it has run with less than {limit}: {:?}", process.lines());
             was_refused += 1;
@@ -119,7 +122,8 @@ fn with_few_descriptors_a_machine_is_refused_or_lets_out_what_its_guest_does() {
     assert!(was_refused > 0, "no limit was too low");
 }
 
-/// Runs `kemari` as a user with a limit of processes and threads: the limit does not apply to root (setrlimit(2)).
+/// Runs `kemari` as a user with a limit of processes and threads, which does not apply to root
+/// (setrlimit(2)).
 struct Somebody {
     user: u32,
     kemari: PathBuf,
@@ -132,7 +136,7 @@ impl Somebody {
             kemari_not_tested::not_tested("not root: nobody else's processes can be started");
             return None;
         }
-        // No other processes run as this user.
+        // This user has no other processes.
         let user = 100_000 + std::process::id();
         let (kemari, kernel) = (bench.path("kemari"), bench.path("kernel"));
         fs::copy(KEMARI, &kemari).unwrap();
@@ -144,7 +148,7 @@ impl Somebody {
     }
 
     fn command(&self, threads: u32) -> Command {
-        // Other users may not be permitted to open the host's own.
+        // Other users may not be permitted to open the host's own devices.
         let shell = "mount -t tmpfs none /dev; mknod -m 666 /dev/kvm c 10 232; mknod -m 666 /dev/null c 1 3; \
                      mknod -m 666 /dev/urandom c 1 9; exec \"$@\"";
         let mut command = tied_to_us(Path::new("unshare"));
@@ -155,8 +159,8 @@ impl Somebody {
     }
 }
 
-/// P9. Fails if a start that lacks a thread is ended by its own seccomp filter, keeps its name, or does not say what is
-/// missing.
+/// P9. Fails if a start that lacks a thread is ended by its own seccomp filter, keeps its name, or
+/// does not say what is missing.
 #[test]
 fn with_few_threads_a_machine_or_a_standby_is_refused_or_runs() {
     let bench = Bench::new();
@@ -187,7 +191,7 @@ fn with_few_threads_a_machine_or_a_standby_is_refused_or_runs() {
         let is_seen =
             |process: &Process| process.lines().iter().any(|line| line.contains("listening on"));
         if runs(&mut process, is_seen) {
-            // Its last threads start after that line.
+            // The last threads of a standby start after that line.
             process.signal(Signal::TERM);
             if process.wait_exit(PATIENCE).unwrap().success() {
                 break;

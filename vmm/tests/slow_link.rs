@@ -1,5 +1,5 @@
-//! A pair over a link so slow that one epoch takes longer than the heartbeat timeout: it stays
-//! protected (P7).
+//! P7: a pair stays protected over a link so slow that one epoch takes longer than the heartbeat
+//! timeout.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -14,10 +14,10 @@ use kemari_testbed::process::Process;
 use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 
-/// In milliseconds: longer than a busy machine keeps a thread waiting.
+/// In milliseconds; the timeout is longer than a busy machine delays a thread.
 const HEARTBEAT: [&str; 4] = ["--heartbeat-interval", "100", "--heartbeat-timeout", "2000"];
 const PATIENCE_OF_SIDES: Duration = Duration::from_millis(2000);
-/// An epoch of this guest has a MiB, which takes more than twice that long.
+/// An epoch of this guest has 1 MiB, which takes more than twice the timeout to send.
 const DIRTY_PAGES: u32 = 256;
 const BYTES_PER_SECOND: u64 = 224 << 10;
 
@@ -59,12 +59,12 @@ fn an_epoch_may_take_longer_than_patience_lasts() {
     let said = [guest.process.lines(), standby.lines()].concat().join("\n");
     assert!(status.is_protected(), "{:?}\n{said}", status.json());
     assert!(!said.contains("unprotected") && !said.contains("lost the primary"), "{said}");
-    // The link was slow: acknowledgements took longer than either side's heartbeat timeout.
+    // The link was slow: acknowledgements took longer than the heartbeat timeout of either side.
     let commit = status.quantiles("commit_latency_us").max;
     let patience = PATIENCE_OF_SIDES.as_micros();
     assert!(u128::from(commit) > 2 * patience, "{commit} us; {:?}", status.json());
 
-    // A silent peer is found nevertheless.
+    // A silent peer is still found.
     network.cut_replication(&[Host::A, Host::B]).unwrap();
     guest.process.wait_line("unprotected", PATIENCE).unwrap();
     drop(standby);

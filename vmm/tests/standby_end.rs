@@ -1,4 +1,5 @@
-//! Stopping a standby waits for no other thread, and a term that the standby was about to win is released (P7, P9).
+//! P7, P9: stopping a standby waits for no other thread, and a term that the standby was about to
+//! win is released.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -27,7 +28,7 @@ use pair::{
 
 const MEMORY: u64 = 16 << 20;
 
-/// A protected primary, over a cable that can be cut. Its own claims are not answered while the test runs.
+/// A protected primary, over a cable that can be cut. Its own claims get no answer during the test.
 struct Primary {
     cable: Cable,
     engine: Arc<Engine>,
@@ -36,7 +37,7 @@ struct Primary {
 }
 
 impl Primary {
-    /// `far`: the address of the standby.
+    /// `far` is the path at which the standby listens.
     fn protected(dir: &Path, far: PathBuf, has_arbiter: bool, disks: Vec<DiskConfig>) -> Self {
         let cable = Cable::new(dir.join("near"), far);
         let (slow, asks, answer) = Slow::new(arbiter(dir, "primary"));
@@ -51,7 +52,8 @@ impl Primary {
     }
 }
 
-/// P9. Fails if a signal waits for room in the queue of a busy standby: the second signal would not be handled either.
+/// P9. Fails if a signal waits for room in the queue of a busy standby: the second signal would not
+/// be handled either.
 #[test]
 fn whoever_ends_a_standby_does_not_wait_for_its_queue() {
     let dir = tempfile::tempdir().unwrap();
@@ -60,7 +62,7 @@ fn whoever_ends_a_standby_does_not_wait_for_its_queue() {
     let (let_go, held) = channel::<()>();
     let before = move || {
         busy.send(()).unwrap();
-        // Blocks until the test releases it.
+        // Blocks until the test releases the standby.
         let _ = held.recv();
     };
     let standby = Standby::start_held(&link, PATIENCE, None, None, before);
@@ -79,7 +81,8 @@ fn whoever_ends_a_standby_does_not_wait_for_its_queue() {
     standby.has_stopped();
 }
 
-/// P2, P7. Fails if the standby ends before the arbiter has answered: a process that has gone would hold the term.
+/// P2, P7. Fails if the standby ends before the arbiter has answered: a dead process would hold the
+/// term.
 #[test]
 fn a_term_that_a_standby_wins_while_it_ends_is_free() {
     let dir = tempfile::tempdir().unwrap();
@@ -96,7 +99,7 @@ fn a_term_that_a_standby_wins_while_it_ends_is_free() {
     assert_eq!(arbiter(dir.path(), "somebody").begin(false).unwrap(), Term(3));
 }
 
-/// P7. Fails if a term that is granted when it is not wanted any more stays the standby's.
+/// P7. Fails if the standby keeps a term that is granted after the standby no longer wants it.
 #[test]
 fn a_term_that_is_wanted_no_more_is_given_free() {
     let dir = tempfile::tempdir().unwrap();
@@ -109,8 +112,8 @@ fn a_term_that_is_wanted_no_more_is_given_free() {
     standby.stops();
 }
 
-/// P2, P7. Fails if a standby that is stopped while it prepares a takeover goes on to ask: it would take the term from a live
-/// primary, and no machine would use it.
+/// P2, P7. Fails if a standby that is stopped while it prepares a takeover still claims the term:
+/// it would take the term from a live primary, and no machine would use it.
 #[test]
 fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
     let dir = tempfile::tempdir().unwrap();
@@ -125,11 +128,11 @@ fn a_standby_that_ends_while_it_makes_ready_asks_for_no_term() {
     opening.recv_timeout(PATIENCE).unwrap();
     standby.stops();
     let_go.send(()).unwrap();
-    // The asking thread has ended and has dropped the arbiter.
+    // The claiming thread has ended and has dropped the arbiter.
     assert_eq!(is_asked.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
 }
 
-/// P7. Fails if a planned takeover holds the primary's output while this side opens what it needs.
+/// P7. Fails if a planned takeover holds the primary's output while this side opens its backends.
 #[test]
 fn p7_a_move_keeps_the_primary_waiting_only_when_this_side_is_ready() {
     let dir = tempfile::tempdir().unwrap();
@@ -152,8 +155,8 @@ fn p7_a_move_keeps_the_primary_waiting_only_when_this_side_is_ready() {
     assert!(matches!(standby.end(), End::TakeOver(_)));
 }
 
-/// P3, P7. Fails if an error of opening for an operator discards a checkpoint for which the arbiter is being asked by now: no
-/// machine would have the guest.
+/// P3, P7. Fails if an error at opening, for an operator's takeover, discards a checkpoint for
+/// which the arbiter has been asked since: no machine would have the guest.
 #[test]
 fn p7_a_move_that_the_primarys_loss_overtakes_discards_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -177,8 +180,8 @@ fn p7_a_move_that_the_primarys_loss_overtakes_discards_nothing() {
     assert!(matches!(standby.end(), End::TakeOver(_)));
 }
 
-/// P9. Fails if a refused takeover leaves the descriptors released, so that no primary can join any more; and if a second
-/// request takes them back while the first one opens.
+/// P9. Fails if a refused takeover leaves the descriptors released, so that no primary can connect
+/// any more, or if a second request reserves them again while the first one opens its backends.
 #[test]
 fn a_take_over_that_is_refused_leaves_the_door_open() {
     let dir = tempfile::tempdir().unwrap();
@@ -209,8 +212,8 @@ fn a_take_over_that_is_refused_leaves_the_door_open() {
     standby.stops();
 }
 
-/// P2, P7. Fails if a primary that panics does not tell why, or if it claims the next term itself when its standby closes the
-/// link: no machine would have the guest.
+/// P2, P7. Fails if a primary that panics does not report why, or if it claims the next term itself
+/// when its standby closes the link: no machine would have the guest.
 #[test]
 fn p7_the_last_word_of_a_primary_that_panics_leaves_the_term_to_its_standby() {
     const PLACE: &str = "device `pager` panicked at devices/src/pager.rs:71";

@@ -1,5 +1,6 @@
-//! A standby serves its operator and the next session, even if an arbiter, or the backends of a machine that it drops, do not
-//! answer (P7, P9). And an operator's request for one session is not applied to another (P2).
+//! P7, P9: a standby serves its operator and the next session, even if an arbiter, or the backends
+//! of a machine that it drops, do not answer. P2: an operator's request for one session is not
+//! applied to another.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -35,7 +36,7 @@ struct Clinging(Arc<Mutex<Receiver<()>>>);
 
 impl Drop for Clinging {
     fn drop(&mut self) {
-        // Fails from then on.
+        // Returns an error after the test has dropped the sender.
         let _ = self.0.lock().unwrap().recv();
     }
 }
@@ -46,7 +47,7 @@ impl Fence for Clinging {
     }
 }
 
-/// Makes machines whose drop blocks.
+/// Builds machines whose drop blocks.
 struct Clings(Arc<Mutex<Receiver<()>>>);
 
 impl Clings {
@@ -64,7 +65,7 @@ impl MachineFactory for Clings {
     }
 }
 
-/// A pair whose link can be cut, and whose standby is at `far`.
+/// A pair whose link can be cut; its standby listens at `far`.
 struct Pair {
     dir: tempfile::TempDir,
     cable: Cable,
@@ -81,7 +82,7 @@ impl Pair {
         self.dir.path().join("far")
     }
 
-    /// The side that runs the guest.
+    /// Starts the side that runs the guest.
     fn primary(
         &self,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -94,7 +95,7 @@ impl Pair {
         start_engine(&machine, authority, arbiter, term, engine_options(&self.cable.path))
     }
 
-    /// Cuts the link; the operator lets the primary go on and join the standby again.
+    /// Cuts the link; the operator then lets the primary continue and join the standby again.
     fn next_session(&self, engine: &Arc<Engine>, standby: &Standby) -> SessionId {
         let said = self.lose(engine, standby);
         engine.run_alone().unwrap();
@@ -103,7 +104,7 @@ impl Pair {
         said
     }
 
-    /// Cuts the link of a pair without an arbiter.
+    /// Cuts the link of a pair without an arbiter; returns the number of the lost session.
     fn lose(&self, engine: &Engine, standby: &Standby) -> SessionId {
         wait_phase(engine, Phase::Protected);
         self.cable.cut();
@@ -119,7 +120,8 @@ fn take_over(standby: &Standby, said: SessionId) -> Receiver<Result<(), String>>
     answer
 }
 
-/// P7. Seen once: a standby that had been denied the term stayed `doubting`, because it waited for its machine's teardown.
+/// P7. Seen once: a standby that was denied the term stayed `doubting`, because it waited for its
+/// machine's teardown.
 #[test]
 fn p7_a_standby_does_not_wait_for_the_machine_that_it_gives_up() {
     let pair = Pair::new();
@@ -133,7 +135,7 @@ fn p7_a_standby_does_not_wait_for_the_machine_that_it_gives_up() {
     wait_decided(&engine);
     answer.send(()).unwrap();
     wait_for("the end of the session", || standby.status()["state"] == "waiting");
-    // At most one machine is left like this (P9).
+    // At most one machine is left in this state (P9).
     let refused =
         || engine.reason().is_some_and(|reason| reason.contains("earlier session was removed"));
     wait_for("the refusal", refused);
@@ -154,8 +156,8 @@ fn p7_a_standby_ends_before_its_machine() {
     drop(let_go);
 }
 
-/// The same without obstacles, repeatedly: fails if a machine that is prepared for a takeover hangs when it is dropped, or keeps
-/// what the next one needs.
+/// The same without obstacles, repeatedly. Fails if a machine that was prepared for a takeover
+/// hangs when it is dropped, or keeps a resource that the next one needs.
 #[test]
 fn a_standby_that_is_denied_the_term_is_there_again() {
     const ROUNDS: u64 = 20;
@@ -177,7 +179,8 @@ fn a_standby_that_is_denied_the_term_is_there_again() {
     standby.stops();
 }
 
-/// P9. Fails if the standby's own thread waits for an arbiter that does not take its mark for the session.
+/// P9. Fails if the standby's own thread waits for an arbiter that does not take the standby's mark
+/// for the session.
 #[test]
 fn p9_an_arbiter_that_takes_no_word_for_the_session_is_a_refusal() {
     let pair = Pair::new();
@@ -195,8 +198,8 @@ fn p9_an_arbiter_that_takes_no_word_for_the_session_is_a_refusal() {
     standby.stops();
 }
 
-/// P2, P9. Fails if this side would succeed the term of a primary that it has refused: its own arbiter knows nothing of that
-/// primary.
+/// P2, P9. Fails if this side would claim the next term of a primary that it has refused: its own
+/// arbiter knows nothing of that primary.
 #[test]
 fn p2_a_primary_that_is_refused_is_not_followed() {
     let pair = Pair::new();
@@ -210,7 +213,8 @@ fn p2_a_primary_that_is_refused_is_not_followed() {
     standby.stops();
 }
 
-/// P9. Fails if a claim that hangs is not reported, or keeps the standby from its operator, or the primary from its guest.
+/// P9. Fails if a claim that hangs is not reported, or blocks the standby's operator, or blocks the
+/// primary's guest.
 #[test]
 fn p9_a_claim_that_hangs_is_told_of() {
     let pair = Pair::new();
@@ -232,12 +236,12 @@ fn p9_a_claim_that_hangs_is_told_of() {
 
     answer.send(()).unwrap();
     hang(Term(3));
-    // Without the answer.
+    // The end does not wait for the answer.
     standby.stops();
     drop(answer);
 }
 
-/// P2. Fails if a request that has waited is carried out in another session.
+/// P2. Fails if a request that has waited is performed in another session.
 #[test]
 fn p2_a_wish_for_a_takeover_ends_with_its_session() {
     let pair = Pair::new();
@@ -252,7 +256,8 @@ fn p2_a_wish_for_a_takeover_ends_with_its_session() {
     assert!(matches!(standby.end(), End::TakeOver(_)));
 }
 
-/// P7. Fails if the primary's output waits for an arbiter of which the standby could know that it cannot be asked.
+/// P7. Fails if the primary's output waits for an arbiter that the standby can know to be
+/// unreachable.
 #[test]
 fn p7_a_move_is_refused_while_the_arbiter_cannot_be_asked() {
     let pair = Pair::new();

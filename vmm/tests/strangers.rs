@@ -1,5 +1,5 @@
-//! A peer that connects to a standby and says Hello costs it a bounded amount of memory, even while it is busy
-//! (P9).
+//! P9: a peer that connects to a standby and says Hello costs it a bounded amount of memory, even
+//! while the standby is busy.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -22,11 +22,11 @@ use pair::{
 };
 
 const MEMORY: u64 = 16 << 20;
-/// As many as may wait, as fit in the queue, and the one whose Hello is being checked.
+/// The peers that may wait, those that fit in the queue, and the one whose Hello is being checked.
 const KEPT: usize = 64 + 16 + 1;
 const STRANGERS: usize = 200;
 
-/// A Hello as bytes.
+/// Returns the bytes of a Hello.
 fn hello(dir: &Path) -> Vec<u8> {
     let path = dir.join("ear");
     let listener = UnixListener::bind(&path).unwrap();
@@ -61,7 +61,7 @@ fn p9_who_waits_for_a_busy_standby_is_counted() {
     let before = move || {
         if first.swap(false, Ordering::SeqCst) {
             busy.send(()).unwrap();
-            // Blocks until the test releases it.
+            // Blocks until the test releases the standby.
             let _ = held.recv();
         }
     };

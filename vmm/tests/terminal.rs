@@ -1,5 +1,6 @@
-//! A real terminal with real sessions and process groups. A process in the background does not touch the terminal, a
-//! takeover needs none (P7), and after any end of a process the terminal is as before.
+//! A real terminal with real sessions and process groups. A process in the background does not
+//! touch the terminal, a takeover needs no terminal (P7), and after any end of a process the
+//! terminal is as before.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -22,7 +23,7 @@ use kemari_workload::Op;
 use micro::{KEMARI, PATIENCE};
 use rustix::process::Signal;
 
-/// A terminal, and the program at its other end, which reads everything shown.
+/// A terminal, and a thread at its other end that reads all output.
 struct Terminal {
     master: File,
     slave: OwnedFd,
@@ -33,7 +34,7 @@ impl Terminal {
     fn open() -> Self {
         let (mut master, mut slave) = (0, 0);
         let none = std::ptr::null_mut();
-        // SAFETY: both pointers are to integers that live through the call; the others may be null.
+        // SAFETY: both pointers are to integers that outlive the call; the others may be null.
         let result = unsafe {
             libc::openpty(&raw mut master, &raw mut slave, none, std::ptr::null(), std::ptr::null())
         };
@@ -45,7 +46,7 @@ impl Terminal {
         };
         let mut reader = terminal.master.try_clone().unwrap();
         let shown = terminal.shown.clone();
-        // Ends with the terminal.
+        // This thread ends with the terminal.
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = reader.read(&mut bytes) {
@@ -56,7 +57,7 @@ impl Terminal {
     }
 
     fn is_raw(&self) -> bool {
-        // SAFETY: a zeroed `termios` is valid, and it lives through the call.
+        // SAFETY: a zeroed `termios` is valid, and it outlives the call.
         unsafe {
             let mut attributes: libc::termios = std::mem::zeroed();
             assert_eq!(libc::tcgetattr(self.slave.as_raw_fd(), &raw mut attributes), 0);
@@ -72,20 +73,21 @@ impl Terminal {
         (&self.master).write_all(keys).unwrap();
     }
 
-    /// Makes `command` lead a session of its own on this terminal. Its standard error goes elsewhere.
+    /// Makes `command` lead a new session on this terminal. Its standard error goes elsewhere.
     fn leads(&self, command: &mut Command) {
         let copy = || Stdio::from(self.slave.try_clone().unwrap());
         command.stdin(copy()).stdout(copy());
-        // SAFETY: signal, setsid and ioctl are async-signal-safe system calls on the child itself; nothing else happens
-        // between fork and exec.
+        // SAFETY: signal, setsid and ioctl are async-signal-safe system calls on the child itself;
+        // nothing else happens between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                // The test runner may ignore them (`nohup`), and kemari would then ignore them, too.
+                // The test runner may ignore these signals (`nohup`), and kemari would then ignore
+                // them, too.
                 for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
                     libc::signal(signal, libc::SIG_DFL);
                 }
-                // `Process` has made it the leader of a group, which cannot begin a session: it must leave the group
-                // first.
+                // `Process` has made the child the leader of a group, and such a leader cannot
+                // begin a session: leave the group first.
                 libc::setpgid(0, libc::getpgid(libc::getppid()));
                 if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
                     return Err(std::io::Error::last_os_error());
@@ -122,7 +124,8 @@ impl Bench {
         Self { terminal, guest, dir }
     }
 
-    /// How it ends, which must leave the terminal as before.
+    /// Waits for the guest's process to end with `code`; the terminal must be as before. Returns
+    /// the log.
     #[track_caller]
     fn ends(mut self, code: i32) -> Vec<String> {
         let ended = self.guest.wait_exit();
@@ -154,7 +157,7 @@ fn a_signal_or_a_key_asks_for_the_end() {
     bench.ends(143);
 }
 
-/// The orderly end waits for an arbiter that is away; the operator does not.
+/// The orderly end waits for an arbiter that does not answer; a second signal does not.
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut bench = Bench::new(&[]);
@@ -182,7 +185,7 @@ fn it_is_fenced() {
     command.arg("--arbiter").arg(format!("file:{}", bench.dir.path().join("arbiter").display()));
     let log = bench.dir.path().join("log");
     let _other = Process::start("other", command, &log).unwrap();
-    // The next effect finds it.
+    // The next effect meets the newer term.
     let begun = Instant::now();
     while bench.guest.process.exited().is_none() && begun.elapsed() < PATIENCE {
         bench.guest.try_ask(Op::Ping, Duration::from_millis(100));
@@ -210,7 +213,8 @@ fn the_start_fails() {
     assert!(!terminal.is_raw());
 }
 
-/// If log lines and the guest's output share the terminal, a hint says how to separate them; otherwise not.
+/// If log lines and the guest's output share the terminal, a hint says how to separate them;
+/// otherwise there is no hint.
 #[test]
 fn a_log_that_shares_the_guests_terminal_says_how_to_part_them() {
     const HINT: &str = "`2>>FILE`";
@@ -233,7 +237,7 @@ fn a_log_that_shares_the_guests_terminal_says_how_to_part_them() {
             wait_for("the hint", lines, || lines().contains(HINT));
         }
         terminal.type_in(b"\x01x");
-        // No longer than any other wait: a key that is lost ends nothing.
+        // This wait has a bound as well: a lost key ends nothing.
         let ended = RefCell::new(None);
         wait_for("the end", lines, || {
             *ended.borrow_mut() = guest.borrow_mut().try_wait().unwrap();
@@ -247,7 +251,7 @@ fn a_log_that_shares_the_guests_terminal_says_how_to_part_them() {
     assert!(std::fs::read_to_string(&log).unwrap().contains("ended by signal"));
 }
 
-/// A person gets one line per field, a program one line, as before.
+/// On a terminal, a person gets one line for each field; a program gets one line in all.
 #[test]
 fn an_answer_has_a_line_for_each_field_on_a_terminal_only() {
     let dir = tempfile::tempdir().unwrap();
@@ -286,12 +290,12 @@ struct Background {
 }
 
 impl Background {
-    /// Waits for a key, then brings the standby to the foreground.
+    /// Starts the shell, which waits for a key and then brings the standby to the foreground.
     fn start(terminal: &Terminal, guest: &micro::Guest, dir: &Path) -> Self {
         let (pid, control) = (dir.join("pid"), dir.join("standby"));
         let at = |name: &str| dir.join(name).display().to_string();
         let mut command = Command::new("sh");
-        // With job control, as at a prompt; the shell must not end when its job does.
+        // With job control, as at a prompt. The shell must not end when its job does.
         command.args(["-mc", "\"$@\" & read key; fg; echo ended: $? >&2", "sh", KEMARI]);
         command.args(["standby", "--rng", "--virtio-console=none", "--serial=stdio"]);
         command.arg(format!("--listen=unix:{}", at("link")));
@@ -318,7 +322,7 @@ impl Background {
     }
 }
 
-/// P7: the term is won and the guest goes on, whichever process has the terminal.
+/// P7: the standby wins the term and the guest continues, whichever process has the terminal.
 #[test]
 fn p7_a_standby_in_the_background_takes_over() {
     let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
@@ -350,7 +354,7 @@ fn p7_a_standby_in_the_background_takes_over() {
     wait_for("raw", || standby.log(), || terminal.is_raw());
     assert_ne!(standby.state(), 'T');
     assert!(status(&standby.control).is_ok());
-    // Now the keys are the guest's, except for these, which ask for the end.
+    // From now on the guest gets the keys, except for these, which ask for the end.
     let begun = Instant::now();
     while standby.shell.wait_line("ended: ", Duration::from_millis(500)).is_none() {
         assert!(begun.elapsed() < PATIENCE, "{}", standby.log());
@@ -360,7 +364,8 @@ fn p7_a_standby_in_the_background_takes_over() {
     assert!(!terminal.is_raw());
 }
 
-/// A person types into a terminal that is the shell's: the guest's process neither stops nor spins.
+/// A person types into a terminal that belongs to the shell: the guest's process neither stops nor
+/// spins.
 #[test]
 fn a_guest_in_the_background_leaves_the_keys_to_the_shell() {
     let (terminal, dir) = (Terminal::open(), tempfile::tempdir().unwrap());
@@ -393,7 +398,7 @@ fn a_guest_in_the_background_leaves_the_keys_to_the_shell() {
     };
     let before = used();
     std::thread::sleep(Duration::from_secs(2));
-    // In the kernel: a tenth of the time would be 20 ticks.
+    // Time in the kernel: a tenth of the time would be 20 ticks.
     let ticks = used() - before;
     assert!(ticks < 20, "{ticks} ticks in the kernel: it spins");
     assert!(!terminal.is_raw() && answers());

@@ -1,5 +1,5 @@
-//! A pair in this process: real machines on the real `/dev/kvm`, a real engine and a real standby. They are joined by a Unix
-//! socket that a test can cut, and a test can hold their threads.
+//! A pair in this process: real machines on the real `/dev/kvm`, a real engine and a real standby.
+//! A Unix socket that a test can cut connects them, and a test can hold their threads.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::io::{Read, Write};
@@ -35,31 +35,32 @@ use kvm_bindings::kvm_regs;
 
 use crate::common;
 
-/// Upper bound for any wait. Only failures take that long.
+/// Upper bound for any wait. Only failures take this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// `jmp $`: the guest writes nothing.
 pub const IDLE: &[u8] = &[0xeb, 0xfe];
-/// `mov dx, 0x3f8; mov al, '.'; 1: mov ecx, 1000000; 2: dec ecx; jnz 2b; out dx, al; jmp 1b`: a byte on the serial line about
-/// every half millisecond, for ever.
+/// `mov dx, 0x3f8; mov al, '.'; 1: mov ecx, 1000000; 2: dec ecx; jnz 2b; out dx, al; jmp 1b`:
+/// writes a byte to the serial line about every half millisecond, forever.
 pub const CHATTY: &[u8] = &[
     0x66, 0xba, 0xf8, 0x03, 0xb0, 0x2e, 0xb9, 0x40, 0x42, 0x0f, 0x00, 0xff, 0xc9, 0x75, 0xfc, 0xee,
     0xeb, 0xf4,
 ];
-/// A page of zeros and more: a TSS that lets ring 3 use every port.
+/// Address of a zeroed TSS, three pages long, that lets ring 3 use every port.
 const TSS: u64 = 0xa000;
 
 pub fn config(memory: u64, cpus: u32) -> MachineConfig {
     MachineConfig::bare("pair", memory, cpus)
 }
 
-/// One disk in `dir`, which both sides may use.
+/// One disk in `dir`, which both sides can use.
 pub fn disks(dir: &Path) -> Vec<DiskConfig> {
     let disk = dir.join("disk.img");
     std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
     vec![format!("path={},readonly=on,fence=off", disk.display()).parse().unwrap()]
 }
 
-/// Options for tests: a busy machine is no failure, and a link that was cut is tried again at once.
+/// Options for tests: a busy machine is not a failure, and a link that was cut is tried again at
+/// once.
 pub fn engine_options(standby: &Path) -> EngineOptions {
     EngineOptions {
         name: "pair".into(),
@@ -86,7 +87,7 @@ pub fn engine_options(standby: &Path) -> EngineOptions {
 
 struct Factory {
     fence: Arc<dyn Fence>,
-    /// What the standby's thread does first.
+    /// The standby's thread calls this before it builds a machine.
     before: Box<dyn Fn() + Send>,
     disks: Vec<DiskConfig>,
 }
@@ -120,7 +121,7 @@ impl Standby {
         Self::start_with(listen, timeout, arbiter, None)
     }
 
-    /// A standby with a kernel of its own.
+    /// A standby with its own kernel.
     pub fn start_with(
         listen: &Path,
         timeout: Duration,
@@ -130,7 +131,7 @@ impl Standby {
         Self::start_held(listen, timeout, arbiter, boot, || {})
     }
 
-    /// A standby whose thread does `before` when a primary has said Hello.
+    /// A standby whose thread calls `before` when a primary has said Hello.
     pub fn start_held(
         listen: &Path,
         timeout: Duration,
@@ -145,7 +146,7 @@ impl Standby {
         Self::start_driver(listen, timeout, arbiter, boot, Box::new(factory), Arc::default())
     }
 
-    /// A standby with machines of the test's own.
+    /// A standby whose machines come from the test's `factory`.
     pub fn start_factory(
         listen: &Path,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -154,7 +155,7 @@ impl Standby {
         Self::start_driver(listen, PATIENCE, arbiter, None, factory, Arc::default())
     }
 
-    /// A standby whose machines have disks, and a fence that need not be the arbiter's.
+    /// A standby whose machines have disks, and a fence that may differ from the arbiter's.
     pub fn start_with_disks(
         listen: &Path,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -200,14 +201,14 @@ impl Standby {
         self.thread.is_finished()
     }
 
-    /// Stops it; it must end in good order.
+    /// Stops the standby and expects an orderly end.
     #[track_caller]
     pub fn stops(self) {
         self.stop.stop();
         self.has_stopped();
     }
 
-    /// It must end in good order.
+    /// Waits for the standby's end and expects an orderly one.
     #[track_caller]
     pub fn has_stopped(self) {
         let end = self.end();
@@ -279,7 +280,7 @@ pub fn start_sealing(machine: &Arc<Machine>, engine: &Arc<Engine>) {
 /// The number of threads of this process with this name.
 pub fn threads(name: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    // A thread that has ended since has no name any more.
+    // A thread that has ended since then has no name.
     let name_of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
     tasks.filter_map(|task| name_of(task.unwrap())).filter(|found| found.trim() == name).count()
 }
@@ -311,7 +312,7 @@ pub fn wait_decided(engine: &Engine) {
     });
 }
 
-/// A fence that the test can keep from answering, as an arbiter that is out of reach.
+/// A fence that does not answer while the test sets `silent`, like that of an unreachable arbiter.
 pub struct Mute {
     pub fence: Arc<dyn Fence>,
     pub silent: AtomicBool,
@@ -336,7 +337,8 @@ impl Fence for Mute {
     }
 }
 
-/// A fence that blocks the preparation of a takeover until the test releases it, as slow storage.
+/// A fence that blocks the preparation of a takeover until the test releases it, as slow storage
+/// does.
 pub struct Held {
     fence: Arc<dyn Fence>,
     is_opening: Sender<()>,
@@ -359,7 +361,7 @@ impl Fence for Held {
     fn term(&self) -> Option<u64> {
         if std::thread::current().name() == Some("prepare") {
             let _ = self.is_opening.send(());
-            // Blocks until the test releases it.
+            // Blocks until the test releases the preparation.
             let _ = self.go_on.lock().unwrap().recv();
         }
         self.fence.term()
@@ -377,19 +379,19 @@ pub fn arbiter(dir: &Path, name: &str) -> Arc<dyn Arbiter> {
     Arc::new(FileArbiter::open(&dir, "pair", name.to_owned()).unwrap())
 }
 
-/// An arbiter that answers claims, marks sessions and shows marks when the test allows it.
+/// An arbiter that answers claims, marks sessions and shows marks only when the test allows it.
 pub struct Slow {
     arbiter: Arc<dyn Arbiter>,
     asked: Sender<Term>,
     answers: Mutex<Receiver<()>>,
     pub is_slow_to_mark: AtomicBool,
-    /// How often it was asked to mark a session while it is, or was, slow at that.
+    /// How often it was asked to mark a session while it was slow at that.
     pub slow_marks: AtomicUsize,
     pub is_slow_to_look: AtomicBool,
     pub is_slow_to_counter_mark: AtomicBool,
-    /// Whether it cannot be asked.
+    /// Whether the arbiter is unreachable.
     pub is_away: AtomicBool,
-    /// Number of further looks that still find old content.
+    /// Number of further looks that still find old contents.
     pub stale_looks: AtomicUsize,
 }
 
@@ -485,17 +487,17 @@ impl Arbiter for Slow {
     }
 }
 
-/// Connects each peer at `path` to `target`, until the test cuts it.
+/// Connects each peer at `path` to `target`, until the test cuts the cable.
 pub struct Cable {
     pub path: PathBuf,
     /// Bytes sent to the target.
     pub bytes: Arc<AtomicU64>,
     ends: Arc<Mutex<Vec<UnixStream>>>,
-    /// Pieces sent to the target.
+    /// Number of pieces sent to the target.
     forth: Arc<AtomicUsize>,
 }
 
-/// Called for each piece, with its length in bytes.
+/// Called for each piece of data, with its length in bytes.
 type Each = Box<dyn Fn(usize) + Send>;
 
 impl Cable {
@@ -537,7 +539,7 @@ impl Cable {
         self.forth.load(Ordering::SeqCst)
     }
 
-    /// Ends the current connections; new ones work as before.
+    /// Ends the current connections; new connections work as before.
     pub fn cut(&self) {
         for end in self.ends.lock().unwrap().drain(..) {
             let _ = end.shutdown(Shutdown::Both);
