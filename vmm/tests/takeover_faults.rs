@@ -1,5 +1,5 @@
-//! Single system calls of a pair fail or hang, before a takeover, in it and right after it: the real binary, whose calls the test
-//! answers.
+//! Single system calls of a pair fail or hang, before, during and right after a takeover. The pair
+//! runs the real binary, and the test answers the calls.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -20,9 +20,9 @@ use serde_json::Value;
 
 /// KVM_RUN.
 const RUN: u64 = 0xae80;
-/// Only failures take that long, even on a busy host.
+/// Only failures take this long, even on a busy host.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// No side is suspected because this host is busy.
+/// With this timeout, no side is suspected while this host is busy.
 const PATIENT: [&str; 2] = ["--heartbeat-timeout", "10000"];
 
 struct Bench {
@@ -41,7 +41,7 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    /// A guest that serves requests; `change` changes its process.
+    /// A guest that answers requests; `change` changes the command of its process.
     fn guest(&self, change: impl FnOnce(&mut Command)) -> Guest {
         let socket = self.path("a").display().to_string();
         let mut flags = vec!["--control", &socket, "--arbiter", &self.arbiter];
@@ -51,7 +51,7 @@ impl Bench {
         guest
     }
 
-    /// Its standby.
+    /// The guest's standby; `change` changes the command of its process.
     fn standby(&self, guest: &Guest, change: impl FnOnce(&mut Command)) -> Process {
         let disk = guest.dir.path().join("disk.img");
         let mut command = tied_to_us(Path::new(KEMARI));
@@ -96,7 +96,7 @@ impl Bench {
     }
 }
 
-/// Answers a process's calls by a rule, from the moment that it is armed.
+/// Answers the system calls of a process by a rule, once it is armed.
 struct Faults {
     armed: Arc<AtomicBool>,
     injector: Injector,
@@ -108,7 +108,7 @@ impl Faults {
     }
 }
 
-/// Starts a process by `start` whose `calls` are answered by `rule`.
+/// Starts a process by `start`, and answers its `calls` by `rule`.
 fn faulty<P>(
     calls: &[libc::c_long],
     rule: impl FnMut(&Call) -> Answer + Send + 'static,
@@ -119,7 +119,7 @@ fn faulty<P>(
     let mut prepare = |command: &mut Command| {
         let pending = intercept(command, calls).unwrap();
         let (armed, mut rule) = (armed.clone(), rule.take().expect("one process"));
-        // The listener comes when the process has been started.
+        // The listener is available when the process has been started.
         let answering = std::thread::spawn(move || {
             let rule = move |call: &Call| match armed.load(Ordering::SeqCst) {
                 true => rule(call),
@@ -134,7 +134,7 @@ fn faulty<P>(
     (process, Faults { armed, injector })
 }
 
-/// All calls of the device thread hang.
+/// All intercepted calls of the device thread hang.
 fn devices_hang(call: &Call) -> Answer {
     match is_by(call, "devices") {
         true => Answer::Hang,
@@ -146,7 +146,8 @@ fn is_by(call: &Call, thread: &str) -> bool {
     call.thread_name().starts_with(thread)
 }
 
-/// P9. Fails if a standby says that it could take over although KVM will not run its guest: KVM may need a thread of this user's.
+/// P9. Fails if a standby reports that it can take over although KVM will not run its guest: KVM
+/// may need a thread of this user.
 #[test]
 fn p9_a_standby_whose_kvm_runs_nothing_is_refused() {
     let bench = Bench::new();
@@ -162,8 +163,8 @@ fn p9_a_standby_whose_kvm_runs_nothing_is_refused() {
     assert!(refused.contains("KVM cannot run the guest"), "{refused}");
 }
 
-/// P7. Fails if a look at the fence that hangs holds the guest up for as long: no call of this side can take effect later, so the
-/// standby may take over.
+/// P7. Fails if a hanging read of the fence holds the guest up as long as it hangs: no call of this
+/// side can take effect later, so the standby may take over.
 #[test]
 fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
     let bench = Bench::new();
@@ -181,8 +182,9 @@ fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
     assert_eq!(ended.code(), Some(3), "P2: {:?}", guest.process.lines());
 }
 
-/// P9. Fails if a machine whose packets do not leave says `protected`: a lane hangs in a system call of the network. The standby
-/// does not take over, since the call may still be carried out (P2).
+/// P2, P9. Fails if a machine whose packets do not leave reports `protected`: a lane hangs in a
+/// system call of the network. The standby does not take over, because the call may still be
+/// performed.
 #[test]
 fn p9_a_machine_whose_output_hangs_in_a_system_call_is_stalled() {
     let bench = Bench::new();
@@ -205,7 +207,7 @@ fn p9_a_machine_whose_output_hangs_in_a_system_call_is_stalled() {
     bench.wait("a", |status| status["state"] == "protected");
 }
 
-/// P9. Fails if a side that could not take over says `ready`, and the other one `protected`.
+/// P9. Fails if a side that could not take over reports `ready`, and the other side `protected`.
 #[test]
 fn p9_a_standby_whose_device_thread_hangs_is_not_ready() {
     let bench = Bench::new();
@@ -227,7 +229,7 @@ fn p9_a_standby_whose_device_thread_hangs_is_not_ready() {
     bench.wait("b", |status| status["state"] == "ready");
 }
 
-/// P9. Fails if a takeover whose term is won waits for ever, and its cause is not reported.
+/// P9. Fails if a takeover that has won its term waits forever, and its cause is not reported.
 #[test]
 fn p9_what_a_takeover_hangs_in_is_told() {
     let bench = Bench::new();
@@ -246,13 +248,14 @@ fn p9_what_a_takeover_hangs_in_is_told() {
     bench.wait("b", |status| status["state"] == "alone");
 }
 
-/// P9. Fails if the watchdog waits for a first sign of progress from devices that have hung since the guest runs here.
+/// P9. Fails if the watchdog waits for a first sign of progress from devices that have hung since
+/// the guest began to run here.
 #[test]
 fn p9_a_machine_that_hangs_right_after_a_takeover_is_stalled() {
     let bench = Bench::new();
     let mut guest = bench.guest(|_| {});
     let mut is_started = false;
-    // A vCPU gives up the rights it does not need right before it first runs the guest.
+    // A vCPU gives up its unneeded rights right before it first runs the guest.
     let rule = move |call: &Call| {
         is_started |= call.number == libc::SYS_seccomp && is_by(call, "vcpu");
         match is_started && is_by(call, "devices") {
@@ -272,11 +275,11 @@ fn p9_a_machine_that_hangs_right_after_a_takeover_is_stalled() {
     bench.wait("b", |status| status["state"] == "alone");
 }
 
-/// P7. If any thread of a takeover cannot be started at first, the guest goes on. Fails if a thread that is missing for a moment
-/// ends the only side that has the guest.
+/// P7. If any thread of a takeover cannot be started at first, the guest continues. Fails if a
+/// thread that is missing for a moment ends the only side that has the guest.
 #[test]
 fn p7_a_takeover_that_lacks_a_thread_for_a_moment_goes_on() {
-    /// More than it starts.
+    /// More threads than a takeover starts.
     const MOST: u64 = 60;
     for fails in 1.. {
         assert!(fails < MOST, "it starts ever more threads");

@@ -1,4 +1,4 @@
-//! Every command and flag that a message, a help text or a document names exists.
+//! Every command and flag exists that a message, a help text or a document names.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use clap::{Command, CommandFactory};
 use kemari_flags::kemari::{HANDED_ON, OF_RUN_PAIR, Value};
 use kemari_vmm::cli::Cli;
 
-/// Flags of other programs that our texts name.
+/// Flags of other programs in our texts.
 const OF_OTHERS: &[&str] = &[
     // losetup.
     "--detach",
@@ -59,7 +59,7 @@ fn files(under: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The texts that users read: sources, for their messages and their help, and documents.
+/// The texts that users read: documents, and sources for their messages and help.
 fn texts(places: &[(&str, &str)]) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     for (place, ending) in places {
@@ -102,7 +102,7 @@ fn bare(word: &str) -> &str {
     word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '-').trim_end_matches('-')
 }
 
-/// The command lines in a text: in backquotes, or on a line of their own.
+/// The command lines in a text: those in backquotes, and those on their own line.
 fn command_lines(text: &str) -> Vec<String> {
     let quoted = text.split('`').skip(1).step_by(2).filter(|quoted| !quoted.contains('\n'));
     let joined = text.replace("\\\n", " ");
@@ -111,7 +111,7 @@ fn command_lines(text: &str) -> Vec<String> {
     all.filter(|line| line.starts_with("kemari ")).collect()
 }
 
-/// What is wrong with the names in a command line.
+/// What is wrong with the names in a command line, if anything.
 fn wrong(line: &str, cli: &Command) -> Option<String> {
     let mut command = cli;
     let mut words = line.split_whitespace().skip(1).peekable();
@@ -150,7 +150,7 @@ fn every_command_line_in_a_text_can_be_given() {
     let (mut seen, mut mistakes) = (0, Vec::new());
     for (path, text) in everything() {
         for line in command_lines(&text) {
-            // A sentence that begins with the program's name is no command line.
+            // A sentence that begins with the program's name is not a command line.
             let first = line.split_whitespace().nth(1).unwrap_or_default();
             if first.starts_with('-') || names(&cli).contains(bare(first)) || line.len() < 30 {
                 seen += 1;
@@ -181,7 +181,7 @@ fn mistakes_are_found() {
     assert_eq!(wrong(right, &cli), None);
 }
 
-/// An operator can do what the protocol's state machines tell them to do.
+/// An operator can run every command that the protocol's state machines name.
 #[test]
 fn every_command_that_the_core_names_exists() {
     let cli = Cli::command();
@@ -211,12 +211,14 @@ fn every_command_that_the_core_names_exists() {
     }
 }
 
-/// Fails if `cargo xtask run-pair -- FLAGS` refuses a flag that both sides have, or accepts one that they refuse.
+/// Fails if `cargo xtask run-pair -- FLAGS` refuses a flag of both sides, or accepts one that both
+/// refuse.
 #[test]
 fn the_flags_that_run_pair_hands_on_are_those_of_both_sides() {
     let cli = Cli::command();
     let [run, standby] = ["run", "standby"].map(|name| cli.find_subcommand(name).unwrap());
-    // A standby has these flags only to refuse them, and this program has no such devices.
+    // A standby has these flags only to refuse them, and this program has no devices of these
+    // kinds.
     let of_none = ["memory", "vfio", "vdpa", "pmem", "ioeventfd", "irqfd"];
     let both: BTreeSet<&str> = run
         .get_arguments()

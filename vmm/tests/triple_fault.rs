@@ -1,5 +1,5 @@
-//! A guest that prints and then dies of a triple fault, over and over: its output ends an epoch just while its vCPU cannot go
-//! on, and a takeover must continue nevertheless.
+//! A guest that prints and then dies of a triple fault, again and again. Its output ends an epoch
+//! while its vCPU cannot run, and a takeover must continue it nevertheless.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../hypervisor/tests/common/mod.rs"]
@@ -27,10 +27,11 @@ use kemari_testbed::process::Process;
 use images::{Elf, Segment};
 use micro::{KEMARI, PATIENCE};
 
-/// `mov dx, 0x3f8; mov al, 'B'; out dx, al; ud2`, with no interrupt descriptors to handle it.
+/// `mov dx, 0x3f8; mov al, 'B'; out dx, al; ud2`, without interrupt descriptors to handle the
+/// exception.
 const CODE: [u8; 9] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'B', 0xee, 0x0f, 0x0b];
 
-/// Waits for a condition; gives up after [`PATIENCE`].
+/// Waits for a condition for at most [`PATIENCE`].
 fn until(what: &str, processes: &[&Process], mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -50,7 +51,8 @@ fn len(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// P4, P7: no checkpoint has a vCPU that cannot go on, and the machine that takes over resets as often as the first one.
+/// P4, P7: no checkpoint has a vCPU that cannot run, and after a takeover the machine resets as
+/// often as before.
 #[test]
 fn p4_a_takeover_between_a_triple_fault_and_its_reset_goes_on() {
     for round in 0..5 {
@@ -85,8 +87,8 @@ fn p4_a_takeover_between_a_triple_fault_and_its_reset_goes_on() {
     }
 }
 
-/// P4: no checkpoint is taken of a vCPU that cannot go on (its state would be refused, which would end the session), and this
-/// does not keep the guest from being protected while it resets itself.
+/// P4: no checkpoint is taken of a vCPU that cannot run: the standby would refuse its state, and
+/// the session would end. The guest is still protected while it resets itself.
 #[test]
 fn p4_no_checkpoint_is_taken_of_a_vcpu_that_cannot_go_on() {
     const CHECKPOINTS: usize = 200;

@@ -1,5 +1,6 @@
-//! What no gate can control is refused before anything runs: on the command line of either side, and by a machine that
-//! runs. With fault tolerance off, shared guest memory works, and the rest is reported as not available.
+//! Devices that no gate can control are refused before anything runs, on the command line of either
+//! side, and by a running machine. With fault tolerance off, shared guest memory works, and the
+//! other kinds are reported as unavailable.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -9,7 +10,8 @@ use std::process::{Command, Output, Stdio};
 use kemari_workload::Op;
 use micro::KEMARI;
 
-/// Every kind, as users of this and other monitors spell it: the flags, and its name.
+/// Every kind of such a device: the flags as users of this and other monitors write them, and the
+/// kind's name.
 const KINDS: [(&[&str], &str); 17] = [
     (&["--net", "tap=tap0,vhost=on"], "vhost-net"),
     (&["--net", "vhost-user=/run/vu.sock"], "vhost-user"),
@@ -45,7 +47,7 @@ fn refused(command: &[&str], flags: &[&str], expected: &[&str]) {
     }
 }
 
-/// P5: with fault tolerance on, in each of the ways to switch it on.
+/// P5: with fault tolerance on, by each of the flags that switch it on.
 #[test]
 fn with_fault_tolerance_it_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
@@ -93,7 +95,7 @@ fn guest_memory_in_a_shared_file_can_be_looked_into_and_not_protected() {
     assert_eq!(seen.len(), 64 << 20);
     assert!(seen.windows(17).any(|bytes| bytes == b"seen from outside"));
 
-    // A second machine would overwrite it.
+    // A second machine would overwrite the memory of the first.
     let flags = ["--memory", &memory, "--kernel", micro::image().to_str().unwrap()];
     refused(&["run", "--serial", "none"], &flags, &["another process uses it", "--memory"]);
 
@@ -106,6 +108,6 @@ fn guest_memory_in_a_shared_file_can_be_looked_into_and_not_protected() {
     for part in ["shared file", "fault tolerance", ram.to_str().unwrap(), "; use --memory MIB"] {
         assert!(text.contains(part), "expected `{part}` in: {text}");
     }
-    // The first one goes on nevertheless.
+    // The first machine still runs.
     guest.ask(Op::Ping);
 }

@@ -1,5 +1,5 @@
-//! What `--verify` does about a mismatch (P8): real processes; the test changes the standby's copy of guest memory from
-//! outside.
+//! P8: the reaction of `--verify` to a mismatch, with real processes. The test changes the
+//! standby's copy of guest memory from outside.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod micro;
@@ -15,7 +15,7 @@ use kemari_workload::Op;
 use micro::{Guest, KEMARI, PATIENCE};
 
 const MEMORY: u64 = 64 << 20;
-/// A part of memory that the guest does not use.
+/// The address of memory that the guest does not use.
 const UNTOUCHED: u64 = 40 << 20;
 
 fn status(socket: &Path) -> serde_json::Value {
@@ -35,8 +35,8 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// Flips a byte of the guest memory in a process: in each mapping of that size, because a standby has another one to try states
-/// on.
+/// Flips a byte of the guest memory in a process, in each mapping of that size: a standby has a
+/// second one, in which it tries states.
 fn spoil(pid: u32) {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory =
@@ -57,8 +57,9 @@ fn spoil(pid: u32) {
     assert!(spoilt > 0, "no mapping of the size of guest memory:\n{maps}");
 }
 
-/// The session ends at the first checkpoint that differs, the standby discards its checkpoint, and both report it: in the
-/// status, in the log, and by their exit codes. Fails if it is only logged.
+/// The session ends at the first checkpoint that differs, the standby discards its checkpoint, and
+/// both sides report it: in the status, in the log, and by their exit codes. Fails if the mismatch
+/// is only logged.
 #[test]
 fn p8_a_standby_that_differs_is_given_up_and_both_sides_say_so() {
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +93,7 @@ fn p8_a_standby_that_differs_is_given_up_and_both_sides_say_so() {
     assert!(line.contains("is not the same on both sides"), "{line}");
     standby.wait_line("discarded its checkpoint", PATIENCE).unwrap();
     standby.wait_line("checkpoint discarded", PATIENCE).unwrap();
-    // A new session begins with a new copy: it is as good as any.
+    // A new session begins with a new copy of memory, so the standby is usable again.
     wait_for("the next session", || status(&dir.path().join("control"))["state"] == "protected");
     guest.ask(Op::Ping);
     for socket in ["control", "standby-control"] {

@@ -1,5 +1,5 @@
-//! The guide in docs/ names files, anchors, refusals and attacks. These tests check that each exists, and that none is
-//! missing from the guide.
+//! The guide in docs/ names files, anchors, refusals and attacks. These tests check that each of
+//! them exists, and that the guide omits none.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -11,7 +11,7 @@ use crate::build::repository;
 
 const REFUSED: &str = "io-gate/tests/refused";
 const ATTACKS: &str = "xtask/gate-check/attacks";
-/// The marker that says where the code below it comes from.
+/// The marker that names the source of the code below it.
 const CODE: &str = "<!-- code: ";
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -19,7 +19,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Names in a directory that end in `end`, without it.
+/// The names in a directory that end in `end`, without that ending.
 fn names(directory: &str, end: &str) -> BTreeSet<String> {
     let names: BTreeSet<String> = fs::read_dir(repository().join(directory))
         .unwrap()
@@ -31,18 +31,18 @@ fn names(directory: &str, end: &str) -> BTreeSet<String> {
     names
 }
 
-/// Each piece of text between `open` and `close`.
+/// The texts between `open` and `close`.
 fn between<'t>(text: &'t str, open: &str, close: char) -> Vec<&'t str> {
     text.split(open).skip(1).filter_map(|rest| rest.split(close).next()).collect()
 }
 
-/// All chapters, and the text of each.
+/// The name and text of each chapter.
 fn chapters() -> Vec<(String, String)> {
     let files = names("docs", ".md").into_iter().filter(|name| name != "SUMMARY");
     files.map(|name| (format!("{name}.md"), read(format!("docs/{name}.md")))).collect()
 }
 
-/// The lines of an anchor.
+/// The lines between the marks of an anchor.
 fn anchored(text: &str, anchor: &str) -> Option<String> {
     let named = |line: &str, mark: &str| {
         line.split_once(mark).is_some_and(|(_, name)| name.trim() == anchor)
@@ -63,8 +63,8 @@ fn every_chapter_is_in_the_summary() {
     assert_eq!(listed, there, "docs/SUMMARY.md lists what is not there, or leaves something out");
 }
 
-/// A chapter with each piece of code as it is in the tree, and the number of pieces. A piece is the fenced block after `<!--
-/// code: PATH:ANCHOR -->`.
+/// A chapter with each piece of code as it is in the tree, and the number of pieces. A piece is the
+/// fenced block after `<!-- code: PATH:ANCHOR -->`.
 fn with_code(chapter: &str, text: &str) -> (String, usize) {
     let (mut out, mut rest, mut pieces) = (String::new(), text, 0);
     while let Some((before, after)) = rest.split_once(CODE) {
@@ -86,7 +86,7 @@ fn with_code(chapter: &str, text: &str) -> (String, usize) {
     (out + rest, pieces)
 }
 
-/// The code that a reader sees is the code that is compiled. `KEMARI_MEND_DOCS=1` rewrites the chapters.
+/// The guide's code is the compiled code. `KEMARI_MEND_DOCS=1` rewrites the chapters.
 #[test]
 fn every_piece_of_code_is_the_trees() {
     let mut seen = 0;
@@ -106,7 +106,7 @@ fn every_piece_of_code_is_the_trees() {
     assert!(seen > 0, "expected pieces of code, found none");
 }
 
-/// The rules are written in one place. `KEMARI_MEND_DOCS=1` rewrites the chapter.
+/// The text of the rules is written in one place. `KEMARI_MEND_DOCS=1` rewrites the chapter.
 #[test]
 fn the_rules_are_as_the_gate_says_them() {
     let right = crate::gate::chapter_of_rules();
@@ -223,7 +223,7 @@ fn everything_ungated_is_named() {
     }
 }
 
-/// The guide shows pieces of a device of this tree and says that a new device has the same pieces.
+/// The guide shows pieces of a device of this tree, and says that a new device has the same pieces.
 #[test]
 fn a_new_device_is_as_the_guide_shows_it() {
     let chapter = read("docs/write-a-device.md");

@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     hosts: Vec<Names>,
 }
 
-/// What one host is called.
+/// The names and addresses of one host.
 #[derive(Debug, Clone)]
 struct Names(Vec<String>);
 

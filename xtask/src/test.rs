@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every test there is, from unit tests to pairs of real processes and a stock Debian guest.
+//! `cargo xtask test`: runs every test, from unit tests to pairs of real processes and a stock
+//! Debian guest.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,11 +24,11 @@ pub(crate) struct Arguments {
 struct Step {
     name: &'static str,
     run: fn() -> Result<bool>,
-    /// Whether it needs the stock Debian guest.
+    /// Whether the step needs the stock Debian guest.
     linux: bool,
 }
 
-/// From cheap to expensive: an early failure costs little.
+/// The steps, from cheap to expensive: an early failure costs little.
 const STEPS: &[Step] = &[
     Step { name: "unit, property and process tests", run: workspace, linux: false },
     Step { name: "gate: the gate is the only way out of a device", run: gate, linux: false },
@@ -61,7 +62,7 @@ const STEPS: &[Step] = &[
     Step { name: "Debian: its own driver for an e1000", run: debian_e1000, linux: true },
 ];
 
-/// Runs the tests; `true` when all passed.
+/// Runs the tests; `true` if all passed.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let begin = Instant::now();
     let named = |step: &Step| arguments.only.as_ref().is_none_or(|only| step.name.contains(only));
@@ -102,8 +103,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
-/// Programs that the tests run, each with its Debian package. The preparation of the stock Debian guest installs what
-/// that guest needs.
+/// Programs that the tests run, each with its Debian package. The preparation of the stock Debian
+/// guest installs the programs for that guest.
 const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/etcd", "etcd-server"),
     ("/usr/bin/etcdctl", "etcd-client"),
@@ -115,7 +116,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/sbin/mke2fs", "e2fsprogs"),
 ];
 
-/// Installs what is missing, or says what to install: no test is skipped.
+/// Installs missing programs, or says what to install: no test is skipped.
 fn prepare() -> Result<()> {
     guest::ensure_programs(PROGRAMS, &|line| println!("{line}"))?;
     build::ensure_bare_target()
@@ -145,7 +146,8 @@ fn seconds(time: Duration) -> String {
 fn workspace() -> Result<bool> {
     run_pair::check_kvm()?;
     build::micro_guest()?;
-    // Compiled first: this takes minutes and shows its progress. Then run without a line for each of a thousand tests.
+    // Compile first: this takes minutes and shows its progress. Then run without a line for each of
+    // a thousand tests.
     let test = ["test", "--workspace", "--locked", "--no-fail-fast"];
     build::run(build::cargo().args(test).arg("--no-run"))?;
     build::run(build::cargo().args(test).arg("--quiet"))?;
@@ -156,7 +158,7 @@ fn gate() -> Result<bool> {
     gate::tree_passes()
 }
 
-/// Another sample each day; `cargo xtask gate --self-test` applies all attacks.
+/// Applies a different sample each day; `cargo xtask gate --self-test` applies all attacks.
 fn attacks() -> Result<bool> {
     let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs() / (24 * 60 * 60);
     gate::sample_passes(50, days)
@@ -182,7 +184,8 @@ fn sim_bugs() -> Result<bool> {
     sim::run_with(["--bugs", "--rounds", "1"])
 }
 
-/// The unit tests judge the mutants; the simulation is built only for the mutants that they do not detect.
+/// The unit tests judge the mutants; the simulation is built only for mutants that they do not
+/// find.
 fn sim_mutants() -> Result<bool> {
     sim::run_with(["--mutants", "--sample", "150", "--seed", "1"])
 }
@@ -238,7 +241,7 @@ fn debian_e1000() -> Result<bool> {
     pair("--guest linux --net-model e1000 --kill primary --rounds 2 --seed 6")
 }
 
-/// Runs `run-pair` as from the command line.
+/// Runs `run-pair` with these flags, as from the command line.
 fn pair(flags: &str) -> Result<bool> {
     println!("cargo xtask run-pair {flags}");
     run_pair::run(&run_pair::parse(flags)?)

@@ -16,7 +16,8 @@ use crate::{build, list::print_lines, report_file, run_pair, stop};
 /// How long, and which faults.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Stop after this many minutes, at the end of a pair [default: 2, unless --failovers is given].
+    /// Stop after this many minutes, at the end of a pair [default: 2, unless --failovers is
+    /// given].
     #[arg(long, allow_negative_numbers = true, value_parser = numbers::<u64>(MINUTES, "minutes"))]
     minutes: Option<u64>,
     /// Stop after this many failovers, at the end of a pair.
@@ -74,7 +75,7 @@ impl Arguments {
     }
 }
 
-/// Tortures pairs; `true` when every promise held.
+/// Tortures pairs; `true` if every promise held.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
         print_lines(Kill::ALL.map(|kill| format!("{:<24} {}", kill.name(), kill.what())))?;
@@ -84,7 +85,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let plan = arguments.plan()?;
     arguments.kemari.as_deref().map_or(Ok(()), build::check_program)?;
     Torture::prepare()?;
-    // Once, not for each pair: a long run tests one program, even if the tree changes during the run.
+    // Build once, not for each pair: a long run then tests one program, even if the tree changes
+    // during the run.
     let kemari = arguments.kemari.clone().map_or_else(build::kemari, Ok)?;
     let torture = Torture {
         plan,
@@ -96,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     torture.run(|flags| run_one(flags, &kemari))
 }
 
-/// As from the command line.
+/// Runs the torture with these flags, as from the command line.
 pub(crate) fn run_with(flags: &str) -> Result<bool> {
     #[derive(Debug, Parser)]
     struct CommandLine {
@@ -123,7 +125,7 @@ mod tests {
         Plan { faults: Kill::ALL.to_vec(), seed: 7, rounds: 25, link }
     }
 
-    /// `run-pair` accepts every planned command line, and every fault and kind of host comes up
+    /// `run-pair` accepts every planned command line, and every fault and kind of host is planned
     /// soon.
     #[test]
     fn a_few_pairs_have_every_fault_and_every_kind_of_hosts() {

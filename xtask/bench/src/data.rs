@@ -1,18 +1,19 @@
-//! The results of a benchmark run: figures beside the limits of the machine, measured in the same run, and curves.
+//! The results of a benchmark run: curves, and figures beside the limits of the machine, which are
+//! measured in the same run.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The version of the JSON that [`Report`] is written as.
+/// The version of the JSON form of [`Report`].
 pub(crate) const FORMAT: u32 = 1;
 
-/// One run.
+/// The results of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// [`FORMAT`].
+    /// The version, [`FORMAT`].
     pub(crate) format: u32,
-    /// The commit that was measured, with `+` when the tree had changes; empty when unknown.
+    /// The measured commit, with `+` if the tree had changes; empty if unknown.
     pub(crate) revision: String,
     /// The machine: processor, cores, memory, kernel and other facts that identify it.
     pub(crate) machine: BTreeMap<String, String>,
@@ -20,9 +21,9 @@ pub(crate) struct Report {
     pub(crate) quick: bool,
     /// Duration in seconds.
     pub(crate) seconds: u64,
-    /// What was measured, in order.
+    /// The measured figures and curves, in order.
     pub(crate) groups: Vec<Group>,
-    /// What could not be measured here, and why.
+    /// The measurements that could not be made here, and why.
     pub(crate) skipped: Vec<Skipped>,
 }
 
@@ -31,9 +32,9 @@ pub(crate) struct Report {
 pub(crate) struct Group {
     /// A short name without spaces: `pause`.
     pub(crate) name: String,
-    /// Its title.
+    /// The title for people.
     pub(crate) title: String,
-    /// How it was measured, in a sentence or two.
+    /// How the group was measured, in a sentence or two.
     pub(crate) how: String,
     /// The figures.
     pub(crate) rows: Vec<Row>,
@@ -44,16 +45,16 @@ pub(crate) struct Group {
 /// A figure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Row {
-    /// What was measured; unique in the group: `16 dirty pages`.
+    /// The name of the measurement, unique in the group: `16 dirty pages`.
     pub(crate) name: String,
     /// The unit of `value`, `limit` and `spread`.
     pub(crate) unit: Unit,
-    /// The figure; a median where there is a spread.
+    /// The figure; the median if there is a spread.
     pub(crate) value: f64,
     /// The distribution of the values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) spread: Option<Spread>,
-    /// The best that the machine, or the same work without protection, can do.
+    /// The best that the machine can do, or the figure for the same work without protection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<Limit>,
     /// The required ratio of value to limit.
@@ -123,12 +124,12 @@ pub(crate) struct Spread {
     pub(crate) max: f64,
 }
 
-/// The value that a figure is compared with.
+/// The value with which a figure is compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Limit {
-    /// In the unit of the row.
+    /// The value, in the unit of the row.
     pub(crate) value: f64,
-    /// Its meaning: `collect + copy of the same pages`.
+    /// The meaning of the value: `collect + copy of the same pages`.
     pub(crate) of: String,
 }
 
@@ -136,18 +137,18 @@ pub(crate) struct Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Target {
-    /// At most.
+    /// The ratio is at most this.
     AtMost(f64),
-    /// At least.
+    /// The ratio is at least this.
     AtLeast(f64),
 }
 
-/// One picture: lines over a common axis.
+/// One picture: lines over common axes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Curve {
     /// A short name without spaces, unique among the curves: the name of the picture's file.
     pub(crate) name: String,
-    /// Its title.
+    /// The title for people.
     pub(crate) title: String,
     /// The axis of the parameter.
     pub(crate) x: Axis,
@@ -160,25 +161,25 @@ pub(crate) struct Curve {
 /// An axis.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Axis {
-    /// What it shows, with the unit: `dirty pages in an epoch`.
+    /// The quantity that the axis shows, with its unit: `dirty pages in an epoch`.
     pub(crate) title: String,
-    /// Whether it is logarithmic.
+    /// Whether the axis is logarithmic.
     pub(crate) logarithmic: bool,
 }
 
 /// A line of a curve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Line {
-    /// Its meaning: `pause, p50`.
+    /// The meaning of the line: `pause, p50`.
     pub(crate) name: String,
-    /// Its points, by ascending x.
+    /// The points, by ascending x.
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// What could not be measured.
+/// A measurement that could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Skipped {
-    /// What.
+    /// The name of the measurement.
     pub(crate) what: String,
     /// The reason, and the remedy.
     pub(crate) why: String,
@@ -191,14 +192,14 @@ impl Row {
         Self { name: name.into(), unit, value, spread: None, limit: None, target: None }
     }
 
-    /// Adds the value to compare with.
+    /// Adds the value with which the figure is compared.
     #[must_use]
     pub(crate) fn limit(mut self, value: f64, of: impl Into<String>) -> Self {
         self.limit = Some(Limit { value, of: of.into() });
         self
     }
 
-    /// Adds the required ratio.
+    /// Adds the required ratio to the limit.
     #[must_use]
     pub(crate) fn target(mut self, target: Target) -> Self {
         self.target = Some(target);
@@ -219,7 +220,7 @@ impl Row {
         (limit.value > 0.0).then(|| self.value / limit.value)
     }
 
-    /// Whether the target is met; none without a target.
+    /// Whether the target is met; `None` without a target or a limit.
     #[must_use]
     pub(crate) fn met(&self) -> Option<bool> {
         let (target, ratio) = (self.target?, self.ratio()?);

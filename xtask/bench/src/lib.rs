@@ -1,7 +1,8 @@
-//! All benchmarking: how fast a pair is, side by side with the limits of the machine it runs on and with QEMU; reports, curves
-//! and comparisons of the figures. `cargo xtask bench` is its command line.
+//! All benchmarking: measures a pair side by side with the limits of its machine and with QEMU;
+//! prints reports, draws curves and compares figures. `cargo xtask bench` is its command line.
 //!
-//! It may not depend on a crate of the product: it measures the product from outside, as a process of the testbed.
+//! This crate may not depend on a crate of the product: it measures the product from outside, as a
+//! process of the testbed.
 
 mod compare;
 mod data;
@@ -70,15 +71,16 @@ struct Show {
     /// Draw the curves into this directory.
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
-    /// Put the report into this document, between `<!-- bench: begin -->` and `<!-- bench: end -->`.
+    /// Put the report into this document, between `<!-- bench: begin -->` and `<!-- bench: end
+    /// -->`.
     #[arg(long, value_name = "FILE")]
     document: Option<PathBuf>,
 }
 
-/// Runs the command; `false` when something got worse.
+/// Runs the command; `false` if a figure got worse.
 ///
 /// # Errors
-/// Something cannot be measured, read or written.
+/// A figure cannot be measured, or a file cannot be read or written.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     match &arguments.command {
         None => measure(&arguments.measure),
@@ -87,7 +89,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     }
 }
 
-/// A short run of everything: writes the report, reads it, draws it and compares it with itself. No speed is judged.
+/// Makes a short run of everything: writes the report, reads it, draws it and compares it with
+/// itself. No speed is judged.
 ///
 /// # Errors
 /// A part cannot be measured, or measures nothing.
@@ -109,7 +112,8 @@ pub fn prove() -> Result<bool> {
     Ok(measured && compare::run(&json, &json, 0.0)?)
 }
 
-/// Measures, prints and writes the report. A missed target is reported but is no failure, because machines differ.
+/// Measures; prints and writes the report. A missed target is reported and is not a failure,
+/// because machines differ.
 fn measure(wanted: &Measure) -> Result<bool> {
     let terminal = Terminal::new(true);
     wanted.json.as_deref().map_or(Ok(()), report_file::check).context("--json")?;
@@ -126,7 +130,8 @@ fn measure(wanted: &Measure) -> Result<bool> {
     Ok(true)
 }
 
-/// Checks that curves can be drawn into a directory. Call it before the work that the curves show.
+/// Checks that curves can be drawn into a directory. Call it before the measurements for the
+/// curves.
 fn check_directory(path: &Path) -> Result<()> {
     ensure!(
         path.is_dir() || !path.exists(),

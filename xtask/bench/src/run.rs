@@ -1,4 +1,4 @@
-//! Measures: builds what is needed, runs the wanted parts, and describes the machine.
+//! Runs a benchmark: builds the programs, measures the wanted parts, and describes the machine.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,10 +14,10 @@ use super::{Measure, peer};
 use crate::data::{FORMAT, Report, Skipped};
 use crate::measure::{Bench, check_parts};
 
-/// The part that is measured by this program: only this program can install what it needs.
+/// The part that this program measures: only this program can install QEMU.
 const PEERS: &str = "peers";
 
-/// Measures it.
+/// Measures the wanted parts; returns the report.
 pub(super) fn run(wanted: &Measure, terminal: &Terminal) -> Result<Report> {
     let stop = stop::flag()?;
     let (peers, own): (Vec<_>, Vec<_>) =
@@ -75,7 +75,7 @@ fn measure_peers(bench: &Bench<'_>) -> Result<peer::Measured> {
     })
 }
 
-/// The commit that is built; empty if unknown.
+/// The commit from which the tree is built; empty if unknown.
 fn revision() -> String {
     let git = |arguments: &[&str]| -> Option<String> {
         let mut git = Command::new("git");

@@ -1,14 +1,14 @@
-//! Builds what the other commands run: the `kemari` binary and the micro-guest.
+//! Builds the programs that the other commands run: the `kemari` binary and the micro-guest.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The micro-guest's target: no operating system below it.
+/// The micro-guest's target, without an operating system.
 pub const BARE_TARGET: &str = "x86_64-unknown-none";
 
-/// The repository.
+/// The path of the repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
@@ -16,23 +16,22 @@ pub fn repository() -> &'static Path {
         .expect("this crate is two directories below the repository")
 }
 
-/// The directory that cargo builds into.
+/// Cargo's build directory.
 pub fn target_dir() -> PathBuf {
     let default = || repository().join("target");
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(default, PathBuf::from)
 }
 
-/// `cargo` in the repository, with the environment of the caller's shell.
+/// A `cargo` command in the repository, with the environment of the caller's shell.
 pub fn cargo() -> Command {
     let mut cargo = program();
     cargo.current_dir(repository());
     cargo
 }
 
-/// `cargo`, anywhere. Variables that an outer `cargo run` sets are not passed on. Otherwise build scripts that read them
-/// (`ring`'s reads CARGO_MANIFEST_DIR) run again, and everything above them is compiled again, each time the inner and the outer
-/// cargo alternate.
-/// that the inner and the outer cargo take turns.
+/// A `cargo` command in any directory. Variables that an outer `cargo run` sets are not passed on.
+/// Otherwise build scripts that read them (`ring`'s reads CARGO_MANIFEST_DIR) run again each time
+/// the inner and the outer cargo alternate, and everything that depends on them is compiled again.
 pub fn program() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
@@ -51,10 +50,10 @@ fn is_of_outer_cargo(name: &str) -> bool {
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
 
-/// Runs `command`; its output goes to the terminal.
+/// Runs `command`, with its output on the terminal.
 ///
 /// # Errors
-/// It cannot be started, or fails.
+/// The command cannot be started, or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -75,7 +74,7 @@ pub fn kemari() -> Result<PathBuf> {
     Ok(target_dir().join("release/kemari"))
 }
 
-/// Builds `kemari` statically linked, for the nested lab. Returns its path.
+/// Builds `kemari` statically linked, for the nested lab; returns its path.
 ///
 /// # Errors
 /// The build fails.
@@ -83,7 +82,7 @@ pub fn static_kemari() -> Result<PathBuf> {
     static_program("kemari-vmm", "kemari")
 }
 
-/// Builds this program statically linked, for the nested lab. Returns its path.
+/// Builds this program statically linked, for the nested lab; returns its path.
 ///
 /// # Errors
 /// The build fails.
@@ -99,10 +98,10 @@ fn static_program(package: &str, program: &str) -> Result<PathBuf> {
     Ok(target_dir().join(TARGET).join("release").join(program))
 }
 
-/// Checks that a program which is to be run instead of a built one exists.
+/// Checks that a program exists that is to run instead of a built one.
 ///
 /// # Errors
-/// There is no such file.
+/// The file does not exist.
 pub fn check_program(path: &Path) -> Result<()> {
     ensure!(path.is_file(), "--kemari: expected a program, found no {}", path.display());
     Ok(())
@@ -115,7 +114,7 @@ pub fn check_program(path: &Path) -> Result<()> {
 pub fn micro_guest() -> Result<PathBuf> {
     ensure_bare_target()?;
     let dir = target_dir().join("micro-guest");
-    // Run in its directory, where cargo finds the micro-guest's own configuration.
+    // Run cargo in this directory, where it finds the micro-guest's own configuration.
     let source = repository().join("tests/guests/micro");
     let mut build = cargo();
     build.current_dir(source).args(["build", "--release", "--target", BARE_TARGET]);
@@ -153,8 +152,8 @@ pub fn ensure_bare_target() -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Fails if the inner cargo inherits what the outer cargo says of this program: then each run compiles `ring` and everything
-    /// above it again.
+    /// Fails if the inner cargo inherits the variables with which the outer cargo describes this
+    /// program: each run then compiles `ring`, and everything that depends on it, again.
     #[test]
     fn what_an_outer_cargo_says_is_not_passed_on() {
         let said = "CARGO_MANIFEST_DIR";

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// The text of a regular file. Other kinds are refused: a FIFO may never get a writer, and a device may have
-/// no end.
+/// Reads a regular file as text. Other kinds are refused: a FIFO may never get a writer, and a
+/// device may be endless.
 ///
 /// # Errors
-/// The path names no regular file, or its text cannot be read as UTF-8.
+/// The path does not name a regular file, or its text is not UTF-8.
 pub fn text(path: &Path) -> Result<String> {
     let shown = path.display();
     let found = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?;

@@ -1,6 +1,8 @@
-//! What the project's commands share: cargo as the caller's shell would run it, what it builds, files that a command line names.
+//! Parts that the project's commands share: cargo with the environment of the caller's shell, the
+//! programs that it builds, and files named on a command line.
 //!
-//! It may not depend on a crate of this workspace, and contains no command: `xtask` and `kemari-gate-check` depend on it.
+//! This crate may not depend on a crate of this workspace, and contains no command: `xtask` and
+//! `kemari-gate-check` depend on it.
 
 pub mod build;
 pub mod given_file;

@@ -1,11 +1,11 @@
-//! Lists on standard output, which a reader such as `head` may close early.
+//! Prints lists on standard output, which a reader such as `head` may close early.
 
 use std::io::{self, ErrorKind, Write, stdout};
 
 /// Prints the lines.
 ///
 /// # Errors
-/// Standard output cannot be written. A reader that has enough closes it, which is no error.
+/// Standard output cannot be written. A reader that closes it early causes no error.
 pub fn print_lines(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
     write_lines(&mut stdout().lock(), lines)
 }

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// The first bytes of each kind of report.
+/// The possible first bytes of a report.
 const BEGINNINGS: [&str; 3] = ["{", "<svg", "# Faults by thread and system call"];
 
-/// Checks that a report may be written to `path`. Call it before the work that the report is about.
+/// Checks that a report can be written to `path`. Call it before the work that the report
+/// describes.
 ///
 /// # Errors
 /// The path names a file that is not a report, or its directory does not exist.
@@ -28,7 +29,7 @@ pub fn check(path: &Path) -> Result<()> {
         );
         return Ok(());
     };
-    // A terminal or a pipe: no data can be lost there.
+    // A terminal or a pipe, where no data can be lost.
     if !found.is_file() && !found.is_dir() && !is_block_device(&found) {
         return Ok(());
     }
@@ -58,7 +59,7 @@ pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Opens a FIFO that has a reader. Without `O_NONBLOCK` the open would block until a reader comes
+/// Opens a FIFO that has a reader. Without `O_NONBLOCK`, the open would block until a reader comes
 /// (fifo(7)).
 fn reader_of(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -66,7 +67,7 @@ fn reader_of(path: &Path) -> io::Result<File> {
         Errno::NXIO => io::Error::other("expected a reader of this FIFO, found none"),
         other => other.into(),
     })?;
-    // Blocking from here on: a report may be longer than the FIFO's buffer.
+    // Write in blocking mode: a report may be longer than the FIFO's buffer.
     rustix::fs::fcntl_setfl(&fifo, OFlags::empty())?;
     Ok(fifo.into())
 }

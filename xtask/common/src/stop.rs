@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Set when the work is to end early.
+/// Set when the work must end early.
 pub type Flag = Arc<AtomicBool>;
 
-/// A flag that is set by the first Ctrl-C (or SIGTERM, SIGHUP); the second ends the process at once.
+/// A flag that the first Ctrl-C (or SIGTERM, SIGHUP) sets; the second one ends the process at once.
 ///
 /// # Errors
 /// No signal handler can be installed.
@@ -20,8 +20,8 @@ pub fn flag() -> Result<Flag> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // In this order: at the first signal the flag is still clear, so the shutdown handler does
-        // nothing and the second handler sets the flag.
+        // Register in this order: at the first signal the flag is still clear, so the shutdown
+        // handler does nothing, and the second handler sets the flag.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .context("cannot listen to signals")?;

@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: libFuzzer on the targets of `tests/verify/fuzz`, guided by coverage, on the stable compiler.
+//! `cargo xtask fuzz`: runs libFuzzer on the targets of `tests/verify/fuzz`, guided by coverage, on
+//! the stable compiler.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,9 +16,9 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-/// Seconds; no input takes this long.
+/// In seconds, longer than any input takes.
 const TIMEOUT: &str = "-timeout=20";
-/// MiB; no input takes this much memory.
+/// In MiB, more than any input needs.
 const MEMORY: &str = "-rss_limit_mb=1024";
 
 /// Which targets, and for how long.
@@ -40,7 +41,7 @@ pub(crate) struct Arguments {
     replay: Option<PathBuf>,
 }
 
-/// Fuzzes; `true` when nothing was found.
+/// Fuzzes; `true` if nothing was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let targets = wanted(&arguments.target)?;
     arguments.replay.as_deref().map_or(Ok(()), |file| check_replay(file, &targets))?;
@@ -74,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(found.is_empty())
 }
 
-/// The targets of these names, or all.
+/// The targets with these names, or all targets.
 fn wanted(names: &[String]) -> Result<Vec<&'static str>> {
     if names.is_empty() {
         return Ok(FUZZ_TARGETS.to_vec());
@@ -99,8 +100,9 @@ fn check_replay(file: &Path, targets: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The engine, which contains the targets. It has a build directory of its own, because nothing else is built with
-/// coverage counters. It is not linked into this program: the other commands work even if the product does not compile.
+/// The engine, which contains the targets. It has its own build directory, because nothing else is
+/// built with coverage counters. It is not linked into this program, so the other commands work
+/// even if the product does not compile.
 struct Engine(PathBuf);
 
 impl Engine {

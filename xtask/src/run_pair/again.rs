@@ -1,4 +1,4 @@
-//! Checks that a second run starts at once: code that has not changed is not compiled again.
+//! Checks that a second run starts at once: unchanged code is not compiled again.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -9,17 +9,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::build;
 
-/// From the start of the command to the first line about the pair.
+/// The longest time from the start of the command to the first line about the pair.
 const AT_ONCE: Duration = Duration::from_secs(2);
-/// The machine may be busy with other work and be slow once; a needless compilation is there in every try.
+/// A busy machine may be slow once; a needless compilation happens in every try.
 const TRIES: u32 = 5;
-/// The first line about the pair.
+/// The beginning of the first line about the pair.
 const STARTED: &str = "hosts: ";
 const COMPILES: &str = "Compiling ";
 
-/// Runs the README's first command as from a shell, at least twice; `true` when the later runs start at once.
+/// Runs the README's first command as from a shell, at least twice; `true` if a later run starts at
+/// once.
 pub(crate) fn starts_at_once() -> Result<bool> {
-    // The first run compiles what is missing.
+    // The first run compiles missing parts.
     let first = start()?;
     println!(
         "the first run started after {:.1} s, {} crates compiled",
@@ -45,7 +46,8 @@ pub(crate) fn starts_at_once() -> Result<bool> {
     )
 }
 
-/// One run, of one round: the time until the pair started, and the crates that were compiled before.
+/// Makes a run of one round. Returns the time until the pair started, and the crates that were
+/// compiled before.
 fn start() -> Result<(Duration, Vec<String>)> {
     let begun = Instant::now();
     let mut child = build::cargo()

@@ -17,7 +17,8 @@ use kemari_testbed::run_pair::{LinuxFiles, OPERATIONS_AFTER};
 pub(crate) enum Guest {
     /// The embedded bare-metal guest; takes seconds.
     Micro,
-    /// A stock Debian kernel with Redis on ext4; directly where /dev/kvm can, else in the nested lab.
+    /// A stock Debian kernel with Redis on ext4; directly where /dev/kvm can, else in the nested
+    /// lab.
     Linux,
 }
 
@@ -66,7 +67,8 @@ pub(crate) struct Arguments {
     /// The guest's network card.
     #[arg(long, value_enum, default_value = "virtio")]
     pub(crate) net_model: NetModel,
-    /// How to break the pair; several kinds, or `all`, take turns. `cargo xtask torture --list` describes each.
+    /// How to break the pair; several kinds, or `all`, take turns. `cargo xtask torture --list`
+    /// describes each.
     #[arg(long, value_delimiter = ',', default_value = "primary", value_name = "KIND|all")]
     pub(crate) kill: Vec<String>,
     /// Number of rounds.
@@ -108,7 +110,8 @@ pub(crate) struct Arguments {
     /// Have both sides record every effect, and prove P1 and P2 from the records at the end.
     #[arg(long)]
     pub(crate) audit: bool,
-    /// Put a device of `kemari run --device` into the machine, drive it, and judge what it prints (micro-guest only).
+    /// Put a device of `kemari run --device` into the machine, drive it, and judge what it prints
+    /// (micro-guest only).
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
     /// Run this program, instead of building it.
@@ -137,8 +140,8 @@ pub(crate) struct Arguments {
     pub(crate) flags: Vec<String>,
 }
 
-/// Reads the catalogue from the product's source: this program is not linked to the product, and works even if the
-/// product does not compile.
+/// Checks a device's name against the catalogue in the product's source: this program is not linked
+/// to the product, and works even if the product does not compile.
 fn check_device(name: &str) -> Result<()> {
     let known = crate::new_device::known(crate::build::repository())?;
     ensure!(
@@ -163,7 +166,7 @@ fn check_memory(mebibytes: u64) -> Result<()> {
 }
 
 impl Arguments {
-    /// Refuses what the command line alone shows to be wrong, before anything is built.
+    /// Refuses arguments that are wrong by themselves, before anything is built.
     pub(crate) fn check(&self) -> Result<()> {
         let kills = self.kills()?;
         config::check_kills(&kills, self.loopback)?;
@@ -189,7 +192,7 @@ impl Arguments {
             self.cpus,
             micro::MAX_CPUS
         );
-        // A program that is already built may have other devices.
+        // A program that was built before may have other devices.
         let device = self.device.as_deref().filter(|_| self.kemari.is_none());
         device.map_or(Ok(()), check_device)?;
         self.memory.map_or(Ok(()), check_memory)?;
@@ -228,7 +231,7 @@ impl Arguments {
         Load { writers: self.writers, seed: self.seed, dirty: self.dirty, resend }
     }
 
-    /// A run of the micro-guest.
+    /// The configuration for the micro-guest.
     pub(crate) fn micro_config(&self, kemari: PathBuf, kernel: PathBuf) -> Result<PairConfig> {
         let mut guest =
             micro::guest(kernel, self.memory.unwrap_or(64), self.cpus, self.micro_load());
@@ -239,13 +242,13 @@ impl Arguments {
         self.config(kemari, guest, 100)
     }
 
-    /// A run of the stock Debian guest.
+    /// The configuration for the stock Debian guest.
     pub(crate) fn linux_config(&self, files: &LinuxFiles) -> Result<PairConfig> {
         let guest = files.guest(self.memory, self.cpus);
         self.config(files.kemari.clone(), guest, OPERATIONS_AFTER)
     }
 
-    /// A run of any guest.
+    /// The configuration for any guest.
     fn config(
         &self,
         kemari: PathBuf,

@@ -1,4 +1,5 @@
-//! A run with the stock Debian guest in the nested lab: this same program runs there, with its files beside it.
+//! A run with the stock Debian guest in the nested lab: this program runs there as well, with its
+//! files beside it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use super::arguments::ArbiterChoice;
 use crate::build;
 
 const REPORT: &str = "report.json";
-/// The lab is an emulator: all waits are this many times longer.
+/// The factor of all waits, because the lab is an emulator.
 const SLOW: u32 = 10;
 const TIMEOUT: Duration = Duration::from_secs(1800);
-/// The longest silent step is the boot of the guest.
+/// The longest step without output is the boot of the guest.
 const STALL: Duration = Duration::from_secs(300);
 
-/// Runs it; `true` when every promise held.
+/// Runs the pair in the lab; `true` if every promise held.
 pub(super) fn run(
     arguments: &Arguments,
     images: &LabImages,

@@ -1,5 +1,5 @@
-//! `cargo xtask run-pair`: one command that builds, runs, breaks and judges a pair. Here is its command line; the runs are
-//! [`kemari_testbed::run_pair`].
+//! `cargo xtask run-pair`: one command that builds, runs, breaks and judges a pair. This module is
+//! its command line; [`kemari_testbed::run_pair`] makes the runs.
 
 mod again;
 mod arguments;
@@ -21,7 +21,7 @@ pub(crate) use again::starts_at_once;
 pub(crate) use arguments::{Arguments, Guest, NetModel};
 pub(crate) use kemari_testbed::kvm::check as check_kvm;
 
-/// The flags of a command line.
+/// Parses the flags of a command line.
 pub(crate) fn parse(flags: &str) -> Result<Arguments> {
     #[derive(Debug, Parser)]
     struct RunPair {
@@ -32,9 +32,9 @@ pub(crate) fn parse(flags: &str) -> Result<Arguments> {
     Ok(RunPair::try_parse_from(words)?.arguments)
 }
 
-/// Runs a pair; `true` when every promise held.
+/// Runs a pair; `true` if every promise held.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    // In the lab no spinner is drawn: the program outside shows what this one prints.
+    // The lab draws no spinner: the program outside shows what this one prints.
     let terminal = Terminal::new(arguments.prebuilt.is_none());
     let run = new_run(arguments, &terminal)?;
     arguments.check()?;
@@ -83,7 +83,7 @@ fn micro_config(arguments: &Arguments, terminal: &Terminal) -> Result<PairConfig
     arguments.micro_config(kemari, guest)
 }
 
-/// Directly on `/dev/kvm` where that can run a stock kernel, else in the nested lab.
+/// Runs the stock guest directly on `/dev/kvm` where that is possible, else in the nested lab.
 fn run_linux(arguments: &Arguments, run: &Run<'_>) -> Result<bool> {
     let terminal = run.terminal;
     let kemari = terminal.aside("building kemari", build::kemari)?;
@@ -113,8 +113,8 @@ fn run_linux(arguments: &Arguments, run: &Run<'_>) -> Result<bool> {
     Ok(run.linux(&files, &config, arguments.writers)?.held())
 }
 
-/// Prepares the guest, and the nested lab's images if it is to run there. The lock on the cache ends with this
-/// function, so another run need not wait for all of this one.
+/// Prepares the guest, and the nested lab's images if the guest runs there. The lock on the cache
+/// is released at the end of this function, so another run need not wait for this whole run.
 fn prepare_linux(
     terminal: &Terminal,
     model: NetModel,
@@ -122,7 +122,7 @@ fn prepare_linux(
 ) -> Result<(LinuxGuest, Option<LabImages>)> {
     let say = |line: &str| terminal.line(line);
     let preparation = Preparation::begin(&say)?;
-    // The cloud kernel only has drivers for clouds.
+    // The cloud kernel has drivers only for clouds.
     let kernel = match model {
         NetModel::Virtio => KernelChoice::Cloud,
         NetModel::E1000 => KernelChoice::Generic,

@@ -1,5 +1,5 @@
-//! `cargo xtask sim --drivers --defects`: puts defects that the product once had back into a copy of the tree; the simulation
-//! must find each.
+//! `cargo xtask sim --drivers --defects`: puts former defects of the product back into a copy of
+//! the tree. The simulation must find each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,13 +32,13 @@ impl List {
     }
 }
 
-/// See `tests/verify/drivers/defects.toml`.
+/// An entry of `tests/verify/drivers/defects.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Defect {
     name: String,
     title: String,
-    /// The kind of worlds in which it is searched.
+    /// The kind of worlds in which the search runs.
     story: String,
     edit: Vec<Edit>,
 }
@@ -51,7 +51,7 @@ struct Edit {
     replace: String,
 }
 
-/// Searches for each defect in a number of rounds; `true` when all were found.
+/// Searches for each defect in a number of rounds; `true` if all were found.
 pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     let tree = build::target_dir().join("defects/tree");
     let list = List::read()?;
@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
         "--only: no defect has this in its name; there are: {}",
         list.names()
     );
-    // Without KVM no world can start, every world breaks, and every defect seems to be found.
+    // Without KVM no world can start: every world breaks, and every defect seems to be found.
     run_pair::check_kvm()?;
     copy(&tree, &list)?;
     let built = tree.join("../built");
@@ -95,7 +95,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(all)
 }
 
-/// How many worlds the search took if it found the defect, and how the defect showed.
+/// The number of worlds until the search found the defect, and how the defect showed; `None` if it
+/// was not found.
 fn search(
     program: &Path,
     defect: &Defect,
@@ -123,7 +124,8 @@ fn search(
     Ok(is_sound(program, defect, seed)?.then(|| (worlds, why.to_owned())))
 }
 
-/// Whether the same world keeps every promise without the defect. If it does not, the search found something else.
+/// Whether the same world keeps every promise without the defect. Otherwise the search has found
+/// something else.
 fn is_sound(program: &Path, defect: &Defect, seed: &str) -> Result<bool> {
     let said = Command::new(program)
         .args(["--seeds", "1", "--first", seed, "--story", &defect.story])
@@ -136,7 +138,7 @@ fn is_sound(program: &Path, defect: &Defect, seed: &str) -> Result<bool> {
     Ok(said.status.success())
 }
 
-/// Copies all files that git lists, with the defects put in.
+/// Copies all files that git lists, with the defects applied.
 fn copy(tree: &Path, list: &List) -> Result<()> {
     let listed = Command::new("git")
         .current_dir(build::repository())
@@ -176,7 +178,7 @@ fn apply(text: String, defect: &Defect, edit: &Edit) -> Result<String> {
     Ok(text.replace(&edit.find, &edit.replace.replace("defect!", &chosen)))
 }
 
-/// Writes a file only if its contents differ: otherwise cargo would compile it again.
+/// Writes a file only if its contents differ, because cargo would compile it again.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|found| found == bytes) {
         return Ok(());
@@ -197,7 +199,8 @@ mod tests {
 
     use super::*;
 
-    /// A search takes too long for each change, so this test only checks that the defects can still be put in.
+    /// A search for each change takes too long, so this test only checks that the defects can still
+    /// be applied.
     #[test]
     fn each_defect_can_be_put_into_the_tree_as_it_is_beside_all_others() {
         let list = List::read().unwrap();

@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     flags: Vec<String>,
 }
 
-/// The tools, each chosen by a word of the command line.
+/// The tools; a flag selects each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tool {
     Simulation,
@@ -30,7 +30,7 @@ enum Tool {
 }
 
 impl Tool {
-    /// Takes the tool's word out of the flags; the rest is for the tool.
+    /// Takes the tool's flag out of `flags`; the other flags are for the tool.
     fn take(flags: &mut Vec<&str>) -> Self {
         let words =
             [(Self::Model, "--model"), (Self::Mutants, "--mutants"), (Self::Drivers, "--drivers")];
@@ -52,7 +52,7 @@ impl Tool {
         }
     }
 
-    /// Checks the tool's flags before it is built, which takes minutes.
+    /// Checks the tool's flags before the build, which takes minutes.
     fn check(self, flags: &[&str]) -> Result<(), clap::Error> {
         let words = std::iter::once("sim").chain(flags.iter().copied());
         match self {
@@ -64,12 +64,12 @@ impl Tool {
     }
 }
 
-/// Runs it; `true` when no promise was broken.
+/// Runs the tool; `true` if every promise held.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     run_with(arguments.flags.iter().map(String::as_str))
 }
 
-/// As from the command line.
+/// Runs the tool with these flags, as from the command line.
 pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<bool> {
     let mut flags: Vec<&str> = flags.into_iter().collect();
     let tool = Tool::take(&mut flags);
@@ -85,14 +85,16 @@ pub(crate) fn run_with<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<b
     }
     cargo.args(["run", "--quiet", "--release", "--locked", "--package", tool.package()]);
     if tool == Tool::Simulation && flags.contains(&"--bugs") {
-        // In a build directory of its own: a build that can be told to be wrong must not lie beside the product.
+        // Use a separate build directory: a build with deliberate bugs must not lie beside the
+        // product.
         cargo.args(["--features", "bugs", "--target-dir"]).arg(build::target_dir().join("bugs"));
     }
     Ok(cargo.arg("--").args(flags).status()?.success())
 }
 
-/// `cargo build` or `run` of the drivers' simulation. In a build directory of its own: the product is built for replaced
-/// C library functions and with points between its branches, which that program controls.
+/// Completes a `cargo build` or `run` of the drivers' simulation. It has its own build directory,
+/// because it builds the product for replaced C library functions, with scheduling points between
+/// branches.
 fn for_drivers(cargo: &mut Command, what: &str, target: &Path) {
     cargo
         .env("RUSTC_WORKSPACE_WRAPPER", build::repository().join("tests/verify/drivers/points.sh"))

@@ -1,25 +1,26 @@
-//! Judges whether a figure got better or worse.
+//! Judges whether a figure is better or worse.
 
 use crate::data::{Row, Target, Unit};
 
-/// The noise of a figure that is itself in per cent, in percentage points: 0.2 % and 0.4 % of a core count as equal.
+/// The noise of a figure in per cent, in percentage points: 0.2 % and 0.4 % of a core count as
+/// equal.
 const POINTS: f64 = 0.5;
-/// Rounding error that the arithmetic may add to a difference exactly at the bound.
+/// The rounding error that arithmetic may add to a difference exactly at the bound.
 const ROUNDING: f64 = 1e-9;
 
-/// Which way is better.
+/// Which direction is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     /// Larger is better.
     Up,
     /// Smaller is better.
     Down,
-    /// The figure describes what was measured, and is not a result.
+    /// Neither: the figure describes the measurement, and is not a result.
     Neither,
 }
 
 impl Direction {
-    /// The target decides; without a target, the unit.
+    /// The target decides; without a target, the unit decides.
     pub(super) fn of(row: &Row) -> Self {
         match (row.target, row.unit) {
             (Some(Target::AtLeast(_)), _) => Self::Up,
@@ -42,13 +43,13 @@ impl Direction {
 /// How a figure changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It differs by no more than the noise.
+    /// The figures differ by no more than the noise.
     Noise,
-    /// It is better by more than the noise.
+    /// The second figure is better by more than the noise.
     Better,
-    /// It is worse by more than the noise.
+    /// The second figure is worse by more than the noise.
     Worse,
-    /// It differs by more than the noise, and neither way is better.
+    /// The figures differ by more than the noise, and neither direction is better.
     Differs,
 }
 
@@ -63,7 +64,7 @@ impl Change {
     }
 }
 
-/// Compares the same figure of two reports; `tolerance` in per cent.
+/// Compares the same figure of two reports. `tolerance` is in per cent.
 pub(super) fn judge(a: &Row, b: &Row, direction: Direction, tolerance: f64) -> Change {
     if is_noise(a.unit, a.value, b.value, tolerance) {
         return Change::Noise;
@@ -75,7 +76,8 @@ pub(super) fn judge(a: &Row, b: &Row, direction: Direction, tolerance: f64) -> C
     }
 }
 
-/// Symmetric: B is as far from A as A is from B. Half as fast is as far as twice as fast.
+/// Whether the difference is noise. The check is symmetric: half as fast is as far away as twice as
+/// fast.
 fn is_noise(unit: Unit, a: f64, b: f64, tolerance: f64) -> bool {
     let (least, most) = (a.abs().min(b.abs()), a.abs().max(b.abs()));
     let same_side = a.signum() == b.signum() || a == b;

@@ -1,4 +1,5 @@
-//! `cargo xtask bench compare`: two reports row by row, and whether the second is worse.
+//! `cargo xtask bench compare`: compares two reports row by row, and says whether the second is
+//! worse.
 
 mod change;
 #[cfg(test)]
@@ -25,7 +26,8 @@ pub(crate) struct Arguments {
     pub(super) a: PathBuf,
     /// The report that may be better or worse.
     pub(super) b: PathBuf,
-    /// Noise, in per cent; for a figure that is itself in per cent, half a point counts as noise as well.
+    /// Noise, in per cent; for a figure that is itself in per cent, half a point counts as noise as
+    /// well.
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0, allow_negative_numbers = true, value_parser = per_cent)]
     pub(super) tolerance: f64,
 }
@@ -35,7 +37,8 @@ fn per_cent(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected per cent, without a sign: 0 or more".to_owned())
 }
 
-/// Prints both reports side by side; `false` when something in `b` is worse by more than `tolerance` per cent.
+/// Prints both reports side by side; `false` if a figure in `b` is worse by more than `tolerance`
+/// per cent.
 pub(super) fn run(a: &Path, b: &Path, tolerance: f64) -> Result<bool> {
     let (first, second) = (read(a)?, read(b)?);
     let comparison = Comparison::of(&first, &second, tolerance);
@@ -176,7 +179,7 @@ fn name((group, row): &Key<'_>) -> String {
     clean(&format!("{group}/{row}"))
 }
 
-/// The rows of a report by their names; the first one if two have the same name.
+/// The rows of a report by their names. If two rows have the same name, the first one is here.
 #[derive(Debug)]
 struct Rows<'r> {
     order: Vec<(Key<'r>, &'r Row)>,
@@ -213,7 +216,7 @@ impl<'r> Rows<'r> {
     }
 }
 
-/// Reasons why the two are hardly comparable.
+/// Reasons why the two reports are hardly comparable.
 fn differences(a: &Report, b: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
     if a.format != b.format {

@@ -1,4 +1,4 @@
-//! Which way is better, what is noise, and which figures appear under A and under B.
+//! Tests: which direction is better, what is noise, and which figures appear under A and under B.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

@@ -1,4 +1,5 @@
-//! The cost of protection for the guest itself: a loop that computes, memory that is rewritten, and an idle guest.
+//! The cost of protection for the guest itself: a computing loop, memory that is rewritten, and an
+//! idle guest.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,13 @@ use super::Bench;
 use super::system::{Mode, SystemConfig, SystemUnderTest};
 use crate::data::{Group, Row, Target, Unit};
 
-/// More than any guest can do: the guest never rests.
+/// A rate that no guest reaches: the guest never rests.
 const NEVER_RESTS: u32 = u32::MAX;
 
-/// The share of its work that a busy guest still does.
+/// Measures the share of its work that a busy guest still does under protection.
 ///
 /// # Errors
-/// When a guest cannot be run.
+/// A guest cannot be run.
 pub(super) fn progress(bench: &Bench<'_>) -> Result<Group> {
     let mut group = Group {
         name: "guest".to_owned(),
@@ -49,13 +50,14 @@ fn rewritten(bench: &Bench<'_>, mode: Mode, region: u32) -> Result<f64> {
     Ok((last.dirty_pages - first.dirty_pages) as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Like an idle Linux guest, whose clock ticks only when something is due: here ten times per second.
+/// Kernel flag of a guest whose clock ticks ten times per second, like an idle Linux guest, whose
+/// clock ticks only when needed.
 const TICKLESS: &str = "tick=100000";
 
-/// The cost of an idle guest.
+/// Measures the processor time of an idle guest.
 ///
 /// # Errors
-/// When a guest cannot be run.
+/// A guest cannot be run.
 pub(super) fn idle(bench: &Bench<'_>) -> Result<Group> {
     let mut rows = Vec::new();
     for mode in [Mode::Off, Mode::Protected] {

@@ -10,35 +10,35 @@ use serde::Deserialize;
 /// The results of `kemari probe --limits`: medians in microseconds.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Limits {
-    /// A guest exits to user space and comes back.
+    /// Time of an exit of the guest to user space and back.
     pub(super) exit_us: f64,
-    /// A computing guest is taken off the processor, and its thread parked.
+    /// Time to stop a computing guest and to park its thread.
     pub(super) stop_us: f64,
-    /// KVM returns the state of one vCPU and of the interrupt controllers.
+    /// Time of KVM to return the state of one vCPU and of the interrupt controllers.
     pub(super) state_us: f64,
-    /// The calls that make up `state_us`.
+    /// The time of each call that is part of `state_us`.
     pub(super) calls_us: BTreeMap<String, f64>,
-    /// 64 bytes there and back over loopback.
+    /// Time of a round trip of 64 bytes over loopback.
     pub(super) round_trip_us: f64,
     /// The limits for each number of pages.
     pub(super) pages: Vec<PageLimits>,
 }
 
-/// The limits for this many dirty pages.
+/// The limits for one number of dirty pages.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct PageLimits {
     /// The number of pages.
     pub(super) count: u64,
-    /// The dirty log is read and cleared.
+    /// Time to read and clear the dirty log.
     pub(super) log_us: f64,
-    /// The pages are copied.
+    /// Time to copy the pages.
     pub(super) copy_us: f64,
-    /// Their bytes go over loopback, and an answer comes back.
+    /// Time to send the pages over loopback and to receive an answer.
     pub(super) send_us: f64,
 }
 
 impl PageLimits {
-    /// The lower bound of a pause: the pages are found and copied.
+    /// The lower bound of a pause: finding and copying the pages.
     #[must_use]
     pub(super) fn pause_us(&self) -> f64 {
         self.log_us + self.copy_us
@@ -46,10 +46,10 @@ impl PageLimits {
 }
 
 impl Limits {
-    /// Measures them for these numbers of pages.
+    /// Measures the limits for these numbers of pages.
     ///
     /// # Errors
-    /// When `kemari` cannot measure them.
+    /// `kemari` cannot measure them.
     pub(super) fn measure(kemari: &Path, counts: &[u64]) -> Result<Self> {
         let counts: Vec<String> = counts.iter().map(u64::to_string).collect();
         let output = Command::new(kemari)

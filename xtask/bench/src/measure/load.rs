@@ -1,6 +1,7 @@
-//! The load generator: clients with one request outstanding each, and the time that each answer takes.
+//! The load generator: clients with one outstanding request each, and the latency of each answer.
 //!
-//! Unlike [`kemari_testbed::client`] it remembers nothing and judges nothing, so that it uses little of the machine that it measures.
+//! Unlike [`kemari_testbed::client`], it remembers nothing and judges nothing, so it uses little of
+//! the machine that it measures.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -14,15 +15,16 @@ use super::wire::Wire;
 use crate::data::Spread;
 
 const OWN_PORT: u16 = 41_000;
-/// An unanswered request is repeated after this time, which is much longer than any measured latency.
+/// An unanswered request is repeated after this time, which is much longer than any measured
+/// latency.
 const RESEND: Duration = Duration::from_secs(2);
 /// The longest time without any answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// These ids differ from those of the clients that judge.
+/// The first client id. The ids differ from those of the clients that judge.
 const FIRST_ID: u32 = 1000;
 const LONGEST_NS: u64 = 600_000_000_000;
 
-/// The clients, on one cable.
+/// The clients, which share one cable.
 #[derive(Debug)]
 pub(crate) struct LoadGenerator {
     wire: Wire,
@@ -41,14 +43,14 @@ struct Client {
     waits: bool,
 }
 
-/// The results of a stretch of load.
+/// The results of a period of load.
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
-    /// How long the load lasted.
+    /// The duration of the load.
     pub(crate) time: Duration,
-    /// How many requests were answered.
+    /// The number of answered requests.
     pub(crate) answers: u64,
-    /// From request to answer, in nanoseconds.
+    /// The time from a request to its answer, in nanoseconds.
     pub(crate) latency: Histogram<u64>,
     /// The last answer.
     pub(crate) last: Option<Reply>,
@@ -61,7 +63,7 @@ impl Load {
         self.answers as f64 / self.time.as_secs_f64()
     }
 
-    /// The latency in microseconds.
+    /// The distribution of the latency, in microseconds.
     #[must_use]
     pub(crate) fn spread(&self) -> Spread {
         let at = |quantile| self.latency.value_at_quantile(quantile) as f64 / 1e3;
@@ -77,10 +79,10 @@ impl Load {
 }
 
 impl LoadGenerator {
-    /// Finds the guest, and waits until it answers.
+    /// Finds the guest's address, and waits until the guest answers.
     ///
     /// # Errors
-    /// When it does not answer in time.
+    /// The guest does not answer in time.
     pub(crate) fn find(mut wire: Wire, own: Host, guest: Ipv4Addr) -> Result<Self> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
@@ -98,17 +100,17 @@ impl LoadGenerator {
     /// Sends one request.
     ///
     /// # Errors
-    /// When there is no answer, or the guest refuses.
+    /// No answer comes, or the guest refuses.
     pub(crate) fn once(&mut self, op: Op<'_>) -> Result<Reply> {
         let load = self.run(1, Length::Answers(1), |_| op)?;
         load.last.ok_or_else(|| anyhow::anyhow!("no answer"))
     }
 
-    /// Each of the `clients` sends the request that `op` returns for the request's number, and the next as soon as it has its
-    /// answer.
+    /// Lets each of the `clients` send the request that `op` returns for the request's number, and
+    /// the next request as soon as it has the answer.
     ///
     /// # Errors
-    /// When there is no answer for long, or the guest refuses.
+    /// No answer comes for a long time, or the guest refuses.
     pub(crate) fn run<'a>(
         &mut self,
         clients: u32,
@@ -191,7 +193,8 @@ impl LoadGenerator {
         Ok(())
     }
 
-    /// The answer in the next frame, and whose it is; none when there is none in it.
+    /// The answer in the next frame, and the index of its client; `None` if the frame has no
+    /// answer.
     fn answer(&mut self) -> Result<Option<(usize, Reply)>> {
         let Some(frame) = self.wire.receive()? else { return Ok(None) };
         let Some(Incoming::Udp { port: OWN_PORT, payload, .. }) = self.own.parse(frame) else {
@@ -205,7 +208,7 @@ impl LoadGenerator {
     }
 }
 
-/// How long the clients go on.
+/// How long the clients send requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Length {
     /// Until this many requests in all.

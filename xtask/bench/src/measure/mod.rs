@@ -1,4 +1,5 @@
-//! The benchmark: real pairs with the micro-guest, measured side by side with the limits of the machine.
+//! The benchmark: runs real pairs with the micro-guest, and measures them side by side with the
+//! limits of the machine.
 
 mod guest;
 mod limits;
@@ -20,7 +21,7 @@ use kemari_testbed::pair::Progress;
 use crate::data::Group;
 use system::{Mode, SystemConfig};
 
-/// What to measure, and for how long.
+/// What to measure, and how long.
 pub(crate) struct Bench<'a> {
     /// The `kemari` binary.
     pub(crate) kemari: &'a Path,
@@ -32,7 +33,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) flags: &'a [String],
     /// Receives the progress.
     pub(crate) progress: &'a dyn Progress,
-    /// Set when the run is to end early.
+    /// Set when the run must end early.
     pub(crate) stop: Arc<AtomicBool>,
 }
 
@@ -64,7 +65,7 @@ pub(crate) fn check_parts(wanted: &[String]) -> Result<()> {
 }
 
 impl Bench<'_> {
-    /// Measures the parts that `wanted` names, or all parts when it is empty.
+    /// Measures the parts in `wanted`, or all parts if it is empty.
     ///
     /// # Errors
     /// A name is unknown, or a part cannot be measured.
@@ -92,12 +93,12 @@ impl Bench<'_> {
         }
     }
 
-    /// How long each load lasts.
+    /// The duration of each load.
     fn stretch(&self) -> Duration {
         if self.quick { Duration::from_millis(800) } else { Duration::from_secs(4) }
     }
 
-    /// How often the compared configurations take turns.
+    /// The number of turns of the compared configurations.
     fn turns(&self) -> u32 {
         if self.quick { 1 } else { 3 }
     }

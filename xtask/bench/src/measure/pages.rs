@@ -1,7 +1,7 @@
 //! The cost of a checkpoint, by its number of dirty pages and by the size of guest memory.
 //!
-//! The guest rewrites a number of pages and then answers: the answer waits for a checkpoint that contains
-//! these pages.
+//! The guest rewrites a number of pages and then answers. The answer waits for a checkpoint that
+//! contains these pages.
 
 use anyhow::{Context, Result};
 use kemari_workload::Op;
@@ -13,13 +13,13 @@ use super::load::Length;
 use super::system::{Mode, SystemUnderTest, spread};
 use crate::data::{Axis, Curve, Group, Line, Row, Spread, Target, Unit};
 
-/// The results with one number of pages.
+/// The results for one number of pages.
 struct Point {
     asked: u64,
     written: Written,
-    /// Dirty pages in a checkpoint that contains the pages of a request, or most of them.
+    /// Dirty pages in a checkpoint that contains all or most pages of a request.
     dirty: u64,
-    /// Whether the measured checkpoints include others with few pages.
+    /// Whether the measurement includes other checkpoints, with few pages.
     uneven: bool,
     pause: Spread,
     parts: Vec<(&'static str, Spread)>,
@@ -52,14 +52,14 @@ impl Written {
 const COMMIT_PARTS: [&str; 3] = ["wait", "encode", "send"];
 const PARTS: [&str; 6] = ["kick", "seal", "save", "collect", "copy", "resume"];
 
-/// Requests before the measurement, until buffers, caches and page tables have settled.
+/// Number of requests before the measurement, until buffers, caches and page tables have settled.
 const WARM_UP: u64 = 20;
 const LEAST_ANSWERS: u64 = 20;
 
-/// Measures each number of pages, and puts the limits beside the results.
+/// Measures each number of pages; returns the results and the limits.
 ///
 /// # Errors
-/// When a guest cannot be run, or the limits cannot be measured.
+/// A guest cannot be run, or the limits cannot be measured.
 pub(super) fn by_pages(bench: &Bench<'_>) -> Result<(Group, Group)> {
     let counts: &[u32] = match bench.quick {
         true => &[16, 128, 1024],
@@ -82,7 +82,7 @@ pub(super) fn by_pages(bench: &Bench<'_>) -> Result<(Group, Group)> {
     Ok((checkpoint_group(&points, &limits)?, limits_group(&limits)))
 }
 
-/// Memory in MiB of a guest that has room for this many pages besides itself.
+/// Memory in MiB of a guest that rewrites this many pages.
 fn memory_for(pages: u32) -> u64 {
     64.max(u64::from(pages) * 5 / 1024 + 64)
 }
@@ -128,7 +128,7 @@ impl Point {
     }
 }
 
-/// How long frames of the guest waited, from staging to release.
+/// How long the guest's frames waited from staging to release.
 pub(super) fn network_latency(status: &Value) -> Spread {
     spread(&status["effect_latency_us"]["network"])
 }
@@ -145,7 +145,7 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
             .to_owned(),
         ..Group::default()
     };
-    // For pages that are rewritten in part only the commit is reported: their pause is the same.
+    // For pages that are rewritten in part, report only the commit: their pause is the same.
     let (whole, ends): (Vec<&Point>, Vec<&Point>) =
         points.iter().partition(|point| point.written == Written::Whole);
     for point in whole {
@@ -273,10 +273,10 @@ fn limits_group(limits: &Limits) -> Group {
     }
 }
 
-/// Measures the same checkpoint in ever larger guests.
+/// Measures the same checkpoint in guests of growing memory size.
 ///
 /// # Errors
-/// When a guest cannot be run.
+/// A guest cannot be run.
 pub(super) fn by_memory(bench: &Bench<'_>) -> Result<Group> {
     const PAGES: u32 = 128;
     let sizes: &[u64] = match bench.quick {
@@ -319,10 +319,10 @@ pub(super) fn by_memory(bench: &Bench<'_>) -> Result<Group> {
     Ok(group)
 }
 
-/// Measures one vCPU and two.
+/// Measures a guest with one vCPU and one with two.
 ///
 /// # Errors
-/// When a guest cannot be run.
+/// A guest cannot be run.
 pub(super) fn by_cpus(bench: &Bench<'_>) -> Result<Group> {
     let mut rows: Vec<Row> = Vec::new();
     let mut first = None;

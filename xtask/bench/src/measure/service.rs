@@ -1,4 +1,5 @@
-//! The service as its clients see it: requests and answers over the network, and operations that are written to disk first.
+//! The service as its clients see it: requests over the network, and operations that are written to
+//! disk before their answer.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +20,15 @@ struct Workload {
     name: &'static str,
     clients: u32,
     op: Op<'static>,
-    /// Whether the row has the target for work of this kind.
+    /// Whether the row gets the target for work of this kind.
     judged: bool,
-    /// Bytes that a request writes to the disk, if the row reports the throughput.
+    /// Bytes that a request writes to the disk if the row reports the throughput, else 0.
     bytes: u64,
 }
 
 const PAYLOAD: [u8; 256] = [0x5a; 256];
 
-/// A request that costs the guest some work, like one to a web service or a database.
+/// A request that costs the guest some work, like a request to a web service or a database.
 const WORK: Op<'_> = Op::Compute { kib: 40 };
 
 const NETWORK: [Workload; 6] = [
@@ -39,7 +40,8 @@ const NETWORK: [Workload; 6] = [
     Workload { name: "work of 0.1 ms", clients: 64, op: WORK, judged: true, bytes: 0 },
 ];
 
-/// The longest record of the guest's log, and the sectors that it takes. The log is written from the first sector to the last.
+/// The longest record of the guest's log, and the bytes of its sectors. The log is written from the
+/// first sector to the last.
 const LONG: [u8; MAX_PAYLOAD] = [0x5a; MAX_PAYLOAD];
 const LONG_BYTES: u64 = 3 * SECTOR_LEN as u64;
 
@@ -81,10 +83,10 @@ const DISK: [Workload; 5] = [
     },
 ];
 
-/// Measures requests and answers.
+/// Measures requests over the network.
 ///
 /// # Errors
-/// When a guest cannot be run.
+/// A guest cannot be run.
 pub(super) fn network(bench: &Bench<'_>) -> Result<Group> {
     let mut group = measure(bench, &NETWORK)?;
     group.name = "requests".to_owned();
@@ -95,10 +97,10 @@ pub(super) fn network(bench: &Bench<'_>) -> Result<Group> {
     Ok(group)
 }
 
-/// Measures operations that are on disk before they are answered.
+/// Measures operations that are on disk before their answer.
 ///
 /// # Errors
-/// When a guest cannot be run.
+/// A guest cannot be run.
 pub(super) fn disk(bench: &Bench<'_>) -> Result<Group> {
     let mut group = measure(bench, &DISK)?;
     group.name = "disk".to_owned();

@@ -1,4 +1,5 @@
-//! The system under test: a guest under one monitor, alone or protected by another, with a [`LoadGenerator`] on its network.
+//! The system under test: a guest under one monitor, alone or protected by a second one, with a
+//! [`LoadGenerator`] on the guest's network.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::data::Spread;
 pub(crate) enum Mode {
     /// Fault tolerance is off: no arbiter, no standby.
     Off,
-    /// The gate is on: an arbiter is asked before every effect; there is no standby.
+    /// The gate is on, and there is no standby: the arbiter is asked before every effect.
     Alone,
     /// A standby protects the guest.
     Protected,
@@ -37,18 +38,18 @@ impl Mode {
     }
 }
 
-/// What to run.
+/// The configuration of a system under test.
 #[derive(Debug, Clone)]
 pub(crate) struct SystemConfig {
     /// The `kemari` binary.
     pub(crate) kemari: PathBuf,
     /// The micro-guest.
     pub(crate) kernel: PathBuf,
-    /// Protection.
+    /// How the guest is protected.
     pub(crate) mode: Mode,
     /// Guest memory in MiB.
     pub(crate) memory: u64,
-    /// vCPUs.
+    /// Number of vCPUs.
     pub(crate) cpus: u32,
     /// Additional words for the guest's command line.
     pub(crate) guest: &'static str,
@@ -67,12 +68,12 @@ pub(crate) struct SystemUnderTest {
     _dir: tempfile::TempDir,
 }
 
-/// Every wait is limited to this time: copying the largest guest takes longest.
+/// The limit of every wait: copying the largest guest takes longest.
 const PATIENCE: Duration = Duration::from_secs(120);
 const NAME: &str = "bench";
 
 impl SystemUnderTest {
-    /// Starts the guest, and waits until it answers and, if `mode` says so, is protected.
+    /// Starts the guest, and waits until it answers and is protected if `mode` requires that.
     ///
     /// # Errors
     /// The guest does not come up.
@@ -80,7 +81,7 @@ impl SystemUnderTest {
         let dir = tempfile::Builder::new().prefix("kemari-bench-").tempdir()?;
         let at = |name: &str| dir.path().join(name);
         std::fs::File::create(at("disk.img"))?.set_len(micro::DISK_BYTES)?;
-        // TCP over loopback, over which the limits are measured too.
+        // TCP over loopback, as for the limits.
         let link = free_address()?.to_string();
         let mut standby = None;
         if config.mode == Mode::Protected {
@@ -129,15 +130,15 @@ impl SystemUnderTest {
     /// The primary's status.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// The primary does not answer.
     pub(crate) fn status(&self) -> Result<Value> {
         control(&self.kemari, &self.socket, &["status"])
     }
 
-    /// Resets the statistics: measuring starts now.
+    /// Resets the statistics: the measurement starts now.
     ///
     /// # Errors
-    /// When the primary does not answer.
+    /// The primary does not answer.
     pub(crate) fn reset_stats(&self) -> Result<()> {
         control(&self.kemari, &self.socket, &["reset-stats"]).map(drop)
     }
@@ -165,7 +166,7 @@ fn start(
         format!("--name={NAME}"),
         format!("--kernel={}", config.kernel.display()),
         format!("--cmdline={} {}", micro::command_line(config.cpus), config.guest),
-        // Both hosts share one kernel: its page cache does not die with either process.
+        // Both hosts share one kernel: its page cache survives the death of either process.
         format!("--disk=path={},cache=writeback", at("disk.img")),
         format!("--net=stream={},mac=52:54:00:4b:45:4d", net.display()),
         "--rng".to_owned(),
@@ -190,8 +191,9 @@ fn still_runs(process: &mut Process) -> Result<()> {
     Ok(())
 }
 
-/// The run time of the process's threads by the scheduler's own account, in nanoseconds. The times in `/proc/PID/stat`
-/// (fields 14 and 15, proc(5)) count ticks of the clock, and threads that a timer wakes are running at many of the ticks.
+/// The run time of a process's threads by the scheduler's own account, in nanoseconds. The times in
+/// `/proc/PID/stat` (fields 14 and 15, proc(5)) count clock ticks, and threads that a timer wakes
+/// are running at many of the ticks.
 fn processor_time(process: &Process) -> Result<Duration> {
     let mut nanoseconds = 0;
     for task in std::fs::read_dir(format!("/proc/{}/task", process.pid()))? {

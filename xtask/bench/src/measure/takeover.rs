@@ -1,4 +1,4 @@
-//! How long a service is silent after the primary dies.
+//! How long a service is silent after the death of its primary.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::data::{Group, Row, Spread, Unit};
 /// Kills the primary repeatedly.
 ///
 /// # Errors
-/// When a pair gets stuck, or breaks a promise.
+/// A pair gets stuck, or breaks a promise.
 pub(super) fn takeover(bench: &Bench<'_>) -> Result<Group> {
     bench.progress.step("takeovers");
     let dir = tempfile::Builder::new().prefix("kemari-bench-").tempdir()?;

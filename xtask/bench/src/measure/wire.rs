@@ -1,4 +1,5 @@
-//! The other end of a guest's network cable (`--net stream=SOCKET`): each frame after its length, a big-endian `u32`.
+//! The other end of a guest's network cable (`--net stream=SOCKET`). The length of each frame, a
+//! big-endian `u32`, precedes the frame.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,9 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// The longest wait of [`Wire::receive`].
 pub(crate) const TICK: Duration = Duration::from_millis(50);
-/// Bytes that are read at once.
+/// Number of bytes of one read.
 const CHUNK: usize = 256 << 10;
-/// A longer frame is an error.
+/// The longest valid frame, in bytes.
 const LONGEST: usize = 64 << 10;
 const PREFIX: usize = 4;
 
@@ -32,7 +33,7 @@ impl Socket {
     /// Listens at `path`.
     ///
     /// # Errors
-    /// When the socket cannot be made.
+    /// The socket cannot be created.
     pub(crate) fn listen(path: &Path) -> Result<Self> {
         let listener = UnixListener::bind(path)
             .with_context(|| format!("cannot listen at {}", path.display()))?;
@@ -43,7 +44,7 @@ impl Socket {
     /// Waits for the monitor. `alive` is called repeatedly, and its error ends the wait.
     ///
     /// # Errors
-    /// When it does not come within `timeout`.
+    /// The monitor does not connect within `timeout`.
     pub(crate) fn accept(
         &self,
         timeout: Duration,
@@ -72,7 +73,7 @@ impl Wire {
     /// Sends a frame.
     ///
     /// # Errors
-    /// When the monitor is gone.
+    /// The monitor has closed the connection.
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<()> {
         let mut message = Vec::with_capacity(PREFIX + frame.len());
         message.extend((frame.len() as u32).to_be_bytes());
@@ -80,10 +81,10 @@ impl Wire {
         self.stream.write_all(&message).context("the guest's network cannot be written to")
     }
 
-    /// The next frame; none when none came within [`TICK`].
+    /// The next frame; `None` if none arrives within [`TICK`].
     ///
     /// # Errors
-    /// When the monitor is gone, or sends what is no frame.
+    /// The monitor has closed the connection, or sends data that is not a frame.
     pub(crate) fn receive(&mut self) -> Result<Option<&[u8]>> {
         loop {
             let ready = &self.buffer[self.start..self.end];

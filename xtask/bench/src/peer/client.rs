@@ -1,4 +1,5 @@
-//! The client that measures all monitors: it sends requests to the micro-guest over the user-space switch and times them.
+//! The client that measures all monitors: it sends requests to the micro-guest over the user-space
+//! switch and measures their latency.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,14 +20,14 @@ const OWN_PORT: u16 = 40_001;
 
 /// An unanswered request is repeated after this time.
 const RESEND: Duration = Duration::from_millis(50);
-/// How long a guest may take to begin to answer, its start included.
+/// The longest time until a guest answers, its start included.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The interval of requests in [`Client::watch`], and so the resolution of the silence that it measures.
+/// The interval of requests in [`Client::watch`], which is the resolution of the measured silence.
 const WATCH_EVERY: Duration = Duration::from_millis(1);
 /// The switch's recording is cleared after this many frames.
 const CAPTURE_EVERY: u64 = 4096;
 
-/// A client id; it has one request outstanding.
+/// A client id with one outstanding request.
 #[derive(Debug, Clone, Copy, Default)]
 struct Id {
     seq: u64,
@@ -34,12 +35,12 @@ struct Id {
     last_sent: Option<Instant>,
 }
 
-/// The result of a stretch of requests.
+/// The result of a period of requests.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// How long it lasted.
+    /// The duration of the period.
     pub(super) took: Duration,
-    /// From first sending to answer, in microseconds.
+    /// The time from a request's first sending to its answer, in microseconds.
     pub(super) latency: Samples,
 }
 
@@ -50,7 +51,7 @@ impl Exchange {
     }
 }
 
-/// The client.
+/// The client that sends all requests.
 pub(super) struct Client<'a> {
     switch: &'a Switch,
     cable: Cable,
@@ -61,7 +62,7 @@ pub(super) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// A client on a cable of its own, with as many ids as may ask at the same time.
+    /// A client on its own cable, with `ids` ids that can ask at the same time.
     pub(super) fn new(switch: &'a Switch, ids: usize, stop: stop::Flag) -> Self {
         let (cable, ids) = (switch.plug_in(), vec![Id::default(); ids]);
         Self { switch, cable, stop, guest: None, ids, frames: 0 }
@@ -90,7 +91,7 @@ impl<'a> Client<'a> {
         bail!("the guest does not answer within {} s of its start", PATIENCE.as_secs())
     }
 
-    /// Has the guest do `op`.
+    /// Lets the guest perform `op`.
     ///
     /// # Errors
     /// The guest does not answer, refuses, or finds its machine faulty.
@@ -113,7 +114,7 @@ impl<'a> Client<'a> {
         bail!("the guest does not answer to {op:?}")
     }
 
-    /// Sends requests for `time`, each id again as soon as it has its answer.
+    /// Sends requests for `time`. Each id sends its next request as soon as it has an answer.
     ///
     /// # Errors
     /// The guest falls silent or finds its machine faulty.
@@ -146,22 +147,22 @@ impl<'a> Client<'a> {
         Ok(found)
     }
 
-    /// Asks once in a millisecond, whether answers come or not, until an answer came after `enough`. Returns the longest
-    /// time without an answer.
+    /// Sends a request each millisecond, whether answers arrive or not, until an answer arrives
+    /// after `enough` is set. Returns the longest time without an answer.
     ///
     /// # Errors
-    /// The guest falls silent and stays so.
+    /// The guest falls silent and stays silent.
     pub(super) fn watch(&mut self, enough: &AtomicBool) -> Result<Duration> {
         let mut longest = Duration::ZERO;
         let mut last_answer = Instant::now();
         loop {
             self.check_stop()?;
-            // Read before the answer: an answer that came before `enough` does not count.
+            // Read the flag before the answer: an answer from before `enough` does not count.
             let last = enough.load(Ordering::SeqCst);
             self.begin(0, Op::Ping)?;
             let next = Instant::now() + WATCH_EVERY;
             while let Some(left) = next.checked_duration_since(Instant::now()) {
-                // An answer to an earlier request also shows that the guest lives.
+                // An answer to an earlier request also shows that the guest runs.
                 if self.next_reply(left).is_none() {
                     continue;
                 }
@@ -187,7 +188,7 @@ impl<'a> Client<'a> {
         self.send(id, op)
     }
 
-    /// Sends overdue requests again.
+    /// Repeats overdue requests.
     fn repeat(&mut self, op: Op<'_>) -> Result<()> {
         let overdue =
             |id: &Id| id.first_sent.and(id.last_sent).is_some_and(|at| at.elapsed() >= RESEND);
@@ -209,7 +210,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// The next reply to an outstanding request, if one comes within `timeout`.
+    /// The next reply to an outstanding request, if one arrives within `timeout`.
     fn take_reply(&mut self, timeout: Duration) -> Option<(usize, Reply)> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -221,7 +222,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The next reply to any request, if one comes within `timeout`.
+    /// The next reply to any request, if one arrives within `timeout`.
     fn next_reply(&mut self, timeout: Duration) -> Option<Reply> {
         let deadline = Instant::now() + timeout;
         loop {

@@ -1,7 +1,8 @@
-//! QEMU's own fault tolerance, COLO (`docs/COLO-FT.txt` of QEMU): the pause of its checkpoints.
+//! The pause of the checkpoints of QEMU's own fault tolerance, COLO (`docs/COLO-FT.txt` of QEMU).
 //!
-//! COLO runs the guest on both sides and makes a checkpoint when their packets differ, or when a time has passed. Here only
-//! the time triggers checkpoints: no packet is compared or held, so this is the minimum cost of COLO's checkpoints.
+//! COLO runs the guest on both sides. It makes a checkpoint when the packets of both sides differ,
+//! or after some time. Here only the time triggers checkpoints, and no packet is compared or held:
+//! this is the minimum cost of COLO's checkpoints.
 
 use std::time::{Duration, Instant};
 
@@ -16,37 +17,37 @@ use super::machine::{Machine, Model, Spec};
 use super::migration::dirty;
 use crate::data::{Axis, Curve, Group, Line, Row, Unit};
 
-/// How long the first transfer of the whole guest may take.
+/// The longest duration of the first transfer of the whole guest.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// From the end of one checkpoint to the next, in milliseconds.
+/// Time from the end of one checkpoint to the next, in milliseconds.
 pub(super) const DELAY: u32 = 10;
-/// The set is rewritten twice within that interval.
+/// Two rewrites of the set within that time.
 pub(super) const REWRITES_PER_SECOND: u32 = 2 * 1000 / DELAY;
-/// Longest time without a checkpoint.
+/// The longest time without a checkpoint.
 const STANDSTILL: Duration = Duration::from_secs(10);
-/// How often the loop checks whether it has watched for long enough.
+/// The interval at which the loop checks the time.
 const TICK: Duration = Duration::from_millis(20);
-/// With fewer checkpoints the figures mean nothing.
+/// The smallest number of checkpoints from which figures are meaningful.
 const FEWEST: usize = 3;
-/// The first checkpoints write all of the guest's memory on the other side and sometimes take a second: they are not
-/// counted.
+/// Number of first checkpoints that are not counted: they write all guest memory on the other side
+/// and sometimes take a second.
 const FIRST: u32 = 20;
 
 /// Checkpoints of a guest that rewrites a set of pages.
 #[derive(Debug, Default, PartialEq)]
 struct Checkpoints {
-    /// How long they were watched.
+    /// The duration of the observation.
     watched: Duration,
-    /// How many pages the guest rewrote in that time.
+    /// The number of pages that the guest rewrote in that time.
     rewritten: u64,
-    /// From each `STOP` to the `RESUME` after it.
+    /// The times from each `STOP` to the following `RESUME`.
     pauses: Vec<Duration>,
-    /// From each `STOP` to the next.
+    /// The times from each `STOP` to the next `STOP`.
     periods: Vec<Duration>,
 }
 
 impl Checkpoints {
-    /// Takes the figures from the primary's events, by name and time.
+    /// Computes the figures from the names and times of the primary's events.
     fn from_events<'e>(
         watched: Duration,
         events: impl Iterator<Item = (&'e str, Duration)>,
@@ -68,12 +69,12 @@ impl Checkpoints {
         found
     }
 
-    /// Whether there are too few checkpoints.
+    /// Whether there are too few checkpoints for figures.
     fn are_few(&self) -> bool {
         self.pauses.len() < FEWEST || self.periods.is_empty()
     }
 
-    /// The share of the time in which the guest was stopped, in per cent.
+    /// The share of time in which the guest was stopped, in per cent.
     fn stopped(&self) -> f64 {
         let mean = |times: &[Duration]| {
             times.iter().map(Duration::as_secs_f64).sum::<f64>() / times.len().max(1) as f64
@@ -82,7 +83,7 @@ impl Checkpoints {
     }
 }
 
-/// Watches the checkpoints of a guest with a dirty set of each of `sets` pages, each for `time`.
+/// Observes the checkpoints of a guest for `time` with each dirty set of `sets`, given in pages.
 ///
 /// # Errors
 /// COLO does not start, or ends.
@@ -119,7 +120,7 @@ fn spec<'s>(switch: &'s Switch, side: usize) -> Spec<'s> {
     }
 }
 
-/// Transfers the guest to the secondary; from then on both run.
+/// Transfers the guest to the secondary; both sides run afterwards.
 fn begin(model: &Model<'_>, primary: &mut Machine, secondary: &mut Machine) -> Result<()> {
     let enable = |name: &str| json!({ "capability": name, "state": true });
     let both = json!({ "capabilities": [enable("events"), enable("x-colo")] });
@@ -160,7 +161,7 @@ fn observe(primary: &mut Machine, time: Duration) -> Result<Checkpoints> {
     let begun = Instant::now();
     let mut found = Checkpoints::default();
     let mut events = Vec::new();
-    // COLO sometimes stands still for some seconds; then it is watched for longer.
+    // COLO sometimes stops for some seconds; the observation then takes longer.
     while begun.elapsed() < time || found.are_few() && begun.elapsed() < time + STANDSTILL {
         let event = primary.qmp.wait(TICK, |_| true)?;
         if let Some(event) = event {
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_pause_is_from_stop_to_resume_and_a_period_from_stop_to_stop() {
-        // The window begins within one checkpoint and ends within another.
+        // The observation begins within one checkpoint and ends within another.
         let events = [("RESUME", 1), ("STOP", 10), ("OTHER", 11), ("RESUME", 14), ("STOP", 30)];
         let found =
             Checkpoints::from_events(at(40), events.into_iter().map(|(name, ms)| (name, at(ms))));

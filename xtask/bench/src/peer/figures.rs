@@ -1,10 +1,10 @@
-//! Samples and the figures that are reported of them.
+//! Samples, and the figures that a report shows of them.
 
 use std::time::Duration;
 
 use crate::data::{Row, Spread, Unit};
 
-/// Values of one measure.
+/// The samples of one quantity.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Samples(Vec<f64>);
 
@@ -19,7 +19,7 @@ impl Samples {
         self.add(time.as_secs_f64() * 1e6);
     }
 
-    /// Adds all samples of another.
+    /// Adds all samples of `other`.
     pub(super) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
@@ -29,7 +29,8 @@ impl Samples {
         self.0.len()
     }
 
-    /// The distribution: each quantile is one of the values (nearest rank). None without values.
+    /// The distribution; `None` without samples. Each quantile is one of the samples (nearest
+    /// rank).
     pub(super) fn spread(&self) -> Option<Spread> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -43,7 +44,7 @@ impl Samples {
         Some(Spread { count, p50, p90, p99: quantile(0.99), p999: quantile(0.999), max })
     }
 
-    /// A row whose value is the median; none without values.
+    /// A row whose value is the median; `None` without samples.
     pub(super) fn row(&self, name: impl Into<String>, unit: Unit) -> Option<Row> {
         let spread = self.spread()?;
         Some(Row::new(name, unit, spread.p50).spread(spread))

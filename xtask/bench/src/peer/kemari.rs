@@ -12,10 +12,10 @@ use kemari_testbed::switch::Switch;
 
 use super::machine::{MAC, Model, said};
 
-/// How long a pair may take to start.
+/// The longest duration of a pair's start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program, and the machine that it is to run.
+/// The program, and the machine that it runs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kemari<'a> {
     /// The binary.
@@ -24,7 +24,7 @@ pub(super) struct Kemari<'a> {
     pub(super) model: &'a Model<'a>,
 }
 
-/// A protected guest; both processes end when it is dropped.
+/// A protected guest; both processes end when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Pair<'a> {
     kemari: Kemari<'a>,
@@ -37,7 +37,7 @@ impl<'a> Kemari<'a> {
     /// Starts a guest without protection.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The guest cannot be started.
     pub(super) fn run(&self, name: &str, network: &Path, disk: &Path) -> Result<Process> {
         let mut command = self.command("run", name, network);
         command.args(self.size());
@@ -45,8 +45,8 @@ impl<'a> Kemari<'a> {
         self.start(name, command)
     }
 
-    /// Starts a pair whose sides are at ports 0 and 1 of `switch`, with a checkpoint at least every `interval`
-    /// milliseconds; waits until the guest is protected.
+    /// Starts a pair with its sides at ports 0 and 1 of `switch`, and with a checkpoint at least
+    /// every `interval` milliseconds. Waits until the guest is protected.
     ///
     /// # Errors
     /// The pair does not start; the error contains the output of both sides.
@@ -100,7 +100,7 @@ impl Pair<'_> {
     /// The primary's status.
     ///
     /// # Errors
-    /// The primary does not answer, or is not protected any more.
+    /// The primary does not answer, or is no longer protected.
     pub(super) fn status(&self) -> Result<Status> {
         let status = Status::ask(self.kemari.program, &self.control)?;
         if status.is_protected() {

@@ -1,4 +1,5 @@
-//! A QEMU with the micro-guest: the smallest machine that it has (`-M microvm`), on `/dev/kvm`.
+//! A QEMU with the micro-guest, as the smallest machine that QEMU has (`-M microvm`), on
+//! `/dev/kvm`.
 
 use std::io::ErrorKind;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,45 +18,45 @@ use super::qmp::Qmp;
 
 /// The guest's Ethernet address.
 pub(super) const MAC: &str = "52:54:00:4b:45:50";
-/// Longest time until a stop, or the end of a program, is noticed.
+/// The longest time until an interruption, or the end of a program, is noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// How long QEMU may take to open its monitor.
+/// The longest time until QEMU opens its monitor connection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What all machines of a run have in common.
+/// The properties that all machines of a run share.
 #[derive(Debug, Clone)]
 pub(super) struct Model<'a> {
-    /// QEMU, with its first options.
+    /// The QEMU program and its first options.
     pub(super) qemu: &'a [String],
     /// The name and version that QEMU reports.
     pub(super) version: &'a str,
     /// The micro-guest.
     pub(super) guest: &'a Path,
-    /// In MiB.
+    /// Memory in MiB.
     pub(super) memory: u64,
-    /// Where sockets and logs are.
+    /// The directory of sockets and logs.
     pub(super) dir: &'a Path,
-    /// Set when the run is to end.
+    /// Set when the run must end.
     pub(super) stop: stop::Flag,
 }
 
-/// The parts of one machine that differ from the others.
+/// The properties in which a machine differs from the others.
 #[derive(Debug)]
 pub(super) struct Spec<'a> {
-    /// Unique in the run.
+    /// A name that is unique in the run.
     pub(super) name: String,
     /// The socket of the switch's port.
     pub(super) network: &'a Path,
-    /// A raw image.
+    /// Path of a raw disk image.
     pub(super) disk: Option<&'a Path>,
-    /// It waits for the state of another machine.
+    /// Whether the machine waits for the state of another machine.
     pub(super) incoming: bool,
 }
 
-/// A running QEMU; killed when dropped.
+/// A running QEMU, which is killed when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Machine {
-    /// Its monitor.
+    /// The connection to its monitor.
     pub(super) qmp: Qmp,
     process: Process,
 }
@@ -74,7 +75,7 @@ impl Model<'_> {
         let log = self.dir.join(format!("{}.log", spec.name));
         let mut process = Process::start(&spec.name, command, &log)?;
         let monitor = accept(&listener, &mut process, &self.stop);
-        // The next machine of this name makes its own socket.
+        // The next machine of this name creates its own socket.
         std::fs::remove_file(&socket)
             .with_context(|| format!("cannot remove {}", socket.display()))?;
         let opened = monitor.and_then(|monitor| Qmp::open(monitor, self.stop.clone()));
@@ -88,7 +89,7 @@ impl Model<'_> {
         let (program, first) = self.qemu.split_first().context("no QEMU")?;
         let mut command = tied_to_us(Path::new(program));
         command.args(first).args(["-name", &spec.name, "-accel", "kvm", "-no-user-config"]);
-        // Without ACPI the guest finds the devices on its command line.
+        // Without ACPI, the guest finds its devices on the command line.
         command.args(["-M", "microvm,x-option-roms=off,isa-serial=on,acpi=off"]);
         command.args(["-cpu", "host,arch-capabilities=off", "-smp", "1", "-nodefaults"]);
         command.args(["-no-reboot", "-display", "none", "-m", &self.memory.to_string()]);
@@ -117,13 +118,13 @@ impl Model<'_> {
 }
 
 impl Machine {
-    /// `error`, with QEMU's output.
+    /// Adds QEMU's output to `error`.
     pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         error.context(said(&self.process))
     }
 }
 
-/// The last output of a program.
+/// The last lines of output of a program.
 pub(super) fn said(process: &Process) -> String {
     let lines = process.lines();
     let last = lines[lines.len().saturating_sub(5)..].join(" / ");
@@ -133,7 +134,7 @@ pub(super) fn said(process: &Process) -> String {
     }
 }
 
-/// The connection that `process` makes.
+/// Accepts the connection of `process`.
 fn accept(listener: &UnixListener, process: &mut Process, stop: &stop::Flag) -> Result<UnixStream> {
     listener.set_nonblocking(true).context("a socket")?;
     let deadline = Instant::now() + PATIENCE;

@@ -1,4 +1,5 @@
-//! QEMU's live migration: a guest that keeps rewriting a set of pages moves from one QEMU to another, and back.
+//! QEMU's live migration: a guest that keeps rewriting a set of pages moves from one QEMU to
+//! another.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,23 +16,24 @@ use super::machine::{Machine, Model, Spec};
 use super::qmp::Event;
 use crate::data::{Axis, Curve, Group, Line, Row, Unit};
 
-/// How long a migration may take.
+/// The longest duration of a migration.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The set is rewritten every millisecond.
 const REWRITES_PER_SECOND: u32 = 1000;
-/// More than a guest on one processor can do, and the limit for the rate.
+/// The largest rate: more than a guest on one processor can do.
 const MOST_PER_SECOND: u32 = 200_000;
-/// How often the set is rewritten before the measurement starts.
+/// Number of rewrites of the set before the measurement starts.
 const WARM: u64 = 4;
-/// Bytes of the stream for a page: the page and the word that identifies it.
+/// Bytes of a page in the stream: the page, and the word that identifies it.
 const PAGE_ON_WIRE: f64 = 4096.0 + 8.0;
-/// Ten gigabytes per second, so that the link is not the limit.
+/// Bytes per second: 10 GB/s, so that the link is not the limit.
 const BANDWIDTH: u64 = 10_000_000_000;
 
 /// The measurements of one migration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Move {
-    /// The time in which the guest ran nowhere: from `STOP` at the source to `RESUME` at the destination.
+    /// The time in which the guest ran on no side: from `STOP` at the source to `RESUME` at the
+    /// destination.
     pause: Duration,
     /// The longest silence that the client saw.
     silence: Duration,
@@ -39,7 +41,7 @@ struct Move {
     stats: MigrationStats,
 }
 
-/// `query-migrate` after the end.
+/// The result of `query-migrate` after the end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct MigrationStats {
     total: Duration,
@@ -69,7 +71,7 @@ impl MigrationStats {
     }
 }
 
-/// Migrates a guest with a dirty set of each of `sets` pages `times` times.
+/// Migrates a guest `times` times with each dirty set of `sets`, given in pages.
 ///
 /// # Errors
 /// A migration fails, or the guest is faulty after it.
@@ -87,8 +89,8 @@ pub(super) fn measure(model: &Model<'_>, sets: &[u32], times: u32) -> Result<Gro
     Ok(group(model.version, &found))
 }
 
-/// Has the guest rewrite `pages` pages `times` times per second, as far as the processor can, and waits until it does.
-/// Returns how many pages it has room for.
+/// Makes the guest rewrite `pages` pages `times` times per second, as far as the processor can, and
+/// waits until it does. Returns the size of the set for which the guest has room.
 ///
 /// # Errors
 /// The guest does not answer.
@@ -101,7 +103,7 @@ pub(super) fn dirty(client: &mut Client<'_>, pages: u32, times: u32) -> Result<u
     Ok(begun.value)
 }
 
-/// Where the guest is now.
+/// The QEMU in which the guest runs now.
 struct Journey<'a> {
     model: &'a Model<'a>,
     switch: &'a Switch,
@@ -115,7 +117,7 @@ impl<'a> Journey<'a> {
         Ok(Self { model, switch, here, legs: 0 })
     }
 
-    /// Moves the guest to a fresh QEMU; the QEMU that it leaves is ended.
+    /// Moves the guest to a new QEMU and ends the old one.
     fn migrate(&mut self, client: &mut Client<'_>) -> Result<Move> {
         self.legs += 1;
         let mut there = start(self.model, self.switch, self.legs)?;
@@ -129,7 +131,7 @@ impl<'a> Journey<'a> {
         });
         let (pause, stats) = moved.map_err(|error| there.explain(self.here.explain(error)))?;
         self.here = there;
-        // The guest is correct, and answers from its new place.
+        // The guest is correct, and answers from the new QEMU.
         client.ask(Op::Ping)?;
         Ok(Move { pause, silence: silence?, stats })
     }
@@ -141,7 +143,8 @@ impl<'a> Journey<'a> {
     ) -> Result<(Duration, MigrationStats)> {
         let uri = json!({ "uri": format!("unix:{}", socket.display()) });
         there.qmp.execute("migrate-incoming", uri.clone())?;
-        // This QEMU may have been the destination of the last migration, whose events are dropped.
+        // This QEMU may have been the destination of the last migration: drop the events of that
+        // one.
         self.here.qmp.forget()?;
         self.here.qmp.execute("migrate", uri)?;
         let stopped = self.completed()?;

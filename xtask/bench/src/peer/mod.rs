@@ -1,8 +1,10 @@
-//! Peers, measured in the same run: QEMU from Debian's packages with the same guest and the same dirty sets.
+//! The peer, measured in the same run: QEMU from Debian's packages, with the same guest and the
+//! same dirty sets.
 //!
-//! Three independent comparisons: the pause of QEMU's live migration, the pause of QEMU's own fault tolerance (COLO),
-//! and requests to a guest without protection, under QEMU and under `kemari run`. What cannot run on this machine is
-//! skipped, with the reason and the remedy.
+//! There are three independent comparisons: the pause of QEMU's live migration, the pause of QEMU's
+//! own fault tolerance (COLO), and requests to a guest without protection, under QEMU and under
+//! `kemari run`. A comparison that cannot run on this machine is skipped, with the reason and the
+//! remedy.
 
 mod client;
 mod colo;
@@ -30,33 +32,33 @@ use crate::data::{Group, Skipped};
 use kemari::Kemari;
 use machine::Model;
 
-/// What is measured, and where.
+/// What to measure, and with which files.
 pub(super) struct Options<'a> {
     /// The `kemari` binary.
     pub(super) kemari: &'a Path,
     /// The micro-guest.
     pub(super) guest: &'a Path,
-    /// Where a directory for sockets and logs is made, which is removed at the end; a short path, because socket paths
-    /// are limited.
+    /// The directory in which a directory for sockets and logs is created, which is removed at the
+    /// end. The path must be short, because socket paths are limited.
     pub(super) scratch: &'a Path,
     /// The guest's memory in MiB.
     pub(super) memory: u64,
     /// The dirty sets, in pages.
     pub(super) sets: &'a [u32],
-    /// The short run.
+    /// Whether this is the short run.
     pub(super) quick: bool,
-    /// Set when the run is to end early.
+    /// Set when the run must end early.
     pub(super) stop: stop::Flag,
     /// Called with each step.
     pub(super) say: &'a dyn Fn(&str),
 }
 
-/// The results.
+/// The results of the comparisons.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
-    /// Figures.
+    /// The measured figures.
     pub(super) groups: Vec<Group>,
-    /// What could not be measured, and why.
+    /// The measurements that could not be made, and why.
     pub(super) skipped: Vec<Skipped>,
 }
 
@@ -73,15 +75,15 @@ impl Measured {
     }
 }
 
-/// The amount of measuring.
+/// How much to measure.
 struct Amount {
-    /// Migrations of each dirty set.
+    /// Number of migrations with each dirty set.
     migrations: u32,
-    /// How long COLO is watched with each dirty set.
+    /// Duration of the observation of COLO with each dirty set.
     checkpoints: Duration,
-    /// How often each monitor is started for requests.
+    /// Number of starts of each monitor for requests.
     rounds: u32,
-    /// How long each kind of request is made in a round.
+    /// Duration of each kind of request in a round.
     requests: Duration,
 }
 
@@ -105,7 +107,7 @@ impl Amount {
 /// Measures the peers. A measurement that fails is listed as skipped.
 ///
 /// # Errors
-/// The run has to end early, or has no place for its files.
+/// The run must end early, or cannot create its directory.
 pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
     let dir = tempfile::Builder::new().prefix("peer-").tempdir_in(options.scratch);
     let dir = dir.with_context(|| format!("no directory in {}", options.scratch.display()))?;
@@ -147,13 +149,13 @@ pub(super) fn measure(options: &Options<'_>) -> Result<Measured> {
     Ok(measured)
 }
 
-/// COLO, in the first QEMU in which it works.
+/// Measures COLO in the first QEMU in which it works.
 fn colo(options: &Options<'_>, model: &Model<'_>, time: Duration) -> Result<Group> {
     let first = match colo::measure(model, options.sets, time) {
         Err(first) if !options.stop.load(Ordering::SeqCst) => first,
         found => return found,
     };
-    // COLO does not work in some versions: the distribution's QEMU may be another version.
+    // COLO does not work in some versions: the distribution's QEMU may be a different version.
     let tried = model.version;
     let installed = Qemu::installed().ok().filter(|installed| installed.version != tried);
     let Some(installed) = installed else { return Err(first.context(tried.to_owned())) };
@@ -163,16 +165,16 @@ fn colo(options: &Options<'_>, model: &Model<'_>, time: Duration) -> Result<Grou
         .with_context(|| format!("{tried}: {first:#}; {}", installed.version))
 }
 
-/// A QEMU.
+/// A QEMU program.
 struct Qemu {
     /// The program and its first options.
     command: Vec<String>,
-    /// The name and version that it reports.
+    /// The name and version that the program reports.
     version: String,
 }
 
 impl Qemu {
-    /// The lab's QEMU, or else the installed one, whatever its version.
+    /// The lab's QEMU, or else the installed one of any version.
     fn find(say: &dyn Fn(&str)) -> Result<Self> {
         Self::of_lab(say).or_else(|error| {
             let installed = Self::installed().map_err(|_| error)?;

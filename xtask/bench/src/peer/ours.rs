@@ -15,7 +15,7 @@ use super::kemari::Kemari;
 use super::migration::dirty;
 use crate::data::{Group, Row, Spread, Unit};
 
-/// Longest time until a stop is noticed.
+/// The longest time until an interruption is noticed.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Adds our pauses to those of COLO in `group`.
@@ -41,7 +41,8 @@ pub(super) fn beside(
     Ok(())
 }
 
-/// Runs one pair for `time` with the dirty set. Returns the size of the set and the primary's last status.
+/// Runs one pair for `time` with the dirty set. Returns the size of the set, and the primary's last
+/// status.
 fn visit(kemari: Kemari<'_>, name: &str, pages: u32, time: Duration) -> Result<(u64, Status)> {
     let ports = [format!("{name}-a"), format!("{name}-b")];
     let switch = Switch::new(kemari.model.dir, &[&ports[0], &ports[1]]).context("the switch")?;
@@ -84,7 +85,7 @@ fn unknown(name: &str, status: &Status) -> String {
     format!("expected `{name}` in kemari's status, found {}", status.json())
 }
 
-/// A distribution from the status.
+/// A distribution in the status.
 fn spread(value: &Value) -> Option<Spread> {
     let number = |name: &str| value[name].as_f64();
     Some(Spread {

@@ -1,4 +1,5 @@
-//! Without protection: requests to the same guest, under `kemari run` and under QEMU, by the same client.
+//! Without protection: one client sends requests to the same guest, under `kemari run` and under
+//! QEMU.
 
 use std::fs::File;
 use std::time::Duration;
@@ -15,20 +16,20 @@ use super::kemari::Kemari;
 use super::machine::{Machine, Spec};
 use crate::data::{Group, Row, Unit};
 
-/// The number of clients where several ask at the same time.
+/// The number of clients that ask at the same time.
 const TOGETHER: usize = 16;
-/// Not measured: first touches of memory, and everything else that happens only once.
+/// A time that is not measured, for first touches of memory and other events that happen only once.
 const WARM_UP: Duration = Duration::from_millis(50);
-/// The content of a write on the disk, besides its header.
+/// The contents of a disk write, without its header.
 const PAYLOAD: [u8; 64] = [0x5a; 64];
 
 /// A kind of request.
 struct Work {
     name: &'static str,
     op: Op<'static>,
-    /// How many ask at the same time.
+    /// The number of ids that ask at the same time.
     ids: usize,
-    /// Whether the rate is reported instead of the latency.
+    /// Whether the row reports the rate instead of the latency.
     rate: bool,
 }
 
@@ -68,7 +69,7 @@ impl Monitor {
     }
 }
 
-/// A running monitor; it ends when dropped.
+/// A running monitor, which ends when this value is dropped.
 #[derive(Debug)]
 #[expect(dead_code, reason = "held for its end")]
 enum Running {
@@ -76,11 +77,11 @@ enum Running {
     Kemari(Process),
 }
 
-/// The result under one monitor: the samples of each kind of work.
+/// The samples of each kind of work under one monitor.
 type Found = [Samples; WORKS.len()];
 
-/// Sends requests to the guest under each monitor in turn, `rounds` times, for `time` with each kind of
-/// work.
+/// Sends requests to the guest under each monitor in turn, in `rounds` rounds, for `time` with each
+/// kind of work.
 ///
 /// # Errors
 /// A monitor cannot be started, or the guest does not answer.

@@ -1,4 +1,5 @@
-//! A client of QEMU's machine protocol (QMP, `docs/interop/qmp-spec.rst` of QEMU): a JSON object in each line.
+//! A client of QEMU's machine protocol (QMP, `docs/interop/qmp-spec.rst` of QEMU), in which each
+//! line is a JSON object.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -10,17 +11,17 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use xtask_common::stop;
 
-/// Longest time until a stop is noticed.
+/// The longest time until an interruption is noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a command may take: none of the commands used here waits for the guest.
+/// The longest duration of a command: no command here waits for the guest.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A message that QEMU sends unasked.
+/// A message that QEMU sends without a command.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Event {
-    /// Its name: `STOP`.
+    /// The event's name: `STOP`.
     pub(super) name: String,
-    /// When it happened, since 1970.
+    /// The time of the event since 1970.
     pub(super) at: Duration,
     /// The event's data.
     pub(super) data: Value,
@@ -33,16 +34,16 @@ impl Event {
     }
 }
 
-/// A line that QEMU writes.
+/// A line of QEMU's output.
 #[derive(Debug, PartialEq)]
 enum Message {
-    /// The first line.
+    /// The first line of a session.
     Greeting,
-    /// A command succeeded.
+    /// The result of a successful command.
     Return(Value),
-    /// A command failed.
+    /// The error of a failed command.
     Error(String),
-    /// Something happened.
+    /// An event.
     Event(Event),
 }
 
@@ -78,13 +79,13 @@ fn timestamp(value: &Value) -> Option<Duration> {
     Some(Duration::new(value["seconds"].as_u64()?, micros.checked_mul(1000)?))
 }
 
-/// A connection.
+/// A connection to QEMU's monitor.
 #[derive(Debug)]
 pub(super) struct Qmp {
     reader: BufReader<UnixStream>,
     /// The part of a line that has arrived so far.
     partial: Vec<u8>,
-    /// Events that were not looked at yet.
+    /// Events that no caller has taken yet.
     events: VecDeque<Event>,
     stop: stop::Flag,
 }
@@ -106,7 +107,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Has QEMU carry out `command`; returns its result.
+    /// Executes `command` in QEMU; returns its result.
     ///
     /// # Errors
     /// QEMU refuses, or does not answer.
@@ -127,10 +128,11 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event that is `wanted` and drops earlier ones. None when there was none within `timeout`.
+    /// Waits for an event that is `wanted`, and drops earlier events. `None` if no such event
+    /// arrives within `timeout`.
     ///
     /// # Errors
-    /// QEMU ends, or the run has to stop.
+    /// QEMU ends, or the run must stop.
     pub(super) fn wait(
         &mut self,
         timeout: Duration,
@@ -153,7 +155,7 @@ impl Qmp {
         self.wait(Duration::ZERO, |_| false).map(drop)
     }
 
-    /// The next event, if it comes before `deadline`.
+    /// The next event, if one arrives before `deadline`.
     fn next_event(&mut self, deadline: Instant) -> Result<Option<Event>> {
         if let Some(event) = self.events.pop_front() {
             return Ok(Some(event));
@@ -165,7 +167,7 @@ impl Qmp {
         }
     }
 
-    /// The next message, if it comes before `deadline`.
+    /// The next message, if one arrives before `deadline`.
     fn read(&mut self, deadline: Instant) -> Result<Option<Message>> {
         loop {
             if self.stop.load(Ordering::SeqCst) {
@@ -217,7 +219,7 @@ mod tests {
             let mut heard = Vec::new();
             for answer in answers {
                 heard.push(lines.next().unwrap().unwrap());
-                // In two pieces, as a socket may deliver them.
+                // Send the line in two pieces, as a socket may deliver it.
                 let (start, end) = answer.split_at(answer.len() / 2);
                 theirs.write_all(start.as_bytes()).unwrap();
                 std::thread::yield_now();

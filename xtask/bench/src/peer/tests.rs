@@ -52,10 +52,10 @@ fn all_peers_are_measured() {
             println!("{:60} {:12.1} {} {:?}", row.name, row.value, row.unit.symbol(), row.spread);
         }
     }
-    // COLO does not work in every QEMU; the other measurements do.
+    // COLO does not work in every QEMU; the other comparisons do.
     assert!(measured.skipped.iter().all(|skipped| skipped.what.contains("COLO")), "{measured:?}");
     assert_eq!(measured.groups.len() + measured.skipped.len(), 3);
     assert!(measured.groups.iter().all(|group| !group.rows.is_empty()));
-    // No file stays behind.
+    // No file is left behind.
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }

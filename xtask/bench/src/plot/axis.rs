@@ -15,8 +15,8 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// A scale around these values, with a margin. A linear scale begins at 0: a partial axis makes small differences look
-    /// large.
+    /// A scale for these values, with a margin. A linear scale begins at 0: a partial axis makes
+    /// small differences look large.
     pub(super) fn around(values: impl Iterator<Item = f64>, logarithmic: bool) -> Self {
         let ends = |(from, to): (f64, f64), value: f64| (from.min(value), to.max(value));
         let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), ends);
@@ -38,11 +38,13 @@ impl Scale {
         (self.from..=self.to).contains(&value)
     }
 
-    /// The multiples of the smallest round step (1, 2 or 5 times a power of ten) that gives at most `most` of them.
+    /// The multiples of the smallest round step (1, 2 or 5 times a power of ten) that has at most
+    /// `most` multiples.
     fn multiples(&self, most: usize) -> Vec<f64> {
         let rough = (self.to - self.from) / most.max(1) as f64;
         let power = rough.log10().floor() as i32;
-        // Steps are multiplied or divided by whole numbers, so that 0.3 is 0.3 and not 0.30000000000000004.
+        // Multiply or divide steps by whole numbers, so that 0.3 is 0.3 and not
+        // 0.30000000000000004.
         let steps = [(1.0, power), (2.0, power), (5.0, power), (1.0, power + 1)];
         let times = |count: f64, power: i32| {
             let ten = 10_f64.powi(power.abs());
@@ -55,7 +57,7 @@ impl Scale {
         (first..=last).map(|count| times(count as f64 * step, *power)).collect()
     }
 
-    /// Powers of ten times `mantissas`, with only each `every`th power.
+    /// Powers of ten times `mantissas`, but only every `every`th power.
     fn powers(&self, mantissas: &[f64], every: usize) -> Vec<f64> {
         let (first, last) = (self.from.log10().floor() as i32, self.to.log10().ceil() as i32);
         let decades = (first..=last).step_by(every.max(1)).map(|power| 10_f64.powi(power));
@@ -63,7 +65,7 @@ impl Scale {
         values.filter(|value| self.contains(*value)).collect()
     }
 
-    /// Numbers to write along a logarithmic axis.
+    /// The numbers along a logarithmic axis.
     fn logarithmic_labels(&self, most: usize) -> Vec<f64> {
         let decades = (self.to / self.from).log10();
         if decades > 2.5 {
@@ -101,7 +103,7 @@ impl Ranged for Scale {
     }
 }
 
-/// A number along an axis.
+/// The text of a number along an axis.
 pub(super) fn label(value: f64) -> String {
     let text = digits(value);
     if text.contains('.') {

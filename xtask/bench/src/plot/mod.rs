@@ -1,4 +1,5 @@
-//! Curves as pictures: SVG on white, readable on a light and on a dark page, the same bytes for the same data.
+//! Draws curves as SVG pictures on white, which are readable on a light and on a dark page. The
+//! same data gives the same bytes.
 
 mod axis;
 #[cfg(test)]
@@ -31,8 +32,8 @@ const CHART: u32 = 500;
 const ENTRY: u32 = 24;
 const FONT: &str = "sans-serif";
 
-/// The colours of Okabe and Ito, which people with any colour vision can tell apart. Yellow is left out, because it is
-/// hard to see on white.
+/// The colours of Okabe and Ito, which people with any colour vision can distinguish. Yellow is
+/// omitted, because it is hard to see on white.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -45,11 +46,12 @@ const COLOURS: [RGBColor; 7] = [
 
 type Area<'b> = DrawingArea<SVGBackend<'b>, Shift>;
 
-/// Draws every curve of the report into `directory`, which is created if needed; returns the files that it wrote.
+/// Draws every curve of the report into `directory`, which is created if needed. Returns the
+/// written files.
 pub(super) fn write_all(report: &Report, directory: &Path) -> Result<Vec<PathBuf>> {
     let mut names = BTreeSet::new();
     let mut pictures = Vec::new();
-    // All curves are drawn before the first file is written.
+    // Draw all curves before writing the first file.
     for curve in report.groups.iter().flat_map(|group| &group.curves) {
         let name = file(curve)?;
         ensure!(
@@ -69,7 +71,8 @@ pub(super) fn write_all(report: &Report, directory: &Path) -> Result<Vec<PathBuf
     Ok(pictures.into_iter().map(|(path, _)| path).collect())
 }
 
-/// The name of the curve's file. It becomes part of a path and of a link, so only a few characters are allowed.
+/// The name of the curve's file. Only a few characters are allowed, because the name becomes part
+/// of a path and of a link.
 pub(super) fn file(curve: &Curve) -> Result<String> {
     let fit = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';
     ensure!(
@@ -136,12 +139,12 @@ fn title(axis: &data::Axis) -> String {
     clean(&axis.title)
 }
 
-/// A line as it is drawn.
+/// A line as drawn.
 struct Shown<'l> {
     line: &'l Line,
     colour: RGBColor,
     mark: ShapeStyle,
-    /// The points within the axes.
+    /// The points that have a place on both axes.
     points: Vec<(f64, f64)>,
 }
 
@@ -162,7 +165,8 @@ impl<'l> Shown<'l> {
         self.colour.stroke_width(2)
     }
 
-    /// The name, and the number of missing points, so that a gap is not taken for a measurement.
+    /// The name, and the number of missing points, so that a reader does not mistake a gap for a
+    /// measurement.
     fn name(&self) -> String {
         let name = clean(&self.line.name);
         match self.line.points.len() - self.points.len() {

@@ -1,4 +1,4 @@
-//! Pictures are the same for the same data, show every point where it belongs, and survive any name.
+//! Pictures are the same for the same data, show every point in its place, and accept any name.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -32,7 +32,7 @@ fn report(curves: Vec<Curve>) -> Report {
     }
 }
 
-/// The places of the marks in this colour, with the legend's mark.
+/// The positions of the marks in this colour, including the legend's mark.
 fn marks(picture: &str, colour: &str) -> Vec<(i32, i32)> {
     let number = |line: &str, key: &str| -> i32 {
         let from = line.split_once(&format!(" {key}=\"")).unwrap().1;
@@ -45,7 +45,8 @@ fn marks(picture: &str, colour: &str) -> Vec<(i32, i32)> {
         .collect()
 }
 
-/// Checks that each tag that opens is closed, in order: this shows that a name did not open a tag.
+/// Checks that each opened tag is closed, in order: a name has then opened no tag. Returns the
+/// tags.
 fn tags(picture: &str) -> Vec<String> {
     let mut open: Vec<&str> = Vec::new();
     let mut seen = Vec::new();
@@ -91,8 +92,8 @@ fn every_point_is_marked_further_right_and_up_the_larger_it_is() {
             first[..3].windows(2).map(|two| (two[1].0 - two[0].0, two[0].1 - two[1].1)).collect();
         assert!(steps.iter().all(|step| step.0 > 0 && step.1 > 0), "{steps:?}");
         let apart = (steps[1].0 - steps[0].0).abs();
-        // A factor of ten is the same step on a logarithmic axis, and ten times the step on a linear
-        // axis.
+        // A factor of ten is the same step on a logarithmic axis, and ten times the step on a
+        // linear axis.
         assert_eq!(apart <= 1, logarithmic, "{steps:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Puts the report into a document: Markdown between two marks.
+//! Puts the report into a document, as Markdown between two marks.
 
 use anyhow::{Result, bail, ensure};
 
@@ -9,7 +9,7 @@ use crate::plot;
 const BEGIN: &str = "<!-- bench: begin -->";
 const END: &str = "<!-- bench: end -->";
 
-/// The report for a document; the pictures lie beside the document in [`plot::DIRECTORY`].
+/// The report for a document, whose pictures are beside it in [`plot::DIRECTORY`].
 pub(crate) fn markdown(report: &Report) -> String {
     let mut parts =
         vec![format!("Measured by `cargo xtask bench`: {}.", text::markdown(&head(report)))];
@@ -38,7 +38,7 @@ fn group(group: &Group) -> Vec<String> {
         text::markdown(&group.how),
         table(group).markdown().trim_end().to_owned(),
     ];
-    // Drawing the curves refuses a name that is not fit for a file.
+    // Drawing refuses a curve whose name is not fit for a file, so such a curve has no picture.
     let pictures = group.curves.iter().filter_map(|curve| Some((curve, plot::file(curve).ok()?)));
     parts.extend(pictures.map(|(curve, file)| {
         format!("![{}]({}/{file})", text::markdown(&curve.title), plot::DIRECTORY)
@@ -47,7 +47,7 @@ fn group(group: &Group) -> Vec<String> {
     parts
 }
 
-/// The document with `report` in place of what stood between the marks.
+/// The document with `report` in place of the text between the marks.
 pub(crate) fn replace_section(document: &str, report: &str) -> Result<String> {
     let (_, begin) = mark(document, BEGIN)?;
     let (end, _) = mark(document, END)?;
@@ -60,7 +60,7 @@ pub(crate) fn replace_section(document: &str, report: &str) -> Result<String> {
     Ok(format!("{before}{newline}\n{}\n\n{after}", report.trim()))
 }
 
-/// The range of the one line that is `mark`, with its line break.
+/// The range of the only line that is `mark`, with its line break.
 fn mark(document: &str, mark: &str) -> Result<(usize, usize)> {
     let mut at = 0;
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! A report for people: tables with the ratios first, for a terminal and for a document.
+//! A report for people: tables whose first column is the ratio, for a terminal and for a document.
 
 mod document;
 pub(super) mod number;
@@ -19,7 +19,7 @@ use self::table::{Cell, Column, Table};
 use self::text::clean;
 use crate::data::{FORMAT, Group, Report, Row, Target};
 
-/// Reads what `cargo xtask bench --json` wrote.
+/// Reads a report that `cargo xtask bench --json` wrote.
 pub(super) fn read(path: &Path) -> Result<Report> {
     let shown = path.display();
     let expected = "expected a report that `cargo xtask bench --json FILE` wrote";
@@ -33,11 +33,12 @@ pub(super) fn read(path: &Path) -> Result<Report> {
         format == u64::from(FORMAT) || serde_json::from_value::<Report>(value).is_ok(),
         "{shown}: expected a report of format {FORMAT}, found format {format}; measure again, or use the xtask that wrote it"
     );
-    // Parsed from the text again, because these errors name the line.
+    // Parse the text again, because errors of this parser name the line.
     serde_json::from_str(&text).with_context(|| format!("{shown}: {expected}, found other JSON"))
 }
 
-/// Prints for a terminal: tables, what could not be measured, and last how many targets are met.
+/// The report for a terminal: tables, the measurements that could not be made, and last the number
+/// of met targets.
 pub(super) fn print(report: &Report) -> String {
     let mut text = format!("{}\n", head(report));
     if !report.machine.is_empty() {
@@ -75,7 +76,7 @@ fn machine(report: &Report) -> String {
     clean(&facts.collect::<Vec<_>>().join(", "))
 }
 
-/// The figures of a group.
+/// The table of a group's figures.
 fn table(group: &Group) -> Table<11> {
     let mut table = Table::new([
         Column::right("ratio"),
@@ -132,12 +133,12 @@ fn met(row: &Row) -> Cell {
     }
 }
 
-/// Which targets are met: names of rows.
+/// The rows whose targets are met or missed.
 #[derive(Debug, Default)]
 struct Targets {
     met: usize,
     missed: Vec<String>,
-    /// Rows with a target but without a ratio: there was no limit to compare with.
+    /// Rows with a target and without a ratio, because they have no limit.
     open: Vec<String>,
 }
 

@@ -1,16 +1,17 @@
-//! Numbers for people: three significant digits, and a unit that fits.
+//! Numbers for people: three significant digits, and a suitable unit.
 
 use crate::data::Unit;
 
-/// Above this, the next larger unit is easier to read.
+/// From this number on, the next larger unit is easier to read.
 const LARGE: f64 = 10_000.0;
 const TIME: [(f64, &str); 4] = [(1.0, "ns"), (1e3, "us"), (1e6, "ms"), (1e9, "s")];
 const BYTES: [(f64, &str); 4] = [(1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB")];
 
-/// The unit in which a row is shown: one for all its numbers, so that they can be compared at a glance.
+/// The unit in which a row is shown. All numbers of a row have the same unit, so that a reader can
+/// compare them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
-    /// How many of the row's own units make one of these.
+    /// How many of the row's own units this unit has.
     per: f64,
     symbol: &'static str,
 }
@@ -29,8 +30,7 @@ impl Scale {
         }
     }
 
-    /// The unit that fits `value`, which is in the first unit; the first is the smallest that may be
-    /// chosen.
+    /// The unit that fits `value`, which is given in the first unit; no smaller unit is chosen.
     fn fit(units: &[(f64, &'static str)], value: f64) -> Self {
         let fits = units.iter().find(|(per, _)| value.abs() / per < LARGE);
         let (per, symbol) = *fits.or(units.last()).expect("the lists above are not empty");
@@ -48,13 +48,13 @@ impl Scale {
     }
 }
 
-/// A ratio with three decimal places: with fewer, a ratio that misses its bound could look like the
-/// bound.
+/// A ratio with three decimal places: with fewer, a ratio that misses its bound could look equal to
+/// the bound.
 pub(crate) fn ratio(ratio: f64) -> String {
     if ratio.abs() < 10.0 { format!("{ratio:.3}") } else { digits(ratio) }
 }
 
-/// Three digits, or all digits before the point, in groups of three.
+/// Three significant digits, or all digits before the point, in groups of three.
 pub(crate) fn digits(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();

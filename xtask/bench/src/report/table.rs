@@ -1,4 +1,4 @@
-//! A table that leaves out its empty columns.
+//! A table that omits its empty columns.
 
 use super::text::{clean, markdown};
 
@@ -63,12 +63,12 @@ impl<const N: usize> Table<N> {
         self.rows.push(row);
     }
 
-    /// The columns that are not empty.
+    /// The indices of the columns that are not empty.
     fn used(&self) -> Vec<usize> {
         (0..N).filter(|at| self.rows.iter().any(|row| !row[*at].text.is_empty())).collect()
     }
 
-    /// In columns of equal width; empty if there is no row.
+    /// The table for a terminal, with columns of equal width; empty without rows.
     pub(crate) fn terminal(&self) -> String {
         let used = self.used();
         let titles = used.iter().map(|at| self.columns[*at].title.to_owned()).collect();
@@ -96,7 +96,7 @@ impl<const N: usize> Table<N> {
         text
     }
 
-    /// In Markdown; empty if there is no row.
+    /// The table in Markdown; empty without rows.
     pub(crate) fn markdown(&self) -> String {
         let used = self.used();
         if used.is_empty() {

@@ -1,4 +1,4 @@
-//! Columns are in their places, every missed target is shown, and names may contain anything.
+//! Columns are in their places, every missed target is shown, and names may contain any characters.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -160,8 +160,8 @@ fn a_hostile_name_changes_nothing_but_its_cell() {
     assert_eq!(bars(&text), bars(&markdown(&plain)));
     let printed = print(&hostile);
     assert!(!printed.contains('\u{1b}'), "{printed:?}");
-    // Headings, one line for the table's titles and one for its row: a line break in a name must add no
-    // line.
+    // Headings, one line for the table's titles and one for its row: a line break in a name must
+    // not add a line.
     assert_eq!(printed.lines().count(), print(&plain).lines().count() + 1 + 1, "{printed}");
 
     let document = format!("a\n{}\n{}\nz\n", "<!-- bench: begin -->", "<!-- bench: end -->");

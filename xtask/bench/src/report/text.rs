@@ -1,6 +1,6 @@
-//! Makes names and titles, which may contain anything, safe to show.
+//! Makes names and titles with any contents safe to show.
 
-/// One line, without characters that a terminal or an XML parser would interpret.
+/// Makes one line without characters that a terminal or an XML parser would interpret.
 pub(crate) fn clean(text: &str) -> String {
     let fit = |it: char| match it {
         '\u{fffe}' | '\u{ffff}' => ' ',
@@ -10,7 +10,8 @@ pub(crate) fn clean(text: &str) -> String {
     text.chars().map(fit).collect::<String>().trim().to_owned()
 }
 
-/// Text in Markdown, also in a cell of a table: no markup, no HTML, no `{{#include}}` of mdBook.
+/// Escapes text for Markdown, also for a table cell: no markup, no HTML, no `{{#include}}` of
+/// mdBook.
 pub(crate) fn markdown(text: &str) -> String {
     let mut escaped = String::new();
     for it in clean(text).chars() {
@@ -23,7 +24,7 @@ pub(crate) fn markdown(text: &str) -> String {
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '$' => {
                 escaped.extend(['\\', it]);
             }
-            // At the start of a line these begin a list or underline a heading.
+            // At the start of a line, these characters begin a list or underline a heading.
             '-' | '+' | '=' if escaped.is_empty() => escaped.extend(['\\', it]),
             it => escaped.push(it),
         }
