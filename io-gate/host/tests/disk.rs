@@ -77,7 +77,7 @@ fn a_commit_releases_no_later_epoch() {
     assert_eq!(machine.driver.used().len(), 2);
 }
 
-/// P6: when the machine runs alone, requests of every kind pass at once.
+/// P6: when the machine runs alone, requests of every kind leave at once.
 #[test]
 fn requests_pass_straight_through_when_alone() {
     let image = image(SECTORS);

@@ -33,7 +33,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A card whose driver has filled the ring with long frames but not yet notified it.
+    /// A card whose driver has filled the ring with long frames and has not notified the card yet.
     fn new() -> Self {
         let (ledger, authority) = new_gate();
         let memory = guest_memory();
@@ -76,7 +76,7 @@ impl Bench {
         u32::from_le_bytes(bytes)
     }
 
-    /// Gives the card its posted completions until it has no more work.
+    /// Gives the card its completions until it has no more work.
     fn settle(&mut self) {
         loop {
             let posted = self.gate.take_completions();

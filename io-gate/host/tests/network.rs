@@ -283,7 +283,7 @@ fn a_peer_may_go_and_come_back() {
     }
 }
 
-/// A peer that sends an impossible length is disconnected; the guest does not notice.
+/// A peer that sends an impossible length is disconnected. The guest does not notice.
 #[test]
 fn an_impossible_length_ends_the_connection() {
     let (dir, listener) = listen();

@@ -1,5 +1,5 @@
-//! Replication of a machine: the primary that sends checkpoints, the standby that holds them, the link between the two, and the
-//! takeover.
+//! Replication of a machine: the primary that sends checkpoints, the standby that holds them, the
+//! link between the two, and the takeover.
 //!
 //! Threads, sockets and clocks around the protocol core belong here, and so does the content of a
 //! checkpoint. The decisions of the protocol are in `ft-core`, and the devices in `kemari-machine`.

@@ -76,7 +76,8 @@ pub fn take_over(
     stages.at("restore the guest's state in KVM and the devices");
     let replays = state.restore(&machine)?;
 
-    // Attach after the restore: the backends need the features that the guest's drivers have negotiated.
+    // Attach after the restore: the backends need the features that the guest's drivers have
+    // negotiated.
     let makings = attach(&machine, arbiter, status, &stages).map_err(TakeoverError::Ended)?;
     process.has_backends(&machine);
 
@@ -106,7 +107,8 @@ pub fn take_over(
     Ok(engine)
 }
 
-/// Attaches the machine's backends and returns the resources of its engine, unless the machine is ended before.
+/// Attaches the machine's backends and returns the resources of its engine, unless the machine is
+/// ended before.
 ///
 /// Everything that the devices need was opened before the term was won (P9). Attaching it and
 /// starting an engine takes threads and descriptors: this host may be out of them for a moment.
@@ -122,7 +124,7 @@ fn attach(
         // A failed attempt closes the backends. A thread of its own opens them again, so that an
         // end of this side does not wait for storage that hangs (P9).
         let attached = preparing.prepare(machine).and_then(|()| {
-            // Allocate these first: they are released if attaching fails.
+            // Allocate these first: a failed attach releases them.
             let makings = Makings::new(arbiter)
                 .map_err(|error| format!("cannot start the engine: {error}"))?;
             let attached = machine.attach_backends(AttachOptions::TAKEOVER);

@@ -350,7 +350,8 @@ impl Wish {
         Self::new(inputs, |answer| Input::Operator(event, said, answer))
     }
 
-    /// Whether the standby has accepted the request; `None` while that is not known. Does not block.
+    /// Whether the standby has accepted the request; `None` while that is not known. Does not
+    /// block.
     fn look(&mut self) -> Option<Result<(), String>> {
         if let Some(input) = self.input.take() {
             match self.inputs.try_send(input) {

@@ -42,7 +42,7 @@ pub(super) fn check_run(args: &RunArgs) -> Result<(), CliError> {
 /// to its disk, and that must not prevent a takeover.
 pub(super) fn check_standby(args: &StandbyArgs) -> Result<(), CliError> {
     args.check_gated().map_err(CliError::usage)?;
-    // The primary's size is not known yet: check the rest with any size.
+    // The primary's size is not known yet: any valid size serves to check the rest.
     let machine = args.machine(2 << 20, 1);
     machine.check().map_err(MachineError::from)?;
     check_pair(&args.pair)?;
@@ -76,7 +76,7 @@ fn check_pair(args: &PairArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Checks that there is something to seize: a machine at the arbiter, or a disk with a fence record.
+/// Checks that there is a term to seize: at the arbiter, or in a disk's fence record.
 fn check_seize(args: &RunArgs, machine: &MachineConfig) -> Result<(), CliError> {
     let has_arbiter = args.pair.arbiter.spec != ArbiterSpec::None;
     if args.seize && !has_arbiter && machine.disks().next().is_none() {

@@ -1,4 +1,4 @@
-//! The lane's part of a backend, on which it performs effects.
+//! The half of a backend on which its lane performs effects.
 
 use std::io;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::{console, disk, net};
 use crate::out::{Refused, Released};
 use crate::perform;
 
-/// The half of a backend on which its lane performs effects. Only the lane's thread uses it.
+/// See the module. Only the lane's thread uses it.
 pub(crate) enum Output {
     Disk(disk::Disk),
     Net(net::Output),

@@ -1,4 +1,5 @@
-//! The credentials of one side of the link: its key, its certificate, and the authority that it trusts.
+//! The credentials of one side of the link: its key, its certificate, and the authority that it
+//! trusts.
 //!
 //! The files are read again for each connection, so replacing the files renews the certificates:
 //! the current connection stays, and the next one uses the new certificate.
@@ -145,7 +146,8 @@ impl Credentials {
         Ok(Arc::new(config))
     }
 
-    /// The configuration for the side that listens. A peer must show a certificate of the authority.
+    /// The configuration for the side that listens. A peer must show a certificate of the
+    /// authority.
     pub(super) fn server(&self) -> Result<Arc<ServerConfig>, CredentialsError> {
         let (chain, key) = self.identity()?;
         let authority = Arc::new(self.authority()?);

@@ -128,7 +128,8 @@ impl LinkAddr {
     /// Connects within `timeout` and secures the connection.
     ///
     /// # Errors
-    /// When nothing listens there, plain TCP is not allowed to that address, or the other side fails authentication.
+    /// When nothing listens there, plain TCP is not allowed to that address, or the other side
+    /// fails authentication.
     pub fn connect(&self, timeout: Duration, security: &LinkSecurity) -> Result<Link, LinkError> {
         let failed = |source: io::Error| LinkError::Io {
             what: "cannot reach the standby at",

@@ -1,4 +1,4 @@
-//! TLS 1.3 with mutual authentication over one connection, read by one thread and written by others.
+//! TLS 1.3 with mutual authentication over one connection, which one thread reads and others write.
 //!
 //! No thread blocks while it holds the lock `connection`: it reads the socket before it takes the
 //! lock and writes the socket after it has released it. A writer holds `outgoing` from encrypting

@@ -25,7 +25,7 @@ use crate::session::hello;
 use crate::session::marks::mark_disks;
 use crate::session::{ReadEnd, Watched, read_frames};
 
-/// How long to wait for a standby to accept a connection.
+/// Time limit for a standby to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Engine {
@@ -140,7 +140,8 @@ impl Engine {
         {
             let mut core = self.lock();
             if core.connecting != Some(link_id) {
-                // A newer connection has replaced this one. Close the queue, or its sender would wait for ever (P9).
+                // A newer connection has replaced this one. Close the queue, or its sender would
+                // wait for ever (P9).
                 return outbox.close();
             }
             core.connecting = None;

@@ -7,8 +7,8 @@
 //!   arbiter thread  answers ──────────┘     (one lock)                    in order under it
 //! ```
 //!
-//! Lock order: first the core, then the locks that an action needs (the gate's locks, a channel). A thread that holds a device
-//! slot or the ledger never calls [`Engine::event`].
+//! Lock order: first the core, then the locks that an action needs (the gate's locks, a channel). A
+//! thread that holds a device slot or the ledger never calls [`Engine::event`].
 
 mod actions;
 mod claims;
@@ -85,7 +85,7 @@ pub struct Engine {
     /// The path to the standby of the session. Taken with or without the core held; no lock is
     /// taken under it.
     voice: Mutex<Option<session::Voice>>,
-    /// Whether a standby has acknowledged a checkpoint since the guest runs here.
+    /// Whether a standby has acknowledged a checkpoint since the guest began to run here.
     checkpointed: AtomicBool,
 }
 
@@ -196,7 +196,7 @@ impl Engine {
         engine
     }
 
-    /// Whether a standby has acknowledged a checkpoint since the guest runs here.
+    /// Whether a standby has acknowledged a checkpoint since the guest began to run here.
     pub fn has_checkpointed(&self) -> bool {
         self.checkpointed.load(Ordering::Acquire)
     }

@@ -135,7 +135,8 @@ impl MachineState {
         Ok(Trial::new(kvm, machine.config().memory, machine.vm().options())?)
     }
 
-    /// Checks that this host's KVM accepts this state, or has accepted states like it; see [`Trial::admit`].
+    /// Checks that this host's KVM accepts this state, or has accepted states like it. See
+    /// [`Trial::admit`].
     ///
     /// # Errors
     /// What KVM refuses.

@@ -32,7 +32,8 @@ impl StandbyDriver {
         }
     }
 
-    /// Whether the checkpoint can be applied (P4): its state decodes, and the devices and KVM accept it.
+    /// Checks that the checkpoint can be applied (P4): its state decodes, and the devices and KVM
+    /// accept it.
     pub(super) fn check(&mut self, checkpoint: &Checkpoint) -> Event {
         let epoch = checkpoint.epoch();
         let refuse = |reason: String| Event::NotApplicable { epoch, reason };

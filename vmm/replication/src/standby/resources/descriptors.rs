@@ -57,7 +57,7 @@ pub struct Reserve {
 #[derive(Debug, Default)]
 struct Held {
     descriptors: Vec<OwnedFd>,
-    /// The takeover has begun: none are held any more.
+    /// The reserve is released: a takeover has begun, or the arbiter is about to be asked.
     released: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Checks that the networks of a takeover exist, lead somewhere, and are not in use by another process.
+//! Checks that the networks of a takeover exist, are connected, and are not used by another
+//! process.
 
 use std::path::Path;
 use std::time::Duration;

@@ -22,7 +22,7 @@ pub struct Expected(Mutex<Session>);
 #[derive(Debug, Default)]
 struct Session {
     primary: Option<(Term, String)>,
-    /// The identity of each record's file since the session began.
+    /// The identity of each record's file at its first check in the session.
     records: BTreeMap<PathBuf, FileOf>,
 }
 
