@@ -1,4 +1,5 @@
-//! What two hosts must have in common for one to continue the other's guest; the handshake compares it.
+//! What two hosts must have in common so that each can continue the other's guest. The handshake
+//! compares it.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,8 @@ use super::state::SavePlan;
 use super::vm::Vm;
 use super::{msr, offered};
 
-/// Feature words of CPUID that are compared even if a host has none of their bits: leaf, sub-leaf, and which of EAX, EBX, ECX,
-/// EDX.
+/// Feature words of CPUID that are compared even if they are zero on both hosts: leaf, sub-leaf,
+/// and for each of EAX, EBX, ECX and EDX whether it is compared.
 const FEATURE_WORDS: &[(u32, u32, [bool; 4])] = &[
     (0x1, 0, [true, false, true, true]),
     (0x6, 0, [true, false, false, false]),
@@ -32,9 +33,10 @@ const FEATURE_WORDS: &[(u32, u32, [bool; 4])] = &[
     (0x8000_0022, 0, [true, true, false, false]),
 ];
 
-/// Words of CPUID that are not compared. All others are, because a guest may rely on what it sees. Those left out name the vCPU
-/// or its place, follow `--cpus` or the vCPU's own control registers, or describe (caches, names, frequencies): hosts of one
-/// processor model may differ in the last.
+/// Whether a word of CPUID is not compared. All others are, because a guest may rely on what it
+/// sees. The excluded words name the vCPU or its place, follow `--cpus` or the vCPU's own control
+/// registers, or only describe (caches, names, frequencies): hosts of one processor model may
+/// differ in these descriptions.
 fn is_left_out(function: u32, index: u32, register: usize) -> bool {
     match (function, index, register) {
         // APIC id and number of vCPUs; topology.
@@ -50,7 +52,7 @@ fn is_left_out(function: u32, index: u32, register: usize) -> bool {
     }
 }
 
-/// Bits that follow a vCPU's own registers while it runs: OSXSAVE and MWAIT; OSPKE.
+/// Bits that change with a vCPU's own registers while it runs: OSXSAVE and MWAIT; OSPKE.
 fn volatile_bits(function: u32, index: u32, register: usize) -> u32 {
     match (function, index, register) {
         (0x1, 0, 2) => 1 << 27 | 1 << 3,
@@ -71,44 +73,45 @@ const CAPABILITIES: &[(Cap, &str)] = &[
     (Cap::X86Smm, "KVM_CAP_X86_SMM"),
 ];
 
-/// TSC frequencies that differ by at most this are equal to a guest: NTP corrects as much (500 ppm).
+/// Two TSC frequencies that differ by at most this much are equal to a guest: NTP corrects up to
+/// 500 ppm.
 const TSC_TOLERANCE_PPM: u64 = 500;
 
-/// One word of CPUID features.
+/// One feature word of CPUID: one register of one leaf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeatureWord {
     /// Leaf.
     pub function: u32,
     /// Sub-leaf.
     pub index: u32,
-    /// 0 to 3: EAX, EBX, ECX, EDX.
+    /// The register: 0 to 3 for EAX, EBX, ECX, EDX.
     pub register: u8,
-    /// Its bits.
+    /// The register's value.
     pub value: u32,
 }
 
-/// A host's processor and KVM, as far as a guest depends on them.
+/// The properties of a host's processor and KVM that a guest depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompatInfo {
     /// The processor's vendor, for instance `GenuineIntel`.
     pub vendor: String,
     /// Family, model and stepping (CPUID leaf 1, EAX).
     pub signature: u32,
-    /// CPUID as the guest sees it, word by word: all words that are not zero, and some more.
+    /// CPUID as the guest sees it: all words that are not zero, and those that are always compared.
     pub features: Vec<FeatureWord>,
-    /// Read-only registers that say how many other registers there are.
+    /// Read-only MSRs that say which other MSRs exist, with their values.
     pub constants: Vec<(u32, u64)>,
     /// Number of MSRs in a saved vCPU.
     pub msr_count: u32,
     /// Digest of the list of MSRs in a saved vCPU.
     pub msr_digest: u64,
-    /// Bytes of the XSAVE area.
+    /// Size of the XSAVE area in bytes.
     pub xsave_size: u32,
     /// KVM capabilities, by name.
     pub capabilities: Vec<String>,
-    /// Frequency of the TSC; absent when the host cannot tell.
+    /// Frequency of the TSC in kHz; `None`: the host does not report it.
     pub tsc_khz: Option<u32>,
-    /// Whether this host can give a guest a TSC of another frequency.
+    /// Whether this host can give a guest a TSC of another frequency than its own.
     pub tsc_control: bool,
 }
 
@@ -127,9 +130,9 @@ pub struct Mismatch {
 }
 
 impl CompatInfo {
-    /// Gathers the facts; `vcpu` is any vCPU of `vm`.
+    /// Collects the properties; `vcpu` is any vCPU of `vm`.
     pub fn new(kvm: &Kvm, vm: &Vm, vcpu: &VcpuFd, plan: &SavePlan) -> CompatInfo {
-        // Read from the vCPU: KVM may give a guest more than was set.
+        // Read CPUID from the vCPU: KVM may give a guest more than was set.
         let own = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
         let cpuid = own.as_ref().unwrap_or(vm.offered_cpuid());
         let indices = plan.msr_indices();
@@ -155,10 +158,10 @@ impl CompatInfo {
         }
     }
 
-    /// Checks that a guest of either host can be continued by the other.
+    /// Checks that each host can continue the other's guest.
     ///
     /// # Errors
-    /// The first difference that matters.
+    /// When the hosts differ: the error names the first difference that matters.
     pub fn check(&self, other: &CompatInfo) -> Result<(), Mismatch> {
         same("processor vendor", &self.vendor, &other.vendor)?;
         same("processor signature", &hex(self.signature), &hex(other.signature))?;
@@ -183,7 +186,7 @@ impl CompatInfo {
     }
 
     fn check_features(&self, other: &CompatInfo) -> Result<(), Mismatch> {
-        // A word that one side lacks counts as zero there.
+        // A word that one side lacks is zero there.
         let value = |of: &CompatInfo, word: &FeatureWord| {
             let found = of.features.iter().find(|other| other.place() == word.place());
             FeatureWord { value: found.map_or(0, |word| word.value), ..word.clone() }.describe()
@@ -204,7 +207,8 @@ impl CompatInfo {
         format!("{} MSRs with digest {:016x}", self.msr_count, self.msr_digest)
     }
 
-    /// A guest calibrates its TSC once: the standby must have the same frequency, or be able to scale to it.
+    /// A guest measures its TSC frequency once: both hosts must have the same frequency, or both
+    /// must be able to scale it.
     fn check_tsc(&self, other: &CompatInfo) -> Result<(), Mismatch> {
         let (Some(a), Some(b)) = (self.tsc_khz, other.tsc_khz) else {
             return Ok(());
@@ -270,7 +274,8 @@ fn feature_words(cpuid: &CpuId) -> Vec<FeatureWord> {
             if value == 0 || is_left_out(function, index, usize::from(register)) {
                 continue;
             }
-            // The first entry of a leaf counts: after the last one some kernels leave empty entries, which look like leaf 0.
+            // The first entry of a leaf counts: some kernels append empty entries, which look like
+            // leaf 0.
             let word = words.entry((function, index, register)).or_insert(0);
             if *word == 0 {
                 *word = value;
@@ -329,7 +334,7 @@ mod tests {
         assert!(refused(|o| o.msr_digest = 2).contains("digest 0000000000000002"));
         assert!(refused(|o| o.signature = 1).contains("0x00000001"));
         assert!(refused(|o| o.constants[0].1 = 10).contains("MSR 0x179 = 0xa"));
-        // Counters of one side only.
+        // Only one side has performance counters.
         let text = refused(|o| {
             let word = FeatureWord { function: 0xa, index: 0, register: 0, value: 0x0730_0402 };
             o.features.push(word);
@@ -337,7 +342,7 @@ mod tests {
         assert!(text.contains("leaf 0xa.0 eax") && text.contains("0x07300402"), "{text}");
     }
 
-    /// Linux 6.1 returns as many entries as there was room for, the rest of them empty.
+    /// Linux 6.1 fills the rest of the array that it returns with empty entries.
     #[test]
     fn empty_entries_are_no_leaves() {
         let entry =

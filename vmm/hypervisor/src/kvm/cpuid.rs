@@ -1,4 +1,5 @@
-//! The guest's CPUID: the host's features as KVM supports them, and a topology of N cores in one package.
+//! The guest's CPUID: the host's features that KVM supports, and a topology of N cores in one
+//! package.
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
@@ -12,7 +13,7 @@ const HYPERVISOR: u32 = 1 << 31;
 /// CPUID leaf 1, EDX: the package has several logical processors.
 const HTT: u32 = 1 << 28;
 
-/// What KVM supports on this host, before the topology of a vCPU is filled in.
+/// What KVM supports on this host, before a vCPU's topology is added.
 ///
 /// # Errors
 /// When KVM_GET_SUPPORTED_CPUID fails.
@@ -23,10 +24,10 @@ pub fn supported(kvm: &Kvm) -> std::io::Result<CpuId> {
 
 /// CPUID of vCPU `index` of `count`, from the leaves that KVM supports.
 ///
-/// Features whose state cannot be saved are left out, see [`offered`].
+/// Leaves out features whose state cannot be saved, see [`offered`].
 ///
 /// # Errors
-/// When there are more leaves than KVM takes.
+/// When there are more leaves than a [`CpuId`] can hold.
 pub fn for_vcpu(
     supported: &CpuId,
     index: u32,
@@ -35,7 +36,8 @@ pub fn for_vcpu(
     let mut entries: Vec<kvm_cpuid_entry2> = supported
         .as_slice()
         .iter()
-        // The topology leaves 0xb and 0x1f describe the host; 0xb is made anew, 0x1f is optional.
+        // The topology leaves 0xb and 0x1f describe the host: 0xb is built anew below, and 0x1f is
+        // optional.
         .filter(|e| e.function != 0xb && e.function != 0x1f)
         .copied()
         .collect();
@@ -61,20 +63,20 @@ fn set_topology(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
                 entry.edx &= !HTT;
             }
         }
-        // Cores per package in bits 31-26; threads sharing this cache in bits 25-14: its own core only, except for the
-        // last level, which the package shares.
+        // Bits 31-26: cores per package, minus one. Bits 25-14: threads that share this cache,
+        // minus one. Only the last level is shared, by the whole package.
         4 if entry.eax & 0x1f != 0 => {
             let level = (entry.eax >> 5) & 7;
             let sharing = if level >= 3 { id_space(count) - 1 } else { 0 };
             entry.eax =
                 (entry.eax & 0x3fff) | (sharing << 14) | (((id_space(count) - 1) & 0x3f) << 26);
         }
-        // AMD: number of cores less one, and the width of the core's part of the APIC id.
+        // AMD: number of cores minus one, and the width of the core's part of the APIC id.
         0x8000_0008 => {
             entry.ecx =
                 (entry.ecx & 0xffff_0f00) | (id_space(count).ilog2() << 12) | ((count - 1) & 0xff);
         }
-        // AMD: APIC id; core id with one thread per core; one node.
+        // AMD: APIC id; core id, with one thread per core; one node.
         0x8000_001e => {
             entry.eax = index;
             entry.ebx = index;
@@ -104,7 +106,7 @@ fn extended_topology(index: u32, count: u32) -> [kvm_cpuid_entry2; 2] {
     [leaf(0, 0, 1, 1), leaf(1, id_space(count).ilog2(), count, 2)]
 }
 
-/// The registers of one leaf, zero if it is absent.
+/// The registers of one leaf; zero if it is absent.
 pub fn leaf(cpuid: &CpuId, function: u32, index: u32) -> [u32; 4] {
     cpuid
         .as_slice()

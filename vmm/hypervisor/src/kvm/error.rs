@@ -1,14 +1,14 @@
-//! The error of making a virtual machine in KVM.
+//! The error of creating a virtual machine in KVM.
 
-/// Why the virtual machine could not be made.
+/// Why the virtual machine cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// More vCPUs than KVM or 8-bit APIC ids allow.
     #[error("{wanted} vCPUs: this host's KVM supports 1 to {max}: change --cpus")]
     Cpus {
-        /// vCPUs asked for.
+        /// The requested number of vCPUs.
         wanted: u32,
-        /// Upper bound.
+        /// The maximum on this host.
         max: u32,
     },
     /// An ioctl failed.
@@ -19,7 +19,7 @@ pub enum VmError {
         /// The kernel's error.
         source: std::io::Error,
     },
-    /// CPUID has more leaves than KVM takes.
+    /// CPUID has more leaves than KVM accepts.
     #[error("CPUID has too many leaves for KVM_SET_CPUID2")]
     Cpuid,
 }

@@ -1,10 +1,11 @@
-//! The interface to the machine around the vCPUs: port and memory-mapped I/O, and the end of a vCPU.
+//! The vCPUs' interface to the machine around them: port and memory-mapped I/O, and the end of a
+//! vCPU.
 
 use std::fmt;
 
-/// Serves the exits of all vCPUs; called on vCPU threads, several at once.
+/// Serves the exits of all vCPUs, on their threads, several at once.
 ///
-/// A handler must not pause, resume or stop the vCPUs: the thread it runs on is one of them.
+/// A handler must not pause, resume or stop the vCPUs: its own thread is one of them.
 pub trait ExitHandler: Send + Sync {
     /// The guest reads `data.len()` (1, 2 or 4) bytes from a port.
     fn pio_in(&self, port: u16, data: &mut [u8]);
@@ -14,30 +15,31 @@ pub trait ExitHandler: Send + Sync {
     fn mmio_read(&self, addr: u64, data: &mut [u8]);
     /// The guest writes `data.len()` (1 to 8) bytes to an address that is not RAM.
     fn mmio_write(&self, addr: u64, data: &[u8]);
-    /// Whether the calling vCPU may enter the guest again. While it may not, its last access has not been carried out, and
-    /// the access appears slow to the guest: the vCPU waits outside the guest, where it can be paused.
+    /// Whether the calling vCPU may enter the guest again. Until it may, its last access is not
+    /// executed, and seems slow to the guest. The vCPU waits outside the guest, where it can be
+    /// paused.
     fn may_go_on(&self) -> bool {
         true
     }
-    /// vCPU `vcpu` cannot go on; it does not run any more, and the others still do.
+    /// vCPU `vcpu` cannot continue and no longer runs; the others still do.
     fn on_fatal(&self, vcpu: usize, exit: FatalExit);
 }
 
-/// Why a vCPU cannot go on.
+/// Why a vCPU cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FatalExit {
-    /// A triple fault: on real hardware, a reset. The caller resets the machine.
+    /// A triple fault, which resets real hardware. The caller resets the machine.
     TripleFault {
         /// The guest's instruction pointer.
         rip: u64,
     },
-    /// KVM could not emulate or run the guest (KVM_EXIT_INTERNAL_ERROR).
+    /// KVM cannot emulate an instruction or run the guest (KVM_EXIT_INTERNAL_ERROR).
     InternalError {
         /// The guest's instruction pointer.
         rip: u64,
         /// KVM's suberror: 1 emulation, 2 simultaneous exceptions, 3 event delivery, 4 unexpected exit.
         suberror: u32,
-        /// KVM's additional data; for suberror 1 it includes the bytes of the instruction.
+        /// KVM's additional data; for suberror 1, it includes the bytes of the instruction.
         data: Vec<u64>,
     },
     /// The processor refused the guest's state (KVM_EXIT_FAIL_ENTRY).
@@ -66,7 +68,7 @@ pub enum FatalExit {
         /// The error number.
         errno: i32,
     },
-    /// The thread of the vCPU ended in a panic of the exit handler.
+    /// The exit handler panicked on the vCPU's thread.
     Panicked,
 }
 

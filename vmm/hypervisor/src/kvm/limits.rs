@@ -1,8 +1,9 @@
-//! Measures the limits of this host: a checkpoint cannot be taken or sent faster than these parts of it take alone.
+//! Measures lower bounds of this host: no checkpoint can be taken or sent faster than these parts
+//! of it take alone.
 //!
-//! A tiny guest that writes one byte to each of some scattered pages runs on a KVM machine of its own; then the log of dirty
-//! pages is read and cleared, the pages are copied, and the caller sends as many bytes. The product's own path is not used,
-//! because it could make a limit look worse than it is.
+//! A tiny guest on a KVM machine of its own writes one byte to each of many scattered pages. Then
+//! this module reads and clears the log of dirty pages and copies the pages, and the caller sends
+//! as many bytes. The product's own code is not used: it could be slower than the host's limit.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,57 +24,59 @@ use super::state::SavePlan;
 use super::{ExitHandler, FatalExit, VcpuSet, Vm, VmOptions, VmState};
 use crate::memory::{self, GuestMemory, KvmLog, MemoryOptions};
 
-/// The best times of this host, in microseconds; medians.
+/// The shortest times of this host, in microseconds. Each is a median.
 #[derive(Clone, Debug, Serialize)]
 pub struct Limits {
-    /// A guest exits to user space by a register access and enters again.
+    /// From one exit to user space for a register access to the next: includes the entry into the
+    /// guest.
     pub exit_us: f64,
-    /// A guest that computes is taken out of the processor and its thread parked (KVM API, immediate_exit).
+    /// To take a computing guest out of the processor and park its thread (KVM API,
+    /// immediate_exit).
     pub stop_us: f64,
-    /// Reading all state of one vCPU and of the interrupt controllers.
+    /// To read all state of one vCPU and of the interrupt controllers.
     pub state_us: f64,
-    /// Each of these calls, by its name.
+    /// The time of each of these calls, by name.
     pub calls_us: BTreeMap<&'static str, f64>,
-    /// A message of 64 bytes to the caller's peer, and its answer.
+    /// To send 64 bytes to the caller's peer and receive its answer.
     pub round_trip_us: f64,
-    /// The costs by number of dirty pages.
+    /// The costs for each number of dirty pages.
     pub pages: Vec<PageLimits>,
 }
 
-/// The lowest cost of `count` scattered dirty pages.
+/// The lowest cost of `count` scattered dirty pages, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct PageLimits {
     /// Number of pages.
     pub count: u64,
-    /// KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG.
+    /// To call KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG.
     pub log_us: f64,
-    /// Copying them to memory that is already mapped.
+    /// To copy the pages to memory that is already mapped.
     pub copy_us: f64,
-    /// Sending their bytes to the caller's peer in one piece, until its acknowledgement of all of them.
+    /// To send the pages to the caller's peer in one write and receive its acknowledgement.
     pub send_us: f64,
 }
 
-/// Why the limits could not be measured.
+/// Why the limits cannot be measured.
 pub type LimitsError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Rounds of each measurement; the median counts.
+/// Rounds of each measurement; the median is reported.
 const ROUNDS: usize = 41;
-/// Rounds of a measurement that takes milliseconds.
+/// Rounds of a measurement whose rounds take milliseconds.
 const FEW_ROUNDS: usize = 9;
-/// From this many pages on, one round takes milliseconds.
+/// Number of pages from which one round takes milliseconds.
 const MANY_PAGES: u64 = 8192;
-/// The largest count: the tiny guest's page tables reach this far.
+/// Maximum number of pages: the page tables of the tiny guest reach this far.
 pub const MAX_PAGES: u64 = 100_000;
 const PAGE: u64 = 4096;
-/// Every second page is written: scattered, and never two adjacent pages.
+/// The guest writes every second page: no two dirty pages are adjacent.
 const STRIDE: u64 = 2;
-/// The address of the first page.
+/// The guest address of the first page.
 const DATA: u64 = 4 << 20;
-/// A guest that has not ended after this time never will.
+/// Time limit for the guest's report.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Measures for each of these counts of pages, each at most [`MAX_PAGES`]. `exchange` sends the given number of bytes to a
-/// peer, waits for its answer, and returns the time of both.
+/// Measures with each number of pages in `counts`, each at most [`MAX_PAGES`]. `exchange` sends the
+/// given number of bytes to a peer, waits for its answer, and returns the time of both.
 ///
 /// # Errors
 /// When there is no KVM, a call fails, or `exchange` fails.
@@ -108,7 +111,7 @@ fn median<E>(rounds: usize, mut one: impl FnMut() -> Result<Duration, E>) -> Res
     Ok(times[rounds / 2].as_secs_f64() * 1e6)
 }
 
-/// Addresses of the guest's code and page tables, all below [`DATA`].
+/// Guest addresses of the code and the page tables, all below [`DATA`].
 const CODE: u64 = 0x1000;
 const SPIN: u64 = 0x1100;
 const EXITS: u64 = 0x1200;
@@ -116,7 +119,7 @@ const PML4: u64 = 0x2000;
 const PDPT: u64 = 0x3000;
 const PD: u64 = 0x4000;
 const OUTSIDE_PD: u64 = 0x5000;
-/// A guest virtual address (1 GiB) without RAM: a store to it exits to user space.
+/// A guest virtual address (1 GiB) without RAM: a write to it exits to user space.
 const DONE: u32 = 1 << 30;
 /// The guest physical address of [`DONE`], in the hole below 4 GiB.
 const HOLE: u64 = 0xd000_0000;
@@ -135,7 +138,7 @@ struct Bench {
 }
 
 enum Exit {
-    /// The guest stored to [`DONE`].
+    /// The guest wrote to [`DONE`].
     Done(Instant),
     Fatal(String),
 }
@@ -155,12 +158,12 @@ impl Bench {
         let log_words = (size / PAGE).div_ceil(64) as usize;
         let copies = vec![1; (most * PAGE) as usize];
         let bench = Self { vm, memory, set, plan, exits, log_words, copies };
-        // Touch each page before anything is timed: a running guest has touched its pages.
+        // Touch each page before any measurement: a guest at work has touched its pages.
         bench.run(CODE, most)?;
         Ok(bench)
     }
 
-    /// Runs the guest at `code` with `count` in its counter until it reports that it is done.
+    /// Runs the guest at `code` with the counter `count` until it writes to [`DONE`].
     fn run(&self, code: u64, count: u64) -> Result<(), LimitsError> {
         self.begin(code, count)?;
         self.wait_done()?;
@@ -200,7 +203,8 @@ impl Bench {
     fn stop(&self) -> Result<f64, LimitsError> {
         median(ROUNDS * 3, || {
             self.begin(SPIN, 1)?;
-            // The vCPU has been in the guest for a while, as one that is stopped for a checkpoint.
+            // Let the vCPU run in the guest for a while, as one that is stopped for a checkpoint
+            // has.
             self.wait_done()?;
             std::thread::sleep(Duration::from_micros(300));
             let begun = Instant::now();
@@ -219,7 +223,7 @@ impl Bench {
         })
     }
 
-    /// The calls that read KVM's state, each timed alone.
+    /// The time of each call that reads KVM's state, measured alone.
     fn calls(&self) -> Result<BTreeMap<&'static str, f64>, LimitsError> {
         let msrs: Vec<_> = self.plan.msr_indices().into_iter().take(KVM_MAX_MSR_ENTRIES).collect();
         let msrs: Vec<_> =
@@ -267,13 +271,13 @@ impl Bench {
         self.set.each(move |_, fd| {
             let begun = Instant::now();
             let called = call(fd, &msrs);
-            // The channel has room.
+            // The channel holds one result, and this sends one.
             let _ = sender.send(called.map(|()| begun.elapsed()));
         })?;
         Ok(result.recv()??)
     }
 
-    /// The times of the log and of the copies for `count` pages.
+    /// The times to read and clear the log, and to copy, for `count` pages.
     fn pages(&mut self, count: u64, rounds: usize) -> Result<(f64, f64), LimitsError> {
         let (mut logs, mut copies) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
@@ -296,7 +300,8 @@ impl Bench {
         Ok((log, copy))
     }
 
-    /// KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG of the only slot; returns the number of dirty pages.
+    /// Calls KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG for the only slot; returns the number of
+    /// dirty pages.
     fn take_log(&self) -> Result<u64, LimitsError> {
         let mut log = self.vm.fd().get_dirty_log(0, self.log_words * 64 * PAGE as usize)?;
         log.truncate(self.log_words);
@@ -321,7 +326,7 @@ impl Bench {
     }
 }
 
-/// Notes the guest's stores to [`DONE`].
+/// Reports the guest's writes to [`DONE`].
 struct Doors(SyncSender<Exit>);
 
 impl ExitHandler for Doors {
@@ -336,7 +341,7 @@ impl ExitHandler for Doors {
     }
 
     fn mmio_write(&self, _: u64, _: &[u8]) {
-        // Full only when the measuring thread has given up.
+        // The channel is full only after the measuring thread has given up.
         let _ = self.0.try_send(Exit::Done(Instant::now()));
     }
 

@@ -1,13 +1,13 @@
-//! 64-bit mode for tiny guests without a kernel to set it up.
+//! 64-bit mode for tiny guests that have no kernel to enter it.
 
 use kvm_bindings::{kvm_segment, kvm_sregs};
 
-/// A page table entry: present, writable, for user mode too.
+/// Flags of a page table entry: present, writable, allowed for user mode.
 pub const USER_PAGE: u64 = 7;
-/// A page directory entry that maps 2 MiB.
+/// Flag of a page directory entry that maps 2 MiB.
 pub const LARGE_PAGE: u64 = 1 << 7;
 
-/// Sets a vCPU up for 64-bit code at privilege level `ring`, with its page tables at `cr3`.
+/// Prepares a vCPU for 64-bit code at privilege level `ring`, with its page tables at `cr3`.
 pub fn long_mode(sregs: &mut kvm_sregs, ring: u8, cr3: u64) {
     let data = kvm_segment {
         limit: 0xffff_ffff,

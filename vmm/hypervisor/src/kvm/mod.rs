@@ -1,4 +1,4 @@
-//! KVM: opening it, the capabilities that it must have, and the virtual machine made from it.
+//! KVM: opens it, checks its capabilities, and creates a virtual machine.
 
 pub mod compat;
 pub mod cpuid;
@@ -34,13 +34,13 @@ const API_VERSION: i32 = 12;
 /// Why KVM cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is no device.
+    /// The device does not exist.
     #[error(
         "{KVM_PATH} does not exist: enable virtualization (VT-x / AMD-V) in the firmware, then `modprobe kvm-intel` or \
          `modprobe kvm-amd`; inside a virtual machine or container, its host must pass {KVM_PATH} through"
     )]
     Missing,
-    /// The device may not be opened by this user.
+    /// This user may not open the device.
     #[error(
         "no permission for {KVM_PATH}: add the user to its group (`sudo usermod -aG kvm $USER`, then log in again)"
     )]
@@ -61,12 +61,12 @@ pub enum OpenError {
     Capability {
         /// The capability's name in the KVM API.
         name: &'static str,
-        /// What it is needed for.
+        /// What the monitor needs it for.
         why: &'static str,
     },
 }
 
-/// Capabilities that the monitor cannot do without.
+/// Capabilities that the monitor needs: each with its name and its use.
 const REQUIRED: &[(Cap, &str, &str)] = &[
     (Cap::Irqchip, "KVM_CAP_IRQCHIP", "interrupt controllers in the kernel"),
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY", "guest memory"),

@@ -1,4 +1,4 @@
-//! Model-specific registers: the values that a vCPU starts with, and the list of those that are saved.
+//! Model-specific registers: the values that a vCPU starts with, and the list of registers to save.
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, MsrList, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
@@ -9,21 +9,24 @@ use super::offered;
 /// The time stamp counter.
 pub(crate) const IA32_TSC: u32 = 0x10;
 const IA32_MISC_ENABLE: u32 = 0x1a0;
-/// Fast string operations: Linux drops `rep movsb` copies without it.
+/// Enables fast string operations: without it, Linux does not copy by `rep movsb`.
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on, everything write-back: Linux turns PAT off where MTRRs are off.
+/// Enables the MTRRs, with everything write-back: Linux turns PAT off if the MTRRs are off.
 const MTRR_ENABLE_WRITE_BACK: u64 = (1 << 11) | 6;
 
-/// KVM's wall clock registers, old and new number. Restoring them makes KVM write the wall clock into guest memory at the
-/// address that the guest gave at boot, which may have another use by now; guests read it only once.
+/// KVM's wall clock registers, old and new number. Restoring one makes KVM write the wall clock
+/// into guest memory, at the address that the guest set at boot. That memory may have another use
+/// by now; guests read the wall clock only once.
 const KVM_WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
-/// Hyper-V's registers. Its leaves are not offered, so a guest does not use them; some advance by themselves.
+/// Hyper-V's registers. CPUID does not offer Hyper-V's leaves, so a guest does not use them; some
+/// advance on their own.
 const HYPER_V: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
-/// SMM is not offered to guests; without it KVM refuses to set its base.
+/// The base of SMM. SMM is not offered to guests, and KVM then refuses to set its base.
 const IA32_SMBASE: u32 = 0x9e;
 
-/// Sets what firmware would have set. Not every host has each register: one that KVM refuses keeps its reset value.
+/// Sets what firmware would set. Hosts differ in their registers: one that KVM refuses keeps its
+/// reset value.
 pub(crate) fn set_boot_defaults(fd: &VcpuFd) {
     for (index, data) in
         [(IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING), (IA32_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK)]
@@ -48,7 +51,7 @@ pub(super) fn get_one(fd: &VcpuFd, index: u32) -> Option<u64> {
     }
 }
 
-/// The registers that KVM lists for saving, without those that must not be restored.
+/// The registers that KVM lists for saving, except those that must not be restored.
 fn candidates(kvm: &Kvm) -> Result<Vec<u32>, VmError> {
     let list: MsrList = kvm.get_msr_index_list().map_err(ioctl_error("KVM_GET_MSR_INDEX_LIST"))?;
     let mut list: Vec<u32> = list
@@ -62,11 +65,11 @@ fn candidates(kvm: &Kvm) -> Result<Vec<u32>, VmError> {
     Ok(list)
 }
 
-/// The registers that can be read from *and* written to `fd`, a vCPU that has not run yet: the content of a save. They are
-/// taken from KVM's list and from what the vCPU's CPUID offers.
+/// The registers that a checkpoint saves: those that can be read from *and* written to `fd`, a vCPU
+/// that has not run yet. The candidates come from KVM's list and from the vCPU's CPUID.
 ///
-/// KVM also lists registers that a given CPUID model lacks; one of those would stop the single KVM_GET_MSRS of a save
-/// half-way.
+/// KVM also lists registers that a given CPUID model lacks. One of those would stop the
+/// KVM_GET_MSRS of a save half-way.
 pub(crate) fn saveable(kvm: &Kvm, fd: &VcpuFd) -> Result<Vec<u32>, VmError> {
     let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(ioctl_error("KVM_GET_CPUID2"))?;
     let mut list = candidates(kvm)?;
@@ -77,8 +80,9 @@ pub(crate) fn saveable(kvm: &Kvm, fd: &VcpuFd) -> Result<Vec<u32>, VmError> {
     Ok(list)
 }
 
-/// Whether a register can be read and written; writes the value that it has.
+/// Whether a register can be read and written; writes back its own value.
 pub(super) fn is_saveable(fd: &VcpuFd, index: u32) -> bool {
-    // Every KVM has the TSC. Do not write it here: this vCPU would start out of step with the others.
+    // Every KVM has the TSC. Do not write it here: it would set this vCPU out of step with the
+    // others.
     index == IA32_TSC || get_one(fd, index).is_some_and(|data| set_one(fd, index, data))
 }

@@ -1,5 +1,5 @@
-//! Notifications between KVM and user space without an exit: pins that KVM sets, and descriptors of
-//! our own that it signals. A foreign descriptor cannot be bound (P5).
+//! Notifications between KVM and user space without an exit: interrupt pins, which KVM sets, and
+//! counters of our own, which KVM signals. A foreign descriptor cannot be bound (P5).
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -10,11 +10,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Vm;
 
-/// A counter that KVM adds to when the guest writes to a register (KVM API, KVM_IOEVENTFD).
+/// A counter that KVM increments when the guest writes to a register (KVM API, KVM_IOEVENTFD).
 ///
-/// It can only be made here, so the guest's write wakes a thread of this process, which reads the
-/// queue and stages what it finds. A descriptor of another owner, which the guest could reach past
-/// the gate, cannot be bound:
+/// Only this type creates one, so the guest's write wakes a thread of this process, which reads the
+/// queue and stages the effects it finds. A descriptor of another owner cannot be bound, since
+/// through it the guest could act past the gate:
 ///
 /// ```compile_fail,E0308
 /// use kemari_hypervisor::kvm::Vm;
@@ -26,7 +26,7 @@ use super::Vm;
 /// }
 /// ```
 ///
-/// One of our own can be bound:
+/// A counter of our own can be bound:
 ///
 /// ```
 /// use kemari_hypervisor::kvm::{Kick, Vm};
@@ -37,7 +37,7 @@ use super::Vm;
 /// }
 /// ```
 ///
-/// KVM's own descriptor is no way around it, because it is not handed out:
+/// KVM's own descriptor, which could bind others, is not accessible:
 ///
 /// ```compile_fail,E0624
 /// use kemari_hypervisor::kvm::Vm;
@@ -51,7 +51,7 @@ use super::Vm;
 pub struct Kick(EventFd);
 
 impl Kick {
-    /// A new counter, at zero.
+    /// Creates a counter at zero.
     ///
     /// # Errors
     /// When the process is out of descriptors.
@@ -59,14 +59,14 @@ impl Kick {
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Self)
     }
 
-    /// Resets the counter: a later notification signals again.
+    /// Resets the counter, so that the next notification signals again.
     pub fn take(&self) {
-        // Fails only when nothing was signalled.
+        // Fails only if nothing was signalled.
         let _ = self.0.read();
     }
 }
 
-/// For waiting until it is signalled.
+/// For a poll that waits for the signal.
 impl AsRawFd for Kick {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
@@ -74,7 +74,7 @@ impl AsRawFd for Kick {
 }
 
 impl Vm {
-    /// Makes KVM signal `kick` when the guest writes `value` to `address`, without an exit.
+    /// Makes KVM signal `kick`, without an exit, when the guest writes `value` to `address`.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -91,7 +91,7 @@ impl Vm {
     }
 }
 
-/// The pins of a machine's interrupt controllers, without access to the rest of the machine.
+/// The interrupt controllers' pins, without access to the rest of the machine.
 #[derive(Clone)]
 pub struct Pins(Arc<VmFd>);
 

@@ -1,9 +1,10 @@
-//! The features that CPUID offers the guest, and their registers: the registers are saved, or the feature is not offered
-//! (P4).
+//! The features that CPUID offers the guest, and their registers: a feature is offered only if its
+//! registers can be saved (P4).
 //!
-//! KVM's list of registers to save leaves out some that a guest has: the MTRRs, the machine check banks, AMD's OSVW. So the
-//! list is also derived from CPUID. A feature whose state is in neither list, or is no part of a vCPU, is removed from CPUID;
-//! so is a feature whose registers this host's KVM does not let us read and write.
+//! KVM's list of registers to save lacks some that a guest has: the MTRRs, the machine check banks,
+//! AMD's OSVW. So the list is also derived from CPUID. A feature is removed from CPUID if its state
+//! is in neither list or is not part of a vCPU, or if this host's KVM does not let us read and
+//! write its registers.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
@@ -17,7 +18,7 @@ pub(super) enum Reg {
 }
 use Reg::{Eax, Ebx, Ecx, Edx};
 
-/// A feature bit.
+/// A feature bit of CPUID.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bit {
     leaf: u32,
@@ -61,28 +62,29 @@ impl Bit {
 
 /// Features that are never offered, each with its reason.
 const NEVER: &[Bit] = &[
-    // Nested virtualization and measured launch: their own state is not saved.
+    // Nested virtualization and measured launch: the state of the guest's own guests is not saved.
     bit(1, 0, Ecx, 5),
     bit(1, 0, Ecx, 6),
     bit(0x8000_0001, 0, Ecx, 2),
     bit(0x8000_0001, 0, Ecx, 12),
-    // The deadline counts in the host's TSC and would not survive a takeover by a host whose TSC cannot be scaled. The
-    // one-shot APIC timer that guests use instead counts nanoseconds.
+    // The TSC deadline timer: the deadline counts in the host's TSC, and would not survive a
+    // takeover by a host whose TSC cannot be scaled. Guests use the one-shot APIC timer instead,
+    // which counts nanoseconds.
     bit(1, 0, Ecx, 24),
-    // The debug store: the processor writes records to guest memory at any time.
+    // The debug store: the processor may write records to guest memory at any time.
     bit(1, 0, Edx, 21),
     bit(1, 0, Ecx, 2),
     bit(1, 0, Ecx, 4),
-    // SGX and its launch control: enclaves cannot be read.
+    // SGX and its launch control: the state of an enclave cannot be read.
     bit(7, 0, Ebx, 2),
     bit(7, 0, Ecx, 30),
     // Processor trace; monitoring and allocation of caches.
     bit(7, 0, Ebx, 25),
     bit(7, 0, Ebx, 12),
     bit(7, 0, Ebx, 15),
-    // Shadow stacks: their pointer is not an MSR.
+    // Shadow stacks: the shadow stack pointer is not an MSR.
     bit(7, 0, Ecx, 7),
-    // Keys and encryption state that the processor does not show.
+    // Keys and encryption state that cannot be read from the processor.
     bit(7, 0, Ecx, 13),
     bit(7, 0, Ecx, 23),
     bit(7, 0, Edx, 18),
@@ -90,7 +92,8 @@ const NEVER: &[Bit] = &[
     bit(7, 0, Ecx, 29),
     bit(7, 0, Edx, 5),
     bit(7, 0, Edx, 19),
-    // AMD: instruction based sampling, lightweight profiling, watchdog, counters outside of the core.
+    // AMD: instruction-based sampling, lightweight profiling, watchdog, counters outside of the
+    // core.
     bit(0x8000_0001, 0, Ecx, 10),
     bit(0x8000_0001, 0, Ecx, 13),
     bit(0x8000_0001, 0, Ecx, 15),
@@ -98,8 +101,8 @@ const NEVER: &[Bit] = &[
     bit(0x8000_0001, 0, Ecx, 28),
 ];
 
-/// Leaves that describe features which are never offered: SGX, trace, cache monitoring, key locker, last branch records; SVM,
-/// IBS, profiling, memory encryption.
+/// Leaves of features that are never offered: SGX, trace, cache monitoring, key locker, last branch
+/// records; SVM, IBS, profiling, memory encryption.
 const EMPTY: &[u32] = &[
     0xf,
     0x10,
@@ -115,10 +118,11 @@ const EMPTY: &[u32] = &[
     0x8000_0020,
 ];
 
-/// Leaf 6, EAX: the APIC timer runs in deep sleep. The rest of the leaf is power management, which the host does.
+/// Leaf 6, EAX: the APIC timer keeps running in deep sleep. The rest of the leaf is power
+/// management, which the host does.
 const ARAT: u32 = 1 << 2;
 
-/// A feature and its registers (Intel's SDM, volume 4; AMD's APM, volume 2, appendix A).
+/// A feature and its registers (Intel SDM, volume 4; AMD APM, volume 2, appendix A).
 struct Feature {
     name: &'static str,
     bit: Bit,
@@ -127,9 +131,9 @@ struct Feature {
 
 enum Msrs {
     These(&'static [u32]),
-    /// As many as MTRRCAP says.
+    /// The number of registers that MTRR_CAP states.
     Mtrr,
-    /// As many banks as MCG_CAP says.
+    /// The number of banks that MCG_CAP states.
     MachineCheck,
 }
 
@@ -201,11 +205,12 @@ const FEATURES: &[Feature] = &[
     feature("migration control", bit(0x4000_0001, 0, Eax, 17), &[0x4b56_4d08]),
 ];
 
-/// The MTRRs' capabilities: how many variable ones in bits 7-0, fixed ones in bit 8.
+/// The MTRRs' capabilities: number of variable ones in bits 7-0, presence of fixed ones in bit 8.
 const MTRR_CAP: u32 = 0xfe;
-/// The machine check's capabilities: banks in bits 7-0, MCG_CTL in bit 8, CMCI in bit 10, MCG_EXT_CTL in bit 27.
+/// The machine check's capabilities: number of banks in bits 7-0, MCG_CTL in bit 8, CMCI in bit 10,
+/// MCG_EXT_CTL in bit 27.
 const MCG_CAP: u32 = 0x179;
-/// Read-only registers that only describe others: both hosts must agree on them.
+/// Read-only registers that describe others: both hosts must have the same values.
 pub(super) const CONSTANTS: [u32; 2] = [MTRR_CAP, MCG_CAP];
 
 impl Feature {
@@ -230,7 +235,7 @@ fn mtrrs(capabilities: u64) -> Vec<u32> {
 
 fn banks(capabilities: u64) -> Vec<u32> {
     let count = capabilities as u32 & 0xff;
-    // MCG_STATUS, then control, status, address and further information of each bank.
+    // MCG_STATUS, then control, status, address and miscellaneous information of each bank.
     let mut list = vec![0x17a];
     list.extend(0x400..0x400 + 4 * count);
     if capabilities & 1 << 8 != 0 {
@@ -260,15 +265,16 @@ fn counters(cpuid: &CpuId) -> Vec<u32> {
     list
 }
 
-/// The register of a guest on an Intel processor that has no feature bit: IA32_DEBUGCTL. On AMD it holds no state while
-/// branches are not recorded for guests, and KVM reports each write of it in the kernel's log.
+/// The register that an Intel guest has without a feature bit: IA32_DEBUGCTL. On AMD it holds no
+/// state, since branch records are not offered to guests, and KVM logs each write to it in the
+/// kernel's log.
 fn without_a_bit(cpuid: &CpuId) -> &'static [u32] {
-    // The first letters of GenuineIntel.
+    // The first letters of GenuineIntel, in EBX.
     let intel = super::cpuid::leaf(cpuid, 0, 0)[1] == u32::from_le_bytes(*b"Genu");
     if intel { &[0x1d9] } else { &[] }
 }
 
-/// Every register that this CPUID implies, if `read` finds it.
+/// Every register that this CPUID implies and whose capability registers `read` finds.
 pub(super) fn implied(cpuid: &CpuId, read: impl Fn(u32) -> Option<u64>) -> Vec<u32> {
     let features = FEATURES.iter().filter(|feature| feature.bit.is_set(cpuid));
     let mut list: Vec<u32> = features.flat_map(|feature| feature.msrs(&read)).collect();
@@ -277,7 +283,7 @@ pub(super) fn implied(cpuid: &CpuId, read: impl Fn(u32) -> Option<u64>) -> Vec<u
     list
 }
 
-/// Removes from CPUID what is never offered.
+/// Removes the features that are never offered from CPUID.
 pub(super) fn withhold(entries: &mut [kvm_cpuid_entry2]) {
     NEVER.iter().for_each(|bit| bit.clear(entries));
     for entry in entries {
@@ -290,7 +296,8 @@ pub(super) fn withhold(entries: &mut [kvm_cpuid_entry2]) {
     }
 }
 
-/// Removes from CPUID each feature with a register that is not `saveable` here; returns their names.
+/// Removes each feature that has a register which is not `saveable` here; returns the features'
+/// names.
 pub(super) fn withhold_unsaveable(
     entries: &mut [kvm_cpuid_entry2],
     cpuid: &CpuId,
@@ -356,7 +363,7 @@ mod tests {
         assert!(NEVER.iter().all(|bit| !bit.is_set(&cpuid)));
         assert_eq!(super::super::cpuid::leaf(&cpuid, 6, 0), [ARAT, 0, 0, 0]);
         assert_eq!(super::super::cpuid::leaf(&cpuid, 0x14, 0), [0; 4]);
-        // No other bit has changed.
+        // All other bits are unchanged.
         assert!(bit(1, 0, Edx, 12).is_set(&cpuid) && bit(7, 0, Edx, 26).is_set(&cpuid));
     }
 

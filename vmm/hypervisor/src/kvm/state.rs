@@ -1,4 +1,5 @@
-//! The state of a machine in KVM: what is read from a paused machine, and the order in which it is restored.
+//! The state of a machine in KVM: what a save reads from a paused machine, and the order in which a
+//! restore writes it.
 
 mod control;
 
@@ -23,7 +24,7 @@ use super::vm::Vm;
 
 use self::request::{KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE};
 
-/// The ioctls that kvm-ioctls does not offer with a buffer of the caller's size.
+/// The ioctls for which kvm-ioctls takes no buffer of the caller's size.
 #[allow(missing_docs)] // the macros make functions of the ioctls' own names and take no comment
 mod request {
     use kvm_bindings::kvm_xsave;
@@ -38,7 +39,7 @@ mod request {
 /// Size of the XSAVE area before KVM_CAP_XSAVE2, and the minimum that KVM_SET_XSAVE reads.
 const XSAVE_MIN: usize = 4096;
 
-/// Why state could not be read or written.
+/// Why state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// An ioctl failed.
@@ -49,13 +50,13 @@ pub enum StateError {
         /// The kernel's error.
         source: std::io::Error,
     },
-    /// A register could not be read.
+    /// A register cannot be read.
     #[error("KVM_GET_MSRS stopped at MSR {index:#x}")]
     GetMsr {
         /// The register.
         index: u32,
     },
-    /// A register could not be written.
+    /// A register cannot be written.
     #[error(
         "KVM_SET_MSRS refused MSR {index:#x} = {data:#x}: the hosts' processors or kernels differ"
     )]
@@ -94,10 +95,10 @@ pub enum StateError {
         /// Whether the saved state has one.
         found: bool,
     },
-    /// The vCPUs were not paused.
+    /// The vCPUs are not paused.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
-    /// The machine could not be read.
+    /// The machine refuses a call.
     #[error(transparent)]
     Vm(#[from] VmError),
 }
@@ -110,16 +111,18 @@ fn ioctl_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> StateError {
     move |e| StateError::Ioctl { call, source: std::io::Error::from_raw_os_error(e.errno()) }
 }
 
-/// Which parts of a vCPU are saved on this host; determined once, so that a save makes as few calls as possible.
+/// The parts of a vCPU that a save reads on this host. Determined once, so that each save makes as
+/// few calls as possible.
 pub struct SavePlan {
-    /// The MSRs, in as few calls as KVM allows, with the values still to be read.
+    /// The requests for the MSRs, in as few calls as KVM allows, without values.
     msrs: Vec<Msrs>,
     xsave_size: usize,
     xsave2: bool,
     xcrs: bool,
     tsc_khz: bool,
     tsc_control: bool,
-    /// The guest's TSC frequency, which only [`VcpuState::restore`] changes; `None` before it was read.
+    /// The guest's TSC frequency in kHz, which only [`VcpuState::restore`] changes. Outer `None`:
+    /// not read yet; inner `None`: the host does not report it.
     frequency: Mutex<Option<Option<u32>>>,
 }
 
@@ -146,7 +149,7 @@ impl SavePlan {
         })
     }
 
-    /// The registers in a save.
+    /// The numbers of the registers that a save reads.
     pub fn msr_indices(&self) -> Vec<u32> {
         self.msrs.iter().flat_map(|m| m.as_slice().iter().map(|e| e.index)).collect()
     }
@@ -155,7 +158,7 @@ impl SavePlan {
         self.frequency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of the XSAVE area.
+    /// Size of the XSAVE area in bytes.
     pub fn xsave_size(&self) -> usize {
         self.xsave_size
     }
@@ -172,14 +175,14 @@ fn msr_request(entries: impl Iterator<Item = (u32, u64)>) -> Msrs {
     Msrs::from_entries(&entries).expect("the caller cut the list at KVM_MAX_MSR_ENTRIES")
 }
 
-/// The whole state of a vCPU that the guest or KVM could tell from a fresh one, except CPUID (the handshake compares
-/// that).
+/// The state of a vCPU: all in which the guest or KVM can tell it from a fresh vCPU. CPUID is not
+/// included, since the handshake compares it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct VcpuState {
     mp_state: kvm_mp_state,
     regs: kvm_regs,
     sregs: kvm_sregs,
-    /// The XSAVE area without its trailing zeros: unused vector state is not worth sending.
+    /// The XSAVE area without its trailing zeros, which need not be sent.
     xsave: Vec<u8>,
     xcrs: Option<kvm_xcrs>,
     debugregs: kvm_debugregs,
@@ -192,9 +195,12 @@ pub struct VcpuState {
 impl VcpuState {
     /// Reads a paused vCPU.
     ///
-    /// Order: KVM_GET_MP_STATE first, because it takes in pending INIT and start-up interrupts and so changes other state.
-    /// KVM_GET_LAPIC before the MSRs: it updates the APIC's timer registers, the deadline MSR among them.
-    /// KVM_GET_VCPU_EVENTS last: it reads what the calls before it may have queued.
+    /// Order:
+    /// - KVM_GET_MP_STATE first: it processes pending INIT and start-up interrupts and so changes
+    ///   other state.
+    /// - KVM_GET_LAPIC before the MSRs: it updates the APIC's timer registers, the deadline MSR
+    ///   among them.
+    /// - KVM_GET_VCPU_EVENTS last: it reads what the calls before it may have queued.
     ///
     /// # Errors
     /// When KVM refuses a call: the error names it.
@@ -209,7 +215,7 @@ impl VcpuState {
                 false => None,
             },
             debugregs: fd.get_debug_regs().map_err(ioctl_error("KVM_GET_DEBUGREGS"))?,
-            // A host with an unstable TSC has no frequency to read; the guest does not use its TSC then.
+            // A host with an unstable TSC reports no frequency, and its guest does not use the TSC.
             tsc_khz: match plan.tsc_khz {
                 true => *plan.frequency().get_or_insert_with(|| fd.get_tsc_khz().ok()),
                 false => None,
@@ -220,14 +226,16 @@ impl VcpuState {
         })
     }
 
-    /// Writes a vCPU that was made like the saved one (same index, same CPUID) and does not run.
+    /// Writes a vCPU that was created like the saved one (same index, same CPUID) and does not run.
     ///
     /// Order, with KVM's reasons:
-    /// - the TSC frequency before the TSC itself, which is converted with it;
-    /// - REGS before VCPU_EVENTS: KVM_SET_REGS drops pending exceptions, which the events bring back;
-    /// - SREGS before LAPIC: the APIC base in SREGS decides whether there is an APIC to restore and of which kind;
-    /// - LAPIC before MSRs: the TSC deadline takes only when the APIC timer is in that mode already;
-    /// - VCPU_EVENTS last, after everything that could inject or drop an event.
+    /// - The TSC frequency before the TSC: KVM converts the TSC with it.
+    /// - REGS before VCPU_EVENTS: KVM_SET_REGS drops pending exceptions, which the events restore.
+    /// - SREGS before LAPIC: the APIC base in SREGS decides whether there is an APIC to restore,
+    ///   and its kind.
+    /// - LAPIC before MSRs: the TSC deadline has an effect only if the APIC timer is already in
+    ///   that mode.
+    /// - VCPU_EVENTS last, after all calls that could inject or drop an event.
     ///
     /// # Errors
     /// When KVM refuses a part of the state: the error names it.
@@ -244,8 +252,8 @@ impl VcpuState {
         fd.set_lapic(&self.lapic).map_err(ioctl_error("KVM_SET_LAPIC"))?;
         set_msrs(fd, &self.msrs)?;
         fd.set_vcpu_events(&self.events).map_err(ioctl_error("KVM_SET_VCPU_EVENTS"))?;
-        // Tells a guest that uses kvmclock that it did not run for a while, so that its watchdogs stay quiet (KVM API,
-        // KVM_KVMCLOCK_CTRL). EINVAL: the guest does not use kvmclock.
+        // Tells a guest that uses kvmclock that it was paused, so that its watchdogs do not fire
+        // (KVM API, KVM_KVMCLOCK_CTRL). EINVAL: the guest does not use kvmclock.
         if let Err(e) = fd.kvmclock_ctrl() {
             log::debug!("KVM_KVMCLOCK_CTRL: {e}");
         }
@@ -263,13 +271,13 @@ impl VcpuState {
         Ok(())
     }
 
-    /// Adds a register that no processor has, or changes the value of one.
+    /// Adds an entry for a register, which KVM may refuse.
     #[cfg(test)]
     pub(super) fn add_msr(&mut self, index: u32, data: u64) {
         self.msrs.push((index, data));
     }
 
-    /// The guest's instruction pointer: for messages and debugging.
+    /// The guest's instruction pointer, for messages and debugging.
     pub fn rip(&self) -> u64 {
         self.regs.rip
     }
@@ -279,12 +287,13 @@ impl VcpuState {
         &self.regs
     }
 
-    /// The state without what advances while the guest does not run (the TSC and counters of the host): two saves of a
-    /// machine that did not run in between are equal.
+    /// The state without values that advance while the guest does not run (the TSC, the APIC
+    /// timer's count). Two saves of a machine that did not run in between are equal without them.
     pub fn without_clocks(&self) -> VcpuState {
         let mut state = self.clone();
         state.msrs.retain(|&(index, _)| index != msr::IA32_TSC);
-        // The APIC timer's current count, at 0x390, is computed from the host's clock when it is read.
+        // KVM computes the APIC timer's current count, at 0x390, from the host's clock at each
+        // read.
         state.lapic.regs[0x390..0x394].fill(0);
         state
     }
@@ -331,7 +340,8 @@ fn get_msrs(fd: &VcpuFd, plan: &SavePlan) -> Result<Vec<(u32, u64)>, StateError>
     for template in &plan.msrs {
         let mut request = template.clone();
         let got = fd.get_msrs(&mut request).map_err(ioctl_error("KVM_GET_MSRS"))?;
-        // KVM stops at the first register that it cannot read, and returns the number that it has read.
+        // KVM stops at the first register that it cannot read, and returns the number of those that
+        // it has read.
         if let Some(entry) = request.as_slice().get(got) {
             return Err(StateError::GetMsr { index: entry.index });
         }
@@ -365,7 +375,7 @@ impl VcpuSet {
         let (results, saved) = sync_channel(self.len());
         let plan = Arc::clone(plan);
         self.each(move |index, fd| {
-            // The channel has room for all, and the receiver waits.
+            // The channel has room for all results, and the receiver waits.
             let _ = results.send((index, VcpuState::save(fd, &plan)));
         })?;
         let mut states: Vec<_> = saved.into_iter().collect();
@@ -374,7 +384,8 @@ impl VcpuSet {
         states.into_iter().map(|(_, state)| state).collect()
     }
 
-    /// Writes all vCPUs; they must be paused, and [`VmState::restore`] must have been called before.
+    /// Writes all vCPUs. They must be paused, and [`VmState::restore`] must have been called
+    /// before.
     ///
     /// # Errors
     /// When the number of vCPUs differs, KVM refuses a part of the state, or a vCPU is not paused.
@@ -389,15 +400,17 @@ impl VcpuSet {
     }
 }
 
-/// What the guest's clock does at a takeover. It never steps back under either policy.
+/// How the guest's clock continues at a takeover. Under either policy it never steps back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockPolicy {
-    /// Continues from the saved value: the time of the takeover is not counted.
+    /// From the saved value: the time of the takeover is not counted.
     Continue,
-    /// Adds the real time since the save, if both hosts' kernels report it (Linux 5.16). The hosts' own clocks must be
-    /// synchronized; KVM ignores a step backwards between them.
+    /// From the saved value plus the real time since the save, if both hosts' kernels report real
+    /// time (Linux 5.16). The hosts' own clocks must be synchronized; KVM ignores a step backwards
+    /// between them.
     CatchUp {
-        /// Upper bound for the time that can have passed: a larger difference is a wrong clock of one of the hosts.
+        /// Upper bound of the time that can have passed: a larger difference means that the clock
+        /// of one host is wrong.
         at_most: Duration,
     },
 }
@@ -431,12 +444,13 @@ impl VmState {
             true => Some(fd.get_pit2().map_err(ioctl_error("KVM_GET_PIT2"))?),
             false => None,
         };
-        // Read the clock last, so that it is not behind anything that the state above has seen.
+        // Read the clock last, so that it is not earlier than anything in the state above.
         let clock = fd.get_clock().map_err(ioctl_error("KVM_GET_CLOCK"))?;
         Ok(VmState { irqchips, pit, clock })
     }
 
-    /// The pins of the I/O APIC with a waiting interrupt or an asserted level, as bits (its IRR).
+    /// The pins of the I/O APIC that wait for delivery or have an asserted level, as bits (its
+    /// IRR).
     #[must_use]
     pub fn asserted_pins(&self) -> u32 {
         let chips = self.irqchips.iter().filter(|chip| chip.chip_id == KVM_IRQCHIP_IOAPIC);
@@ -444,8 +458,8 @@ impl VmState {
         chips.fold(0, |pins, chip| pins | unsafe { chip.chip.ioapic.irr })
     }
 
-    /// Writes a fresh machine, before its vCPUs are restored: their MSRs make KVM publish its clock in guest memory, and
-    /// the clock must be right by then.
+    /// Writes a fresh machine. Call this before the vCPUs are restored: their MSRs make KVM publish
+    /// the machine's clock in guest memory, and the clock must be right by then.
     ///
     /// # Errors
     /// When KVM refuses a part of the state, or only one of the two machines has a PIT.
@@ -466,8 +480,9 @@ impl VmState {
         Ok(())
     }
 
-    /// With KVM_CLOCK_REALTIME KVM itself adds the time since `realtime`, and nothing if that is in its future: the clock
-    /// is never set below the saved value (KVM API, KVM_SET_CLOCK). KVM has no upper bound, so it is applied here.
+    /// The clock to set. With KVM_CLOCK_REALTIME, KVM itself adds the time since `realtime`, and
+    /// nothing if `realtime` is in the future: it never sets the clock below the saved value (KVM
+    /// API, KVM_SET_CLOCK). KVM has no upper bound of the added time, so this function applies one.
     fn clock_to_set(&self, host_flags: i32, policy: ClockPolicy, now: Duration) -> kvm_clock_data {
         let saved = kvm_clock_data { clock: self.clock.clock, ..Default::default() };
         let ClockPolicy::CatchUp { at_most } = policy else { return saved };
@@ -495,7 +510,7 @@ impl VmState {
     }
 }
 
-/// This host's wall clock, since 1970.
+/// This host's wall clock: the time since 1970.
 fn realtime() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
@@ -527,14 +542,14 @@ mod tests {
             let set = state.clock_to_set(KVM_CLOCK_REALTIME as i32, policy, now);
             (set.clock, set.realtime, set.flags)
         };
-        // KVM adds the time that can have passed.
+        // KVM adds a time that can have passed.
         assert_eq!(set(&saved(7, ago(3)), CATCH_UP), (7, ago(3), KVM_CLOCK_REALTIME));
         assert_eq!(set(&saved(7, ago(5)), CATCH_UP), (7, ago(5), KVM_CLOCK_REALTIME));
-        // A larger difference is a wrong clock.
+        // A larger difference means a wrong clock.
         for passed in [6, 3600, 365 * 86400, 2_000_000_000] {
             assert_eq!(set(&saved(7, ago(passed)), CATCH_UP), (7 + 5 * SECOND, 0, 0));
         }
-        // A clock that is behind: KVM adds nothing.
+        // The saving host's clock is ahead: KVM adds nothing.
         let ahead = now.as_nanos() as u64 + SECOND;
         assert_eq!(set(&saved(7, ahead), CATCH_UP), (7, ahead, KVM_CLOCK_REALTIME));
         assert_eq!(set(&saved(7, ago(3)), ClockPolicy::Continue), (7, 0, 0));
@@ -542,7 +557,7 @@ mod tests {
         assert_eq!((neither.clock, neither.flags), (7, 0));
     }
 
-    /// The same with this host's KVM, if it reports real time.
+    /// The same bound with this host's KVM, if it reports real time.
     #[test]
     fn p7_kvm_gets_a_bounded_clock() {
         let kvm = crate::kvm::open().unwrap();

@@ -1,7 +1,8 @@
-//! Tries whether this host's KVM accepts a saved state, on a machine made only for that.
+//! Tries whether this host's KVM accepts a saved state, on a machine that exists only for this.
 //!
-//! The state is not tried on the machine that will run: KVM writes guest memory when the registers of its clock are set,
-//! and the checkpoint would change (P4). The trial touches only a few pages of its own memory.
+//! The machine that will run is not used: KVM writes guest memory when its clock's registers are
+//! set, and this would change the checkpoint (P4). A trial touches only a few pages of its own
+//! memory.
 
 use std::collections::HashSet;
 
@@ -11,13 +12,13 @@ use super::state::{ClockPolicy, SavePlan, StateError, VcpuState, VmState};
 use super::{Vm, VmError, VmOptions};
 use crate::memory::{self, MemoryError};
 
-/// Why a state cannot be accepted here.
+/// Why this host cannot accept a state.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
-    /// The trial's machine cannot be made.
+    /// The machine for the trial cannot be created.
     #[error("cannot create a machine to try the state on: {0}")]
     Vm(#[from] VmError),
-    /// The trial's memory cannot be allocated.
+    /// The memory for the trial cannot be allocated.
     #[error("cannot create a machine to try the state on: {0}")]
     Memory(#[from] MemoryError),
     /// KVM refuses the state.
@@ -25,10 +26,10 @@ pub enum TrialError {
     State(#[from] StateError),
 }
 
-/// Upper bound for the remembered kinds of state; a guest at its usual work has a few dozen.
+/// Upper bound of the remembered control parts (P9). A guest at its usual work has a few dozen.
 const REMEMBERED: usize = 4096;
 
-/// A machine to try states on, like the one that they were saved from.
+/// A machine to try states on, created like the one that they were saved from.
 pub struct Trial {
     kvm: Kvm,
     memory_bytes: u64,
@@ -39,27 +40,27 @@ pub struct Trial {
 }
 
 struct TrialMachine {
-    // Dropped before the machine that they belong to.
+    // Fields drop in order: the vCPUs before the machine that they belong to.
     vcpus: Vec<VcpuFd>,
     plan: Option<SavePlan>,
     vm: Vm,
 }
 
 impl Trial {
-    /// Makes the machine, which takes one or two milliseconds.
+    /// Creates the machine, which takes 1-2 ms.
     ///
     /// # Errors
-    /// When the machine cannot be made.
+    /// When the machine cannot be created.
     pub fn new(kvm: Kvm, memory_bytes: u64, options: VmOptions) -> Result<Self, TrialError> {
         let machine = TrialMachine::new(&kvm, memory_bytes, options)?;
         Ok(Self { kvm, memory_bytes, options, machine, taken: HashSet::new() })
     }
 
-    /// Checks that KVM accepts the state, or has accepted states like it: it tries only a state with a vCPU whose [control
-    /// part](VcpuState::control_part) is new.
+    /// Checks that KVM accepts the state, or has accepted states like it: tries a state only if the
+    /// [control part](VcpuState::control_part) of one of its vCPUs is new.
     ///
     /// # Errors
-    /// What KVM refuses.
+    /// When KVM refuses a part of the state: the error names it.
     pub fn admit(&mut self, state: &VmState, vcpus: &[VcpuState]) -> Result<(), TrialError> {
         let parts: Vec<u64> = vcpus.iter().map(VcpuState::control_part).collect();
         let alike = parts.iter().all(|part| self.taken.contains(part));
@@ -77,12 +78,12 @@ impl Trial {
     /// Checks that KVM accepts exactly this state.
     ///
     /// # Errors
-    /// What KVM refuses.
+    /// When KVM refuses a part of the state: the error names it.
     pub fn attempt(&mut self, state: &VmState, vcpus: &[VcpuState]) -> Result<(), TrialError> {
         if self.machine.restore(state, vcpus).is_ok() {
             return Ok(());
         }
-        // Use a machine that has never had another state, like the one that will run.
+        // Retry on a machine that has never had another state, like the one that will run.
         self.machine = TrialMachine::new(&self.kvm, self.memory_bytes, self.options)?;
         Ok(self.machine.restore(state, vcpus)?)
     }
@@ -122,7 +123,7 @@ mod tests {
         (vm.options(), VmState::save(&vm).unwrap(), vcpus)
     }
 
-    /// P4: a state that KVM refuses is found when it arrives, not when it is needed.
+    /// P4: a standby finds a state that KVM refuses when the state arrives, not when it takes over.
     #[test]
     fn p4_a_register_that_kvm_refuses_is_named() {
         let kvm = crate::kvm::open().unwrap();
@@ -140,7 +141,7 @@ mod tests {
         assert!(matches!(error, TrialError::State(StateError::VcpuCount { .. })), "{error}");
     }
 
-    /// The trial's machine accepts each state as a fresh machine would.
+    /// After a refusal, the machine accepts each state that a fresh machine would accept.
     #[test]
     fn after_a_refusal_what_is_good_is_taken() {
         let kvm = crate::kvm::open().unwrap();

@@ -1,4 +1,5 @@
-//! The vCPU threads: they run the guest, serve its exits, and park at a point where their state is complete.
+//! The vCPU threads: they run the guest, serve its exits, and park at a point where their state is
+//! complete.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -14,10 +15,10 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::exit::{ExitHandler, FatalExit};
 
-/// Why the vCPUs could not be started or used.
+/// Why the vCPUs cannot be started or used.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
-    /// A thread could not be started.
+    /// A thread cannot be started.
     #[error("cannot start the thread of vCPU {vcpu}: {source}")]
     Spawn {
         /// The vCPU.
@@ -25,7 +26,7 @@ pub enum VcpuError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// The signal that interrupts KVM_RUN could not be set up.
+    /// The handler of the signal that interrupts KVM_RUN cannot be installed.
     #[error("cannot install the handler of the vCPU kick signal: {0}")]
     Signal(std::io::Error),
     /// KVM cannot run the first vCPU.
@@ -33,13 +34,13 @@ pub enum VcpuError {
         "KVM cannot run the guest (it may be unable to start its own kernel thread): KVM_RUN: {0}"
     )]
     Enter(std::io::Error),
-    /// State was asked for while the guest runs.
+    /// A caller needs the vCPUs' state while the guest runs.
     #[error("the vCPUs are running: pause them before their state is read or written")]
     Running,
     /// There is no such vCPU.
     #[error("vCPU {vcpu} of {count} does not exist")]
     NoSuchVcpu {
-        /// The vCPU asked for.
+        /// The requested vCPU.
         vcpu: usize,
         /// Number of vCPUs.
         count: usize,
@@ -56,46 +57,51 @@ enum Order {
 
 struct Control {
     order: Order,
-    /// Number of vCPUs outside their run loop: parked, dead, or ended. Their descriptors are free.
+    /// Number of vCPUs outside their run loop: parked, dead, or ended. Nothing locks their
+    /// descriptors.
     out: usize,
-    /// Number of those that cannot go on.
+    /// Number of vCPUs that cannot continue.
     dead: usize,
-    /// How often the dead were revived.
+    /// Number of times that dead vCPUs were revived.
     revivals: u64,
-    /// The job for each parked vCPU's thread; each job has a number.
+    /// The job for the threads of parked vCPUs. Each job has a number.
     job: Option<Job>,
     job_number: u64,
-    /// Number of vCPUs that have done it.
+    /// Number of vCPUs that have done the job.
     done: usize,
 }
 
-/// Work on every parked vCPU, done by its own thread.
+/// Work on every parked vCPU; each vCPU's own thread does it.
 type Job = Arc<dyn Fn(usize, &mut VcpuFd) + Send + Sync>;
 
-/// How long to poll for a change before sleeping: a pause for a checkpoint is shorter than waking a thread takes.
+/// How long to poll for a change before sleeping: the pause for a checkpoint is shorter than waking
+/// a thread takes.
 const LOOK_FOR_OUT: Duration = Duration::from_micros(100);
 const LOOK_FOR_ORDER: Duration = Duration::from_micros(300);
 
-/// How long KVM may answer that a vCPU must be run again, if the vCPU does not wait for its start-up interrupt.
+/// How long KVM may refuse to run a vCPU and ask for a retry. No limit applies to a vCPU that waits
+/// for its start-up interrupt.
 const AGAIN_FOR: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
-/// How often a vCPU that waits for room at the gate polls for it. Many requests on other threads make room, and waking a thread
-/// for each would cost too much.
+/// How often a vCPU polls for room at the gate. Requests on other threads make room many times, and
+/// waking a thread each time would cost too much.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(1);
 
 struct Shared {
     control: Mutex<Control>,
-    /// Follow `control`, so that a thread can poll for a change without the lock; `control` decides.
+    /// These follow `control`, so that a thread can poll for a change without the lock. `control`
+    /// decides.
     order_seen: AtomicU8,
     out_seen: AtomicUsize,
     job_seen: AtomicU64,
     done_seen: AtomicUsize,
-    /// Whether there are processors for threads that poll: one more than there are vCPUs.
+    /// Whether threads may poll: the host has at least one processor more than the machine has
+    /// vCPUs.
     looks: bool,
-    /// Notified when `order` changes; the vCPU threads wait on it.
+    /// Wakes the vCPU threads when `order` changes.
     order_changed: Condvar,
-    /// Notified when `out` reaches the number of vCPUs; a pausing thread waits on it.
+    /// Wakes a pausing thread when all vCPUs are out, or have done the job.
     all_out: Condvar,
     vcpus: Vec<Vcpu>,
     handler: Arc<dyn ExitHandler>,
@@ -103,14 +109,15 @@ struct Shared {
 }
 
 struct Vcpu {
-    /// Locked by the vCPU's thread while it runs the guest, free while it is parked.
+    /// Its thread holds the lock while it runs the guest or does a job.
     fd: Mutex<VcpuFd>,
     immediate_exit: ImmediateExit,
     /// The number of the last job that its thread has taken.
     job_taken: AtomicU64,
 }
 
-/// The flag in the shared `kvm_run` page that makes the next KVM_RUN return at once (KVM API, immediate_exit).
+/// The flag in the shared `kvm_run` page that makes the next KVM_RUN return at once (KVM API,
+/// immediate_exit).
 struct ImmediateExit(NonNull<AtomicU8>);
 
 // SAFETY: the pointer leads into the kvm_run mapping of the VcpuFd that lives in the same `Vcpu`, which is unmapped only
@@ -135,24 +142,27 @@ impl ImmediateExit {
     }
 }
 
-/// Takes a poisoned lock as well: a vCPU thread that panicked is reported as fatal, and the others must still be paused.
+/// Takes a poisoned lock too: a vCPU thread that panics is reported as fatal, and the others must
+/// still be paused.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The vCPUs of a machine and their threads. They start parked.
+/// The vCPUs of a machine and their threads, parked at the start.
 ///
-/// All methods may be called from any thread that is not a vCPU's.
+/// Call its methods on any thread except those of vCPUs.
 pub struct VcpuSet {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl VcpuSet {
-    /// Starts one thread per vCPU, parked: set or restore their state, then call [`resume`](Self::resume).
+    /// Starts one thread per vCPU, parked. Set or restore their state, then call
+    /// [`resume`](Self::resume).
     ///
     /// # Errors
-    /// When the process is out of threads, the signal handler cannot be installed, or KVM does not run the first vCPU.
+    /// When a thread cannot be started, the signal handler cannot be installed, or KVM does not run
+    /// the first vCPU.
     pub fn spawn(fds: Vec<VcpuFd>, handler: Arc<dyn ExitHandler>) -> Result<VcpuSet, VcpuError> {
         install_kick_handler()?;
         let count = fds.len();
@@ -200,12 +210,14 @@ impl VcpuSet {
         Ok(set)
     }
 
-    /// Makes KVM create what it creates when a vCPU first runs: since Linux 6.14 a thread of this process's user
-    /// (`kvm-nx-lpage-recovery`); without it `KVM_RUN` fails with EAGAIN. P7, P9: a standby finds this out before it is ready,
-    /// not when it takes over. The guest does not run.
+    /// Makes KVM create what it creates at the first run of a vCPU, without running the guest.
+    /// Since Linux 6.14 this is a thread of this process's user (`kvm-nx-lpage-recovery`); if it
+    /// cannot start, `KVM_RUN` fails with EAGAIN. P7, P9: a standby sees this failure before it is
+    /// ready, not at a takeover.
     fn try_run(&self) -> Result<(), VcpuError> {
         let (reply, answer) = sync_channel(1);
-        // On the vCPU's own thread: KVM waits for a grace period when another thread runs it later.
+        // Run it on the vCPU's own thread: KVM waits for a grace period when another thread runs
+        // the vCPU later.
         self.each(move |index, fd| {
             if index == 0 {
                 let _ = reply.send(run_nothing(fd));
@@ -219,21 +231,23 @@ impl VcpuSet {
         self.shared.vcpus.len()
     }
 
-    /// Whether there are no vCPUs; a machine has at least one.
+    /// Whether there are no vCPUs. A machine has at least one.
     pub fn is_empty(&self) -> bool {
         self.shared.vcpus.is_empty()
     }
 
-    /// Sets a function that each vCPU's thread calls before it first enters the guest. Only the first one counts; set it before
-    /// [`resume`](Self::resume).
+    /// Sets a function that each vCPU's thread calls before it first enters the guest. Only the
+    /// first call has an effect; make it before [`resume`](Self::resume).
     pub fn before_first_run(&self, call: impl Fn() + Send + Sync + 'static) {
-        // A machine is started once.
+        // A second call does nothing: a machine starts once.
         let _ = self.shared.before_first_run.set(Box::new(call));
     }
 
-    /// Takes all vCPUs out of the guest and returns when each has finished its pending I/O and is parked.
+    /// Takes all vCPUs out of the guest. Returns when each has finished its pending I/O and is
+    /// parked.
     ///
-    /// All are kicked before any is waited for, so the pause takes as long as the slowest vCPU, not as long as all together.
+    /// Kicks all before it waits for any, so the pause takes as long as the slowest vCPU, not as
+    /// long as all of them in turn.
     pub fn pause(&self) {
         self.order(Order::Park);
         self.wait_all_out();
@@ -248,20 +262,20 @@ impl VcpuSet {
         }
     }
 
-    /// Whether the vCPUs are parked by [`pause`](Self::pause) or have not been started.
+    /// Whether all vCPUs are parked, by [`pause`](Self::pause) or since their start.
     pub fn is_paused(&self) -> bool {
         let control = lock(&self.shared.control);
         control.order != Order::Run && control.out == self.len()
     }
 
-    /// Whether a vCPU cannot go on and was not revived yet. Its state in KVM cannot be continued then: for instance, AMD's
-    /// processors leave no state after a triple fault.
+    /// Whether a vCPU cannot continue and is not revived yet. Its state in KVM is then unusable:
+    /// for instance, AMD processors leave no state after a triple fault.
     pub fn has_dead(&self) -> bool {
         lock(&self.shared.control).dead > 0
     }
 
-    /// Lets vCPUs that could not go on run again at the next [`resume`](Self::resume): a reset has set their state anew. The
-    /// vCPUs must be paused.
+    /// Lets dead vCPUs run again at the next [`resume`](Self::resume), after a reset has set their
+    /// state anew. The vCPUs must be paused.
     pub fn revive(&self) {
         let mut control = lock(&self.shared.control);
         control.revivals += 1;
@@ -270,7 +284,7 @@ impl VcpuSet {
         self.shared.order_changed.notify_all();
     }
 
-    /// Ends the threads. The vCPUs' state can still be read.
+    /// Ends the threads. The vCPUs' state remains readable.
     pub fn stop(&mut self) {
         self.order(Order::Stop);
         for thread in self.threads.drain(..) {
@@ -280,11 +294,11 @@ impl VcpuSet {
         }
     }
 
-    /// Makes each vCPU's thread do `job` on it, all at the same time: KVM's data of a vCPU is nearest to the processor on which
-    /// it ran. The vCPUs must be paused and not stopped.
+    /// Makes each vCPU's thread do `job` on its vCPU, all at once: the KVM data of a vCPU is in the
+    /// caches of the processor on which it ran. The vCPUs must be paused and not stopped.
     ///
     /// # Errors
-    /// When they are not.
+    /// When the vCPUs are running or stopped.
     pub fn each(
         &self,
         job: impl Fn(usize, &mut VcpuFd) + Send + Sync + 'static,
@@ -311,12 +325,12 @@ impl VcpuSet {
         Ok(())
     }
 
-    /// Whether [`each`](Self::each) can be used: the threads exist.
+    /// Whether [`each`](Self::each) can be used: the threads still exist.
     pub fn can_work(&self) -> bool {
         lock(&self.shared.control).order != Order::Stop
     }
 
-    /// Gives access to a parked vCPU.
+    /// Calls `f` with a parked vCPU.
     ///
     /// # Errors
     /// When there is no such vCPU, or it is not parked.
@@ -340,8 +354,9 @@ impl VcpuSet {
         self.shared.set_order(&mut lock(&self.shared.control), order);
         self.shared.order_changed.notify_all();
         for (vcpu, thread) in self.shared.vcpus.iter().zip(&self.threads) {
-            // Set the flag first, then signal: a vCPU between its check of the order and KVM_RUN sees the flag; a vCPU inside
-            // KVM_RUN, which has read the flag already, is taken out by the signal.
+            // Set the flag first, then signal. A vCPU between its check of the order and KVM_RUN
+            // sees the flag. A vCPU inside KVM_RUN has already read the flag, and the signal takes
+            // it out.
             vcpu.immediate_exit.set(true);
             if let Err(e) = thread.kill(SIGRTMIN()) {
                 log::error!("cannot signal a vCPU thread: {e}");
@@ -365,7 +380,8 @@ impl Drop for VcpuSet {
     }
 }
 
-/// The kick signal only has to interrupt KVM_RUN: its handler does nothing, and the call must not restart.
+/// Installs the handler of the kick signal. The signal only has to interrupt KVM_RUN: the handler
+/// does nothing, and the call does not restart.
 fn install_kick_handler() -> Result<(), VcpuError> {
     extern "C" fn kicked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     static ONCE: Once = Once::new();
@@ -377,12 +393,12 @@ fn install_kick_handler() -> Result<(), VcpuError> {
     result
 }
 
-/// Whether this vCPU waits until another one starts it.
+/// Whether this vCPU waits for another one to start it.
 fn waits_for_startup(fd: &VcpuFd) -> bool {
     fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_UNINITIALIZED)
 }
 
-/// Runs a vCPU that has no access pending, and makes KVM return before it enters the guest.
+/// Runs a vCPU that has no access pending; KVM returns before it enters the guest.
 fn run_nothing(fd: &mut VcpuFd) -> std::io::Result<()> {
     fd.set_kvm_immediate_exit(1);
     let ran = fd.run().map(drop);
@@ -397,13 +413,13 @@ fn run_nothing(fd: &mut VcpuFd) -> std::io::Result<()> {
 
 /// The result of one KVM_RUN.
 enum Ran {
-    /// An exit was served.
+    /// KVM_RUN exited, and the exit is served.
     Served,
     /// KVM_RUN was interrupted; no I/O is pending.
     Interrupted,
-    /// KVM_RUN has done nothing and must be tried again.
+    /// KVM_RUN did nothing and must be called again.
     Again,
-    /// The vCPU cannot go on.
+    /// The vCPU cannot continue.
     Fatal(FatalExit),
 }
 
@@ -420,7 +436,8 @@ impl Shared {
                 Ok(Some(exit)) => exit,
                 Err(_) => FatalExit::Panicked,
             };
-            // Count first: the handler may make another thread pause, save or revive the machine.
+            // Count it before the handler runs: the handler may make another thread pause, save or
+            // revive the machine.
             let revivals = self.count_dead();
             log::error!("vCPU {index}: {exit}");
             self.handler.on_fatal(index, exit);
@@ -431,7 +448,7 @@ impl Shared {
         }
     }
 
-    /// Waits, counted as out, until the dead are revived; `false` when ordered to stop.
+    /// Waits until the dead vCPUs are revived; this one counts as out. `false`: ordered to stop.
     fn wait_for_revival(&self, index: usize, revivals: u64) -> bool {
         let control = self.wait_parked(index, |control| {
             control.revivals != revivals || control.order == Order::Stop
@@ -439,8 +456,8 @@ impl Shared {
         control.order != Order::Stop
     }
 
-    /// Runs the vCPU when ordered to. `counted`: the vCPU counts as out already. Returns when ordered to stop, counted as out; or
-    /// with the reason why the vCPU cannot go on, not counted yet.
+    /// Runs the vCPU while ordered to. `counted`: it already counts as out. Returns `None` when
+    /// ordered to stop, counted as out, or the reason why it cannot continue, not counted as out.
     fn run_until_stopped(
         &self,
         index: usize,
@@ -477,7 +494,7 @@ impl Shared {
         self.out_seen.store(out, Ordering::Release);
     }
 
-    /// Polls for `change` for a while, if there is a processor to spare.
+    /// Polls for `change` for up to `time`, if there is a processor to spare.
     fn look(&self, time: Duration, change: impl Fn() -> bool) {
         let begun = Instant::now();
         while self.looks && !change() && begun.elapsed() < time {
@@ -494,8 +511,8 @@ impl Shared {
         }
     }
 
-    /// Counts a vCPU that cannot go on as out and as dead, in one step: a thread that finds all of them out also finds the dead
-    /// one (P4).
+    /// Counts a vCPU that cannot continue as out and as dead, in one step: a thread that finds all
+    /// vCPUs out also finds the dead one (P4).
     fn count_dead(&self) -> u64 {
         let mut control = lock(&self.control);
         control.dead += 1;
@@ -507,7 +524,7 @@ impl Shared {
         control.revivals
     }
 
-    /// Waits while the order is to park; leaves `out` unless the order is to stop.
+    /// Waits while the order is to park. Then counts the vCPU as in again if the order is to run.
     fn wait_for_order(&self, index: usize) -> Order {
         let mut control = self.wait_parked(index, |control| control.order != Order::Park);
         if control.order == Order::Run {
@@ -517,7 +534,7 @@ impl Shared {
         control.order
     }
 
-    /// Waits until `over`, and does the jobs that come meanwhile.
+    /// Waits until `over`; does the jobs that come meanwhile.
     fn wait_parked(
         &self,
         index: usize,
@@ -534,7 +551,8 @@ impl Shared {
                 taken = control.job_number;
                 vcpu.job_taken.store(taken, Ordering::Relaxed);
                 drop(control);
-                // Count the job even after a panic: the waiting thread then finds that the result is missing.
+                // Count the job even after a panic: the waiting thread then finds that the result
+                // is missing.
                 let work = AssertUnwindSafe(|| job(index, &mut lock(&vcpu.fd)));
                 if catch_unwind(work).is_err() {
                     log::error!("vCPU {index}: a task of its thread ended in a panic");
@@ -567,7 +585,7 @@ impl Shared {
         self.order_changed.wait(control).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits outside the guest, until an order comes or a short time has passed.
+    /// Waits outside the guest for an order, at most [`LOOK_FOR_ROOM`].
     fn wait_a_little(&self) {
         let control = lock(&self.control);
         if control.order == Order::Run {
@@ -580,7 +598,7 @@ impl Shared {
     }
 
     fn run_until_parked(&self, vcpu: &Vcpu, fd: &mut VcpuFd) -> Option<FatalExit> {
-        // Clear the flag before the order is read, so that a later order sets it again.
+        // Clear the flag before reading the order, so that a later order sets it again.
         vcpu.immediate_exit.set(false);
         let mut complete = false;
         let mut refused = None;
@@ -594,10 +612,12 @@ impl Shared {
                 Err(exit) => return Some(exit),
             }
         }
-        // KVM API, KVM_RUN: for KVM_EXIT_IO, KVM_EXIT_MMIO and others "the corresponding operations are complete (and
-        // guest state is consistent) only after userspace has re-entered the kernel with KVM_RUN". With immediate_exit
-        // it completes them and returns EINTR; completing one half of an access may lead to an exit for the other half.
-        // A KVM_RUN that was interrupted has completed what was pending when it began, and has brought nothing new.
+        // KVM API, KVM_RUN: for KVM_EXIT_IO, KVM_EXIT_MMIO and others "the corresponding operations
+        // are complete (and guest state is consistent) only after userspace has re-entered the
+        // kernel with KVM_RUN". With immediate_exit, KVM completes them and returns EINTR. The
+        // completion of one half of an access may lead to an exit for the other half. So an
+        // interrupted KVM_RUN has completed all that was pending at its begin, and nothing new is
+        // pending.
         vcpu.immediate_exit.set(true);
         while !complete {
             match self.step(fd, &mut refused) {
@@ -609,14 +629,15 @@ impl Shared {
         None
     }
 
-    /// Runs the vCPU once; returns whether it was interrupted. `refused`: since when KVM has only answered that it must be run
-    /// again.
+    /// Runs the vCPU once; returns whether it was interrupted. `refused` is the time since which
+    /// KVM has only asked for a retry.
     fn step(&self, fd: &mut VcpuFd, refused: &mut Option<Instant>) -> Result<bool, FatalExit> {
         let interrupted = match self.run_once(fd) {
-            // A vCPU that waits for its start-up interrupt may be woken without reason, any number of times.
+            // A vCPU that waits for its start-up interrupt may wake without reason, any number of
+            // times.
             Ran::Again if waits_for_startup(fd) => false,
             Ran::Again => {
-                // P7, P9: a vCPU that KVM does not run does not go on, and a pausing thread waits for it.
+                // P7, P9: KVM does not run this vCPU, and a pausing thread waits for it.
                 if refused.get_or_insert_with(Instant::now).elapsed() >= AGAIN_FOR {
                     return Err(fatal_exit(fd, Some(libc::EAGAIN)));
                 }
@@ -646,7 +667,8 @@ impl Shared {
                 handler.mmio_write(addr, data);
                 return Ran::Served;
             }
-            // Nothing to do: HLT reaches user space only without an in-kernel APIC; the others are KVM's housekeeping.
+            // HLT reaches user space only without an in-kernel APIC; the others are KVM's
+            // housekeeping. Neither needs work.
             Ok(
                 VcpuExit::Hlt | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr | VcpuExit::IoapicEoi(_),
             ) => {
@@ -667,7 +689,8 @@ impl Shared {
     }
 }
 
-/// Serves a port exit, one element at a time: `rep ins` and `rep outs` bring several in one exit.
+/// Serves a port exit, one element at a time: a `rep ins` or `rep outs` has several elements in one
+/// exit.
 fn serve_pio(fd: &mut VcpuFd, handler: &dyn ExitHandler) {
     let run: *mut kvm_run = fd.get_kvm_run();
     // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the union's valid member.
@@ -690,7 +713,7 @@ fn serve_pio(fd: &mut VcpuFd, handler: &dyn ExitHandler) {
     }
 }
 
-/// The reason that stopped the vCPU; `errno` is the error of KVM_RUN, if that has failed.
+/// Why the vCPU cannot continue; `errno` is the error of KVM_RUN, if the call failed.
 fn fatal_exit(fd: &mut VcpuFd, errno: Option<i32>) -> FatalExit {
     let rip = fd.get_regs().map_or(0, |r| r.rip);
     if let Some(errno) = errno {

@@ -1,4 +1,5 @@
-//! One virtual machine: its memory slots, interrupt controllers, timer and vCPUs, made from KVM in the order KVM asks for.
+//! One virtual machine: its memory slots, interrupt controllers, timer and vCPUs, created in the
+//! order that KVM requires.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,12 +21,13 @@ use crate::memory::{DirtyTracker, GuestMemory};
 pub struct VmOptions {
     /// Number of vCPUs.
     pub cpus: u32,
-    /// Whether to have KVM's 8254 timer. Stock kernels calibrate their clocks with it; a guest that knows it is virtual can
-    /// do without, and then its state need not be saved.
+    /// Whether to emulate the 8254 timer in KVM. Stock kernels calibrate their clocks with it. A
+    /// guest that knows that it is virtual does not need it, and a checkpoint then need not save
+    /// its state.
     pub pit: bool,
 }
 
-/// Largest number of vCPUs with 8-bit APIC ids: 0xff is the broadcast address.
+/// Maximum number of vCPUs with 8-bit APIC ids: 0xff is the broadcast address.
 const MAX_APIC_ID_CPUS: u32 = 254;
 
 /// A virtual machine in KVM.
@@ -34,17 +36,17 @@ pub struct Vm {
     memory: GuestMemory,
     options: VmOptions,
     manual_protect: bool,
-    /// What KVM supports.
+    /// The CPUID that KVM supports.
     cpuid: CpuId,
-    /// The part of it that vCPUs are offered, once there are any.
+    /// The CPUID that vCPUs are offered; set when they are created.
     offered: OnceLock<CpuId>,
 }
 
 impl Vm {
-    /// Makes a VM around `memory`; no dirty logging yet.
+    /// Creates a VM around `memory`, without dirty logging.
     ///
-    /// Order (KVM API): the TSS and identity map before any vCPU; the irqchip before vCPUs, whose local APICs are part of
-    /// it; the PIT after the irqchip it interrupts.
+    /// Order (KVM API): the TSS and identity map before any vCPU; the irqchip before vCPUs, since
+    /// their local APICs belong to it; the PIT after the irqchip that it interrupts.
     ///
     /// # Errors
     /// When KVM does not support this number of vCPUs, or refuses a call: the error names it.
@@ -61,7 +63,7 @@ impl Vm {
         fd.create_irq_chip().map_err(ioctl_error("KVM_CREATE_IRQCHIP"))?;
         let pit = options.pit && kvm.check_extension(Cap::Pit2);
         if pit {
-            // The speaker port 0x61 is in the kernel too: Linux calibrates the TSC with it.
+            // Emulate the speaker port 0x61 in the kernel too: Linux calibrates the TSC with it.
             let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
             fd.create_pit2(config).map_err(ioctl_error("KVM_CREATE_PIT2"))?;
         }
@@ -80,7 +82,7 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Makes the vCPUs with their CPUID, reset state and local interrupt pins; call it once.
+    /// Creates the vCPUs with their CPUID, reset state and local interrupt pins. Call it once.
     ///
     /// # Errors
     /// When KVM refuses a call: the error names it.
@@ -106,8 +108,8 @@ impl Vm {
         fd.set_cpuid2(&cpuid).map_err(ioctl_error("KVM_SET_CPUID2"))
     }
 
-    /// The host's features that can be offered: those whose registers can be saved here, tried on a vCPU that has all of
-    /// them for now. KVM lets CPUID be set again until the vCPU runs.
+    /// The host's features that can be offered: those whose registers can be saved here. Tries them
+    /// on a vCPU that has all of them for now; KVM accepts another CPUID until the vCPU runs.
     fn settle_offer(&self, first: &VcpuFd) -> Result<CpuId, VmError> {
         self.set_cpuid(first, 0)?;
         let mut entries = self.cpuid.as_slice().to_vec();
@@ -127,13 +129,14 @@ impl Vm {
         CpuId::from_entries(&entries).map_err(|_| VmError::Cpuid)
     }
 
-    /// The VM's descriptor. It stays in this module, because a foreign descriptor could be bound with it (P5).
+    /// The VM's descriptor. It stays in this module, because it can bind a foreign descriptor (P5).
     pub(super) fn fd(&self) -> &Arc<VmFd> {
         &self.fd
     }
 
-    /// Masks both 8259s, as a PC's firmware leaves them. KVM makes them unmasked with vector 0: a guest that uses only the
-    /// I/O APIC, and never touches them, would take a device's interrupt for a processor exception.
+    /// Masks both 8259s, as a PC's firmware leaves them. KVM creates them unmasked with vector 0. A
+    /// guest that uses only the I/O APIC never programs them, and would take a device's interrupt
+    /// for a processor exception.
     ///
     /// # Errors
     /// When KVM refuses a call: the error names it.
@@ -152,18 +155,19 @@ impl Vm {
         &self.memory
     }
 
-    /// The machine's options; `pit` says whether it has one.
+    /// The machine's options; `pit` says whether it has a PIT.
     pub fn options(&self) -> VmOptions {
         self.options
     }
 
-    /// The CPUID leaves that KVM supports on this host, without what cannot be saved once that is known.
+    /// The CPUID that KVM supports on this host; once vCPUs exist, without features that cannot be
+    /// saved.
     pub fn offered_cpuid(&self) -> &CpuId {
         self.offered.get().unwrap_or(&self.cpuid)
     }
 
-    /// Makes KVM log the vCPUs' writes; may be called while they run. Pages written before are not in the log: a pre-copy
-    /// starts with [`DirtyTracker::mark_all`].
+    /// Makes KVM log the vCPUs' writes, also while they run. Pages written before are not in the
+    /// log: a pre-copy starts with [`DirtyTracker::mark_all`].
     ///
     /// # Errors
     /// When KVM refuses to change a memory slot.
@@ -171,7 +175,7 @@ impl Vm {
         self.set_memory_slots(KVM_MEM_LOG_DIRTY_PAGES)
     }
 
-    /// Makes KVM stop logging: the guest runs at full speed again.
+    /// Stops the log: the guest runs at full speed again.
     ///
     /// # Errors
     /// When KVM refuses to change a memory slot.
@@ -179,13 +183,14 @@ impl Vm {
         self.set_memory_slots(0)
     }
 
-    /// The collector of dirty pages; use it between [`start_dirty_log`](Self::start_dirty_log) and
-    /// [`stop_dirty_log`](Self::stop_dirty_log). Have one per VM: each look resets what the next one sees.
+    /// The collector of dirty pages. Use it between [`start_dirty_log`](Self::start_dirty_log) and
+    /// [`stop_dirty_log`](Self::stop_dirty_log). Have one per VM: each look resets what the next
+    /// one sees.
     pub fn dirty_tracker(&self) -> DirtyTracker {
         DirtyTracker::new(Arc::clone(&self.fd), &self.memory, self.manual_protect)
     }
 
-    /// Registers every region of RAM as a slot, or changes the flags of existing slots.
+    /// Registers each region of RAM as a slot, or changes the flags of existing slots.
     fn set_memory_slots(&self, flags: u32) -> Result<(), VmError> {
         for (slot, region) in (0..).zip(self.memory.iter()) {
             let slot = kvm_userspace_memory_region {
@@ -204,8 +209,9 @@ impl Vm {
     }
 }
 
-/// Makes KVM leave clearing the log to us (KVM_CLEAR_DIRTY_LOG): reading the log is then cheap, and only the pages that
-/// were dirty are write-protected again. Without it, reading clears the log.
+/// Lets the monitor clear the log by its own calls (KVM_CLEAR_DIRTY_LOG): reading the log is then
+/// cheap, and KVM write-protects only the pages that were dirty. Without this, reading clears the
+/// log.
 fn enable_manual_protect(fd: &VmFd) -> bool {
     let supported = fd.check_extension_raw(u64::from(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2));
     if supported & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE as i32 == 0 {
@@ -216,14 +222,15 @@ fn enable_manual_protect(fd: &VmFd) -> bool {
     fd.enable_cap(&cap).is_ok()
 }
 
-/// Offsets of LVT0 and LVT1 in the local APIC's register page.
+/// Byte offsets of LVT0 and LVT1 in the local APIC's register page.
 const APIC_LVT0: usize = 0x350;
 const APIC_LVT1: usize = 0x360;
-/// LVT delivery modes: from the 8259, and NMI.
+/// LVT delivery modes: external interrupt (from the 8259), and NMI.
 const LVT_EXTINT: u32 = 0x700;
 const LVT_NMI: u32 = 0x400;
 
-/// Wires the local interrupt pins as a PC's firmware does: LINT0 takes the 8259's interrupts, LINT1 is NMI.
+/// Wires the local interrupt pins as a PC's firmware does: LINT0 receives the 8259's interrupts,
+/// LINT1 is NMI.
 fn set_local_interrupts(fd: &VcpuFd) -> Result<(), VmError> {
     let mut lapic = fd.get_lapic().map_err(ioctl_error("KVM_GET_LAPIC"))?;
     for (offset, value) in [(APIC_LVT0, LVT_EXTINT), (APIC_LVT1, LVT_NMI)] {

@@ -1,5 +1,7 @@
-//! Collects the pages of guest memory that changed since the last look: KVM's log of the vCPUs' writes, OR the bitmap of this
-//! process's writes (P8).
+//! Collects the pages of guest memory that changed since the last look (P8).
+//!
+//! Two sources record changes: KVM's log has the vCPUs' writes, vm-memory's bitmap has this
+//! process's writes. A look returns the union of both.
 
 use std::sync::Arc;
 
@@ -19,24 +21,25 @@ struct Region {
     log: KvmLog,
     set: DirtySet,
     hot: HotPages,
-    /// Buffer for the pages that stay unwatched, by group and bits.
+    /// Buffer for the pages that stay unwatched, as groups of 64 and their bits.
     unwatched: Vec<(usize, u64)>,
 }
 
-/// Which of the reported pages KVM watches again after a look.
+/// The reported pages that KVM watches again after a look.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
     /// All pages.
     All,
-    /// All but the pages that the guest writes all the time; the next look reports those again.
+    /// All except the pages that the guest writes all the time; the next look reports those again.
     Cold,
 }
 
 /// Collects and resets the dirty pages of one VM.
 ///
-/// P8: this process writes guest memory only through vm-memory; KVM logs the other writes. No write is lost between two looks:
-/// KVM clears only the bits that it has reported, and [`PageBitmap`] reports each mark once. A page may be reported without
-/// having changed (KVM does so when the guest first reads a page and it is mapped writable at once; and see [`super::hot`]).
+/// P8: this process writes guest memory only through vm-memory, and KVM logs the other writes. No
+/// write is lost between two looks: KVM clears only the bits that it has reported, and
+/// [`PageBitmap`] reports each mark once. An unchanged page may be reported: KVM does so if the
+/// guest's first read maps a page writable, and see [`super::hot`].
 pub struct DirtyTracker {
     vm: Arc<VmFd>,
     manual_protect: bool,
@@ -65,14 +68,15 @@ impl DirtyTracker {
         DirtyTracker { vm, manual_protect, regions, frames: Vec::new() }
     }
 
-    /// The guest page numbers that changed since the last call, ascending, each once; they count as clean from now on.
+    /// The numbers of the guest pages that changed since the last call, ascending, each once. They
+    /// count as clean from now on.
     ///
-    /// When the set must be complete, call it with the vCPUs paused and *after* their state was saved: KVM itself writes guest
-    /// memory inside vCPU ioctls, for instance steal time. While the vCPUs run, the set is a lower bound, good enough for a
-    /// pre-copy.
+    /// For a complete set, call it with the vCPUs paused and *after* their state was saved: KVM
+    /// itself writes guest memory inside vCPU ioctls, for instance steal time. While the vCPUs run,
+    /// the set is a lower bound, which suffices for a pre-copy.
     ///
     /// # Errors
-    /// When KVM refuses a call. The next look finds again what this one has found.
+    /// When KVM refuses a call. The next look reports the pages of this one again.
     pub fn collect(&mut self) -> Result<&[u64], DirtyError> {
         let mut frames = std::mem::take(&mut self.frames);
         frames.clear();
@@ -81,9 +85,10 @@ impl DirtyTracker {
         result.map(|()| self.frames.as_slice())
     }
 
-    /// As [`collect`](Self::collect), appending to the caller's buffer. Pages that the guest writes in nearly every epoch do not
-    /// count as clean afterwards: they are reported for some epochs whether they change or not. An error appends nothing, and the
-    /// next look finds the pages again.
+    /// Does what [`collect`](Self::collect) does, and appends to the caller's buffer. Pages that
+    /// the guest writes in nearly every epoch do not count as clean afterwards: the next looks
+    /// report them whether they change or not. An error appends nothing, and the next look reports
+    /// the pages again.
     ///
     /// # Errors
     /// When KVM refuses a call.
@@ -93,7 +98,7 @@ impl DirtyTracker {
 
     fn look(&mut self, watch: Watch, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
         let before = frames.len();
-        // Without manual protection KVM watches every page again that it reports.
+        // Without manual protection, KVM watches every page again that it reports.
         let watch = self.manual_protect.then_some(watch);
         let vm = &self.vm;
         let result = self.regions.iter_mut().try_for_each(|region| region.look(vm, watch, frames));
@@ -104,14 +109,15 @@ impl DirtyTracker {
         result
     }
 
-    /// Marks every page, so that the next look returns all of memory (the start of a pre-copy).
+    /// Marks every page, so that the next look returns all of memory, as the start of a pre-copy
+    /// needs.
     pub fn mark_all(&mut self) {
         for region in &self.regions {
             region.mapping.bitmap().mark_dirty(0, region.mapping.size());
         }
     }
 
-    /// Marks `frames` again: the pages of a failed transfer are merged back, never lost.
+    /// Marks the pages `frames` again, after a failed transfer: no change is lost.
     pub fn mark(&mut self, frames: &[u64]) {
         for &frame in frames {
             let found = self
@@ -119,7 +125,7 @@ impl DirtyTracker {
                 .iter()
                 .find(|r| frame >= r.first_frame && frame - r.first_frame < r.log.pages);
             let Some(region) = found else {
-                // A frame outside all regions cannot have come from this tracker.
+                // A page outside all regions cannot come from this tracker.
                 unreachable!("page {frame:#x} is outside guest memory");
             };
             let offset = (frame - region.first_frame) * PAGE_SIZE;
@@ -141,7 +147,8 @@ impl Region {
         frames: &mut Vec<u64>,
     ) -> Result<(), DirtyError> {
         self.log.get(vm, &mut self.set)?;
-        // Before anything is added to the set: KVM must watch the pages again that it reported, and no other page.
+        // Do this before adding anything to the set: KVM must watch exactly the pages again that it
+        // reported.
         let watched = watch.map_or(Ok(()), |watch| self.watch_again(vm, watch));
         let set = &mut self.set;
         self.mapping.bitmap().take(|group, bits| set.add(group, bits));
@@ -149,7 +156,8 @@ impl Region {
         watched
     }
 
-    /// The set has the same pages before and after.
+    /// Makes KVM watch the set's pages again, except those that stay unwatched. Leaves the set as
+    /// it was.
     fn watch_again(&mut self, vm: &VmFd, watch: Watch) -> Result<(), DirtyError> {
         let Self { set, hot, unwatched, .. } = self;
         if watch == Watch::Cold {

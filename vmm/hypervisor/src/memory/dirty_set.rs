@@ -1,11 +1,13 @@
-//! A set of pages of one memory slot. It is filled from several sources, read in ascending order and emptied, at a cost in
-//! proportion to the pages in it.
+//! A set of pages of one memory slot.
+//!
+//! Several sources add pages; the reader takes them in ascending order. A summary bit for each 64
+//! pages makes the cost proportional to the number of pages in the set.
 
 use std::ops::Range;
 
 const BITS: usize = u64::BITS as usize;
 
-/// One bit per page, and above it one bit per 64 pages that says whether any of them is in the set.
+/// One bit per page, and a summary bit per 64 pages: whether any of them is in the set.
 pub(super) struct DirtySet {
     words: Vec<u64>,
     summary: Vec<u64>,
@@ -18,7 +20,7 @@ impl DirtySet {
         DirtySet { words: vec![0; words], summary: vec![0; words.div_ceil(BITS)] }
     }
 
-    /// Lets `fill` overwrite all bits, and counts them anew. An error leaves the set empty.
+    /// Lets `fill` overwrite all bits, and computes the summary. An error leaves the set empty.
     pub(super) fn fill<E>(
         &mut self,
         fill: impl FnOnce(&mut [u64]) -> Result<(), E>,
@@ -36,13 +38,14 @@ impl DirtySet {
         Ok(())
     }
 
-    /// Adds the pages of `bits` in the group of 64 pages with number `group`.
+    /// Adds the pages `bits` of group `group`, which has 64 pages.
     pub(super) fn add(&mut self, group: usize, bits: u64) {
         self.words[group] |= bits;
         self.summary[group / BITS] |= 1 << (group % BITS);
     }
 
-    /// Removes the pages that `choose` names, by group and bits, and appends them to `taken` in the same form.
+    /// Removes the pages that `choose` selects in each group, and appends them to `taken` as groups
+    /// and bits.
     pub(super) fn take_chosen(
         &mut self,
         mut choose: impl FnMut(usize, u64) -> u64,
@@ -62,7 +65,7 @@ impl DirtySet {
         }
     }
 
-    /// The groups of 64 pages that have any in the set, ascending.
+    /// The groups of 64 pages that have pages in the set, ascending.
     fn groups(&self) -> impl Iterator<Item = usize> {
         self.summary
             .iter()
@@ -70,8 +73,8 @@ impl DirtySet {
             .flat_map(|(above, &summary)| Ones(summary).map(move |bit| above * BITS + bit))
     }
 
-    /// Ranges of groups of 64 pages that together hold the whole set, begin and end with pages in the set, and leave out
-    /// every gap of more than `gap` empty groups.
+    /// Ranges of groups that together hold the whole set. Each begins and ends with a group in the
+    /// set, and no range contains a gap of more than `gap` empty groups.
     pub(super) fn spans(&self, gap: usize) -> impl Iterator<Item = Range<usize>> {
         let mut groups = self.groups().peekable();
         std::iter::from_fn(move || {
@@ -89,7 +92,8 @@ impl DirtySet {
         &self.words[span]
     }
 
-    /// Appends the pages to `frames`, ascending, each as its number plus `first_frame`, and empties the set.
+    /// Appends the pages to `frames`, ascending, each as its number plus `first_frame`, and empties
+    /// the set.
     pub(super) fn drain_into(&mut self, first_frame: u64, frames: &mut Vec<u64>) {
         for (above, summary) in self.summary.iter_mut().enumerate() {
             for bit in Ones(std::mem::take(summary)) {
@@ -107,7 +111,7 @@ fn bit_per_word(words: &[u64]) -> u64 {
     words.iter().rev().fold(0, |bits, &word| bits << 1 | u64::from(word != 0))
 }
 
-/// The numbers of the bits that are set, ascending.
+/// The positions of the bits that are set, ascending.
 pub(super) struct Ones(pub(super) u64);
 
 impl Iterator for Ones {
@@ -183,7 +187,7 @@ mod tests {
 
     #[test]
     fn spans_hold_the_whole_set_and_leave_out_long_gaps() {
-        // Groups 0, 1, 4, 10 and 129.
+        // Pages in groups 0, 1, 4, 10 and 129.
         let set = set_of(&[0, 1, 64, 4 * 64, 10 * 64 + 63, PAGES - 1]);
         let spans = |gap| set.spans(gap).collect::<Vec<_>>();
         assert_eq!(spans(0), [0..2, 4..5, 10..11, 129..130]);

@@ -1,16 +1,18 @@
-//! Finds the pages that the guest writes in nearly every epoch: KVM does not watch them, and reports them at every look
-//! instead.
+//! Finds hot pages, which the guest writes in nearly every epoch: KVM does not watch them, and each
+//! look reports them.
 //!
-//! A watched page costs the guest a fault at its first write in an epoch, several times the cost of copying the page. So a page
-//! that was written in two consecutive epochs is left unwatched for the next one, and for longer each time that it was written
-//! right after it was watched again.
+//! A watched page costs the guest a fault at its first write in an epoch, several times the cost of
+//! copying the page. So a page that was written in two consecutive epochs is not watched in the
+//! next one. Each time that it is written right after it is watched again, it stays unwatched for
+//! longer.
 //!
-//! P8: a wrong guess loses nothing. KVM keeps the bit of a page that it does not watch again, so each look reports the page: it
-//! is sent too often, never too rarely.
+//! P8: a wrong guess loses nothing. KVM keeps the bit of a page that it does not watch, so each
+//! look reports the page: it is sent too often, never too rarely.
 
 /// The history of each page; see [`Memory`].
 pub(super) struct HotPages {
-    /// One entry per page of the region, packed; the system allocates memory only for entries that are used.
+    /// One entry per page of the region, packed. The system allocates memory only for entries that
+    /// are used.
     pages: Vec<u32>,
     look: u16,
 }
@@ -18,20 +20,20 @@ pub(super) struct HotPages {
 /// The history of one page.
 #[derive(Clone, Copy)]
 struct Memory {
-    /// The last look that reported it.
+    /// The last look that reported the page.
     reported: u16,
-    /// How often it was written right after it was watched again, at most [`HOTTEST`].
+    /// How often the page was written right after it was watched again, at most [`HOTTEST`].
     level: u8,
-    /// Number of further looks for which it stays unwatched.
+    /// Number of further looks for which the page stays unwatched.
     left: u8,
 }
 
-/// A page is unwatched for up to 2^4 - 1 looks: this saves fifteen of sixteen faults, and a page that has become cold is sent
-/// fifteen times without need.
+/// Maximum level: a page stays unwatched for up to 2^4 - 1 looks. This saves 15 of 16 faults, and
+/// sends a page 15 times without need once it is cold.
 const HOTTEST: u8 = 4;
 
 impl HotPages {
-    /// The history of a region of `pages` pages, empty at first.
+    /// An empty history for a region of `pages` pages.
     pub(super) fn new(pages: u64) -> Self {
         HotPages { pages: vec![0; pages as usize], look: 1 }
     }
@@ -41,7 +43,7 @@ impl HotPages {
         self.look = self.look.wrapping_add(1);
     }
 
-    /// Which of the pages that KVM has reported in this group of 64 to leave unwatched.
+    /// Selects the pages to leave unwatched, of those that KVM has reported in this group of 64.
     pub(super) fn choose(&mut self, group: usize, reported: u64) -> u64 {
         super::dirty_set::Ones(reported)
             .filter(|bit| self.leave(group * 64 + bit))
@@ -52,12 +54,12 @@ impl HotPages {
         let Memory { reported, level, left } = Memory::unpack(self.pages[page]);
         let before = reported == self.look.wrapping_sub(1);
         let (level, left) = match (before, left) {
-            // The page was watched and has been written since.
+            // The page was watched, and the guest has written it since.
             (true, 0) => {
                 let level = (level + 1).min(HOTTEST);
                 (level, (1 << level) - 1)
             }
-            // The page was not watched: whether it was written is not known.
+            // The page was not watched: the guest may or may not have written it.
             (true, left) => (level, left - 1),
             (false, _) => (0, 0),
         };
@@ -82,7 +84,8 @@ impl Memory {
 mod tests {
     use super::*;
 
-    /// What KVM reports of one page that the guest writes in the epochs selected by `writes`.
+    /// Counts the faults and the reports of one page that the guest writes in the epochs selected
+    /// by `writes`.
     fn faults(epochs: u32, writes: impl Fn(u32) -> bool) -> (u32, u32) {
         let mut hot = HotPages::new(130);
         let (mut watched, mut faults, mut reported) = (true, 0, 0);

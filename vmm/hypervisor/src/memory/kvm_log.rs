@@ -1,4 +1,4 @@
-//! KVM's log of the vCPUs' writes to one memory slot, as a bitmap: reading and clearing it.
+//! Reads and clears KVM's log of the vCPUs' writes to one memory slot, a bitmap.
 
 use kvm_bindings::{
     kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_dirty_log,
@@ -14,7 +14,7 @@ const KVMIO: u32 = 0xae;
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
-/// Why the dirty pages could not be collected.
+/// Why the dirty pages cannot be collected.
 #[derive(Debug, thiserror::Error)]
 pub enum DirtyError {
     /// KVM refused to return its log.
@@ -35,9 +35,8 @@ pub enum DirtyError {
     },
 }
 
-/// A call to clear the log passes over a gap of up to this many groups of 64 clean pages, instead of a second call for
-/// the pages after the gap: KVM copies and reads each word that it is given, which for this many takes about as long as a
-/// call.
+/// Maximum gap, in groups of 64 clean pages, within one call that clears the log. KVM copies and
+/// reads each word of a call; for this many words that takes about as long as a second call.
 const CLEAR_GAP: usize = 512;
 
 /// A memory slot that KVM logs.
@@ -71,8 +70,9 @@ impl KvmLog {
         Ok(())
     }
 
-    /// Makes KVM watch the pages of `set` again, and no other: a page that the guest dirtied since the log was read keeps
-    /// its bit. Only spans of words with bits are passed, so few dirty pages cost little wherever they are.
+    /// Makes KVM watch exactly the pages of `set` again. A page outside of it that the guest has
+    /// dirtied since the log was read keeps its bit. Passes only spans of words with bits, so that
+    /// few dirty pages cost little wherever they are.
     pub(super) fn clear(&self, vm: &VmFd, set: &DirtySet) -> Result<(), DirtyError> {
         for span in set.spans(CLEAR_GAP) {
             self.clear_words(vm, span.start as u64 * 64, set.words(span))?;
@@ -80,14 +80,16 @@ impl KvmLog {
         Ok(())
     }
 
-    /// KVM API, KVM_CLEAR_DIRTY_LOG, from a page whose number is a multiple of 64.
+    /// Calls KVM_CLEAR_DIRTY_LOG (KVM API) for `words`, from a page whose number is a multiple of
+    /// 64.
     pub(crate) fn clear_words(
         &self,
         vm: &VmFd,
         first_page: u64,
         words: &[u64],
     ) -> Result<(), DirtyError> {
-        // num_pages must be a multiple of 64 unless the span reaches the end of the slot. It is a u32: 16 TiB.
+        // num_pages must be a multiple of 64 unless the span reaches the end of the slot. As a u32,
+        // it covers 16 TiB.
         let num_pages = (words.len() as u64 * 64).min(self.pages - first_page);
         let request = kvm_clear_dirty_log {
             slot: self.slot,

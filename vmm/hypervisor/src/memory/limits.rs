@@ -1,5 +1,6 @@
-//! How much memory this process may map (getrlimit(2)). Checked at start, because an allocation that fails later ends the
-//! process.
+//! Checks how much memory this process may map (getrlimit(2)).
+//!
+//! The check is at the start, because an allocation that fails later ends the process.
 
 use std::sync::OnceLock;
 
@@ -7,11 +8,13 @@ use rustix::process::{Resource, getrlimit};
 
 use super::mib;
 
-/// What a process may need besides copies of the guest's memory: threads' stacks and heaps, copies of pages in transit (P9).
+/// Bytes that a process may need besides copies of the guest's memory: stacks and heaps of threads,
+/// copies of pages in transit (P9).
 const OWN: u64 = 1 << 30;
 
-/// Addresses and data mapped when this process began. What is mapped later is within [`OWN`]: if it were counted, each higher
-/// limit would ask for an even higher one, because threads map more where they may.
+/// Bytes of addresses and of data that were mapped when this process began. Later mappings are
+/// within [`OWN`]. Counting them would make the advice grow with each higher limit, because threads
+/// map more when they may.
 static BEGAN_WITH: OnceLock<[u64; 2]> = OnceLock::new();
 
 const ADDRESSES: (Resource, &str, &str) =
@@ -29,21 +32,22 @@ pub struct LimitError {
     name: &'static str,
     command: &'static str,
     guest: u64,
-    /// How often guest memory is mapped.
+    /// Number of mappings of guest memory.
     copies: u64,
     used: u64,
     wanted: u64,
     limit: u64,
-    /// The limit that is enough.
+    /// The sufficient limit, in bytes.
     enough: u64,
 }
 
-/// Notes what this process has mapped before it has more than one thread.
+/// Records what this process has mapped. Call it before there is a second thread.
 pub fn begin() {
     BEGAN_WITH.get_or_init(|| [used(0), used(5)]);
 }
 
-/// The limit to advise, in KiB, with a margin: no two processes begin with exactly as much.
+/// The limit to advise, in KiB, with a margin of 16 MiB: the starting size varies between
+/// processes.
 fn advised(enough: u64) -> u64 {
     (enough + (16 << 20)).div_ceil(1024)
 }
@@ -53,7 +57,8 @@ fn began_with(resource: Resource) -> u64 {
     if resource == Resource::As { addresses } else { data }
 }
 
-/// Checks that this process may map what it maps for certain: `guest` bytes, `copies` times, besides what it has.
+/// Checks that this process may map `guest` bytes `copies` times, besides what it has. It needs
+/// these for certain.
 ///
 /// # Errors
 /// When a limit is lower.
@@ -62,12 +67,14 @@ pub fn check_limits(guest: u64, copies: u64) -> Result<(), LimitError> {
     check(DATA, guest, copies, used(5))
 }
 
-/// As [`check_limits`], for memory that is shared with other processes: it does not count as data (getrlimit(2)).
+/// Does what [`check_limits`] does, for memory shared with other processes, which does not count as
+/// data (getrlimit(2)).
 pub(super) fn check_addresses(guest: u64, copies: u64) -> Result<(), LimitError> {
     check(ADDRESSES, guest, copies, used(0))
 }
 
-/// A warning if the limits may be too low once there is a checkpoint besides what [`check_limits`] has allowed.
+/// A warning if the limits may be too low for a checkpoint in addition to what [`check_limits`] has
+/// allowed.
 pub fn scarce(guest: u64, copies: u64) -> Option<String> {
     [ADDRESSES, DATA].into_iter().find_map(|(resource, name, command)| {
         let limit = getrlimit(resource).current?;
@@ -82,7 +89,8 @@ pub fn scarce(guest: u64, copies: u64) -> Option<String> {
     })
 }
 
-/// The limit that is enough with a checkpoint of all of the guest's memory (docs/threads.md, "Bounds").
+/// The limit that suffices with a checkpoint of all of the guest's memory (docs/threads.md,
+/// "Bounds").
 fn enough(guest: u64, copies: u64, used: u64) -> u64 {
     guest.saturating_mul(copies + 1).saturating_add(OWN).saturating_add(used)
 }
@@ -103,8 +111,8 @@ fn check(
     }
 }
 
-/// Bytes that this process has mapped. statm: the size of the program, and of its data and stacks, in pages (proc(5)). Zero if it
-/// cannot be read.
+/// Bytes that this process has mapped: the program's size (field 0) or its data and stacks (field
+/// 5) in statm, which counts pages (proc(5)). Zero if it cannot be read.
 fn used(at: usize) -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(at).and_then(|text| text.trim().parse::<u64>().ok());

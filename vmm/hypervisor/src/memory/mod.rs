@@ -1,4 +1,4 @@
-//! Guest RAM: how it is mapped into this process and given to KVM, and how its changed pages are found.
+//! Guest RAM: maps it into this process for KVM, and finds its changed pages.
 
 mod dirty;
 mod dirty_set;
@@ -22,42 +22,42 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion,
 
 use crate::layout;
 
-/// Why guest memory could not be made.
+/// Why guest memory cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// The size is zero or no multiple of the page size.
+    /// The size is zero or not a multiple of the page size.
     #[error(
         "guest memory of {size} bytes: expected a multiple of 4 KiB, at least 2 MiB: change --memory"
     )]
     BadSize {
-        /// The size asked for.
+        /// The requested size in bytes.
         size: u64,
     },
     /// The host has less memory available than the guest needs.
     #[error("guest memory {}, host has {} available: lower --memory", mib(*.wanted), mib(*.available))]
     TooLarge {
-        /// Bytes asked for.
+        /// The requested bytes.
         wanted: u64,
-        /// Bytes that are available.
+        /// The available bytes.
         available: u64,
     },
-    /// The host's available memory could not be read.
+    /// The host's available memory cannot be read.
     #[error("cannot read the host's available memory from /proc/meminfo: {0}")]
     Meminfo(String),
-    /// This process may not map as much.
+    /// A limit of this process is too low.
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// `mmap` failed.
     #[error("cannot map {} of guest memory: {reason}: lower --memory or raise the limit on locked or virtual memory", mib(*.size))]
     Map {
-        /// Bytes of the region.
+        /// Size of the region in bytes.
         size: u64,
         /// The error from vm-memory or the kernel.
         reason: String,
     },
 }
 
-/// A byte count for people: whole GiB from ten GiB on, else MiB.
+/// A number of bytes for messages: whole GiB from 10 GiB on, otherwise MiB.
 fn mib(bytes: u64) -> String {
     if bytes >= 10 << 30 { format!("{} GiB", bytes >> 30) } else { format!("{} MiB", bytes >> 20) }
 }
@@ -65,32 +65,35 @@ fn mib(bytes: u64) -> String {
 /// Options of guest memory.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryOptions {
-    /// Bytes of RAM.
+    /// Size of RAM in bytes.
     pub size: u64,
-    /// Ask for transparent huge pages: fewer faults and cheaper copies, but more memory is touched per page fault.
+    /// Request transparent huge pages: fewer faults and cheaper copies, but each page fault touches
+    /// more memory.
     pub huge_pages: bool,
 }
 
 /// Maps guest RAM at the addresses of [`layout::ram_ranges`], all zero.
 ///
-/// Private, anonymous and not reserved: pages that the guest never touches cost nothing, and no other process can change
-/// them behind dirty tracking (P8).
+/// The mapping is private, anonymous and not reserved: pages that the guest never touches cost
+/// nothing, and no other process can change pages behind dirty tracking (P8).
 ///
 /// # Errors
-/// When the size is not possible, on this host or for this process, or `mmap` fails.
+/// When this host or this process cannot have this size, or `mmap` fails.
 pub fn create(options: MemoryOptions) -> Result<GuestMemory, MemoryError> {
     check_limits(options.size, 1)?;
     check_size(options.size, available_memory()?)?;
     map_regions(options, |_| None)
 }
 
-/// As [`create`], for a machine that never runs: it touches next to no memory, so the host needs none free.
+/// Does what [`create`] does, for a machine that never runs. It touches almost no memory, so the
+/// host needs none free.
 pub(crate) fn create_scratch(size: u64) -> Result<GuestMemory, MemoryError> {
     map_regions(MemoryOptions { size, huge_pages: false }, |_| None)
 }
 
-/// As [`create`], in a file that other processes can map: `open` makes it once the size has been checked. Other processes'
-/// writes are not tracked, so such a guest cannot be protected.
+/// Does what [`create`] does, in a file that other processes can map. Calls `open` to create the
+/// file once the size is checked. Other processes' writes are not tracked, so such a guest cannot
+/// be protected.
 ///
 /// # Errors
 /// See [`MemoryError`], and the error of `open`.
@@ -105,7 +108,8 @@ pub fn create_in_file<E: From<MemoryError>>(
     Ok(map_regions(options, |offset| Some(FileOffset::from_arc(Arc::clone(&file), offset)))?)
 }
 
-/// Maps every range; `backing` returns the file and offset for a region, by the bytes before it.
+/// Maps each range; `backing` returns the file and offset of a region, given the bytes of RAM
+/// before it.
 fn map_regions(
     options: MemoryOptions,
     backing: impl Fn(u64) -> Option<FileOffset>,
@@ -147,7 +151,7 @@ fn map_region(
     }
     .build()
     .map_err(|e| fail(e.to_string()))?;
-    // Leave guest memory out of core dumps: it is large, and its content is private to the guest.
+    // Exclude guest memory from core dumps: it is large, and its content is private to the guest.
     advise(&mapping, libc::MADV_DONTDUMP, "MADV_DONTDUMP");
     if huge_pages {
         advise(&mapping, libc::MADV_HUGEPAGE, "MADV_HUGEPAGE");
@@ -156,7 +160,7 @@ fn map_region(
         .ok_or_else(|| fail("the region ends beyond the address space".into()))
 }
 
-/// Gives the kernel advice. If it is refused, a log line is enough (a kernel may lack huge pages).
+/// Gives the kernel advice. Only logs a refusal: a kernel may lack huge pages.
 fn advise(mapping: &vm_memory::MmapRegion<PageBitmap>, advice: libc::c_int, name: &str) {
     // SAFETY: the range is exactly the mapping just made, which outlives the call; neither piece of advice changes the
     // contents of memory.
@@ -166,7 +170,7 @@ fn advise(mapping: &vm_memory::MmapRegion<PageBitmap>, advice: libc::c_int, name
     }
 }
 
-/// Memory that the host can give without swapping, by the kernel's own estimate.
+/// Bytes of memory that the host can give without swapping, as the kernel estimates.
 fn available_memory() -> Result<u64, MemoryError> {
     let text = std::fs::read_to_string("/proc/meminfo")
         .map_err(|e| MemoryError::Meminfo(e.to_string()))?;
@@ -179,7 +183,7 @@ fn parse_available(meminfo: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Bytes of RAM in `memory`.
+/// Size of RAM in `memory`, in bytes.
 pub fn total_size(memory: &GuestMemory) -> u64 {
     memory.iter().map(GuestMemoryRegion::len).sum()
 }
@@ -210,7 +214,7 @@ mod tests {
 
     #[test]
     fn memory_around_the_hole_is_mapped_and_zero() {
-        // Not reserved: mapping a little more than 3 GiB costs nothing until it is touched.
+        // The mapping is not reserved: a little more than 3 GiB costs nothing until it is touched.
         let size = layout::LOW_RAM_END + (8 << 20);
         if available_memory().unwrap() < size {
             kemari_not_tested::not_tested(&format!(

@@ -1,4 +1,5 @@
-//! Reads pages of guest memory by ascending address: the region is looked up when it changes, not for every page.
+//! Reads pages of guest memory in ascending order: looks the region up only when it changes, not
+//! for each page.
 
 use vm_memory::bitmap::BS;
 use vm_memory::{
@@ -13,7 +14,7 @@ const PAGE_SIZE: usize = crate::layout::PAGE_SIZE as usize;
 /// Reads pages of one guest's memory.
 pub struct PageReader<'m> {
     memory: &'m GuestMemory,
-    /// The region of the last page.
+    /// The region of the last page read.
     at: Option<Region<'m>>,
 }
 

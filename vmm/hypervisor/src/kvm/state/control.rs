@@ -1,11 +1,13 @@
-//! The part of a vCPU's state by which KVM decides whether to accept it: modes, segments' attributes, control and
-//! model-specific registers, headers.
+//! The control part of a vCPU's state, by which KVM decides whether to accept it: modes, attributes
+//! of segments, control and model-specific registers, headers.
 //!
-//! Contents that any processor accepts (general registers, vectors, counters, the low bits of addresses) are left out, so
-//! that two states of a guest at its usual work mostly have the same part.
+//! It leaves out contents that any processor accepts (general registers, vectors, counters, the low
+//! bits of addresses), so that two states of a guest at its usual work mostly have the same control
+//! part.
 //!
-//! P4: a state whose part was seen before is not tried again. So everything that KVM is not known to accept with any value
-//! belongs in; a part that varies without need only costs a trial.
+//! P4: a state whose control part was seen before is not tried again. So the part includes
+//! everything that KVM is not known to accept with any value. Including too much only costs a
+//! trial.
 
 use kvm_bindings::{kvm_dtable, kvm_segment};
 use serde::Serialize;
@@ -13,12 +15,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::VcpuState;
 
-/// MXCSR's flags record past exceptions; the other bits are checked (SDM, volume 1, 10.2.3).
+/// MXCSR's flags record past exceptions; the processor checks the other bits (SDM, volume 1,
+/// 10.2.3).
 const MXCSR_FLAGS: u32 = 0x3f;
-/// Offsets of MXCSR and its mask in the legacy area, and of the XSAVE header (SDM, volume 1, 13.4).
+/// Byte offsets of MXCSR and its mask in the legacy area, and of the XSAVE header (SDM, volume 1,
+/// 13.4).
 const MXCSR: usize = 24;
 const XSAVE_HEADER: std::ops::Range<usize> = 512..576;
-/// The local APIC's own number, in its register page.
+/// The local APIC's own id, in its register page.
 const APIC_ID: std::ops::Range<usize> = 0x20..0x24;
 
 impl VcpuState {
@@ -31,7 +35,7 @@ impl VcpuState {
         .map(segment);
         let tables =
             [&sregs.gdt, &sregs.idt].map(|table: &kvm_dtable| (upper(table.base), table.limit));
-        // In CR3, the bits that select a page table, and PCIDs, do not matter.
+        // CR3 without the bits that select a page table, and without the PCID.
         let control =
             (sregs.cr0, upper(sregs.cr2), sregs.cr3 >> 40, sregs.cr4, sregs.cr8, sregs.efer);
         let debug = (self.debugregs.dr6, self.debugregs.dr7, self.debugregs.flags);
@@ -99,19 +103,19 @@ fn segment(segment: &kvm_segment) -> impl Serialize + use<> {
     (upper(base), limit, (type_, present, dpl, db, s), (l, g, avl, unusable))
 }
 
-/// The part of an address that decides whether a processor accepts it: whether it is canonical.
+/// The bits of an address that decide whether a processor accepts it as canonical.
 fn upper(address: u64) -> u64 {
     address >> 47
 }
 
-/// The part of a model-specific register that may be refused.
+/// The part of a model-specific register's value that KVM may refuse.
 fn decisive(index: u32, data: u64) -> u64 {
     match index {
         // Counters: the TSC, its deadline, APERF and MPERF, Intel's and AMD's performance counters.
         0x10 | 0x6e0 | 0xe7 | 0xe8 | 0xc1..=0xc8 | 0x309..=0x30c | 0x4c1..=0x4c8 => 0,
         0xc001_0004..=0xc001_0007 => 0,
         0xc001_0201 | 0xc001_0203 | 0xc001_0205 | 0xc001_0207 | 0xc001_0209 | 0xc001_020b => 0,
-        // FS.base, GS.base and the other GS.base change with every change of thread.
+        // FS.base, GS.base and the kernel's GS.base change at every thread switch of the guest.
         0xc000_0100..=0xc000_0102 => upper(data),
         _ => data,
     }
