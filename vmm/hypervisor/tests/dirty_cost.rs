@@ -1,7 +1,8 @@
-//! The cost of finding the dirty pages, by size of memory and by number of pages: measurements for people, run by name
-//! (`cargo test --release -p kemari-vmm --test dirty_cost -- --ignored --nocapture --test-threads 1`).
+//! Measures the cost of finding the dirty pages, by size of memory and by number of pages, for
+//! people. Run each test by name (`cargo test --release -p kemari-vmm --test dirty_cost --
+//! --ignored --nocapture --test-threads 1`).
 //!
-//! No time is judged here. Each way is checked to find the pages that the guest wrote.
+//! No test judges a time. Each checks that its interface finds the pages that the guest wrote.
 #![allow(clippy::unwrap_used, missing_docs)] // the macros that name requests write no docs
 
 mod common;
@@ -32,7 +33,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const SIZES: [u64; 4] = [256 * MIB, GIB, 4 * GIB, 16 * GIB];
 const COUNTS: [u64; 5] = [0, 16, 128, 1024, 8192];
-/// First address of the dirtied pages; the code and the page tables are below.
+/// First address of the dirtied pages; the code and the page tables lie below.
 const FIRST: u64 = 4 * MIB;
 
 const KVMIO: u32 = 0xae;
@@ -45,9 +46,9 @@ const WRITE_PAGES: &[u8] = &[
     0x48, 0x89, 0x0f, 0x48, 0x01, 0xd7, 0x48, 0xff, 0xc9, 0x75, 0xf5, 0x48, 0x89, 0x0b, 0xeb, 0xfe,
 ];
 
-/// Code and page tables: the first 20 GiB one to one, for ring 3.
+/// Memory with the code and page tables for ring 3, which map the first 20 GiB one to one.
 fn guest_memory(size: u64, huge_pages: bool) -> GuestMemory {
-    // Present, writable, user, accessed and dirty, so that the processor need not write to the tables.
+    // Present, writable, user, accessed and dirty: the processor then need not write to the tables.
     const FLAGS: u64 = 0x67;
     const LARGE: u64 = 1 << 7;
     const PML4: u64 = 0x2000;
@@ -67,7 +68,7 @@ fn guest_memory(size: u64, huge_pages: bool) -> GuestMemory {
     memory
 }
 
-/// What the guest writes: rows of equally spaced pages, none across the hole below 4 GiB.
+/// The pages that the guest writes: rows of equally spaced pages, none across the hole below 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pattern {
     Together,
@@ -117,7 +118,8 @@ fn rows(pattern: Pattern, size: u64, count: u64) -> Vec<Row> {
     rows.into_iter().filter(|row| row.count > 0).collect()
 }
 
-/// Every pattern that fits this machine: with huge pages each page that is touched far from others takes 2 MiB.
+/// The patterns that fit this machine: with huge pages, each touched page far from others takes 2
+/// MiB.
 fn cases(size: u64, huge_pages: bool) -> impl Iterator<Item = (Pattern, u64)> {
     let all = COUNTS.into_iter().flat_map(|count| {
         [(Pattern::Together, count), (Pattern::Spread, count)]
@@ -133,7 +135,7 @@ fn looks(count: u64) -> usize {
     if count > 1000 { 60 } else { 300 }
 }
 
-/// Median and 99th percentile, in microseconds.
+/// Durations; displayed as median and 99th percentile in microseconds.
 #[derive(Default)]
 struct Times(Vec<Duration>);
 
@@ -156,7 +158,7 @@ impl std::fmt::Display for Times {
     }
 }
 
-/// The product's own collector.
+/// Measures the product's own collector.
 #[test]
 #[ignore = "a measurement"]
 fn a_look() {
@@ -184,7 +186,8 @@ fn a_look() {
                 let frames = tracker.collect().unwrap();
                 times.0.push(begun.elapsed());
                 if look == 0 {
-                    // The first run maps pages, which KVM may report as dirty when they are read.
+                    // Ignore the first run: it maps pages, and KVM may report a page as dirty when
+                    // it is read.
                     times.0.clear();
                 } else {
                     assert_eq!(frames, expected);
@@ -195,7 +198,7 @@ fn a_look() {
     }
 }
 
-/// This process's own writes: vm-memory's bitmap against ours.
+/// Measures marks of this process's own writes: vm-memory's bitmap against the product's.
 #[test]
 #[ignore = "a measurement"]
 fn own_bitmap() {
@@ -228,7 +231,7 @@ fn own_bitmap() {
     }
 }
 
-/// A VM with one vCPU on this thread, without layers between KVM and the clock.
+/// A VM with one vCPU on this thread. Nothing is between KVM and the measurement.
 struct Raw {
     vm: VmFd,
     vcpu: VcpuFd,
@@ -265,7 +268,7 @@ impl Ring {
         Ring { entries: NonNull::new(entries.cast()).unwrap(), next: 0 }
     }
 
-    /// Takes the entries, which KVM may then reset.
+    /// Reports all dirty entries and marks them, so that KVM may reset them.
     fn harvest(&mut self, mut found: impl FnMut(u32, u64)) -> i32 {
         let mut count = 0;
         loop {
@@ -330,7 +333,7 @@ impl Raw {
         Raw { vm, vcpu, slots, ring, _memory: memory }
     }
 
-    /// Makes the guest write, and leaves no access pending.
+    /// Makes the guest write the pages of `row`, and leaves no access pending.
     fn write(&mut self, row: Row) {
         enter(&self.vcpu, row.regs());
         match self.vcpu.run().unwrap() {
@@ -352,7 +355,8 @@ impl Raw {
         }
     }
 
-    /// Clears what was read, in spans with gaps of at most `gap` words; returns the number of calls.
+    /// Clears the pages that were read, in spans with gaps of at most `gap` words; returns the
+    /// number of calls.
     fn clear(&self, gap: usize) -> usize {
         let mut calls = 0;
         for (slot, (pages, words)) in (0..).zip(&self.slots) {
@@ -399,7 +403,7 @@ impl Raw {
     }
 }
 
-/// KVM's two interfaces, with each part timed alone.
+/// Measures each part of KVM's two interfaces alone.
 #[test]
 #[ignore = "a measurement"]
 fn bitmap_against_ring() {

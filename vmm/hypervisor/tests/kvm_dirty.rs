@@ -1,4 +1,5 @@
-//! P8 on real KVM: dirty tracking finds every page that the guest or this process wrote, and no other.
+//! P8 on real KVM: dirty tracking finds every page that the guest or this process writes, and no
+//! other.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -24,8 +25,8 @@ const WRITE_FOREVER: &[u8] = &[
     0xff, 0xc9, 0x75, 0xf2, 0xeb, 0xea,
 ];
 
-/// Runs the guest once, so that its code is mapped: KVM may map a page writable, and so report it as dirty, when the
-/// guest first reads it.
+/// Runs the guest once, so that its code is mapped: KVM may map a page writable when the guest
+/// first reads it, and report it as dirty.
 fn warm_up(set: &VcpuSet, events: &Receiver<Event>, tracker: &mut DirtyTracker) {
     set.with_vcpu(0, |fd| enter(fd, write_pages(0x70_0000, 1, PAGE))).unwrap();
     assert_eq!(run(set, events), Event::Done(0));
@@ -72,7 +73,8 @@ fn p8_writes_of_this_process_are_found_and_merged_with_the_guests() {
 
     warm_up(&set, &events, &mut tracker);
 
-    // One page written by both, one by each; a write across a page border dirties both pages.
+    // The guest and this process write page 0x300, and each writes one page alone. A write across a
+    // page border dirties both pages.
     let border = GuestAddress(0x30_0000 - 4);
     vm.memory().write_obj(1u64, border).unwrap();
     vm.memory().write_obj(1u8, GuestAddress((64 << 20) - 1)).unwrap();
@@ -84,7 +86,7 @@ fn p8_writes_of_this_process_are_found_and_merged_with_the_guests() {
     assert_eq!(tracker.collect().unwrap(), [0x2ff, 0x300], "found again when written again");
 }
 
-/// The log is cleared span by span where pages are far apart: each page is watched again.
+/// If pages are far apart, the log is cleared in several spans: KVM watches each page again.
 #[test]
 fn p8_pages_far_apart_are_found_again_when_written_again() {
     let kvm = open();
@@ -129,7 +131,7 @@ fn p8_a_look_that_fails_loses_nothing() {
 #[test]
 fn pages_marked_by_hand_come_back_once() {
     let kvm = open();
-    // 2 MiB and 3 pages: the last word of the bitmap is only partly used.
+    // 2 MiB and 3 pages use only a part of the bitmap's last word.
     let vm = vm(&kvm, memory((2 << 20) + 3 * PAGE), WRITE_PAGES, 1);
     vm.start_dirty_log().unwrap();
     let mut tracker = vm.dirty_tracker();
@@ -158,7 +160,8 @@ fn memory_above_four_gib_has_its_own_page_numbers() {
     assert_eq!(tracker.collect().unwrap(), [9, 0x10_0005, 0x10_0006]);
 }
 
-/// Pre-copy: a copy that receives the collected pages while the guest writes is exact after one look at the paused guest.
+/// Pre-copy: a copy receives the collected pages while the guest writes. After a last look at the
+/// paused guest it is exact.
 #[test]
 fn p8_a_live_copy_converges() {
     const START: u64 = 0x40_0000;
@@ -171,7 +174,7 @@ fn p8_a_live_copy_converges() {
     set.with_vcpu(0, |fd| enter(fd, regs)).unwrap();
     set.resume();
 
-    // Logging starts while the guest runs.
+    // Start the log while the guest runs.
     vm.start_dirty_log().unwrap();
     let mut tracker = vm.dirty_tracker();
     tracker.mark_all();
@@ -186,7 +189,7 @@ fn p8_a_live_copy_converges() {
     };
     copy_pages(tracker.collect().unwrap());
     let mut live = 0;
-    // Until the guest was seen writing in twenty looks.
+    // Continue until twenty looks have found writes of the guest.
     while live < 20 {
         let frames = tracker.collect().unwrap();
         live += u32::from(!frames.is_empty());
@@ -198,13 +201,13 @@ fn p8_a_live_copy_converges() {
     vm.memory().read_slice(&mut real, GuestAddress(0)).unwrap();
     assert!(copy == real, "the copy differs from guest memory");
 
-    // Without the log the guest's writes are not seen any more.
+    // Without the log, the tracker cannot see the guest's writes.
     vm.stop_dirty_log().unwrap();
     assert!(tracker.collect().is_err(), "KVM has no log now");
 }
 
-/// Pages that are written all the time are not watched, and are reported nevertheless: a copy that receives the pages of
-/// each look at the paused guest is exact after each of them.
+/// KVM does not watch pages that are written all the time, and each look reports them nevertheless.
+/// A copy that receives the pages of each look at the paused guest is exact after each look.
 #[test]
 fn p8_pages_that_are_not_watched_are_told() {
     const PAGES: u64 = 300;
@@ -223,7 +226,7 @@ fn p8_pages_that_are_not_watched_are_told() {
         set.with_vcpu(0, |fd| enter(fd, regs)).unwrap();
         let last = GuestAddress(start + (PAGES - 1) * PAGE);
         for _ in 0..EPOCHS {
-            // Twice, so that it has written all of them.
+            // Wait for two changes of the last page, so that the guest has written all pages.
             for _ in 0..2 {
                 let before: u64 = vm.memory().read_obj(last).unwrap();
                 set.resume();
@@ -243,12 +246,12 @@ fn p8_pages_that_are_not_watched_are_told() {
         let expected: Vec<u64> = (0..PAGES).map(|page| start / PAGE + page).collect();
         assert_eq!(frames, expected, "those written of late alone");
     }
-    // `collect` makes KVM watch all pages again with one look.
+    // One call of `collect` makes KVM watch all pages again.
     assert_eq!(tracker.collect().unwrap().len() as u64, PAGES);
     assert_eq!(tracker.collect().unwrap(), &[] as &[u64]);
 }
 
-/// Not a check: measures the cost of a look.
+/// Measures the cost of a look; judges no time.
 #[test]
 fn cost_of_a_look() {
     let kvm = open();

@@ -1,5 +1,6 @@
-//! Everything that the guest's CPUID offers is saved, or is not offered. This test derives the list of registers from CPUID
-//! again, by the processors' manuals; each of them must survive a save and a restore.
+//! Checks that each feature that the guest's CPUID offers is saved. The test derives the list of
+//! registers from CPUID by the processors' manuals, independently of the product. Each of them must
+//! survive a save and a restore.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
@@ -22,11 +23,11 @@ enum Reg {
 }
 use Reg::{Eax, Ebx, Ecx, Edx};
 
-/// A leaf, a sub-leaf, a register, a bit.
+/// A bit of CPUID: leaf, sub-leaf, register and bit number.
 type Bit = (u32, u32, Reg, u32);
 
-/// Feature bits and the registers that a guest with the feature may use. Intel's SDM, volume 4, and AMD's APM, volume 2,
-/// appendix A.
+/// Feature bits, and the registers that a guest with the feature may use (Intel SDM, volume 4; AMD
+/// APM, volume 2, appendix A).
 const IMPLIED: &[(&str, Bit, &[u32])] = &[
     ("TSC", (1, 0, Edx, 4), &[0x10]),
     ("SEP", (1, 0, Edx, 11), &[0x174, 0x175, 0x176]),
@@ -83,7 +84,8 @@ const IMPLIED: &[(&str, Bit, &[u32])] = &[
     ("KVM async page faults by interrupt", (0x4000_0001, 0, Eax, 14), &[0x4b56_4d06]),
 ];
 
-/// Features whose state cannot be read or written, or is not in the vCPU at all: never offered.
+/// Features that are never offered, because their state cannot be read or written, or is not in the
+/// vCPU.
 const NEVER: &[(&str, Bit)] = &[
     ("VMX", (1, 0, Ecx, 5)),
     ("SMX", (1, 0, Ecx, 6)),
@@ -185,7 +187,7 @@ fn side(kvm: &Kvm) -> Side {
     Side { vm, fd, plan }
 }
 
-/// Changes a register's value if it accepts another one; returns the value that it has then.
+/// Changes a register's value if it accepts another one; returns its value afterwards.
 fn change(fd: &VcpuFd, index: u32) -> u64 {
     let before = get(fd, index).unwrap();
     let candidates = [
@@ -210,7 +212,7 @@ fn change(fd: &VcpuFd, index: u32) -> u64 {
     get(fd, index).unwrap()
 }
 
-/// P4: what the guest can see and change is in the state that is sent to the other side.
+/// P4: all registers that the guest can see and change are in the state that the standby receives.
 #[test]
 fn p4_every_register_that_cpuid_offers_is_saved() {
     let kvm = open();
@@ -224,7 +226,8 @@ fn p4_every_register_that_cpuid_offers_is_saved() {
         .collect();
     assert!(missing.is_empty(), "{} offered and not saved: {}", missing.len(), missing.join(", "));
 
-    // The TSC advances by itself. In KVM's own registers a value is an address that KVM writes to.
+    // The TSC advances on its own. In KVM's own registers, a value is an address that KVM writes
+    // to.
     let own = |msr: &u32| *msr == 0x10 || *msr >> 8 == 0x004b_564d;
     let changed: BTreeMap<u32, u64> =
         implied.keys().filter(|msr| !own(msr)).map(|msr| (*msr, change(&from.fd, *msr))).collect();
@@ -254,7 +257,7 @@ fn what_cannot_be_saved_is_not_offered() {
     let offered: Vec<_> =
         NEVER.iter().filter(|(_, bit)| offers(&cpuid, *bit)).map(|(name, _)| name).collect();
     assert!(offered.is_empty(), "{offered:?}");
-    // The vector state of all components fits the saved area.
+    // The saved area holds the vector state of all components.
     let needed = word(&cpuid, (0xd, 0, Ecx)) as usize;
     assert!(needed <= side.plan.xsave_size(), "{needed} of {}", side.plan.xsave_size());
 }
@@ -266,7 +269,8 @@ fn every_leaf_that_the_guest_sees_is_compared() {
     let side = side(&kvm);
     let info = CompatInfo::new(&kvm, &side.vm, &side.fd, &side.plan);
     let cpuid = side.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).unwrap();
-    // APIC ids, topology and sizes, which follow --cpus or the vCPU's registers; descriptions of caches, names, frequencies.
+    // APIC ids, topology and sizes, which follow --cpus or the vCPU's registers; descriptions of
+    // caches, names, frequencies.
     let left_out = |leaf: u32, index: u32, reg: u8| {
         matches!(
             (leaf, index, reg),
@@ -296,7 +300,7 @@ fn every_leaf_that_the_guest_sees_is_compared() {
         }
     }
     assert!(missing.is_empty(), "seen by the guest and not compared: {}", missing.join(", "));
-    // A guest with counters and a host without, or with others.
+    // A host with other counters than the guest's must be refused.
     let mut other = info.clone();
     let counters =
         other.features.iter_mut().find(|word| (word.function, word.register) == (0xa, 0));

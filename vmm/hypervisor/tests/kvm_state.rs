@@ -1,4 +1,5 @@
-//! Saves a machine and continues it in another one, on real KVM: nothing is lost, repeated or changed on the way.
+//! Saves a machine and continues it in another one, on real KVM: nothing is lost, repeated or
+//! changed on the way.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -63,7 +64,8 @@ impl<'a> Machine<'a> {
         (0..cpus).map(read).collect()
     }
 
-    /// Replaces the paused machine by a new one with the same memory, and the state that went through the encoding.
+    /// Replaces the paused machine by a new one with the same memory and the encoded and decoded
+    /// state.
     fn hop(&mut self) -> Hop {
         let start = Instant::now();
         let vcpus = self.set.save(&self.plan).unwrap();
@@ -83,7 +85,7 @@ impl<'a> Machine<'a> {
         Hop { save, restore, size: bytes.len() }
     }
 
-    /// The written state can be read back, bit for bit; the clock has advanced.
+    /// Checks that the restored state reads back bit for bit, and that the clock has advanced.
     fn check_restored(&self, vcpus: &[VcpuState], state: &VmState) {
         let again = self.set.save(&self.plan).unwrap();
         for (before, after) in vcpus.iter().zip(&again) {
@@ -99,8 +101,8 @@ impl<'a> Machine<'a> {
         assert!(now.clock_ns() - state.clock_ns() < 10_000_000_000, "the clock leapt");
     }
 
-    /// Hops 25 times, each after the guest has made progress, then lets it finish; every vCPU must report that it is
-    /// done.
+    /// Hops 25 times, each time after the guest has made progress, then lets it finish. Every vCPU
+    /// must report that it is done.
     fn hop_and_finish(&mut self, target: u64, progress: impl Fn(&Self) -> Vec<u64>) -> Vec<Hop> {
         let mut hops = Vec::new();
         for _ in 0..25 {
@@ -155,7 +157,8 @@ fn a_computation_survives_hops_between_machines() {
     }
 }
 
-/// A device read whose answer KVM has not yet given to the guest at the pause is neither lost nor repeated.
+/// A device read that the guest has issued and not yet received at the pause is neither lost nor
+/// repeated.
 #[test]
 fn pending_io_is_finished_before_a_save() {
     let kvm = open();
@@ -179,7 +182,7 @@ fn pause_is_complete_and_measured() {
             let cells = machine.cells(cpus);
             machine.set.resume();
             assert!(matches!(machine.set.with_vcpu(0, |_| ()), Err(VcpuError::Running)));
-            // All vCPUs have run in the guest before the clock starts.
+            // Wait until each vCPU has run in the guest, then measure the pause.
             while machine.cells(cpus).iter().zip(&cells).any(|(now, before)| now == before) {
                 std::hint::spin_loop();
             }
@@ -212,7 +215,8 @@ fn a_dead_vcpu_is_reported_and_does_not_block_a_pause() {
     for _ in 0..2 {
         let event = machine.events.recv_timeout(common::DEADLINE).unwrap();
         let Event::Fatal(FatalExit::TripleFault { rip }) = event else { panic!("{event:?}") };
-        // AMD's processors leave no state after a triple fault, and KVM puts the vCPU into its reset state.
+        // AMD processors leave no state after a triple fault, and KVM sets the vCPU to its reset
+        // state.
         assert!(rip == common::CODE || rip == 0xfff0, "{rip:#x}");
     }
     machine.set.pause();

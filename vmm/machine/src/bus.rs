@@ -12,7 +12,7 @@ use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use crate::events::{Events, MachineEvent};
 use crate::register_port;
 
-/// Upper bound for logged addresses: a guest that probes every address must not fill the log.
+/// Upper bound of the logged addresses: a guest that probes every address must not fill the log.
 const MAX_NOTED: usize = 256;
 
 /// Serves the exits of the vCPUs.
@@ -28,7 +28,7 @@ impl Bus {
         Self { devices, events, gate, noted: Mutex::new(BTreeSet::new()) }
     }
 
-    /// Logs an access to an address without a device, once for each address, for authors of guests.
+    /// Logs an access to an address without a device, once per address, for authors of guests.
     fn note(&self, what: &'static str, addr: u64) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         if noted.len() < MAX_NOTED && noted.insert((what, addr)) {
@@ -46,7 +46,8 @@ impl ExitHandler for Bus {
         if self.devices.pio_read(PioAddress(port), data).is_ok() {
             return;
         }
-        // No device has all of these ports: split the access into bytes, each for its own port, as a PC's bus does.
+        // No device has all of these ports: split the access into bytes, one per port, as a PC's
+        // bus does.
         let wide = data.len() > 1;
         let mut somebody = false;
         for (byte, port) in data.iter_mut().zip(ports_from(port)) {
@@ -99,7 +100,8 @@ impl ExitHandler for Bus {
     }
 }
 
-/// A port that ignores writes, for ports that guests access as a matter of course (the clock chip's).
+/// A port that ignores writes, for ports that guests routinely access although no device is there
+/// (the clock chip's).
 pub(crate) struct QuietPort;
 
 impl DevicePio for QuietPort {
@@ -121,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// Remembers what is written; a read returns the port's offset.
+    /// Records each write; a read returns the port's offset.
     #[derive(Default)]
     struct Ports(Mutex<Vec<(u16, Vec<u8>)>>);
 
@@ -144,10 +146,11 @@ mod tests {
         let ram = memory::create(MemoryOptions { size: 16 << 20, huge_pages: false }).unwrap();
         let gate = GateHost::new(new_gate().0, Arc::new(ram), Arc::new(Unfenced)).unwrap();
         let bus = Bus::new(io, Arc::new(Events::new().unwrap()), gate);
-        // The command of a reset, as the lower byte of a word.
+        // A reset command as the lower byte of a word.
         bus.pio_out(0x64, &[0xfe, 0]);
         assert_eq!(*one.0.lock().unwrap(), [(0, vec![0xfe])]);
-        // An access within a device reaches it whole; one across its end is split into bytes.
+        // An access within a device reaches the device whole; an access across its end is split
+        // into bytes.
         bus.pio_out(0x3f8, &[1, 2]);
         bus.pio_out(0x3ff, &[3, 4]);
         bus.pio_out(0x3f7, &[5, 6]);

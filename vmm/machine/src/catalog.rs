@@ -1,15 +1,16 @@
-//! The catalogue of devices for `--device NAME`: one line each; `cargo xtask new-device` adds them.
+//! The catalogue of devices for `--device NAME`, one line per device; `cargo xtask new-device` adds
+//! lines.
 
 use io_gate::{Device, RegisterDevice};
 
 use crate::gated::{self, Make};
 
-/// Makes a device in its power-on state.
+/// Creates a device in its power-on state.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// A virtio device, which gets a virtio-mmio window.
+    /// A virtio device. It gets a virtio-mmio window.
     Virtio(fn() -> Make<dyn Device>),
-    /// A register device, which gets the window of a virtio device for its registers.
+    /// A register device. It gets a virtio device's window for its registers.
     Registers(fn() -> Make<dyn RegisterDevice>),
 }
 
@@ -18,18 +19,18 @@ pub enum Kind {
 pub struct Entry {
     /// The name after `--device`.
     pub name: &'static str,
-    /// How the device is made.
+    /// How to create the device.
     pub kind: Kind,
 }
 
 impl Entry {
-    /// A virtio device. Its `Default` is the power-on state.
+    /// A virtio device; its `Default` is the power-on state.
     #[must_use]
     pub const fn virtio<D: Device + Default + 'static>(name: &'static str) -> Self {
         Self { name, kind: Kind::Virtio(|| gated::virtio(D::default)) }
     }
 
-    /// A register device. Its `Default` is the power-on state.
+    /// A register device; its `Default` is the power-on state.
     #[must_use]
     pub const fn registers<D: RegisterDevice + Default + 'static>(name: &'static str) -> Self {
         Self { name, kind: Kind::Registers(|| gated::registers(D::default)) }
@@ -43,7 +44,7 @@ pub const CATALOG: &[Entry] = &[
     // New devices go above this line.
 ];
 
-/// The device with this name.
+/// The device of this name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Entry> {
     CATALOG.iter().find(|entry| entry.name == name)

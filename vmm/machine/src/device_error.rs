@@ -1,4 +1,4 @@
-//! Errors of setting up devices and their backends.
+//! The errors of setting up devices and their backends.
 
 use std::path::PathBuf;
 
@@ -11,20 +11,20 @@ use kemari_hypervisor::layout;
 use crate::catalog;
 use crate::gated::NotGated;
 
-/// Why devices or their backends could not be set up.
+/// Why devices or their backends cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceSetupError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A disk image is cut off.
+    /// The size of a disk image is not a multiple of 512 bytes.
     #[error(
         "disk {path}: expected a multiple of 512 bytes, found {bytes}: round it up with `truncate -s %512 {path}`"
     )]
     DiskSize {
         /// The image's path.
         path: PathBuf,
-        /// The image's length.
+        /// The image's length in bytes.
         bytes: u64,
     },
     /// A disk cannot be opened for writing.
@@ -46,34 +46,34 @@ pub enum DeviceSetupError {
     /// A console cannot be used.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// There are more PCI devices than interrupts for them.
+    /// The machine has more PCI devices than interrupts for them.
     #[error(
         "{wanted} PCI devices: expected at most {}: remove some --net with model=e1000",
         layout::PCI_MAX
     )]
     TooManyPci {
-        /// Number of devices asked for.
+        /// The requested number of devices.
         wanted: usize,
     },
-    /// The device is of a crate that has not been reviewed.
+    /// The device's crate is not one that the gate checks.
     #[error(transparent)]
     NotGated(#[from] NotGated),
     /// The device is not in the catalogue.
     #[error("--device: expected one of {}, found `{name}`", catalog::names())]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
-    /// There are more devices than windows.
+    /// The machine has more devices than windows.
     #[error(
         "{wanted} devices: the machine has {} windows: remove some --disk, --net or --device",
         layout::VIRTIO_MMIO_MAX
     )]
     TooMany {
-        /// Number of devices asked for.
+        /// The requested number of devices.
         wanted: usize,
     },
-    /// Two devices have the same address: a mistake in the layout.
+    /// Two devices have the same address, which is a mistake in the layout.
     #[error("devices overlap: {0}")]
     Overlap(String),
     /// The process is out of a system resource.

@@ -1,7 +1,8 @@
-//! The device thread: one event loop that serves the guest's requests and brings it input. What it watches is in
-//! `machine/subscribers.rs`.
+//! The device thread: one event loop that serves the guest's requests and delivers its input.
+//! `machine/subscribers.rs` lists the event sources.
 //!
-//! Everything that must not happen in the middle of a request also runs here: checkpoints, resets and restores.
+//! Work that must not happen in the middle of a request also runs here: checkpoints, resets and
+//! restores.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +25,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 pub type Subscriber = Box<dyn MutEventSubscriber + Send>;
 type Command = Box<dyn FnOnce(&mut LoopContext<'_>) + Send>;
 
-/// The loop as a command sees it, on the device thread between two events.
+/// The event loop, as a command on the device thread sees it between two events.
 pub struct LoopContext<'l> {
     manager: &'l mut EventManager<Subscriber>,
 }
@@ -46,7 +47,8 @@ impl LoopContext<'_> {
 pub struct LoopHandle(Arc<Shared>);
 
 struct Shared {
-    /// `None` when the thread has ended: a later command is dropped, and its caller gets [`LoopError::Ended`].
+    /// The waiting commands; `None`: the thread has ended. A later command is dropped, and its
+    /// caller gets [`LoopError::Ended`].
     commands: Mutex<Option<VecDeque<Command>>>,
     event: EventFd,
     stopping: AtomicBool,
@@ -58,18 +60,18 @@ pub enum LoopError {
     /// The thread has ended.
     #[error("the device thread has ended")]
     Ended,
-    /// The thread is stuck in a device or in the kernel.
+    /// The thread is stuck, in a device or in the kernel.
     #[error("the device thread has not answered for {0:?}")]
     Silent(Duration),
 }
 
-/// The result of a command on the device thread, when it has run.
+/// The future result of a command on the device thread.
 pub struct Answer<R>(Receiver<R>);
 
-/// After this long a wait is logged: the thread is stuck in a device or in the kernel.
+/// Time after which a wait is logged: the thread is stuck in a device or in the kernel.
 const LONG: Duration = Duration::from_secs(5);
-/// Number of parts of a wait. If the whole process was stopped, one part ends late, and that time does not count as the
-/// device thread's silence.
+/// Number of parts of a wait. If the whole process was stopped, one part ends late, and that time
+/// does not count as silence of the device thread.
 const PARTS: u32 = 20;
 
 impl LoopHandle {
@@ -81,7 +83,7 @@ impl LoopHandle {
         })))
     }
 
-    /// Queues `command` to run on the device thread, in order, between two events; does not wait for it.
+    /// Queues `command` to run on the device thread, in order, between two events. Does not wait.
     pub fn post(&self, command: impl FnOnce(&mut LoopContext<'_>) + Send + 'static) {
         if let Some(commands) = &mut *self.commands() {
             commands.push_back(Box::new(command));
@@ -89,24 +91,24 @@ impl LoopHandle {
         self.wake();
     }
 
-    /// As [`post`](Self::post), and returns a handle to the command's result.
+    /// Does what [`post`](Self::post) does, and returns a handle to the result.
     pub fn ask<R: Send + 'static>(
         &self,
         command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
     ) -> Answer<R> {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.post(move |context| {
-            // Fails when the caller has gone: then the result is not needed.
+            // Fails if the caller has gone and needs no result.
             let _ = sender.send(command(context));
         });
         Answer(receiver)
     }
 
-    /// Runs `command` on the device thread and waits for its result without a limit. Do not call it on the device thread,
-    /// nor on a thread that serves a peer or an operator (P9).
+    /// Runs `command` on the device thread and waits for its result, without a limit. Do not call
+    /// it on the device thread, nor on a thread that serves a peer or an operator (P9).
     ///
     /// # Errors
-    /// When the thread has ended, or ends before it reaches the command.
+    /// When the thread has ended, or ends before it runs the command.
     pub fn call<R: Send + 'static>(
         &self,
         command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
@@ -119,7 +121,7 @@ impl LoopHandle {
     }
 
     fn wake(&self) {
-        // Fails only when the counter is at its limit: then it is readable already.
+        // Fails only if the counter is at its maximum: then it is readable already.
         let _ = self.0.event.write(1);
     }
 
@@ -133,7 +135,7 @@ impl LoopHandle {
 }
 
 impl<R> Answer<R> {
-    /// Waits for the result, at most `patience`.
+    /// Waits for the result, at most for `patience`.
     ///
     /// # Errors
     /// When the thread has ended, or has not run the command in time.
@@ -148,10 +150,10 @@ impl<R> Answer<R> {
         Err(LoopError::Silent(patience))
     }
 
-    /// Waits for the result without a limit, and logs a long wait.
+    /// Waits for the result without a limit, and logs a wait of more than 5 s.
     ///
     /// # Errors
-    /// When the thread has ended, or ends before it reaches the command.
+    /// When the thread has ended, or ends before it runs the command.
     pub fn wait(&self) -> Result<R, LoopError> {
         match self.within(LONG) {
             Err(silent @ LoopError::Silent(_)) => {
@@ -163,18 +165,19 @@ impl<R> Answer<R> {
     }
 }
 
-/// What the thread leaves behind: it may not close descriptors, so the thread that joins it does.
+/// What the thread may not drop, since that closes descriptors; the thread that joins it drops
+/// this.
 type Leftovers = (EventManager<Subscriber>, Option<VecDeque<Command>>);
 
-/// The device thread; ended by [`stop`](Self::stop).
+/// The device thread; [`stop`](Self::stop) ends it.
 pub(crate) struct DeviceThread {
     handle: LoopHandle,
     thread: Mutex<Option<JoinHandle<Leftovers>>>,
 }
 
 impl DeviceThread {
-    /// Starts the thread. It watches only the commands of `handle` at first, and calls `confine` before anything else to
-    /// give up its rights.
+    /// Starts the thread. First it calls `confine` to give up its rights. At first it watches only
+    /// the commands of `handle`.
     pub(crate) fn start(
         handle: LoopHandle,
         confine: impl FnOnce() + Send + 'static,
@@ -194,14 +197,15 @@ impl DeviceThread {
         &self.handle
     }
 
-    /// Ends the thread after its current event and drops waiting commands. When called on the device thread itself, the
-    /// thread ends when it returns to the loop.
+    /// Ends the thread after its current event and drops waiting commands. If called on the device
+    /// thread itself, the thread ends once it returns to the loop.
     pub(crate) fn stop(&self) {
         self.handle.0.stopping.store(true, Ordering::Release);
         self.handle.wake();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thread {
-            // The thread cannot join itself nor close what it leaves: that ends with the process.
+            // The thread cannot join itself, nor close what it leaves behind: the end of the
+            // process does.
             Some(thread) if thread.thread().id() == std::thread::current().id() => {
                 std::mem::forget(thread);
             }
@@ -230,25 +234,25 @@ fn run(mut manager: EventManager<Subscriber>, handle: &LoopHandle) -> Leftovers 
             command(&mut LoopContext { manager: &mut manager });
         }
     }
-    // Dropping the commands tells their callers that there is no answer. Another thread drops them, because a command may
-    // hold the machine, whose end calls this code again.
+    // The drop of a waiting command tells its caller that there is no answer. Another thread drops
+    // the commands, because a command may hold the machine, whose drop calls this code again.
     let left = handle.commands().take();
     (manager, left)
 }
 
-/// Watches a descriptor, or logs why it cannot: the machine then receives no events from it.
+/// Watches a descriptor. Logs a failure: the machine then receives no events from it.
 pub(crate) fn watch(ops: &mut EventOps<'_>, events: Ready) {
     if let Err(error) = ops.add(events) {
         log::error!("the device thread cannot watch descriptor {}: {error}", events.fd());
     }
 }
 
-/// Wakes the loop, which then runs its commands.
+/// Wakes the loop to run its commands.
 struct Wake(LoopHandle);
 
 impl MutEventSubscriber for Wake {
     fn process(&mut self, _events: Ready, _ops: &mut EventOps<'_>) {
-        // Fails only when nothing was signalled.
+        // Fails only if nothing was signalled.
         let _ = self.0.0.event.read();
     }
 

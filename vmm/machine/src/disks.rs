@@ -1,4 +1,5 @@
-//! The machine's disks: how each is opened, which other process may have it open, and the record of who may write to it.
+//! The machine's disks: how to open each, which other processes may have it open, and the record of
+//! the term that may write to it.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,18 +11,20 @@ use io_gate_host::backend::disk_lock::Use;
 use crate::config::{DiskConfig, FenceRecord, MachineConfig};
 use crate::device_error::DeviceSetupError;
 
-/// How long a process that ends may take to release its locks, and the time between two attempts.
+/// How long a process may take at its end to release its locks, and the interval between two
+/// attempts to lock.
 const ENDING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Which machine a disk is opened for.
+/// The kind of machine for which a disk is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opens {
     /// A machine that does not share the disk.
     Alone,
     /// The side of a pair that runs the guest from its start.
     Active,
-    /// The side of a pair that takes over: the other side may be stopped and still have the disk open.
+    /// The side of a pair that takes over. The other side may be stopped and still have the disk
+    /// open.
     Successor,
     /// A standby that checks whether it could open the disk.
     Standby,
@@ -33,7 +36,7 @@ impl Opens {
     }
 }
 
-/// Opens a disk. `machine` is the name for its fence record, where terms decide who may write.
+/// Opens a disk. `machine` is the name for its fence record, if terms decide who may write.
 pub(crate) fn open(
     config: &DiskConfig,
     opens: Opens,
@@ -43,7 +46,7 @@ pub(crate) fn open(
     with_record(disk, config, opens, machine)
 }
 
-/// As [`open`], for a disk that is already open.
+/// Does what [`open`] does, with a disk that is already open.
 pub(crate) fn reopen(
     disk: Disk,
     config: &DiskConfig,
@@ -74,11 +77,13 @@ fn with_record(
     }
 }
 
-/// Opens and locks a disk of a machine that has an arbiter and is about to start. Does not read its record.
+/// Opens and locks a disk of a machine that has an arbiter and is about to start. Does not read its
+/// fence record.
 ///
-/// P2: the holder of a lock is a live process that may be about to write, perhaps under another name of the image and with
-/// another record beside it. So a seizure overrides records, but never a lock. A pair's lock admits any other pair's lock: this
-/// machine therefore locks the image alone first, and as one of a pair afterwards.
+/// P2: the holder of a lock is a live process that may be about to write, perhaps under another
+/// name of the image and with another record beside it. So a seizure overrides records, but never a
+/// lock. The lock of a pair does not exclude other pairs' locks: so this machine first locks the
+/// image alone, and then as one side of a pair.
 pub(crate) fn reserve(config: &DiskConfig, seize: bool) -> Result<Disk, DeviceSetupError> {
     let disk = open_file(config, Opens::Active)?;
     let until = Instant::now() + ENDING;
@@ -89,7 +94,7 @@ pub(crate) fn reserve(config: &DiskConfig, seize: bool) -> Result<Disk, DeviceSe
         }
     };
     match alone {
-        // `share` reports an error of locking.
+        // `share` reports an error of the lock call itself.
         Ok(()) | Err(DiskError::Lock { .. }) => share(&disk, config, Opens::Active, true)?,
         Err(error) if seize => return Err(error.into()),
         Err(error) => return Err(locked(config, error)),
@@ -129,7 +134,7 @@ fn open_file(config: &DiskConfig, opens: Opens) -> Result<Disk, DeviceSetupError
     })
 }
 
-/// Locks an open disk as `opens` demands.
+/// Locks an open disk in the way that `opens` requires.
 fn share(
     disk: &Disk,
     config: &DiskConfig,
@@ -150,7 +155,7 @@ fn share(
     Ok(())
 }
 
-/// Names the holder of a locked disk, if its record does.
+/// The error for a locked disk: names the holder if the fence record does.
 fn locked(config: &DiskConfig, error: DiskError) -> DeviceSetupError {
     let claim = fence_record(config).and_then(|record| {
         let claim = DiskFence::look(&record).ok()??;
@@ -179,8 +184,8 @@ fn held(config: &DiskConfig, record: PathBuf, claim: Claim) -> DeviceSetupError 
     DiskError::Held { path: config.path.clone(), record, claim: Box::new(claim) }.into()
 }
 
-/// The newest claim in the records beside the disks, for a machine that is about to start as `machine`; `None` if no record
-/// names a holder.
+/// The newest claim in the fence records of the disks, for a machine that is about to start;
+/// `None`: no record names a holder.
 ///
 /// # Errors
 /// When a record cannot be read, or another machine holds a disk.
@@ -202,9 +207,10 @@ pub(crate) fn newest_claim(
     Ok(newest)
 }
 
-/// Takes the disks over from their recorded holder, which the operator says is dead.
+/// Seizes the disks from their recorded holder, which is dead according to the operator.
 ///
-/// P2: freeing a record takes the right to write from its holder. A holder that has the disk open is alive, and keeps it.
+/// P2: freeing a record takes the right to write from its holder. A holder that has the disk open
+/// is alive, and keeps the right.
 ///
 /// # Errors
 /// When another process has a disk open, or a record cannot be written.
@@ -212,7 +218,7 @@ pub(crate) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
     let alone = |(_, disk): (u16, &DiskConfig)| {
         let open = open_file(disk, Opens::Active)?;
         match open.lock(Use::Alone) {
-            // An error of locking is reported when the disk is attached.
+            // Attaching the disk later reports an error of the lock call itself.
             Ok(()) | Err(DiskError::Lock { .. }) => Ok(open),
             Err(error) => Err(DeviceSetupError::from(error)),
         }
@@ -229,10 +235,11 @@ pub(crate) fn seize(config: &MachineConfig) -> Result<(), DeviceSetupError> {
     Ok(())
 }
 
-/// Frees the disks of a machine that has won `term` and never ran in it: their records may still name the side before.
+/// Frees the disks of a machine that won `term` and never ran in it: their records may still name
+/// the former side.
 ///
 /// # Errors
-/// The first record that cannot be written; all others are freed.
+/// When a record cannot be written: the error is the first one; all other records are freed.
 pub fn give_back(config: &MachineConfig, term: u64, holder: &str) -> Result<(), DiskError> {
     let give_back = |record: PathBuf| {
         // A disk without a record has no holder.
@@ -242,11 +249,12 @@ pub fn give_back(config: &MachineConfig, term: u64, holder: &str) -> Result<(), 
         }
     };
     let records = config.disks().filter_map(|(_, disk)| fence_record(disk));
-    // An error in one record does not keep the others from being freed.
+    // Free the other records even if one fails.
     records.map(give_back).fold(Ok(()), Result::and)
 }
 
-/// The path of the record of who may write to a disk. A block device has none beside it: `/dev` differs on every host.
+/// The path of a disk's fence record. A block device has none beside it: `/dev` differs between
+/// hosts.
 #[must_use]
 pub fn fence_record(disk: &DiskConfig) -> Option<PathBuf> {
     match &disk.fence {

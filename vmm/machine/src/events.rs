@@ -1,4 +1,4 @@
-//! Events of the machine as a whole, and how its end reaches the thread that waits for it.
+//! Events of the whole machine, and its end for the thread that waits for it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// An event for the device thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
-    /// A vCPU cannot go on.
+    /// A vCPU cannot continue.
     Fatal {
         /// The vCPU's number.
         vcpu: usize,
@@ -20,18 +20,18 @@ pub enum MachineEvent {
     },
 }
 
-/// How the machine ended.
+/// Why the machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The guest or the operator has powered it off.
+    /// The guest or the operator powered it off.
     PoweredOff,
-    /// A signal has ended it.
+    /// A signal ended it.
     Signal(i32),
     /// Another machine has the right to run the guest (P2).
     Fenced(String),
-    /// It could not be protected in time, or the standby has refused it.
+    /// It was not protected in time, or the standby refused it.
     Unprotected(String),
-    /// It has failed.
+    /// It failed.
     Failed(String),
 }
 
@@ -58,10 +58,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// Makes the events of a machine that has none yet.
+    /// Creates an empty queue of events.
     ///
     /// # Errors
-    /// When the process is out of descriptors.
+    /// When the descriptor cannot be created.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             queue: Mutex::new(VecDeque::new()),
@@ -74,7 +74,7 @@ impl Events {
     /// Queues an event for the device thread.
     pub(crate) fn post(&self, event: MachineEvent) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
-        // Fails only when the counter is at its limit: then it is readable already.
+        // Fails only if the counter is at its maximum: then it is readable already.
         let _ = self.event.write(1);
     }
 
@@ -84,12 +84,12 @@ impl Events {
     }
 
     pub(crate) fn take(&self) -> Vec<MachineEvent> {
-        // Fails only when nothing was signalled.
+        // Fails only if nothing was signalled.
         let _ = self.event.read();
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
-    /// Ends the machine. Only the first reason counts.
+    /// Ends the machine. Only the first call has an effect.
     pub fn end(&self, ended: Ended) {
         let mut slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
@@ -98,7 +98,7 @@ impl Events {
         }
     }
 
-    /// Waits for the end.
+    /// Waits until the machine has ended.
     #[must_use]
     pub fn wait(&self) -> Ended {
         let mut slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +110,7 @@ impl Events {
         }
     }
 
-    /// Waits for the end, at most `limit`.
+    /// Waits until the machine has ended, at most for `limit`.
     #[must_use]
     pub fn wait_within(&self, limit: Duration) -> Option<Ended> {
         let slot = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +118,7 @@ impl Events {
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// The end, if the machine has ended.
+    /// Why the machine ended; `None`: it has not ended.
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,16 +1,20 @@
-//! The crates that a device may come from: those that `cargo xtask gate` checks (P5). The compiler's type name shows a type's
-//! crate, so an alias, a macro or another file of this crate makes no difference.
+//! Checks that a device comes from a crate that `cargo xtask gate` checks (P5).
+//!
+//! The compiler's type name shows a type's crate: an alias, a macro or another file of this crate
+//! does not change it.
 
 use std::any::type_name;
 
 use io_gate::{Device, RegisterDevice};
 
-/// The crates of devices, and the crate whose adapters take in foreign devices; as in `gate.toml`.
+/// The crates that may define devices: the crate of devices, and the crate with the adapters for
+/// foreign devices. The same as in `gate.toml`.
 const CRATES: [&str; 2] = ["kemari_devices", "io_gate_host"];
-/// Further crates whose types may be parts of a device: `core` and `alloc`, and devices that an adapter takes in.
+/// Further crates whose types may be parts of a device: `core`, `alloc`, and the foreign devices in
+/// adapters.
 const PARTS: [&str; 3] = ["core", "alloc", "vm_superio"];
 
-/// The device is of a crate that the gate does not check.
+/// The device is from a crate that the gate does not check.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "device `{name}`: expected a type of one of the crates {CRATES:?}, found one of `{found}`, which `cargo xtask \
@@ -21,23 +25,23 @@ pub struct NotGated {
     found: &'static str,
 }
 
-/// Makes a device, once: on the device thread, which has no rights to the outside.
+/// Creates a device once, on the device thread, which has no rights to the outside.
 pub type Make<D> = Box<dyn FnOnce() -> Result<Box<D>, NotGated> + Send>;
 
-/// A virtio device made by `make`.
+/// Creates a virtio device by `make`.
 pub fn virtio<D: Device + 'static>(make: impl FnOnce() -> D + Send + 'static) -> Make<dyn Device> {
-    // Check before any of the device's code runs.
+    // Check the type before any of the device's code runs.
     Box::new(move || check(type_name::<D>()).map(|()| Box::new(make()) as Box<dyn Device>))
 }
 
-/// A register device made by `make`.
+/// Creates a register device by `make`.
 pub fn registers<D: RegisterDevice + 'static>(
     make: impl FnOnce() -> D + Send + 'static,
 ) -> Make<dyn RegisterDevice> {
     Box::new(move || check(type_name::<D>()).map(|()| Box::new(make()) as Box<dyn RegisterDevice>))
 }
 
-/// P5: checks that the type, and each of its parts, is of a crate that the gate checks.
+/// P5: checks that the gate checks the crate of the type and of each of its parts.
 fn check(name: &'static str) -> Result<(), NotGated> {
     let mut crates = paths(name).map(crate_of);
     let own = crates.next().unwrap_or_default();
@@ -48,7 +52,8 @@ fn check(name: &'static str) -> Result<(), NotGated> {
     }
 }
 
-/// The paths in a type's name: `a::B<c::D>` has two. Text that is no path (`u8`, `&`) belongs to no crate.
+/// The paths in a type's name: `a::B<c::D>` has two. Text that is not a path (`u8`, `&`) belongs to
+/// no crate.
 fn paths(name: &'static str) -> impl Iterator<Item = &'static str> {
     name.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
         .filter(|path| path.contains("::") && !path.starts_with("::"))

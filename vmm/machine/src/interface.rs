@@ -1,6 +1,6 @@
-//! What the kernel reports about a network interface in this thread's network namespace (rtnetlink(7)).
+//! Asks the kernel about a network interface in this thread's network namespace (rtnetlink(7)).
 //!
-//! Does not use `/sys/class/net`: that shows the namespace in which it was mounted.
+//! `/sys/class/net` would not do: it shows the namespace in which it was mounted.
 
 use std::io;
 
@@ -17,7 +17,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
-/// Attributes of a link, of the information on its kind, and of a tun or tap.
+/// Attributes of a link, of its kind, and of a tun or tap.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
@@ -29,37 +29,38 @@ const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const TYPE_OF_TAP: u8 = 2;
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
-/// Scope of an address that reaches no further than the link.
+/// The scope of an address that is valid on its link only.
 const RT_SCOPE_LINK: u8 = 253;
 const HEADER: usize = 16;
-/// Fixed sizes of `ifinfomsg` and `ifaddrmsg`.
+/// Sizes in bytes of the fixed parts: `ifinfomsg` and `ifaddrmsg`.
 const LINK_FIXED: usize = 16;
 const ADDRESS_FIXED: usize = 8;
 
-/// The default MTU of an Ethernet interface.
+/// The default MTU of an Ethernet interface, in bytes.
 const USUAL_MTU: u32 = 1500;
 
-/// One interface.
+/// A network interface, as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its kind, as in `ip -details link`.
     pub kind: String,
     /// Whether it is up.
     pub up: bool,
-    /// Whether it has a carrier: for a tap, whether a process has it open.
+    /// Whether it has a carrier; a tap has one while a process has it open.
     pub in_use: bool,
-    /// The interface that it is a port of, for instance a bridge: its index, and whether it is up.
+    /// The index of the interface whose port it is, for instance a bridge, and whether that
+    /// interface is up.
     pub master: Option<(u32, bool)>,
-    /// Whether this host has an address on it, and so may route.
+    /// Whether this host has an address on it, so that it may route through it.
     pub has_address: bool,
-    /// The largest packet in bytes that the host passes to it.
+    /// The largest packet in bytes that the host sends to it.
     pub mtu: u32,
 }
 
-/// Looks up the interface of this name; `None` if there is none.
+/// Looks up the interface of this name; `None`: there is none.
 ///
 /// # Errors
-/// When the kernel gives no answer.
+/// When the kernel does not answer.
 pub fn look(name: &str) -> io::Result<Option<Interface>> {
     let mut padded = name.as_bytes().to_vec();
     padded.push(0);
@@ -91,7 +92,7 @@ pub fn look(name: &str) -> io::Result<Option<Interface>> {
     Ok(Some(interface))
 }
 
-/// Whether the interface with this index is up; `false` if it has gone.
+/// Whether the interface with this index is up; `false` if it no longer exists.
 fn is_up(index: u32) -> io::Result<bool> {
     let mut request = vec![0; LINK_FIXED];
     request[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -105,11 +106,11 @@ fn is_up(index: u32) -> io::Result<bool> {
     }
 }
 
-/// Checks that a tap of this name exists or is to be created. Opening a tap that does not exist would create it, attached to
-/// nothing.
+/// Checks that a tap of this name exists or is to be created. Opening a missing tap would create
+/// it, connected to no network.
 ///
 /// # Errors
-/// What is wrong, and what to do about it.
+/// When it does not exist, or is not a tap; the error says what to do.
 pub fn check_tap(name: &str, create: bool) -> Result<(), String> {
     match look(name) {
         Ok(None) if !create => Err(no_interface(name)),
@@ -128,7 +129,7 @@ pub fn no_interface(name: &str) -> String {
     )
 }
 
-/// The error text for an interface that is no tap.
+/// The error text for an interface that is not a tap.
 #[must_use]
 pub fn no_tap(name: &str, kind: &str) -> String {
     format!(
@@ -145,8 +146,8 @@ fn link(body: &[u8]) -> Option<(u32, Interface)> {
     let data = attribute(info, IFLA_INFO_DATA).unwrap_or_default();
     let tap = attribute(data, IFLA_TUN_TYPE).and_then(|bytes| bytes.first()) == Some(&TYPE_OF_TAP);
     let kind = match kind.as_str() {
-        // Both are of the kind `tun`. A multi-queue tap is opened with another flag (TUNSETIFF refuses the ordinary one with
-        // "Invalid argument").
+        // Both have the kind `tun`. A multi-queue tap must be opened with another flag: without it,
+        // TUNSETIFF fails with "Invalid argument".
         "tun" if tap && flag(data, IFLA_TUN_MULTI_QUEUE) => "a tap with multi_queue".to_owned(),
         "tun" if tap => "tap".to_owned(),
         "" => "an interface of the host's own".to_owned(),
@@ -164,11 +165,11 @@ fn flag(attributes: &[u8], wanted: u16) -> bool {
     attribute(attributes, wanted).and_then(|bytes| bytes.first()).is_some_and(|value| *value != 0)
 }
 
-/// The first attribute of this kind.
+/// The body of the first attribute of this kind.
 fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(u16_at(attributes, 0)?);
-        // The two upper bits are flags of the content's encoding.
+        // The two upper bits are flags for the encoding of the content.
         let found = u16_at(attributes, 2)? & 0x3fff;
         let body = attributes.get(4..length)?;
         if found == kind {
@@ -178,7 +179,8 @@ fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-/// Sends one request to the kernel; calls `each` with every message of the answer, without its header.
+/// Sends one request to the kernel; calls `each` with the kind and body of every message of the
+/// answer.
 fn ask(kind: u16, flags: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
     // The protocol number of NETLINK_ROUTE is 0.
     let route = None;
@@ -187,7 +189,7 @@ fn ask(kind: u16, flags: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> 
     let mut message = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
-    // Sequence number and sender stay 0: this socket sends one request.
+    // The sequence number and the sender stay 0: this socket sends one request.
     message.extend([0; 8]);
     message.extend(body);
     send(&socket, &message, SendFlags::empty())?;
@@ -256,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_tap_is_seen_as_it_is() {
-        // This thread's own network; what it starts is in it.
+        // Use a network namespace of this thread; the processes that it starts are in it too.
         // SAFETY: a system call that changes the network namespace of this thread only.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
             let error = io::Error::last_os_error();

@@ -1,11 +1,12 @@
-//! The interrupt line of one device: edge or level on a pin of KVM's interrupt controllers.
+//! The interrupt line of one device: an edge or a level on a pin of KVM's interrupt controllers.
 
 use kemari_hypervisor::kvm::Pins;
 
 /// One pin.
 ///
-/// Pulsed by `KVM_IRQ_LINE`, not by an irqfd: the ioctl returns when the edge is in the controllers' state, so a
-/// checkpoint taken afterwards contains it. An irqfd injects from a kernel worker at an unknown time.
+/// `KVM_IRQ_LINE` pulses it, not an irqfd: when the ioctl returns, the edge is in the controllers'
+/// state, and a checkpoint taken afterwards contains it. An irqfd injects from a kernel worker at
+/// an unknown time.
 #[derive(Clone)]
 pub struct IrqLine {
     pins: Pins,
@@ -25,7 +26,8 @@ impl IrqLine {
         self.set(false);
     }
 
-    /// Sets a level-triggered line high or low. Asserted means high: KVM ignores the polarity that the guest gives a pin.
+    /// Asserts or clears a level-triggered line. Asserted means high: KVM ignores the polarity that
+    /// the guest sets for a pin.
     pub fn set(&self, level: bool) {
         if let Err(error) = self.pins.set(self.gsi, level) {
             log::error!("KVM_IRQ_LINE, pin {}: {error}", self.gsi);

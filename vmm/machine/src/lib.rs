@@ -1,10 +1,11 @@
-//! One virtual machine: its configuration, guest memory, vCPUs, devices and gate; how it is built, booted, started, paused, saved,
-//! restored, reset and ended.
+//! One virtual machine: its configuration, guest memory, vCPUs, devices and gate; how it is built,
+//! booted, started, paused, saved, restored, reset and ended.
 //!
-//! Code that knows of a pair does not belong here: no terms, no handshake, no link, no standby. Of the project this crate may
-//! depend on the gate and its far side, the devices, `kemari-hypervisor`, `kemari-confine` and `kemari-support`.
+//! Code that knows of a pair does not belong here: no terms, handshake, link or standby. Of this
+//! project's crates, this one may depend on the gate and its far side, the devices,
+//! `kemari-hypervisor`, `kemari-confine` and `kemari-support`.
 //!
-//! A device gets a line in [`catalog`]. Threads and locks: `docs/threads.md`.
+//! To add a device, add a line to [`catalog`]. Threads and locks: `docs/threads.md`.
 
 pub mod boot;
 mod bus;

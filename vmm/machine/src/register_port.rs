@@ -15,12 +15,13 @@ use crate::interrupt::IrqLine;
 use crate::serving::Serving;
 
 thread_local! {
-    /// The slot whose gate this vCPU waits for, because its access has filled the slot's share of the gate.
+    /// The slot at whose gate this vCPU waits for room: its last access has filled the slot's
+    /// share.
     static AHEAD: Cell<Option<u16>> = const { Cell::new(None) };
 }
 
-/// Whether the calling vCPU may go on: none of its accesses waits for room at the gate. It holds no lock while it waits
-/// (P7).
+/// Whether the calling vCPU may enter the guest: none of its accesses waits for room at the gate. A
+/// vCPU holds no lock while it waits (P7).
 pub(crate) fn may_go_on(gate: &GateHost) -> bool {
     let waits = AHEAD.get().filter(|slot| !gate.has_room(*slot));
     AHEAD.set(waits);
@@ -36,7 +37,7 @@ pub enum Place {
         first: u16,
         /// Number of ports.
         count: u16,
-        /// The first port's offset in the device.
+        /// The offset of the first port in the device's registers.
         offset: u64,
     },
     /// Guest physical addresses.
@@ -61,7 +62,8 @@ impl Place {
         Self::Window { base, size }
     }
 
-    /// The device's own offset for an access at a port.
+    /// The offset in the device's registers of an access at a port; `None`: the port is not in this
+    /// place.
     fn of_port(self, base: u16, offset: u16) -> Option<u64> {
         match self {
             Self::Ports { first, offset: skip, .. } if first == base => {
@@ -72,7 +74,8 @@ impl Place {
     }
 }
 
-/// One register device. Its mutex has the same place in the lock order as that of a virtio window.
+/// One register device. Its mutex has the same place in the lock order as that of a virtio window
+/// (`docs/threads.md`).
 pub struct RegisterPort {
     number: u16,
     slot: Mutex<RegisterSlot>,
@@ -81,13 +84,13 @@ pub struct RegisterPort {
 }
 
 impl RegisterPort {
-    /// Makes a slot accessible at ports or windows; with `irq` if it interrupts.
+    /// Makes a slot accessible at `places`; `irq` is its interrupt line, if it has one.
     #[must_use]
     pub fn new(slot: RegisterSlot, places: &[Place], irq: Option<IrqLine>) -> Self {
         Self { number: slot.slot(), slot: Mutex::new(slot), places: places.to_vec(), irq }
     }
 
-    /// Registers it on the buses.
+    /// Registers the device on the buses.
     ///
     /// # Errors
     /// When another device has one of the addresses.
@@ -105,7 +108,7 @@ impl RegisterPort {
         Ok(())
     }
 
-    /// Serves a read at an offset of the device.
+    /// Serves a read at an offset of the device's registers.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         let mut slot = self.lock();
         let line = slot.read(offset, data);
@@ -113,7 +116,7 @@ impl RegisterPort {
         note_ahead(&slot);
     }
 
-    /// Serves a write at an offset of the device.
+    /// Serves a write at an offset of the device's registers.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) {
         let mut slot = self.lock();
         let line = slot.write(offset, data);
@@ -138,36 +141,37 @@ impl RegisterPort {
         self.lock().identity()
     }
 
-    /// Takes a backend's input. Called on the device thread.
+    /// Delivers a backend's input. Call it on the device thread.
     pub fn intake(&self, port: Port) {
         let mut slot = self.lock();
         let line = slot.intake(port);
         self.drive(line);
     }
 
-    /// Gives the device input from the machine itself. Called on the device thread.
+    /// Delivers input from the machine itself. Call it on the device thread.
     pub(crate) fn give(&self, data: &[u8]) {
         let mut slot = self.lock();
         let line = slot.give(data);
         self.drive(line);
     }
 
-    /// Gives the device a finished request. Called on the device thread.
+    /// Delivers a finished request. Call it on the device thread.
     pub fn complete(&self, completion: Completion) {
         let mut slot = self.lock();
         let line = slot.complete(completion);
         self.drive(line);
     }
 
-    /// Continues the device's work and sets the interrupt line to the device's level. Called on the device thread after
-    /// a restore: that restores the interrupt controllers, but not the lines that drive their pins.
+    /// Continues the device's work and sets the interrupt line to the device's level. Call it on
+    /// the device thread after a restore: a restore sets the interrupt controllers, but not the
+    /// lines that drive their pins.
     pub fn retry(&self) {
         let mut slot = self.lock();
         let line = slot.proceed();
         self.drive(line);
     }
 
-    /// Allows or forbids the device to access guest memory.
+    /// Allows or forbids the device's accesses to guest memory.
     pub(crate) fn set_bus_master(&self, allowed: bool) {
         self.lock().set_bus_master(allowed);
     }
@@ -180,13 +184,14 @@ impl RegisterPort {
         self.drive(line);
     }
 
-    /// Saves everything that a guest could see.
+    /// Saves all state that a guest can see.
     #[must_use]
     pub fn save(&self) -> RegisterState {
         self.lock().save()
     }
 
-    /// As [`save`](Self::save), for a thread that serves others; `None` while another thread uses the device (P9).
+    /// Does what [`save`](Self::save) does, without waiting; `None` while another thread uses the
+    /// device (P9).
     #[must_use]
     pub fn try_save(&self) -> Option<RegisterState> {
         self.slot.try_lock().ok().map(|slot| slot.save())
@@ -195,12 +200,13 @@ impl RegisterPort {
     /// Restores a saved state.
     ///
     /// # Errors
-    /// When the state is another device's, or is not possible.
+    /// When the state belongs to another device, or is not possible.
     pub fn restore(&self, state: &RegisterState) -> Result<(), SlotError> {
         self.lock().restore(state)
     }
 
-    /// Called with the slot locked, so that the line changes in the order of its causes.
+    /// Drives the interrupt line. Call it with the slot locked, so that the line changes in the
+    /// order of its causes.
     fn drive(&self, line: LineState) {
         let Some(irq) = &self.irq else { return };
         match line {

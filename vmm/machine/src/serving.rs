@@ -1,4 +1,4 @@
-//! The device that a thread serves at this moment, for the message of a panic.
+//! Records the device that each thread is serving, for the message of a panic.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -10,22 +10,22 @@ thread_local! {
     static SERVED: Cell<Option<Served>> = const { Cell::new(None) };
 }
 
-/// A device, by its names for people.
+/// A device, as a message names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
     /// The kind of the device.
     pub kind: &'static str,
-    /// Its slot.
+    /// The slot of the device.
     pub slot: u16,
 }
 
-/// The device that the calling thread serves.
+/// The device that the calling thread is serving.
 #[must_use]
 pub fn served() -> Option<Served> {
     SERVED.get()
 }
 
-/// A locked device while it is served. No thread has two.
+/// A locked device that a thread serves. A thread serves at most one.
 pub(crate) struct Serving<'s, T>(MutexGuard<'s, T>);
 
 impl<'s, T> Serving<'s, T> {

@@ -1,28 +1,28 @@
-//! The list of devices and features that no gate can control, with the reason and the alternative for
-//! each.
+//! The list of devices and features that the gate cannot control, each with the reason and an
+//! alternative.
 //!
-//! With fault tolerance on, everything on the list is refused before anything runs (P5). With it off,
-//! only the one that this program implements is allowed: guest memory in a shared file.
+//! With fault tolerance on, everything on the list is refused before anything runs (P5). With it
+//! off, only guest memory in a shared file is allowed, the one that this program implements.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::config::MachineConfig;
 
-/// A way for bytes to leave or enter the guest that does not pass the gate.
+/// A way for bytes to leave or enter the guest past the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ungated {
     /// The host's kernel serves a network's queues.
     VhostNet,
     /// Another process serves a device's queues.
     VhostUser,
-    /// A device of the host is passed through.
+    /// A device of the host is passed through to the guest.
     Vfio,
     /// Hardware serves a device's queues.
     Vdpa,
     /// Guest memory that other processes can map.
     SharedMemory,
-    /// A file that the guest writes by storing to memory.
+    /// A file that the guest writes to by memory stores.
     Pmem,
     /// Notifications and interrupts that KVM exchanges with another process.
     ForeignEvents,
@@ -40,7 +40,7 @@ impl Ungated {
         Self::ForeignEvents,
     ];
 
-    /// The name, why it cannot be gated, and what to use instead.
+    /// The name, the reason why it cannot be gated, and the alternative.
     const fn row(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::VhostNet => (
@@ -93,7 +93,7 @@ impl Ungated {
         self.row().0
     }
 
-    /// Recognises one in the value of a flag, as users of this and other monitors spell it.
+    /// Finds one in the value of a flag, in the spelling of this or another monitor.
     #[must_use]
     pub fn spelled(value: &str) -> Option<Self> {
         value.split(',').find_map(|part| {
@@ -108,7 +108,7 @@ impl Ungated {
                 _ if named("vhost") => Some(Self::VhostNet),
                 _ if named("vfio") => Some(Self::Vfio),
                 _ if named("pmem") || named("virtio-pmem") || named("nvdimm") => Some(Self::Pmem),
-                // In other monitors `ioeventfd=on` means a descriptor of their own, not a foreign
+                // In other monitors, `ioeventfd=on` means a descriptor of their own, not a foreign
                 // one.
                 _ if events && !off && value != "on" => Some(Self::ForeignEvents),
                 _ => None,
@@ -116,7 +116,8 @@ impl Ungated {
         })
     }
 
-    /// What the machine has that this program can run only without fault tolerance.
+    /// The ungated feature that the machine uses. This program can run it only without fault
+    /// tolerance.
     #[must_use]
     pub fn of(machine: &MachineConfig) -> Option<Found> {
         let file = machine.memory_file.as_ref()?;
@@ -128,17 +129,17 @@ impl Ungated {
     }
 }
 
-/// An ungated device or feature that was asked for.
+/// An ungated device or feature in the value of a flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its kind.
     pub kind: Ungated,
-    /// How it was asked for.
+    /// Its spelling in the flag.
     pub spelled: String,
 }
 
 impl Found {
-    /// Why it cannot be used, if it cannot.
+    /// The refusal; `None`: the feature can be used.
     #[must_use]
     pub fn refusal(&self, fault_tolerance: bool) -> Option<Refusal> {
         if !fault_tolerance && self.kind.is_implemented() {
@@ -148,7 +149,7 @@ impl Found {
     }
 }
 
-/// A sentence for the operator.
+/// The text of a refusal, for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     found: Found,
@@ -172,12 +173,12 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The value of a flag that may ask for something ungated.
+/// A flag's value, which may name a device that the gate cannot control.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked<T> {
-    /// It asks for nothing ungated.
+    /// The value, which the gate can control.
     Gated(T),
-    /// It asks for something ungated.
+    /// The device or feature that the gate cannot control.
     Ungated(Found),
 }
 
@@ -193,7 +194,7 @@ impl<T: FromStr> FromStr for Asked<T> {
 }
 
 impl<T> Asked<T> {
-    /// The value, if it can be gated.
+    /// The value, if the gate can control it.
     #[must_use]
     pub fn gated(&self) -> Option<&T> {
         match self {
@@ -202,7 +203,7 @@ impl<T> Asked<T> {
         }
     }
 
-    /// What cannot be gated, if anything.
+    /// The device or feature that the gate cannot control, if the value names one.
     #[must_use]
     pub fn ungated(&self) -> Option<&Found> {
         match self {

@@ -1,4 +1,5 @@
-//! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): one window of registers over one device slot.
+//! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2): one window of registers for one
+//! device slot.
 
 use std::sync::Mutex;
 
@@ -14,13 +15,13 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset};
 use crate::interrupt::IrqLine;
 use crate::serving::Serving;
 
-/// `virt`, little endian.
+/// `virt` in little endian.
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
-/// Any value is allowed; drivers only show it to people.
+/// The specification allows any value; drivers only display it.
 const VENDOR: u32 = u32::from_le_bytes(*b"KEMA");
 
-/// Offsets of the registers (virtio 1.2, table 4.1).
+/// Offsets of the registers in bytes (virtio 1.2, table 4.1).
 mod reg {
     pub(crate) const MAGIC: u64 = 0x00;
     pub(crate) const VERSION: u64 = 0x04;
@@ -59,7 +60,7 @@ mod status {
     pub(crate) const FEATURES_OK: u32 = 8;
     pub(crate) const NEEDS_RESET: u32 = 64;
     pub(crate) const FAILED: u32 = 128;
-    /// The steps of a driver (3.1.1), and the steps that each requires.
+    /// The steps of a driver (3.1.1), each with the steps that it requires.
     pub(crate) const STEPS: [(u32, u32); 4] =
         [(ACKNOWLEDGE, 0), (DRIVER, ACKNOWLEDGE), (FEATURES_OK, DRIVER), (DRIVER_OK, FEATURES_OK)];
 }
@@ -71,10 +72,10 @@ const INTERRUPT_CONFIG: u32 = 2;
 /// Increase it with each change of the layout of [`TransportState`].
 const TRANSPORT_STATE_VERSION: u16 = 1;
 
-/// Everything of a window and its slot that a guest could see.
+/// All state of a window and its slot that a guest can see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransportState {
-    /// The layout of this structure.
+    /// The version of this structure's layout.
     pub version: u16,
     /// The registers.
     pub registers: Registers,
@@ -85,21 +86,21 @@ pub struct TransportState {
 /// The transport's own registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registers {
-    /// Device status, as the driver has set it.
+    /// The device status, as the driver has set it.
     pub status: u32,
-    /// Which half of the device's features is read.
+    /// The half of the device's features that a read returns.
     pub device_features_sel: u32,
-    /// Which half of the driver's features is written.
+    /// The half of the driver's features that a write sets.
     pub driver_features_sel: u32,
     /// The features that the driver has written.
     pub driver_features: u64,
     /// The selected virtqueue.
     pub queue_sel: u32,
-    /// Interrupts that are not acknowledged yet.
+    /// Interrupts that the driver has not acknowledged yet.
     pub interrupt_status: u32,
 }
 
-/// Why a saved state was refused.
+/// Why the window refuses a saved state.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The state has another version.
@@ -107,7 +108,7 @@ pub enum TransportError {
         "virtio-mmio state: expected version {TRANSPORT_STATE_VERSION}, found {found}; run the same release on both sides"
     )]
     Version {
-        /// The version that was saved.
+        /// The saved version.
         found: u16,
     },
     /// The slot refuses its state.
@@ -117,8 +118,8 @@ pub enum TransportError {
 
 /// One window with its device.
 ///
-/// The mutex is the slot's lock in the order of `docs/threads.md`: vCPU threads take it for register accesses, the device
-/// thread for everything else, and no thread holds two.
+/// The mutex is the slot's lock in the order of `docs/threads.md`. vCPU threads take it for
+/// register accesses, the device thread for all else. No thread holds two.
 pub struct VirtioMmio {
     slot: u16,
     window: MmioWindow,
@@ -136,7 +137,7 @@ impl VirtioMmio {
     /// Makes a window over a slot.
     ///
     /// # Errors
-    /// When the process is out of descriptors.
+    /// When the event counters cannot be created.
     pub fn new(window: MmioWindow, irq: IrqLine, slot: VirtioSlot) -> std::io::Result<Self> {
         let kicks = (0..slot.queue_count()).map(|_| Kick::new()).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -148,8 +149,8 @@ impl VirtioMmio {
         })
     }
 
-    /// Makes KVM signal the device thread when the driver notifies a queue, without an exit. Where KVM refuses, the exit
-    /// remains: it is slower but correct.
+    /// Makes KVM signal the device thread without an exit when the driver notifies a queue. If KVM
+    /// refuses, each notification stays an exit, which is slower but correct.
     pub fn register_kicks(&self, vm: &Vm) {
         let address = IoEventAddress::Mmio(self.window.base + reg::QUEUE_NOTIFY);
         for (queue, kick) in (0_u32..).zip(&self.kicks) {
@@ -162,7 +163,7 @@ impl VirtioMmio {
         }
     }
 
-    /// The descriptors by which the driver notifies each queue.
+    /// The event counters of the queues: the driver's notifications signal them.
     #[must_use]
     pub fn kicks(&self) -> &[Kick] {
         &self.kicks
@@ -192,23 +193,24 @@ impl VirtioMmio {
         self.lock().slot.device_features()
     }
 
-    /// Serves a queue that the driver has notified. Called on the device thread.
+    /// Serves a queue that the driver has notified. Call it on the device thread.
     pub fn kick(&self, queue: u16) {
         self.with_slot(|slot| slot.kick(queue));
     }
 
-    /// Gives the device its finished requests. Called on the device thread.
+    /// Delivers finished requests to the device. Call it on the device thread.
     pub fn complete(&self, completions: impl IntoIterator<Item = Completion>) {
         self.with_slot(|slot| slot.complete_all(completions));
     }
 
-    /// Takes a backend's input. Called on the device thread.
+    /// Delivers a backend's input. Call it on the device thread.
     pub fn intake(&self, port: Port) {
         self.with_slot(|slot| slot.intake(port));
     }
 
-    /// Looks at every queue and interrupts the driver after a restore: notifications and interrupts between the checkpoint
-    /// and the failure may be lost. A driver must tolerate spurious interrupts.
+    /// Serves every queue and interrupts the driver after a restore: notifications and interrupts
+    /// between the checkpoint and the failure may be lost. A driver must tolerate spurious
+    /// interrupts.
     pub fn retry(&self) {
         let mut inner = self.lock();
         if inner.registers.status & status::DRIVER_OK == 0 {
@@ -218,13 +220,14 @@ impl VirtioMmio {
         self.raise(&mut inner, raised.or(Interrupt { used: true, config: false }));
     }
 
-    /// Tells the backends the features that the driver accepted, after they were attached to a restored slot.
+    /// Passes the features that the driver accepted to the backends. Call it once they are attached
+    /// to a restored slot.
     pub fn negotiate(&self) {
         self.lock().slot.negotiate();
     }
 
-    /// Resets the device to its power-on state. `false` while its backend reads guest memory in a system call that does not
-    /// end.
+    /// Resets the device to its power-on state. `false`: the device's backend still reads guest
+    /// memory, in a system call that does not end.
     #[must_use]
     pub fn reset(&self) -> bool {
         let mut inner = self.lock();
@@ -238,7 +241,7 @@ impl VirtioMmio {
         done
     }
 
-    /// Saves everything that a guest could see.
+    /// Saves all state that a guest can see.
     #[must_use]
     pub fn save(&self) -> TransportState {
         let inner = self.lock();
@@ -249,10 +252,10 @@ impl VirtioMmio {
         }
     }
 
-    /// Restores a saved state; call [`retry`](Self::retry) before the guest runs.
+    /// Restores a saved state. Call [`retry`](Self::retry) before the guest runs.
     ///
     /// # Errors
-    /// When the state is another device's or another version's, or is not possible.
+    /// When the state belongs to another device or version, or is not possible.
     pub fn restore(&self, state: &TransportState) -> Result<(), TransportError> {
         if state.version != TRANSPORT_STATE_VERSION {
             return Err(TransportError::Version { found: state.version });
@@ -269,7 +272,8 @@ impl VirtioMmio {
         self.raise(&mut inner, raised);
     }
 
-    /// Set the status bit before the edge: a driver that reacts at once must find the reason.
+    /// Interrupts the driver. Sets the status bit before the edge: a driver that reacts at once
+    /// must find the reason.
     fn raise(&self, inner: &mut Inner, raised: Interrupt) {
         if raised.any() {
             let used = if raised.used { INTERRUPT_USED } else { 0 };
@@ -304,7 +308,7 @@ impl Inner {
                 let broken = if self.slot.needs_reset() { status::NEEDS_RESET } else { 0 };
                 self.registers.status | broken
             }
-            // No shared memory: all ones as length and base (virtio 1.2, 4.2.2).
+            // No shared memory: length and base read as all ones (virtio 1.2, 4.2.2).
             reg::SHM_FIRST..=reg::SHM_LAST => u32::MAX,
             reg::CONFIG_GENERATION => self.slot.config_generation(),
             // Write-only and unknown registers.
@@ -312,7 +316,7 @@ impl Inner {
         }
     }
 
-    /// Serves a register write; returns what to interrupt for.
+    /// Serves a register write; returns the interrupt to raise.
     fn write(&mut self, offset: u64, value: u32) -> Interrupt {
         match offset {
             reg::DEVICE_FEATURES_SEL => self.registers.device_features_sel = value,
@@ -337,7 +341,8 @@ impl Inner {
         Interrupt::NONE
     }
 
-    /// Interrupts a running driver with a configuration change: the device needs a reset (2.1.2).
+    /// The interrupt for a running driver when the device needs a reset: a configuration change
+    /// (2.1.2).
     fn tell_of_reset(&self) -> Interrupt {
         let up = self.registers.status & status::DRIVER_OK != 0;
         Interrupt { used: false, config: up }
@@ -365,7 +370,7 @@ impl Inner {
         }
     }
 
-    /// Features are fixed once FEATURES_OK is set (virtio 1.2, 2.2.1).
+    /// The features are fixed once FEATURES_OK is set (virtio 1.2, 2.2.1).
     fn accept_features(&mut self, value: u32) {
         if self.registers.status & status::FEATURES_OK != 0 {
             return;
@@ -379,8 +384,8 @@ impl Inner {
         self.registers.driver_features = kept | u64::from(value) << shift;
     }
 
-    /// Zero resets. Otherwise bits are only added (virtio 1.2, 2.1.1 and 3.1.1), each after its predecessors. A driver that
-    /// has failed, or must reset the device, gets no further.
+    /// Zero resets the device. Other values only add bits (virtio 1.2, 2.1.1 and 3.1.1), each after
+    /// its predecessors. A driver that has failed, or must reset the device, can set no more bits.
     fn set_status(&mut self, value: u32) -> Interrupt {
         if value == 0 {
             self.reset();
@@ -400,14 +405,14 @@ impl Inner {
                 return self.refuse_step(step);
             }
             if let Err(error) = self.take_step(step) {
-                // The driver reads the status back and sees that the bit is missing.
+                // The driver reads the status back and finds the bit missing.
                 self.slot.warn(|| format!("{error}; the driver cannot continue"));
                 return if self.slot.needs_reset() { told() } else { Interrupt::NONE };
             }
             self.registers.status |= step;
         }
         if wanted & status::DRIVER_OK != 0 {
-            // Serve what was made available, or arrived, before the driver was up.
+            // Serve requests and input from before the driver was ready.
             return self.slot.retry_all();
         }
         Interrupt::NONE
@@ -440,7 +445,7 @@ impl Inner {
     }
 }
 
-/// The interrupt for a configuration change: the driver then reads the status.
+/// The interrupt for a configuration change, at which the driver reads the status.
 fn told() -> Interrupt {
     Interrupt { used: false, config: true }
 }
@@ -461,7 +466,8 @@ impl DeviceMmio for VirtioMmio {
             inner.slot.read_config(offset - reg::CONFIG, data);
             return;
         }
-        // Registers are 32 bits wide and aligned (virtio 1.2, 4.2.2.2); anything else reads as zero.
+        // Registers are 32 bits wide and aligned (virtio 1.2, 4.2.2.2). Any other access reads as
+        // zero.
         data.fill(0);
         if offset.is_multiple_of(4)
             && let Some(register) = data.first_chunk_mut::<4>()

@@ -1,5 +1,5 @@
 //! A bare guest of a few instructions in ring 3, which every kind of KVM runs at native speed.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test file uses its part
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test file uses a part of it
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,21 +12,21 @@ use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
 
-/// The address of the code.
+/// The guest address of the code.
 pub const CODE: u64 = 0x1000;
 const PML4: u64 = 0x2000;
 const PDPT: u64 = 0x3000;
 const PD: u64 = 0x4000;
 /// The guest reads a sequence number from this address.
 pub const SEQUENCE: u64 = 0xd000_0000;
-/// The guest stores here when it is done.
+/// The guest writes here when it is done.
 pub const DONE: u64 = 0xd000_1000;
-/// The guest stores here when it has found an error.
+/// The guest writes here when it finds an error.
 pub const FAIL: u64 = 0xd000_2000;
-/// Upper bound for a guest's run.
+/// Time limit of a guest's run.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a guest has reported.
+/// A report of the guest.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     Done(u64),
@@ -73,16 +73,16 @@ pub fn memory(size: u64) -> GuestMemory {
     memory::create(MemoryOptions { size, huge_pages: false }).unwrap()
 }
 
-/// Makes a VM with `code` at [`CODE`], as [`load`] does.
+/// Creates a VM with `code` at [`CODE`], as [`load`] does.
 pub fn vm(kvm: &Kvm, memory: GuestMemory, code: &[u8], cpus: u32) -> Vm {
     load(&memory, code);
     Vm::new(kvm, memory, VmOptions { cpus, pit: true }).unwrap()
 }
 
-/// Writes `code` to [`CODE`], and page tables that map the first GiB and the device windows one to one for ring
-/// 3.
+/// Writes `code` to [`CODE`], and page tables for ring 3 that map the first GiB and the device
+/// windows one to one.
 pub fn load(memory: &GuestMemory, code: &[u8]) {
-    // Present, writable, user, accessed and dirty, so that the processor need not write to the tables.
+    // Present, writable, user, accessed and dirty: the processor then need not write to the tables.
     const FLAGS: u64 = 0x67;
     const LARGE: u64 = 1 << 7;
     let put = |value: u64, addr: u64| memory.write_obj(value, GuestAddress(addr)).unwrap();
@@ -98,7 +98,7 @@ pub fn load(memory: &GuestMemory, code: &[u8]) {
     }
 }
 
-/// Makes a vCPU enter ring 3 at [`CODE`] with `regs`; application processors are made runnable.
+/// Sets a vCPU to enter ring 3 at [`CODE`] with `regs`, and makes it runnable.
 pub fn enter(fd: &VcpuFd, regs: kvm_regs) {
     let mut sregs = fd.get_sregs().unwrap();
     let data = kvm_segment {
@@ -127,7 +127,7 @@ pub fn enter(fd: &VcpuFd, regs: kvm_regs) {
     fd.set_mp_state(kvm_mp_state { mp_state: 0 }).unwrap();
 }
 
-/// Runs until the guest reports something, then pauses.
+/// Runs the guest until it reports an event, then pauses it.
 pub fn run(set: &VcpuSet, events: &Receiver<Event>) -> Event {
     set.resume();
     let event = events.recv_timeout(DEADLINE).expect("the guest says something in time");

@@ -1,7 +1,8 @@
-//! The ACPI tables: a stock kernel finds its CPUs, interrupt controllers, serial line and virtio-mmio windows in them, and
-//! the way to power off and reset.
+//! The ACPI tables (ACPI 6.5): a stock kernel finds in them its CPUs, interrupt controllers, serial
+//! line and virtio-mmio windows, and the ways to power off and to reset.
 //!
-//! Not "hardware-reduced" ACPI: with that, Linux powers off by other registers than PM1a, and `_S5` has no effect.
+//! The tables are not "hardware-reduced": with that flag, Linux powers off by other registers than
+//! PM1a, and `_S5` has no effect.
 
 use acpi_tables::aml::{
     AddressSpace as Range, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed,
@@ -23,23 +24,24 @@ const OEM_ID: [u8; 6] = *b"KEMARI";
 const OEM_TABLE_ID: [u8; 8] = *b"KEMARIVM";
 const OEM_REVISION: u32 = 1;
 
-/// FADT, IA-PC boot architecture flags: there are devices on the ISA bus (the serial line).
+/// FADT, IA-PC boot architecture flags: the ISA bus has devices (the serial line).
 const LEGACY_DEVICES: u16 = 1;
-/// No VGA, so that the guest does not probe for it.
+/// FADT: there is no VGA, so the guest does not probe for it.
 const VGA_NOT_PRESENT: u16 = 1 << 2;
-/// No CMOS clock: without this flag Linux's rtc_cmos waits for it for eight to ten seconds. Bit 1, "8042 present", stays
-/// clear for the same reason: only the reset command of an 8042 exists.
+/// FADT: there is no CMOS clock. Without this flag, Linux's rtc_cmos waits for the clock for 8-10
+/// s. Bit 1, "8042 present", stays clear for the same reason: only the reset command of an 8042
+/// exists.
 const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
 
-/// MADT: the machine also has a pair of 8259s.
+/// MADT: the machine also has two 8259s.
 const PCAT_COMPAT: u32 = 1;
-/// MADT interrupt source override: active high, level triggered.
+/// MADT, interrupt source override: active high, level-triggered.
 const ACTIVE_HIGH_LEVEL: u16 = 0xd;
 
-/// Tables start at multiples of this.
+/// Each table starts at a multiple of this many bytes.
 const ALIGNMENT: u64 = 64;
 
-/// Why the tables could not be made.
+/// Why the tables cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum AcpiError {
     /// The tables do not fit between 0xe0000 and 1 MiB.
@@ -64,7 +66,8 @@ pub enum AcpiError {
 
 /// Writes all tables and returns the address of the RSDP, which comes first.
 ///
-/// Describes a host bridge only if there is one (`pci`); the tables of a machine without PCI do not change.
+/// The tables describe a host bridge only if `pci` is set; those of a machine without PCI stay as
+/// they are.
 ///
 /// # Errors
 /// When the tables do not fit, or guest memory cannot be written.
@@ -88,7 +91,7 @@ pub fn build(
     Ok(layout::ACPI_START)
 }
 
-/// Allocates addresses in the ACPI area.
+/// Allocates addresses for tables in the ACPI area.
 struct Area {
     next: u64,
     tables: Vec<(u64, Vec<u8>)>,
@@ -124,13 +127,14 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-/// The FADT with the power and reset registers. Uses 32-bit addresses only: with 64-bit ones set as well the two would have
-/// to agree, and some kernels warn about either choice.
+/// The FADT with the power and reset registers. Uses 32-bit addresses only: if 64-bit ones were set
+/// as well, the two would have to agree, and some kernels warn about either choice.
 fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
-        // There is no sleep button and no wake-up by a clock. The power button is fixed hardware.
+        // The machine has no sleep button and no wake-up by a clock. Its power button is fixed
+        // hardware.
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);
@@ -154,13 +158,14 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     bytes(&fadt.finalize())
 }
 
-/// Interrupt controllers: one local APIC per CPU (id = index), one I/O APIC, and the SCI, which is level triggered.
+/// The MADT: one local APIC per CPU (its id is the CPU's index), one I/O APIC, and the SCI, which
+/// is level-triggered.
 fn madt(cpus: u32) -> Vec<u8> {
     let mut body = Vec::new();
     body.dword(layout::LAPIC_ADDR);
     body.dword(PCAT_COMPAT);
     for id in 0..cpus {
-        // The number of CPUs is limited to 254 when the VM is made, so `id` is a valid 8-bit APIC id.
+        // A VM has at most 254 CPUs, so `id` is a valid 8-bit APIC id.
         ProcessorLocalApic::new(id as u8, id as u8, EnabledStatus::Enabled).to_aml_bytes(&mut body);
     }
     IoApic::new(cpus as u8, layout::IOAPIC_ADDR, 0).to_aml_bytes(&mut body);
@@ -180,7 +185,7 @@ fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
 
 fn dsdt(windows: &[MmioWindow], pci: bool) -> Vec<u8> {
     let mut body = Vec::new();
-    // SLP_TYP for PM1a and PM1b, and two reserved elements.
+    // SLP_TYP for PM1a and for PM1b, and two reserved elements.
     Name::new(
         "_S5_".into(),
         &Package::new(vec![&layout::S5_SLP_TYP, &layout::S5_SLP_TYP, &ZERO, &ZERO]),
@@ -196,7 +201,8 @@ fn dsdt(windows: &[MmioWindow], pci: bool) -> Vec<u8> {
     table(*b"DSDT", 2, &body)
 }
 
-/// Edge triggered, active high, not shared: the properties of ISA devices and of eventfd-driven interrupts.
+/// An edge-triggered, active-high interrupt that is not shared: as ISA devices and virtio-mmio
+/// windows have.
 fn edge(gsi: u32) -> Interrupt {
     Interrupt::new(true, true, false, false, gsi)
 }
@@ -220,7 +226,7 @@ fn com1(sink: &mut Vec<u8>) {
     .to_aml_bytes(sink);
 }
 
-/// Linux loads and binds its virtio_mmio driver by the id `LNRO0005`.
+/// A virtio-mmio window. Linux binds its virtio_mmio driver to the id `LNRO0005`.
 fn virtio_mmio(sink: &mut Vec<u8>, index: usize, window: &MmioWindow) {
     let name = format!("_SB_.VM{index:02X}");
     Device::new(
@@ -233,7 +239,7 @@ fn virtio_mmio(sink: &mut Vec<u8>, index: usize, window: &MmioWindow) {
             &Name::new(
                 "_CRS".into(),
                 &ResourceTemplate::new(vec![
-                    // Windows lie below 4 GiB, see the layout.
+                    // All windows lie below 4 GiB (`layout.rs`).
                     &Memory32Fixed::new(true, window.base as u32, window.size as u32),
                     &edge(window.gsi),
                 ]),
@@ -243,9 +249,9 @@ fn virtio_mmio(sink: &mut Vec<u8>, index: usize, window: &MmioWindow) {
     .to_aml_bytes(sink);
 }
 
-/// A host bridge with configuration mechanism #1, the ranges for its devices' windows, and their interrupts: pin A of
-/// device n is wired to a pin of its own at the I/O APIC. An entry without a link device means level triggered and active
-/// low (PCI's INTx#; ACPI 6.5, 6.2.13), and KVM ignores the polarity.
+/// A host bridge with configuration mechanism #1, the ranges of its devices' windows, and their
+/// interrupts: pin A of each device has an I/O APIC pin of its own. A route without a link device
+/// is level-triggered and active low (PCI's INTx#; ACPI 6.5, 6.2.13); KVM ignores the polarity.
 fn pci_bus(sink: &mut Vec<u8>) {
     let routes: Vec<[u32; 4]> = layout::pci_places()
         .map(|place| [u32::from(place.device) << 16 | 0xffff, 0, 0, place.gsi])
@@ -329,7 +335,7 @@ mod tests {
         u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
     }
 
-    /// Returns every table that is reachable from the RSDP, as an operating system walks them.
+    /// Returns all tables that are reachable from the RSDP, as an operating system finds them.
     fn walk(memory: &GuestMemory) -> Vec<Vec<u8>> {
         let rsdp = read(memory, layout::ACPI_START, 36);
         assert_eq!(&rsdp[..8], b"RSD PTR ");
@@ -385,7 +391,7 @@ mod tests {
         assert_eq!(madt[72..], [2, 10, 0, 9, 9, 0, 0, 0, 0xd, 0]);
     }
 
-    /// ACPICA's own compiler reads the tables; reported as not tested where it is not installed.
+    /// ACPICA's own compiler reads the tables. Reports "not tested" if it is not installed.
     #[test]
     fn iasl_disassembles_the_tables() {
         if Command::new("iasl").arg("-v").output().is_err() {

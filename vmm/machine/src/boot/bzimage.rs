@@ -1,5 +1,5 @@
-//! A bzImage: its setup header, the place of its protected-mode code, and the place of the unpacked kernel (the Linux
-//! kernel's Documentation/arch/x86/boot.rst).
+//! A bzImage: finds its protected-mode code by the setup header, and the memory for the unpacked
+//! kernel (the Linux kernel's Documentation/arch/x86/boot.rst).
 
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::GuestMemory;
@@ -15,24 +15,24 @@ use super::source::Source;
 const HEADER_AT: u64 = 0x1f1;
 const HEADER_LEN: u64 = size_of::<setup_header>() as u64;
 const SECTOR: u64 = 512;
-/// The value of `setup_sects` for old kernels that leave it zero.
+/// The number of sectors for old kernels, which leave `setup_sects` zero.
 const SETUP_SECTS_OF_OLD: u64 = 4;
 /// The unit of `syssize` in bytes.
 const PARAGRAPH: u64 = 16;
-/// `loadflags`: the protected-mode code goes to 1 MiB or higher.
+/// `loadflags`: the protected-mode code is loaded at 1 MiB or higher.
 const LOADED_HIGH: u8 = 1;
 /// Offset of the 64-bit entry from the start of a loaded bzImage ("64-bit BOOT PROTOCOL").
 const ENTRY_64_OFFSET: u64 = 0x200;
 /// `xloadflags`: the image has the 64-bit entry.
 const XLF_KERNEL_64: u16 = 1;
-/// `xloadflags`: the kernel accepts its parameters and its initrd anywhere.
+/// `xloadflags`: the kernel accepts its parameters and its initrd at any address.
 const XLF_CAN_BE_LOADED_ABOVE_4G: u16 = 2;
 /// First boot protocol version with `xloadflags`.
 const PROTOCOL_2_12: u16 = 0x020c;
-/// The highest address of an initrd that old kernels accept (`initrd_addr_max`).
+/// Highest address of an initrd for old kernels, which leave `initrd_addr_max` zero.
 const INITRD_ADDR_MAX: u32 = 0x37ff_ffff;
 
-/// An image whose header has been read and checked.
+/// An image with a checked header.
 pub(super) struct BzImage {
     header: setup_header,
     /// Offset of the protected-mode code in the file, and its length.
@@ -65,7 +65,7 @@ impl BzImage {
             code_at + u64::from(packed_at),
             u64::from(packed),
         )?;
-        // Bytes after the code, such as a signature, are loaded as well: they do no harm.
+        // Bytes after the code, for instance a signature, are loaded too: this does no harm.
         let code_len = source.len() - code_at;
         if code_len <= ENTRY_64_OFFSET && declared > 0 {
             return Err(source
@@ -74,7 +74,7 @@ impl BzImage {
         Ok(Self { header, code_at, code_len })
     }
 
-    /// The header, which the kernel gets back in the zero page.
+    /// The header, which the zero page passes back to the kernel.
     pub(super) fn header(&self) -> setup_header {
         self.header
     }
@@ -98,8 +98,9 @@ impl BzImage {
         }
     }
 
-    /// Claims the memory that the kernel unpacks itself to: `init_size` bytes at its preferred address, or in place if that
-    /// is higher. The two may overlap, because the kernel moves itself away first.
+    /// Claims the memory for the unpacked kernel: `init_size` bytes at its preferred address, or in
+    /// place if that is higher. This range may overlap the image: the kernel first moves itself
+    /// away.
     pub(super) fn claim(&self, source: &Source<'_>, map: &mut BootMap) -> Result<(), BootError> {
         let start = self.load_addr();
         if start < layout::HIGH_MEMORY_START {

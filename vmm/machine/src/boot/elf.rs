@@ -1,7 +1,7 @@
 //! A 64-bit ELF image: its segments, and the note with the PVH entry.
 //!
-//! Does not use linux-loader's loader, only its types: that loader uses the last note segment only, does not count
-//! segments of zeros, and writes while it checks.
+//! Uses only the types of linux-loader, not its loader: that one reads only the last note segment,
+//! does not count segments of zeros, and writes memory before all checks are done.
 
 use kemari_hypervisor::memory::GuestMemory;
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
@@ -14,13 +14,13 @@ use super::source::Source;
 
 const HEADER_LEN: u64 = size_of::<Elf64_Ehdr>() as u64;
 const PROGRAM_HEADER_LEN: u64 = size_of::<Elf64_Phdr>() as u64;
-/// A kernel's notes are a few hundred bytes.
+/// Upper bound of a note segment in bytes; a kernel's notes are a few hundred bytes.
 const NOTES_MAX: u64 = 1 << 20;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: the PVH entry, a 32-bit physical address.
 const PVH_ENTRY: u32 = 18;
 const PVH_OWNER: &[u8] = b"Xen\0";
 
-/// An image whose headers have been read and checked.
+/// An image with checked headers.
 pub(super) struct ElfImage {
     entry: Entry,
     /// PT_LOAD segments with their index among the program headers.
@@ -90,7 +90,7 @@ impl ElfImage {
         Ok(())
     }
 
-    /// Loads the segments into memory that is all zero.
+    /// Loads the segments into memory, which must be all zero.
     pub(super) fn load(
         &self,
         source: &mut Source<'_>,
@@ -134,7 +134,7 @@ fn program_headers(
     Ok(bytes.chunks_exact(PROGRAM_HEADER_LEN as usize).map(read_as).collect())
 }
 
-/// The PVH entry, if the notes of this segment have one.
+/// The PVH entry; `None` if the notes of this segment have none.
 fn pvh_entry(source: &mut Source<'_>, phdr: &Elf64_Phdr) -> Result<Option<u64>, BootError> {
     if phdr.p_filesz > NOTES_MAX {
         return Err(source.damaged(format!(
@@ -143,8 +143,8 @@ fn pvh_entry(source: &mut Source<'_>, phdr: &Elf64_Phdr) -> Result<Option<u64>, 
         )));
     }
     let bytes = source.bytes(phdr.p_offset, phdr.p_filesz)?;
-    // Linux aligns its notes to 4, whatever the segment's alignment; other producers align theirs to 8 if the segment says
-    // so.
+    // Linux aligns its notes to 4 bytes, whatever the segment's alignment. Other producers align
+    // theirs to 8 if the segment says so.
     let found = find_pvh_note(&bytes, 4);
     let found = if phdr.p_align == 8 { found.or_else(|_| find_pvh_note(&bytes, 8)) } else { found };
     let Some(description) = found.map_err(|reason| source.damaged(reason))? else {

@@ -1,16 +1,16 @@
-//! How a guest is entered, and where its initrd is: what both entry protocols need to know.
+//! How a guest is entered, and where its initrd lies: shared by both entry protocols.
 
 /// How the first vCPU enters the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// PVH: 32-bit protected mode without paging, EBX points to the start info.
     Pvh {
-        /// Where execution starts.
+        /// The guest physical address of the first instruction.
         rip: u64,
     },
     /// The 64-bit Linux boot protocol: long mode, RSI points to the zero page.
     Linux64 {
-        /// Where execution starts.
+        /// The guest physical address of the first instruction.
         rip: u64,
     },
 }

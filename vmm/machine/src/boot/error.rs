@@ -1,4 +1,4 @@
-//! Why a guest cannot be booted.
+//! The error of booting a guest.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::map::{Claim, Conflict, Part};
 /// Why a guest cannot be booted, and what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// A file could not be opened or read.
+    /// A file cannot be opened or read.
     #[error("cannot read the {what} {}: {source}: check --{what}", path.display())]
     Unreadable {
         /// `kernel` or `initrd`, also the flag's name.
@@ -27,7 +27,7 @@ pub enum BootError {
     NotAKernel {
         /// The file.
         path: PathBuf,
-        /// What the file looks like.
+        /// The format that the file seems to have.
         found: String,
     },
     /// The kernel has no 64-bit entry.
@@ -57,7 +57,7 @@ pub enum BootError {
     NoRam {
         /// The file.
         path: PathBuf,
-        /// The part of the kernel, and its range.
+        /// The part of the kernel with its range.
         claim: Claim,
     },
     /// The kernel needs an address that a boot structure uses.
@@ -68,9 +68,9 @@ pub enum BootError {
     OverStructure {
         /// The file.
         path: PathBuf,
-        /// The part of the kernel, and its range.
+        /// The part of the kernel with its range.
         claim: Claim,
-        /// The boot structure, and its range.
+        /// The boot structure with its range.
         by: Claim,
     },
     /// The image is damaged.
@@ -78,7 +78,7 @@ pub enum BootError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault in the image.
         reason: String,
     },
     /// The initrd does not fit beside the kernel.
@@ -89,16 +89,16 @@ pub enum BootError {
     InitrdTooLarge {
         /// The file.
         path: PathBuf,
-        /// Its size.
+        /// The size of the initrd in bytes.
         size: u64,
         /// The end of the kernel.
         kernel_end: u64,
-        /// The end of this guest's memory, or the highest address that the kernel accepts.
+        /// The end of this guest's low memory, or the highest address that the kernel accepts.
         end: u64,
         /// The smallest `--memory` that is enough, in MiB.
         enough: u64,
     },
-    /// The initrd does not fit beside this kernel in any guest.
+    /// No guest has room for the initrd beside this kernel.
     #[error(
         "{}: the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {end:#x}, the \
         highest address at which this kernel accepts an initrd: use a smaller --initrd",
@@ -107,7 +107,7 @@ pub enum BootError {
     InitrdHopeless {
         /// The file.
         path: PathBuf,
-        /// Its size.
+        /// The size of the initrd in bytes.
         size: u64,
         /// The end of the kernel.
         kernel_end: u64,
@@ -123,15 +123,15 @@ pub enum BootError {
     /// The command line is too long.
     #[error("the command line has {found} bytes, this kernel accepts {max}: shorten --cmdline")]
     CmdlineTooLong {
-        /// Its length.
+        /// Its length in bytes.
         found: usize,
-        /// The limit.
+        /// The limit in bytes.
         max: usize,
     },
     /// The command line contains a NUL.
     #[error("the command line contains a NUL byte: change --cmdline")]
     CmdlineNul,
-    /// The ACPI tables could not be made.
+    /// The ACPI tables cannot be built.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
     /// A boot structure lies outside guest memory.
@@ -142,7 +142,7 @@ pub enum BootError {
         /// The error from guest memory.
         reason: String,
     },
-    /// Registers could not be set.
+    /// KVM refuses the first vCPU's registers.
     #[error("{call} of the first vCPU: {source}")]
     Registers {
         /// The ioctl's name.
@@ -171,7 +171,7 @@ impl BootError {
     }
 }
 
-/// The smallest `--memory`, in MiB, whose low RAM reaches to `end`.
+/// The smallest `--memory`, in MiB, with which low RAM reaches to `end`.
 pub(super) fn mebibytes(end: u64) -> u64 {
     end.div_ceil(1 << 20)
 }

@@ -1,4 +1,5 @@
-//! Kernel images and the initrd: telling the formats apart, claiming what each needs in the map of the boot, and loading them.
+//! Kernel images and the initrd: detects the format, claims the ranges that each part needs, and
+//! loads the parts.
 
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::GuestMemory;
@@ -11,14 +12,15 @@ use super::error::{BootError, mebibytes};
 use super::map::{BootMap, Part};
 use super::source::Source;
 
-/// A kernel whose headers have been read.
+/// A kernel with checked headers.
 pub(super) enum Kernel {
     Elf(ElfImage),
     BzImage(BzImage),
 }
 
 impl Kernel {
-    /// Looks at the magic numbers (ELF's at 0, Linux's `HdrS` at 0x202), then at the headers.
+    /// Detects the format by its magic number (ELF's at 0, Linux's `HdrS` at 0x202), then reads the
+    /// headers.
     pub(super) fn read(source: &mut Source<'_>) -> Result<Self, BootError> {
         let head = source.head(0x206)?;
         if head.get(0x202..0x206) == Some(b"HdrS") {
@@ -47,7 +49,7 @@ impl Kernel {
         }
     }
 
-    /// The header of a bzImage, which the kernel gets back in the zero page.
+    /// The header of a bzImage, which the zero page passes back to the kernel.
     pub(super) fn setup_header(&self) -> Option<setup_header> {
         match self {
             Self::Elf(_) => None,
@@ -55,7 +57,7 @@ impl Kernel {
         }
     }
 
-    /// Longest command line, without its NUL.
+    /// Maximum length of the command line without its NUL, in bytes.
     pub(super) fn cmdline_max(&self) -> usize {
         let own = self.setup_header().map_or(0, |h| h.cmdline_size as usize);
         match own {
@@ -72,7 +74,7 @@ impl Kernel {
         }
     }
 
-    /// Claims what the kernel needs, and what its entry protocol puts beside it.
+    /// Claims the ranges of the kernel and of the structures of its entry protocol.
     pub(super) fn claim(&self, source: &Source<'_>, map: &mut BootMap) -> Result<(), BootError> {
         let conflict = |conflict| BootError::conflict(source.path, conflict);
         map.claim_structures(self.entry()).map_err(conflict)?;
@@ -95,7 +97,8 @@ impl Kernel {
     }
 }
 
-/// Claims room for the initrd, as high as the kernel accepts it: away from everything that grows upwards.
+/// Claims room for the initrd, as high as the kernel accepts it: the kernel's own memory grows
+/// upwards.
 pub(super) fn claim_initrd(
     source: &Source<'_>,
     kernel: &Kernel,

@@ -1,7 +1,7 @@
-//! The boot files of a guest: open, and identified by their content.
+//! The boot files of a guest: open files, identified by their content.
 //!
-//! They stay open, because a reset loads them again on a thread that may open nothing. They are sent to standbys, so that
-//! the guest can be reset wherever it runs (P7).
+//! The files stay open, because a reset reloads them on a thread that may not open any. The primary
+//! sends them to its standby, so that the guest can be reset on either host (P7).
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -15,7 +15,7 @@ use super::error::BootError;
 use super::image::Kernel;
 use super::source;
 
-/// Bytes hashed at a time.
+/// Number of bytes to hash at a time.
 const CHUNK: usize = 1 << 20;
 
 /// A kernel or an initrd.
@@ -24,8 +24,9 @@ pub struct Image {
     what: &'static str,
     path: PathBuf,
     file: File,
-    /// The content's id, and the stamp of the file when it was computed. Held while the file is hashed: only a thread that
-    /// connects takes it, of which there is one, and no thread that the guest waits for.
+    /// The content's id, with the file's stamp at its computation. Held while the file is hashed:
+    /// only one thread takes it, the one that connects to a standby, and the guest does not wait
+    /// for that thread.
     known: Mutex<Option<(Stamp, ContentId)>>,
 }
 
@@ -38,7 +39,7 @@ pub struct ContentId {
     pub sha256: [u8; 32],
 }
 
-/// Changes when the file is written to.
+/// Size, modification time and status change time: changes when the file is written to.
 type Stamp = (u64, (i64, i64), (i64, i64));
 
 impl Image {
@@ -47,7 +48,7 @@ impl Image {
         Ok(Self { what, path: path.to_owned(), file, known: Mutex::new(None) })
     }
 
-    /// A file received from the primary, in memory that only this process can write to.
+    /// A file received from the primary, in memory that no other process can write to.
     #[must_use]
     pub fn received(what: &'static str, file: File) -> Self {
         let path = PathBuf::from(format!("(the primary's {what})"));
@@ -66,10 +67,10 @@ impl Image {
         source::Source::new(self.what, &self.path, &self.file, progress)
     }
 
-    /// Reads some bytes at `offset`; none at the end of the file.
+    /// Reads bytes at `offset`; returns 0 at the end of the file.
     ///
     /// # Errors
-    /// The system's error.
+    /// When the system refuses the read.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
             match self.file.read_at(bytes, offset) {
@@ -79,7 +80,8 @@ impl Image {
         }
     }
 
-    /// The id of the current content. The file is read once for this, and again only after it was written to.
+    /// The id of the current content. Reads the whole file, and again only after the file was
+    /// written to.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -87,7 +89,8 @@ impl Image {
         let unreadable =
             |source| BootError::Unreadable { what: self.what, path: self.path.clone(), source };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // Take the stamp before reading: a write during the reading is then found the next time.
+        // Take the stamp first: it then differs at the next call if the file is written to during
+        // the hash.
         let now = stamp(&self.file.metadata().map_err(unreadable)?);
         if let Some((_, id)) = known.filter(|(then, _)| *then == now) {
             return Ok(id);
@@ -113,7 +116,7 @@ fn stamp(file: &Metadata) -> Stamp {
     (file.len(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()))
 }
 
-/// Computes an [`ContentId`] piece by piece.
+/// Computes a [`ContentId`] piece by piece.
 pub struct ContentHash {
     context: Context,
     size: u64,
@@ -132,13 +135,13 @@ impl ContentHash {
         self.size += bytes.len() as u64;
     }
 
-    /// Bytes added so far.
+    /// Number of bytes added so far.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The id of what was added.
+    /// The id of the added content.
     #[must_use]
     pub fn finish(self) -> ContentId {
         let mut sha256 = [0; 32];
@@ -147,7 +150,7 @@ impl ContentHash {
     }
 }
 
-/// The files of a boot and the command line.
+/// The boot files and the command line.
 #[derive(Debug)]
 pub struct Boot {
     /// The kernel.
@@ -169,13 +172,14 @@ impl Boot {
         Ok(Self::new(Arc::new(kernel), initrd.map(Arc::new), cmdline.to_owned()))
     }
 
-    /// Files that are open already.
+    /// Makes a boot from open files.
     #[must_use]
     pub fn new(kernel: Arc<Image>, initrd: Option<Arc<Image>>, cmdline: String) -> Self {
         Self { kernel, initrd, cmdline }
     }
 
-    /// Checks by the headers that the kernel is one, and that the initrd is not empty: this needs no machine.
+    /// Checks by its headers that the kernel is one, and that the initrd is not empty. Needs no
+    /// machine.
     ///
     /// # Errors
     /// When a check fails.
@@ -189,7 +193,7 @@ impl Boot {
         }
     }
 
-    /// The ids of the kernel and of the initrd. Each file is read once for this, which may take seconds.
+    /// The ids of the kernel and of the initrd. Reads each file whole, which may take seconds.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -215,7 +219,8 @@ mod tests {
         // FIPS 180-2, appendix B.1.
         assert_eq!((id.size, &id.sha256[..4]), (3, &[0xba, 0x78, 0x16, 0xbf][..]));
         assert_eq!(image.id().unwrap(), id);
-        // Of another length, so that the stamp differs even within one tick of the file system's clock.
+        // Use another length: the stamp then differs even within one tick of the file system's
+        // clock.
         std::fs::write(&path, "abcd").unwrap();
         assert_eq!(image.id().unwrap().size, 4);
     }

@@ -1,4 +1,5 @@
-//! The 64-bit Linux boot protocol: the zero page and the page tables that map the first 4 GiB one to one.
+//! The 64-bit Linux boot protocol (the Linux kernel's Documentation/arch/x86/boot.rst): the zero
+//! page, and page tables that map the first 4 GiB one to one.
 
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::GuestMemory;
@@ -15,10 +16,11 @@ use super::put::put_slice;
 const BOOT_FLAG: u16 = 0xaa55;
 /// `HdrS`.
 const HEADER_MAGIC: u32 = 0x5372_6448;
-/// Stands for a boot loader without a number of its own.
+/// The loader type of a boot loader that has no number of its own.
 const LOADER_UNDEFINED: u8 = 0xff;
 const LOADED_HIGH: u8 = 1;
-/// Required by kernels that read the header even of an image without one (ELF).
+/// Some kernels require this alignment in the header, even if they are an ELF image, which has
+/// none.
 const KERNEL_ALIGNMENT: u32 = 0x0100_0000;
 
 pub(super) fn write_zero_page(
@@ -52,7 +54,7 @@ pub(super) fn write_zero_page(
         .map_err(|e| BootError::Write { addr: layout::ZERO_PAGE_ADDR, reason: e.to_string() })
 }
 
-/// The header for an ELF image, which has none.
+/// A header for an ELF image, which has none of its own.
 fn elf_header() -> setup_header {
     setup_header {
         boot_flag: BOOT_FLAG,
@@ -68,8 +70,8 @@ const LARGE_PAGE: u64 = 1 << 7;
 const ENTRIES: u64 = 512;
 const DIRECTORIES: u64 = 4;
 
-/// Maps the first 4 GiB with 2 MiB pages: the kernel, the zero page and the command line, as the protocol demands, and
-/// the device windows, which a bare-metal guest uses at once.
+/// Maps the first 4 GiB with 2 MiB pages. The protocol requires the kernel, the zero page and the
+/// command line to be mapped; a bare-metal guest also uses the device windows at once.
 pub(super) fn write_page_tables(memory: &GuestMemory) -> Result<(), BootError> {
     let mut pdpt = Vec::new();
     for i in 0..DIRECTORIES {

@@ -1,8 +1,9 @@
-//! The map of a boot: which ranges of guest memory are claimed, and by what.
+//! The map of a boot: the claimed ranges of guest memory, and the part that claims each.
 //!
-//! Everything that is put into guest memory before the guest runs first claims its range here: each segment of the kernel with
-//! its zeros, the memory that a bzImage unpacks itself to, the structures of the entry protocol, the initrd. A claim outside
-//! RAM, or over another claim, is refused before anything is written.
+//! Before the guest runs, each part that goes into guest memory first claims its range: each
+//! segment of the kernel with its zeros, the memory for an unpacked bzImage, the structures of the
+//! entry protocol, the initrd. A claim outside RAM, or over another claim, fails before anything is
+//! written.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,17 +14,17 @@ use vm_memory::{Address, GuestMemoryBackend};
 
 use super::entry::Entry;
 
-/// The ranges for a kernel and its initrd: conventional memory and low RAM. The entry protocols address the initrd with 32
-/// bits and map the first 4 GiB, so RAM above the hole cannot be used.
+/// The ranges for a kernel and its initrd: conventional memory and low RAM. RAM above the hole
+/// cannot be used: the entry protocols address the initrd with 32 bits and map the first 4 GiB.
 const CONVENTIONAL: Range<u64> = 0..layout::EBDA_START;
 const LOW_RAM: Range<u64> = layout::HIGH_MEMORY_START..layout::LOW_RAM_END;
 
-/// The owner of a range.
+/// What claims a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A segment of an ELF image, by its program header.
+    /// A segment of an ELF image, by the index of its program header.
     Segment(usize),
-    /// A bzImage as in the file.
+    /// A bzImage as loaded from the file.
     Image,
     /// The unpacked bzImage.
     Unpacked,
@@ -45,7 +46,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// A part and its range.
+/// A part with its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The part.
@@ -63,11 +64,11 @@ impl fmt::Display for Claim {
 /// Why a range cannot be claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Conflict {
-    /// This guest's memory ends too early; a larger guest has the range.
+    /// This guest's memory ends too early; a larger guest has RAM there.
     BeyondMemory { needed: u64, end: u64 },
     /// No guest has usable RAM there.
     NoRam(Claim),
-    /// Another part has claimed it.
+    /// Another part has claimed the range.
     Taken { wanted: Claim, by: Claim },
 }
 
@@ -94,13 +95,13 @@ impl BootMap {
         Ok(())
     }
 
-    /// Claims `len` bytes from `start`, in this guest or a larger one: see [`fits`](Self::fits). A length of zero claims
-    /// nothing.
+    /// Claims `len` bytes from `start`. A range beyond this guest's memory is allowed, and
+    /// [`fits`](Self::fits) refuses it later. A length of zero claims nothing.
     pub(super) fn claim(&mut self, part: Part, start: u64, len: u64) -> Result<(), Conflict> {
         if len == 0 {
             return Ok(());
         }
-        // A range that wraps around ends outside RAM and is refused below.
+        // A range that wraps around ends outside RAM and fails below.
         let wanted = Claim { part, range: start..start.saturating_add(len) };
         let lies_in = |ram: Range<u64>| ram.start <= start && wanted.range.end <= ram.end;
         if !lies_in(CONVENTIONAL) && !lies_in(LOW_RAM) {
@@ -113,7 +114,8 @@ impl BootMap {
         Ok(())
     }
 
-    /// Checks that this guest's memory is enough. Call it last, so that no other refusal follows the hint to raise the memory.
+    /// Checks that this guest's memory contains all claims. Call it last: after the advice to raise
+    /// the memory, no other refusal must follow.
     pub(super) fn fits(&self) -> Result<(), Conflict> {
         let needed = self.highest();
         if needed > self.end {
@@ -132,8 +134,8 @@ impl BootMap {
         self.taken.iter().map(|claim| claim.range.end).max().unwrap_or(0)
     }
 
-    /// The highest page-aligned start of `len` free bytes above 1 MiB that end at or below `limit`, in a guest whose low RAM
-    /// ends at `end`.
+    /// The highest page-aligned start of `len` free bytes, above 1 MiB and ending at or below
+    /// `limit`, in a guest whose low RAM ends at `end`.
     pub(super) fn highest_room(&self, len: u64, limit: u64, end: u64) -> Option<u64> {
         let mut top = limit.min(end);
         loop {
@@ -142,7 +144,7 @@ impl BootMap {
                 return None;
             }
             let range = start..start + len;
-            // Take the lowest claim in the way: nothing between it and `top` is large enough.
+            // Continue below the lowest obstacle: no gap between it and `top` is large enough.
             let obstacle = self.taken.iter().filter(|claim| overlap(&claim.range, &range));
             match obstacle.map(|claim| claim.range.start).min() {
                 None => return Some(start),
@@ -151,7 +153,8 @@ impl BootMap {
         }
     }
 
-    /// The smallest end of low RAM with which [`highest_room`](Self::highest_room) finds room, if any guest has it.
+    /// The smallest end of low RAM with which [`highest_room`](Self::highest_room) finds room;
+    /// `None`: no guest has room.
     pub(super) fn end_for(&self, len: u64, limit: u64) -> Option<u64> {
         self.highest_room(len, limit, layout::LOW_RAM_END)?;
         let page_end = |end: u64| end.next_multiple_of(layout::PAGE_SIZE);
@@ -167,8 +170,8 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// Name, address and length of the structures of `entry`. The ACPI tables and the memory below 1 MiB that is no RAM cannot be
-/// claimed, see [`CONVENTIONAL`].
+/// Name, address and length of the structures of `entry`. The ACPI tables and the other addresses
+/// below 1 MiB without RAM are missing: nothing can claim them, see [`CONVENTIONAL`].
 fn structures(entry: Entry) -> Vec<(&'static str, u64, u64)> {
     let mut list = vec![
         ("the boot descriptor table", layout::BOOT_GDT_ADDR, layout::BOOT_GDT_SIZE),

@@ -1,9 +1,9 @@
-//! The memory map that a kernel gets: which ranges are RAM, and which it may not use.
+//! The memory map for a kernel: the ranges that are RAM, and those that the kernel may not use.
 
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::{self, GuestMemory};
 
-/// One entry of the guest's memory map; both protocols use the E820 numbers.
+/// One entry of the guest's memory map. Both entry protocols use the E820 numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MapEntry {
     pub(super) addr: u64,
@@ -14,7 +14,8 @@ pub(super) struct MapEntry {
 const MAP_RAM: u32 = 1;
 const MAP_RESERVED: u32 = 2;
 
-/// The memory map: conventional memory, the ACPI area, RAM from 1 MiB, RAM from 4 GiB.
+/// The memory map of a guest with `size` bytes: conventional memory, the ACPI area, RAM from 1 MiB,
+/// RAM from 4 GiB.
 fn memory_map(size: u64) -> Vec<MapEntry> {
     let ram = |addr, end: u64| MapEntry { addr, size: end - addr, kind: MAP_RAM };
     let mut map = vec![
@@ -31,7 +32,7 @@ fn memory_map(size: u64) -> Vec<MapEntry> {
     map
 }
 
-/// The memory map of this guest memory.
+/// The memory map for this guest memory.
 pub(super) fn map_of(memory: &GuestMemory) -> Vec<MapEntry> {
     memory_map(memory::total_size(memory))
 }

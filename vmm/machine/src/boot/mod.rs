@@ -1,5 +1,5 @@
-//! From a kernel file to a machine that is ready to run: loads the image, initrd and command line into guest memory, writes
-//! the tables of the entry protocol, and sets the first vCPU's registers.
+//! Boots a machine: loads the kernel, initrd and command line into guest memory, writes the tables
+//! of the entry protocol, and sets the first vCPU's registers.
 
 pub mod acpi;
 mod bzimage;
@@ -32,10 +32,11 @@ use self::image::Kernel;
 use self::map::BootMap;
 use self::put::put_slice;
 
-/// What to boot, and the machine that the tables describe.
+/// The files to boot, and the machine that the tables describe.
 #[derive(Clone, Copy, Debug)]
 pub struct BootConfig<'a> {
-    /// A bzImage or a 64-bit ELF image (with the PVH note, or entered by the 64-bit boot protocol).
+    /// A bzImage or a 64-bit ELF image. An ELF image is entered by its PVH note if it has one,
+    /// otherwise by the 64-bit boot protocol.
     pub kernel: &'a Path,
     /// An initial RAM disk.
     pub initrd: Option<&'a Path>,
@@ -66,7 +67,7 @@ impl<'a> From<&BootConfig<'a>> for BootMachine<'a> {
     }
 }
 
-/// Loads everything into guest memory, which must be all zero, and returns how to enter it.
+/// Loads a boot into guest memory, which must be all zero, and returns how to enter the guest.
 ///
 /// # Errors
 /// See [`BootError`].
@@ -75,7 +76,8 @@ pub fn load(memory: &GuestMemory, config: &BootConfig<'_>) -> Result<Entry, Boot
     load_open(memory, &boot, config.into(), &|| {})
 }
 
-/// As [`load`], with files that are open already. Calls `progress` repeatedly while it reads them, which may take long.
+/// Does what [`load`] does, with open files. Calls `progress` repeatedly while it reads them, which
+/// may take long.
 ///
 /// # Errors
 /// See [`BootError`].
@@ -96,7 +98,7 @@ pub fn load_open(
             Some((image::claim_initrd(&source, &kernel, &mut map)?, source))
         }
     };
-    // From here on guest memory is written: every range has been claimed.
+    // All ranges are claimed: guest memory is written from here on.
     write_cmdline(memory, &boot.cmdline, kernel.cmdline_max())?;
     kernel.load(&mut source, memory)?;
     if let Some((place, source)) = &mut initrd {
@@ -125,7 +127,7 @@ pub fn set_entry_registers(fd: &VcpuFd, entry: Entry) -> Result<(), BootError> {
     registers::set(fd, entry)
 }
 
-/// Writes the command line with its NUL.
+/// Writes the command line with its terminating NUL.
 fn write_cmdline(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), BootError> {
     if cmdline.len() > max {
         return Err(BootError::CmdlineTooLong { found: cmdline.len(), max });

@@ -1,4 +1,4 @@
-//! Puts a structure of the boot into guest memory.
+//! Writes a structure of the boot into guest memory.
 
 use kemari_hypervisor::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};

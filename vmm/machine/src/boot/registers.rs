@@ -91,7 +91,7 @@ fn set_segments(sregs: &mut kvm_sregs, long_mode: bool) {
     for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {
         *segment = flat;
     }
-    // Intel's VMX does not enter a guest whose task register is not a busy TSS.
+    // Intel's VMX enters a guest only if its task register holds a busy TSS.
     sregs.tr = kvm_segment {
         limit: 0x67,
         selector: BOOT_TSS,
@@ -104,7 +104,7 @@ fn set_segments(sregs: &mut kvm_sregs, long_mode: bool) {
         limit: (GDT_ENTRIES * 8 - 1) as u16,
         ..Default::default()
     };
-    // No interrupt table: the guest enters with interrupts off and brings its own.
+    // No interrupt table: the guest is entered with interrupts off and sets its own.
     sregs.idt = kvm_dtable::default();
 }
 

@@ -1,4 +1,4 @@
-//! A boot file while it is loaded into guest memory: opened once, checked, and read in as many calls as needed.
+//! A boot file during its load into guest memory: opened once, checked, and read in pieces.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,13 +10,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::error::BootError;
 
-/// Opens a kernel or an initrd (`what`, also the flag's name). It must be a regular file or a block device, because it is
-/// read more than once and its end must be known.
+/// Opens a kernel or an initrd (`what`, also the flag's name). It must be a regular file or a block
+/// device: it is read more than once, and its end must be known.
 pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
     let unreadable = |source| BootError::Unreadable { what, path: path.to_owned(), source };
-    // O_NONBLOCK keeps the open from waiting for a FIFO's writer; it has no effect on files.
+    // O_NONBLOCK keeps the open from waiting for a FIFO's writer; it has no effect on regular
+    // files.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    // A socket cannot be opened at all: ask for the metadata by its path.
+    // A socket cannot be opened: get the metadata by its path.
     let metadata = file.as_ref().map_or_else(|_| std::fs::metadata(path), File::metadata);
     if let Ok(kind) = metadata.map(|found| found.file_type()) {
         if kind.is_dir() {
@@ -33,10 +34,10 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
     Ok(file)
 }
 
-/// Bytes per read: small enough to show progress with slow storage (P7).
+/// Bytes per read: small enough to report progress on slow storage (P7).
 const PIECE: u64 = 1 << 20;
 
-/// A file while it is loaded.
+/// A boot file, its length, and the report of progress.
 pub(super) struct Source<'a> {
     pub(super) what: &'static str,
     pub(super) path: &'a Path,
@@ -60,7 +61,7 @@ impl<'a> Source<'a> {
         Ok(Self { what, path, file, len, progress })
     }
 
-    /// Bytes in the file.
+    /// Length of the file in bytes.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -74,7 +75,8 @@ impl<'a> Source<'a> {
         BootError::Damaged { path: self.path.to_owned(), reason: reason.into() }
     }
 
-    /// Refuses a kernel whose file does not have the `len` bytes from `offset` that its header `whose` refers to.
+    /// Refuses a kernel whose file lacks the `len` bytes from `offset`; `whose` names the header
+    /// that refers to them.
     pub(super) fn must_have(&self, whose: &str, offset: u64, len: u64) -> Result<(), BootError> {
         let expected = offset.checked_add(len).ok_or_else(|| {
             self.damaged(format!("{whose}: no file has {len:#x} bytes from {offset:#x}"))
@@ -88,7 +90,7 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// Reads at most `max` bytes from the file's start.
+    /// Reads the first `max` bytes, or all bytes if the file is shorter.
     pub(super) fn head(&mut self, max: u64) -> Result<Vec<u8>, BootError> {
         self.bytes(0, max.min(self.len))
     }
@@ -111,7 +113,7 @@ impl<'a> Source<'a> {
     ) -> Result<(), BootError> {
         self.file.seek(SeekFrom::Start(offset)).map_err(|e| self.unreadable(e))?;
         let mut done = 0;
-        // On some file systems one read may return fewer bytes than asked for.
+        // On some file systems, one read may return fewer bytes than requested.
         while done < len {
             (self.progress)();
             let to = GuestAddress(addr + done);
@@ -125,7 +127,7 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// The file had these bytes when its length was read.
+    /// The error of a read that ended early: the file had these bytes when its length was read.
     fn shrunk(&self, error: io::Error) -> BootError {
         self.unreadable(match error.kind() {
             io::ErrorKind::UnexpectedEof => io::Error::other(format!(

@@ -8,9 +8,9 @@ use std::str::FromStr;
 pub enum ConsoleConfig {
     /// This process's standard input and output.
     Stdio,
-    /// A file that takes the output; there is no input.
+    /// A file that receives the output; there is no input.
     File(PathBuf),
-    /// No backend: the device exists and its output is discarded.
+    /// No backend: the device exists, and its output is discarded.
     None,
 }
 

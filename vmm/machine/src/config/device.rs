@@ -1,4 +1,4 @@
-//! `--device`: a device of the catalogue by its name, and its backend.
+//! `--device`: a device of the catalogue by name, with its backend.
 
 use std::str::FromStr;
 
@@ -14,7 +14,7 @@ pub struct DeviceConfig {
     pub backend: Option<DeviceBackend>,
 }
 
-/// The backends for a device of the catalogue.
+/// The backend of a device of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceBackend {
     /// A console.

@@ -1,4 +1,4 @@
-//! `--disk`: an image or a block device, and how it is opened.
+//! `--disk`: an image or a block device, and how to open it.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use kemari_support::values::{self, Part};
 
 use super::queues::parse_queues;
 
-/// The place of the record of the term that may write to a disk.
+/// The place of a disk's fence record, which names the term that may write to the disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum FenceRecord {
-    /// Beside an image; a block device has none.
+    /// Beside the image; a block device has none.
     #[default]
     Beside,
     /// In this file.
@@ -25,9 +25,9 @@ pub enum FenceRecord {
 pub struct DiskConfig {
     /// A raw image or a block device.
     pub path: PathBuf,
-    /// Use it as raw even if it looks like another format.
+    /// Whether to use the file as raw even if it looks like another format.
     pub is_raw: bool,
-    /// Refuse writes.
+    /// Whether to refuse writes.
     pub read_only: bool,
     /// The serial number that the guest sees.
     pub serial: String,
@@ -37,32 +37,33 @@ pub struct DiskConfig {
     pub direct: bool,
     /// Number of request queues.
     pub queues: u16,
-    /// The second line of fencing, where there is an arbiter.
+    /// The place of the fence record, if there is an arbiter.
     pub fence: FenceRecord,
 }
 
-/// When a write to a disk counts as complete, without a flush.
+/// When a write to a disk counts as complete without a flush.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiskCache {
-    /// As `writethrough` with fault tolerance, as `writeback` without it.
+    /// `writethrough` with fault tolerance, `writeback` without it.
     #[default]
     Auto,
-    /// When the data is in the storage (`O_DSYNC`).
+    /// When the storage has the data (`O_DSYNC`).
     WriteThrough,
-    /// When the data is in the host's page cache. With fault tolerance only for storage whose cache survives the host: the
-    /// guest continues elsewhere and does not write the data again (P3).
+    /// When the host's page cache has the data. With fault tolerance, use it only for storage whose
+    /// cache survives the host: the guest continues elsewhere and does not write the data again
+    /// (P3).
     WriteBack,
 }
 
 impl DiskCache {
-    /// Whether to write through; `shared` if another machine may continue from the disk.
+    /// Whether to write through. `shared`: another machine may continue from the disk.
     #[must_use]
     pub const fn write_through(self, shared: bool) -> bool {
         matches!((self, shared), (Self::WriteThrough, _) | (Self::Auto, true))
     }
 }
 
-/// Virtio's limit for a disk's serial number.
+/// Virtio's limit for a disk's serial number, in bytes.
 const SERIAL_MAX: usize = 20;
 
 const DISK_FORM: &str = "path=FILE[,format=raw][,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]";
@@ -125,7 +126,8 @@ fn parse_cache(part: &Part) -> Result<DiskCache, String> {
 
 fn parse_serial(part: &Part) -> Result<String, String> {
     let text = part.text()?;
-    // Printable ASCII only: the guest puts the serial number into logs and into names below /dev/disk.
+    // Printable ASCII only: the guest writes the serial number to logs and uses it in names below
+    // /dev/disk.
     match text.len() <= SERIAL_MAX && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         true => Ok(text.to_owned()),
         false => {
@@ -182,7 +184,7 @@ mod tests {
         }
     }
 
-    /// P3: the page cache dies with the host, and the guest does not.
+    /// P3: the guest survives its host, and the host's page cache does not.
     #[test]
     fn p3_a_disk_that_another_machine_goes_on_from_is_written_through() {
         let writes_through = |text: &str| disk(text).unwrap().cache.write_through(true);

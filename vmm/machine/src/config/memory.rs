@@ -1,4 +1,4 @@
-//! `--memory`: the size of guest memory, and the file that it may be placed in.
+//! `--memory`: the size of guest memory, and the file that may hold it.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 use kemari_support::values::{self, Unit};
 
-/// `MIB[,file=PATH,share=on]`, or `size=MIB` for the first.
+/// `MIB[,file=PATH,share=on]`; `size=MIB` may replace the first part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
     /// Size in bytes.
     pub size: u64,
-    /// The file that holds guest memory.
+    /// The file that holds guest memory; `None`: anonymous memory.
     pub file: Option<PathBuf>,
 }
 
@@ -43,7 +43,8 @@ impl FromStr for MemoryConfig {
             }
         }
         if shared != memory.file.is_some() {
-            // No private mapping: guest writes would not reach the file, but changes of the file could reach the guest.
+            // A private mapping is not offered: guest writes would not reach the file, but changes
+            // of the file could reach the guest.
             return Err(format!(
                 "expected file=PATH and share=on together, found one of them; {MEMORY_FORM}"
             ));

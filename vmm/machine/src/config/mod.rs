@@ -1,4 +1,5 @@
-//! A machine's configuration from the command line. Every value is checked here, before anything is opened.
+//! A machine's configuration from the command line. All values are checked before any file or
+//! device is opened.
 
 mod console;
 mod device;
@@ -19,19 +20,19 @@ pub use self::net::{NetBackend, NetConfig, NetModel, socket_path};
 
 use kemari_hypervisor::layout;
 
-/// One virtual machine.
+/// The configuration of one virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineConfig {
-    /// The name, in log lines and at the arbiter.
+    /// The machine's name, for log lines and the arbiter.
     pub name: String,
     /// Guest memory in bytes.
     pub memory: u64,
-    /// The file that guest memory is placed in, where other processes can map it. `None`: no other process can. Not
-    /// with fault tolerance.
+    /// The file that holds guest memory, where other processes can map it. Not possible with fault
+    /// tolerance. `None`: no other process can map it.
     pub memory_file: Option<PathBuf>,
     /// Number of vCPUs.
     pub cpus: u32,
-    /// What to boot; a standby needs it only for a reset after a takeover.
+    /// The boot files; a standby needs them only for a reset after a takeover.
     pub boot: Option<BootSource>,
     /// Disks, in the order of their virtio-mmio windows.
     pub disks: Vec<DiskConfig>,
@@ -43,7 +44,7 @@ pub struct MachineConfig {
     pub rtc: bool,
     /// The virtio console, if there is one.
     pub virtio_console: Option<ConsoleConfig>,
-    /// Devices asked for by name, after all others.
+    /// Devices of the catalogue, after all others.
     pub devices: Vec<DeviceConfig>,
     /// The backend of the serial line.
     pub serial: ConsoleConfig,
@@ -60,13 +61,14 @@ pub struct BootSource {
     pub cmdline: String,
 }
 
-/// Why a configuration is not valid; names the flag to change.
+/// Why a configuration is not valid, with the flag to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
 impl MachineConfig {
-    /// A machine without a kernel and devices, whose serial line has no backend. Memory is in bytes.
+    /// A machine without a kernel and without devices, whose serial line has no backend. `memory`
+    /// is in bytes.
     #[must_use]
     pub fn bare(name: &str, memory: u64, cpus: u32) -> Self {
         Self {
@@ -88,9 +90,10 @@ impl MachineConfig {
     /// Checks the flags against each other.
     ///
     /// # Errors
-    /// The first conflict.
+    /// When flags conflict; the error names the first conflict.
     pub fn check(&self) -> Result<(), ConfigError> {
-        // Check this first: with more devices than numbers, slots and addresses would not be unique.
+        // Check the number of devices first: with too many, slots and addresses would not be
+        // unique.
         let (asked_for, room) =
             (self.asked_for().count(), layout::VIRTIO_MMIO_MAX + layout::PCI_MAX);
         if asked_for > room {
@@ -140,7 +143,7 @@ impl MachineConfig {
         Ok(())
     }
 
-    /// Whether a console is on standard input and output.
+    /// Whether a console uses standard input and output.
     #[must_use]
     pub fn is_on_stdio(&self) -> bool {
         self.on_stdio() > 0
@@ -151,10 +154,10 @@ impl MachineConfig {
     }
 }
 
-/// Checks the name of a machine: it becomes part of file names.
+/// Checks the name of a machine, which becomes part of file names.
 ///
 /// # Errors
-/// The rules for names.
+/// When the name breaks a rule; the error lists the rules.
 pub fn parse_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(fits) {

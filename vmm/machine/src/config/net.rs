@@ -1,4 +1,4 @@
-//! `--net`: the backend of a network interface, and the card that the guest sees.
+//! `--net`: the backend of a network interface, and the model of its card.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,17 +16,17 @@ pub enum NetBackend {
     Tap(String),
     /// A listening Unix stream socket.
     Stream(PathBuf),
-    /// Two Unix datagram sockets: ours, theirs.
+    /// Two Unix datagram sockets: this side's path, then the peer's.
     Dgram(PathBuf, PathBuf),
 }
 
-/// The network card that the guest sees.
+/// The model of network card that the guest sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NetModel {
     /// virtio-net.
     #[default]
     Virtio,
-    /// Intel's 82540EM on a PCI bus, for guests that know no virtio.
+    /// Intel's 82540EM on a PCI bus, for guests without a virtio driver.
     E1000,
 }
 
@@ -37,7 +37,7 @@ pub struct NetConfig {
     pub backend: NetBackend,
     /// Whether to create a tap that does not exist.
     pub create: bool,
-    /// The guest's MAC address; `None`: derived from the machine's name.
+    /// The guest's MAC address; `None`: derive it from the machine's name.
     pub mac: Option<[u8; 6]>,
     /// The card.
     pub model: NetModel,
@@ -47,7 +47,7 @@ pub struct NetConfig {
 
 const NET_FORM: &str = "tap=IFNAME[,create=on], stream=SOCKETPATH or dgram=LOCALPATH:PEERPATH, then \
 [,mac=XX:XX:XX:XX:XX:XX][,queues=N | ,model=e1000]";
-/// The kernel's limit for the name of an interface (IFNAMSIZ without the NUL).
+/// The kernel's limit for an interface name in bytes (IFNAMSIZ without the NUL).
 const IFNAME_MAX: usize = 15;
 
 impl FromStr for NetConfig {
@@ -101,7 +101,7 @@ impl FromStr for NetConfig {
 }
 
 impl NetConfig {
-    /// The backend for a device of the catalogue, which accepts none of the other options.
+    /// The backend for a device of the catalogue, which accepts no other option of `--net`.
     pub(super) fn backend_alone(self) -> Result<NetBackend, String> {
         if self.mac.is_some() || self.create || self.queues > 1 || self.model != NetModel::default()
         {
@@ -120,8 +120,8 @@ fn parse_model(part: &Part) -> Result<NetModel, String> {
     }
 }
 
-/// Parses an interface's name by the kernel's rules (`dev_valid_name`). A `%` would make the kernel choose a
-/// name.
+/// Parses an interface's name by the kernel's rules (`dev_valid_name`). Also refuses `%`, with
+/// which the kernel would choose a name.
 fn parse_interface(part: &Part) -> Result<String, String> {
     let name = part.text()?;
     let fits = name.len() <= IFNAME_MAX && name != "." && name != "..";
@@ -147,7 +147,7 @@ fn parse_socket(part: &Part, path: &str) -> Result<PathBuf, String> {
     socket_path(path).map_err(|error| format!("{}=: {error}", part.key))
 }
 
-/// The path of a Unix socket, which must be shorter than a file's.
+/// The path of a Unix socket, which has a lower length limit than a file's.
 ///
 /// # Errors
 /// When the path is too long.

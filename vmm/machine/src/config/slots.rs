@@ -1,24 +1,26 @@
-//! The plan of device slots: the one plan by which devices are made, get their backends, are checked and are compared.
+//! The plan of device slots: the only list by which devices are created, given backends, checked
+//! and compared.
 //!
-//! Slots below [`FIRST_SLOT`] are those of the board, which every machine has. Then come the disks, the networks, the source of
-//! random bytes, the virtio console, and the devices of the catalogue, each in the order of the command line. A network has the
-//! same slot with either model, so that the handshake can name both models where they differ.
+//! Slots below [`FIRST_SLOT`] belong to the board, which every machine has. Then come the disks,
+//! the networks, the source of random bytes, the virtio console, and the devices of the catalogue,
+//! each group in the order of the command line. A network has the same slot with either model, so
+//! that the handshake can name both models if they differ.
 
 use super::{
     ConsoleConfig, DeviceBackend, DeviceConfig, DiskConfig, MachineConfig, NetBackend, NetConfig,
 };
 
-/// The serial port.
+/// The slot of the serial port.
 pub const SERIAL_SLOT: u16 = 0;
-/// The power button and the power-off registers.
+/// The slot of the power button and the power-off registers.
 pub const POWER_SLOT: u16 = 1;
-/// The keyboard controller, which resets the machine.
+/// The slot of the keyboard controller, which resets the machine.
 pub const RESET_SLOT: u16 = 2;
-/// The real-time clock.
+/// The slot of the real-time clock.
 pub const RTC_SLOT: u16 = 3;
-/// The PCI bus.
+/// The slot of the PCI bus.
 pub const PCI_SLOT: u16 = 8;
-/// The first slot that is not the board's.
+/// The first slot after those of the board.
 pub const FIRST_SLOT: u16 = 16;
 
 /// A slot and its device.
@@ -30,18 +32,18 @@ pub struct Slot<'c> {
     pub device: Planned<'c>,
 }
 
-/// A device that the command line asks for, or the serial port.
+/// The serial port, or a device that the command line requests.
 #[derive(Clone, Copy, Debug)]
 pub enum Planned<'c> {
     /// A disk.
     Disk(&'c DiskConfig),
-    /// A network interface, and the guest's MAC address.
+    /// A network interface, with the guest's MAC address.
     Net(&'c NetConfig, [u8; 6]),
     /// A source of random bytes.
     Random,
     /// A virtio console.
     Console(&'c ConsoleConfig),
-    /// A device of the catalogue, and the MAC address to announce if it has a network.
+    /// A device of the catalogue, with the MAC address to announce if it has a network.
     Named(&'c DeviceConfig, [u8; 6]),
     /// The serial port.
     Serial(&'c ConsoleConfig),
@@ -50,11 +52,11 @@ pub enum Planned<'c> {
 /// The backend of a network device.
 #[derive(Clone, Copy, Debug)]
 pub struct Network<'c> {
-    /// The interface or the sockets.
+    /// The tap interface or the sockets.
     pub backend: &'c NetBackend,
-    /// Whether to create an interface that does not exist.
+    /// Whether to create a tap that does not exist.
     pub create: bool,
-    /// The MAC address that is announced after a takeover.
+    /// The MAC address to announce after a takeover.
     pub mac: [u8; 6],
 }
 
@@ -114,10 +116,10 @@ impl<'c> Slot<'c> {
 }
 
 impl MachineConfig {
-    /// All slots, in order.
+    /// All slots in order.
     pub fn slots(&self) -> impl Iterator<Item = Slot<'_>> {
         let serial = Slot { number: SERIAL_SLOT, device: Planned::Serial(&self.serial) };
-        // There are enough numbers: `check` refuses a machine with more devices.
+        // The numbers suffice: `check` refuses a machine with too many devices.
         let numbered = (FIRST_SLOT..=u16::MAX).zip(self.asked_for());
         std::iter::once(serial).chain(numbered.map(|(number, device)| Slot { number, device }))
     }
@@ -133,24 +135,26 @@ impl MachineConfig {
         disks.chain(nets).chain(random).chain(console).chain(named)
     }
 
-    /// A MAC address derived from the machine's name, so that both hosts of a pair have the same without configuration.
+    /// A MAC address derived from the machine's name: both hosts of a pair then have the same
+    /// without configuration.
     fn made_mac(&self, at: usize) -> [u8; 6] {
         let hash = xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()).to_le_bytes();
-        // 0x52 sets the bit of a locally administered address and is no group address.
+        // 0x52 sets the bit of a locally administered address and clears the bit of a group
+        // address.
         [0x52, 0x54, 0x00, hash[0], hash[1], hash[2].wrapping_add(at as u8)]
     }
 
-    /// Every disk, with its slot.
+    /// Every disk with its slot.
     pub fn disks(&self) -> impl Iterator<Item = (u16, &DiskConfig)> {
         self.slots().filter_map(|slot| Some((slot.number, slot.disk()?)))
     }
 
-    /// Every network, with its slot.
+    /// Every network with its slot.
     pub fn networks(&self) -> impl Iterator<Item = (u16, Network<'_>)> {
         self.slots().filter_map(|slot| Some((slot.number, slot.network()?)))
     }
 
-    /// Every console, with its slot.
+    /// Every console with its slot.
     pub fn consoles(&self) -> impl Iterator<Item = (u16, &ConsoleConfig)> {
         self.slots().filter_map(|slot| Some((slot.number, slot.console()?)))
     }
@@ -181,8 +185,8 @@ mod tests {
         assert_eq!(numbers, [0, 16, 17, 18, 19, 20, 21, 22, 23, 24]);
     }
 
-    /// P2, P3. Fails if a plan leaves out a device of the catalogue: such a device would have no fence record, no mark on its
-    /// disk, and the address of another network.
+    /// P2, P3. Fails if the plan lacks a device of the catalogue: such a device would have no fence
+    /// record, no mark on its disk, and the address of another network.
     #[test]
     fn what_is_behind_a_device_by_name_is_in_the_plan() {
         let machine = machine();

@@ -1,4 +1,5 @@
-//! The backends of the devices: opened, checked, kept for a takeover, attached, and shared with a standby.
+//! The backends of the devices: opened, checked, kept for a takeover, attached, and shared with a
+//! standby.
 
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -16,19 +17,20 @@ use crate::device_error::{DeviceSetupError, ShareDiskError};
 use crate::disks::{self, Opens};
 use crate::interface;
 
-/// The port of a device that has one backend.
+/// The port of a device with one backend.
 const PORT: Port = Port(0);
 
-/// A slot, its port and the open backend.
+/// A slot, its port, and the open backend.
 pub(super) type Opened = (u16, Port, Backend);
 
-/// How backends are opened.
+/// How to open backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttachOptions {
-    /// Another machine may take over with the same disks: they are not locked against it, and a write that the guest saw
-    /// complete must be where that machine finds it (P3).
+    /// Another machine may take over with the same disks. They are then not locked against it, and
+    /// a write that the guest saw complete must be where that machine finds it (P3).
     pub shared_disks: bool,
-    /// The machine ran elsewhere before: console files are appended to, and a lock on a disk does not hold it up.
+    /// The machine ran elsewhere before: append to console files, and start even if a disk is
+    /// locked by the former side.
     pub append: bool,
 }
 
@@ -38,12 +40,13 @@ impl AttachOptions {
 }
 
 impl DeviceSet {
-    /// Opens disks, console files and taps as a takeover would, and closes all but the disks. Sockets are not tried: a listener
-    /// may accept only one connection.
+    /// Opens disks, console files and taps as a takeover would, and closes all except the disks.
+    /// Does not try sockets: a listener may accept only one connection.
     pub(crate) fn check_backends(&self, config: &MachineConfig) -> Result<(), DeviceSetupError> {
         for (slot, disk) in config.disks() {
             let disk = disks::open(disk, Opens::Standby, self.machine(config))?;
-            // Keep the disk open and locked: no other machine may start on a disk whose guest this side may take over.
+            // Keep the disk open and locked: no other machine may start on a disk from which this
+            // side may take over.
             self.reserved().insert(slot, disk);
         }
         for (_, network) in config.networks() {
@@ -60,7 +63,8 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Opens and locks the disks of a machine that is about to start, before it takes anything that another machine may hold.
+    /// Opens and locks the disks of a machine that is about to start. Call this first: if another
+    /// machine holds a disk, this start has taken nothing yet.
     pub(crate) fn reserve_disks(
         &self,
         config: &MachineConfig,
@@ -73,12 +77,12 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Guards the map only.
+    /// The lock guards only the map and is never held across a system call.
     fn reserved(&self) -> MutexGuard<'_, BTreeMap<u16, Disk>> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the backends that [`attach`](Self::attach) will attach, and keeps them.
+    /// Opens the backends for [`attach`](Self::attach), and keeps them.
     pub(crate) fn prepare(
         &self,
         config: &MachineConfig,
@@ -92,13 +96,13 @@ impl DeviceSet {
         Ok(())
     }
 
-    /// Whether the backends are open.
+    /// Whether the backends are open, attached or not.
     pub(crate) fn is_prepared(&self) -> bool {
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.is_some() || *self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Attaches the backends that were [prepared](Self::prepare), or opens them now: all or none.
+    /// Attaches the [prepared](Self::prepare) backends, or opens them now: all or none.
     pub(crate) fn attach(
         &self,
         config: &MachineConfig,
@@ -116,19 +120,19 @@ impl DeviceSet {
             };
             self.gate.attach_all(opened)?;
             *attached = true;
-            // The devices' disks now hold the same open files, with the same locks.
+            // The devices' disks now share these open files and their locks.
             self.reserved().clear();
         }
         if !options.append {
-            // P2: from now on other machines find the disks held. A successor claims them with its first effect, to take over
-            // faster.
+            // P2: from now on, other machines find the disks held. A successor instead claims them
+            // with its first effect, for a faster takeover.
             self.gate.claim_disks()?;
         }
         self.virtio.iter().for_each(|device| device.negotiate());
         Ok(())
     }
 
-    /// Opens all backends: files, sockets, interfaces.
+    /// Opens the backends of all disks, networks and consoles.
     fn open_all(
         &self,
         config: &MachineConfig,
@@ -140,7 +144,7 @@ impl DeviceSet {
             AttachOptions { append: true, .. } => Opens::Successor,
             AttachOptions { append: false, .. } => Opens::Active,
         };
-        // Disks first: a disk that another process holds is found before anything else is taken.
+        // Open disks first: if another process holds one, nothing else is taken yet.
         for (slot, disk) in config.disks() {
             opened.push((slot, Backend::Disk(self.open_disk(slot, disk, opens, config)?)));
         }
@@ -153,7 +157,7 @@ impl DeviceSet {
         Ok(opened.into_iter().map(|(slot, backend)| (slot, PORT, backend)).collect())
     }
 
-    /// Opens a disk, or takes the reserved one, so that there is no moment without its lock.
+    /// Opens a disk, or reuses the reserved one, so that its lock is never released.
     fn open_disk(
         &self,
         slot: u16,
@@ -168,12 +172,14 @@ impl DeviceSet {
         }
     }
 
-    /// The machine's name for the fence records; `None` where terms do not decide who may write to a disk.
+    /// The machine's name for the fence records; `None`: terms do not decide who may write to a
+    /// disk.
     fn machine<'c>(&self, config: &'c MachineConfig) -> Option<&'c str> {
         self.gate.has_term().then_some(config.name.as_str())
     }
 
-    /// Prepares the disks for another host when protection begins: what the guest saw written must be there (P3).
+    /// Prepares the disks for a takeover by another host when protection begins: writes that the
+    /// guest saw complete must be in the storage (P3).
     pub(crate) fn share_disks(&self, config: &MachineConfig) -> Result<(), ShareDiskError> {
         for (slot, disk) in config.disks() {
             let durably = disk.cache.write_through(true);
@@ -196,8 +202,8 @@ fn open_net(network: Network<'_>) -> Result<NetBackendOpen, DeviceSetupError> {
     })
 }
 
-/// P3: drops the pages that this host has cached since the disks were opened: the former primary may have written newer content
-/// since.
+/// P3: drops the pages that this host has cached since the disks were opened: the former primary
+/// may have written newer data.
 fn forget_cached(opened: &[Opened]) {
     for (_, _, backend) in opened {
         if let Backend::Disk(disk) = backend {

@@ -1,4 +1,5 @@
-//! Makes the planned devices and gives each its place: a virtio-mmio window, ports, or a function on the PCI bus.
+//! Creates the planned devices and gives each its place: a virtio-mmio window, ports, or a function
+//! on the PCI bus.
 
 use std::sync::{Arc, Mutex};
 
@@ -39,8 +40,8 @@ const E1000_CARD: Description = Description {
     interrupt: true,
 };
 impl DeviceSet {
-    /// Makes the devices that `config` asks for, without their backends. P5: they are made on `device_thread`, which has
-    /// given up its rights, because making one runs device code.
+    /// Creates the devices of `config`, without their backends. P5: creating a device runs its
+    /// code, so this happens on `device_thread`, which has given up its rights.
     pub(crate) fn new(
         config: &MachineConfig,
         vm: &Vm,
@@ -96,7 +97,7 @@ impl DeviceSet {
         Ok(set)
     }
 
-    /// The devices that every machine has.
+    /// Adds the devices that every machine has.
     fn add_board(
         &mut self,
         config: &MachineConfig,
@@ -115,7 +116,7 @@ impl DeviceSet {
         let ports = Place::ports(layout::PM1A_EVT_PORT, PowerControl::WINDOW as u16);
         self.add_register(power, &[ports], Some(sci));
         let keyboard = maker.registers(RESET_SLOT, gated::registers(I8042::new))?;
-        // Other devices have the ports between these two.
+        // Add two ranges: other devices have the ports between these two.
         let ports = [layout::I8042_DATA_PORT, layout::I8042_PORT].map(|port| Place::Ports {
             first: port,
             count: 1,
@@ -158,7 +159,7 @@ impl DeviceSet {
     }
 }
 
-/// Makes devices on the device thread and puts them into their slots.
+/// Creates devices on the device thread and puts them into their slots.
 struct Maker<'m> {
     gate: &'m Arc<GateHost>,
     device_thread: &'m LoopHandle,
@@ -187,14 +188,15 @@ impl Maker<'_> {
     }
 }
 
-/// A device that has no place yet.
+/// A device without a place, as a function that creates it.
 enum Made {
     Virtio(Make<dyn Device>),
     Registers(Make<dyn RegisterDevice>),
     Pci(Description, Make<dyn RegisterDevice>),
 }
 
-/// Makes a device, with the text that the handshake shows besides its kind; `None` for a device of the board.
+/// Prepares a device, with the text that the handshake compares besides its kind; `None` for a
+/// device of the board.
 fn described(planned: Planned<'_>) -> Result<Option<(Made, String)>, DeviceSetupError> {
     Ok(Some(match planned {
         Planned::Disk(disk) => block(disk)?,
@@ -207,7 +209,7 @@ fn described(planned: Planned<'_>) -> Result<Option<(Made, String)>, DeviceSetup
 }
 
 fn block(disk: &DiskConfig) -> Result<(Made, String), DeviceSetupError> {
-    // Open the disk for its size only: the lock and the right to write are needed when it is attached.
+    // Open the disk only for its size: attaching it needs the lock and the right to write.
     let (sectors, block) = disk_size(disk)?;
     let config = BlockConfig {
         sectors,
@@ -216,7 +218,7 @@ fn block(disk: &DiskConfig) -> Result<(Made, String), DeviceSetupError> {
         queues: disk.queues,
     };
     let access = if disk.read_only { "read-only" } else { "writable" };
-    // The side that takes over must write in the same blocks, or refuse now.
+    // A side that takes over must write in the same blocks, or refuse now.
     let blocks = block.map(|block| format!(", directly in blocks of {block} bytes"));
     let detail = format!(
         "{sectors} sectors, {access}, serial `{}`{}{}{}",
@@ -254,8 +256,9 @@ fn several(queues: u16, what: &str) -> String {
     if queues > 1 { format!(", {queues} {what}") } else { String::new() }
 }
 
-/// P2, P3: the settings that protect the disk's content must be alike on both sides. Otherwise a takeover could weaken a
-/// write that was reported complete, or leave the former side with a record that is never raised.
+/// P2, P3: both sides must protect the disk's content by the same settings. Otherwise a takeover
+/// could weaken a write that was reported complete, or leave the former side with a record whose
+/// term never rises.
 fn guards(disk: &DiskConfig) -> String {
     let mut guards = String::new();
     if !disk.read_only && !disk.cache.write_through(true) {
@@ -267,7 +270,7 @@ fn guards(disk: &DiskConfig) -> String {
     guards
 }
 
-/// The number of sectors, and the block size of the storage if it is written directly.
+/// The number of sectors; and the block size of the storage in bytes, if it is written directly.
 fn disk_size(config: &DiskConfig) -> Result<(u64, Option<u64>), DeviceSetupError> {
     let options = DiskOptions { read_only: true, direct: config.direct, ..DiskOptions::default() };
     let disk = Disk::open(&config.path, options)?;

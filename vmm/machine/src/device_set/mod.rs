@@ -1,4 +1,4 @@
-//! The machine's devices: input, finished requests, notifications and resets.
+//! The machine's devices: delivers their input, finished requests, notifications and resets.
 
 mod backends;
 mod make;
@@ -25,7 +25,7 @@ use crate::virtio_mmio::VirtioMmio;
 pub use self::backends::AttachOptions;
 pub use self::state::{DeviceRecord, DeviceState, DevicesRestoreError};
 
-/// The clock chip's ports: the FADT says that there is no such chip, but kernels access them.
+/// The clock chip's ports. The FADT says that there is no such chip, but kernels access the ports.
 const CMOS_PORT: u16 = 0x70;
 const CMOS_PORTS: u16 = 2;
 
@@ -34,21 +34,21 @@ pub struct DeviceSet {
     gate: Arc<GateHost>,
     events: Arc<Events>,
     virtio: Vec<Arc<VirtioMmio>>,
-    /// Number of windows given to devices so far.
+    /// Number of windows that devices have.
     windows: usize,
     pci: Option<Arc<PciBus>>,
     registers: Vec<Arc<RegisterPort>>,
     details: Vec<(u16, String)>,
     attached: Mutex<bool>,
-    /// Disks that are open and locked before they are attached, by slot: no other machine can start on one meanwhile (P2), even
-    /// if the backends have to be opened more than once.
+    /// Disks that are open and locked before they are attached, by slot. No other machine can start
+    /// on one meanwhile (P2), even if the backends must be opened more than once.
     reserved: Mutex<BTreeMap<u16, Disk>>,
-    /// Backends that are open and not attached yet.
+    /// Backends that are open but not attached yet.
     opened: Mutex<Option<Vec<Opened>>>,
 }
 
 impl DeviceSet {
-    /// Puts the devices on the buses.
+    /// Registers the devices on the buses.
     pub(crate) fn io_manager(&self) -> Result<IoManager, DeviceSetupError> {
         let overlap = |e: vm_device::bus::Error| DeviceSetupError::Overlap(e.to_string());
         let mut io = IoManager::new();
@@ -76,7 +76,7 @@ impl DeviceSet {
         &self.events
     }
 
-    /// The virtio devices, by window.
+    /// The virtio devices, in the order of their windows.
     #[must_use]
     pub fn virtio(&self) -> &[Arc<VirtioMmio>] {
         &self.virtio
@@ -92,14 +92,15 @@ impl DeviceSet {
         self.registers.iter().find(|device| device.slot() == POWER_SLOT)
     }
 
-    /// Presses the power button. Called on the device thread.
+    /// Presses the power button. Call it on the device thread.
     pub(crate) fn press_power_button(&self) {
         if let Some(power) = self.power() {
             power.give(&[1]);
         }
     }
 
-    /// What the guest does about its power button; `None` also while another thread uses the device.
+    /// How the guest handles its power button; `None` if unknown, or while another thread uses the
+    /// device.
     pub(crate) fn power_button(&self) -> Option<Button> {
         PowerControl::button(&self.power()?.try_save()?.device).ok()
     }
@@ -116,16 +117,17 @@ impl DeviceSet {
         &self.registers
     }
 
-    /// More of a device than its kind that its description names, for instance size or address.
+    /// A device's other properties in its description, for instance size or address.
     #[must_use]
     pub fn detail(&self, slot: u16) -> &str {
         self.details.iter().find(|(of, _)| *of == slot).map_or("", |(_, detail)| detail)
     }
 
-    /// Gives finished requests to their devices, all of a device's at once. Called on the device thread.
+    /// Delivers finished requests to their devices, all requests of a device at once. Call it on
+    /// the device thread.
     pub fn take_completions(&self) {
         let mut completions = self.gate.take_completions();
-        // The sort is stable: completions of one slot stay in order.
+        // The sort is stable: completions of one slot keep their order.
         completions.sort_by_key(Completion::slot);
         let mut rest = completions.into_iter().peekable();
         while let Some(slot) = rest.peek().map(Completion::slot) {
@@ -141,7 +143,7 @@ impl DeviceSet {
         }
     }
 
-    /// Gives waiting input to the devices. Called on the device thread.
+    /// Delivers waiting input to the devices. Call it on the device thread.
     pub(crate) fn take_inputs(&self) {
         for (slot, port) in self.gate.ready_inputs() {
             if let Some(device) = self.virtio_of(slot) {
@@ -153,11 +155,11 @@ impl DeviceSet {
         }
     }
 
-    /// Serves a queue that the driver has notified. Called on the device thread.
+    /// Serves a queue that the driver has notified. Call it on the device thread.
     pub(crate) fn kick(&self, device: usize, queue: u16) {
         let Some(device) = self.virtio.get(device) else { return };
         if let Some(kick) = device.kicks().get(usize::from(queue)) {
-            // Clear the event before the queue is read, so that a later notification signals again.
+            // Clear the event before reading the queue, so that a later notification signals again.
             kick.take();
         }
         device.kick(queue);
@@ -167,23 +169,25 @@ impl DeviceSet {
         self.virtio.iter().find(|device| device.slot() == slot)
     }
 
-    /// Resets every device to its power-on state. Calls `progress` after each, because several backends may be slow to answer.
+    /// Resets every device to its power-on state. Calls `progress` after each, because several
+    /// backends may answer slowly.
     ///
     /// # Errors
-    /// The slot of the first device that cannot be reset now.
+    /// When a device cannot be reset now: the slot of the first one.
     pub(crate) fn reset(&self, progress: impl Fn()) -> Result<(), u16> {
         let stuck = self.virtio.iter().filter(|device| {
             progress();
             !device.reset()
         });
-        // Reset every device, even after one that is stuck.
+        // Reset every device, even after one that cannot be reset.
         let stuck: Vec<u16> = stuck.map(|device| device.slot()).collect();
         self.registers.iter().for_each(|device| device.reset());
         self.pci.iter().for_each(|pci| pci.reset());
         stuck.first().map_or(Ok(()), |slot| Err(*slot))
     }
 
-    /// Looks at every queue and interrupts every driver. Called on the device thread after a restore.
+    /// Serves every queue and interrupts every driver. Call it on the device thread after a
+    /// restore.
     pub(crate) fn retry(&self) {
         self.registers.iter().for_each(|device| device.retry());
         self.virtio.iter().for_each(|device| device.retry());

@@ -17,7 +17,7 @@ pub struct DeviceRecord {
     pub state: DeviceState,
 }
 
-/// The state of a device, by its kind.
+/// The state of a device, by kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceState {
     /// A virtio device with its transport.
@@ -28,8 +28,7 @@ pub enum DeviceState {
     Pci(PciState),
 }
 
-/// Why a saved state of the devices was refused. The guest must not run on the devices after this
-/// error.
+/// Why the devices refuse a saved state. After this error the guest must not run on them.
 #[derive(Debug, thiserror::Error)]
 pub enum DevicesRestoreError {
     /// The slots of the two sides differ.
@@ -65,7 +64,7 @@ pub enum DevicesRestoreError {
 }
 
 impl DeviceSet {
-    /// Saves everything that a guest could see. Called on the device thread with the vCPUs paused.
+    /// Saves everything that a guest can see. Call it on the device thread with the vCPUs paused.
     #[must_use]
     pub(crate) fn save(&self) -> Vec<DeviceRecord> {
         let virtio = self.virtio.iter().map(|device| DeviceRecord {
@@ -106,7 +105,7 @@ impl DeviceSet {
             };
             device.restore(state)?;
         }
-        // Restore the bus after the devices: it gives them their right to guest memory.
+        // Restore the bus after the devices: it grants them access to guest memory.
         for (bus, record) in self.pci.iter().zip(pci) {
             let DeviceState::Pci(state) = &record.state else {
                 return Err(other_kind(record, pci::KIND));

@@ -30,7 +30,7 @@ use crate::device_thread::{DeviceThread, LoopError, LoopHandle};
 use crate::disks;
 use crate::events::Events;
 
-/// Why a machine could not be built, booted or restored.
+/// Why a machine cannot be built, booted or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// The configuration is not valid.
@@ -51,7 +51,7 @@ pub enum MachineError {
     /// A device or its backend cannot be set up.
     #[error(transparent)]
     Devices(#[from] DeviceSetupError),
-    /// The state of the devices was refused.
+    /// The devices refuse their saved state.
     #[error(transparent)]
     RestoreDevices(#[from] DevicesRestoreError),
     /// The vCPUs cannot be set up.
@@ -68,7 +68,7 @@ pub enum MachineError {
         "no kernel to boot: give --kernel FILE (only a standby needs none: its primary sends the kernel)"
     )]
     NoKernel,
-    /// A device has a request under way that does not end.
+    /// A device has a request in progress that does not end.
     #[error(
         "slot {slot}: the device's backend has not finished a request that reads guest memory: look for a disk that \
         does not answer"
@@ -77,10 +77,10 @@ pub enum MachineError {
         /// The device's slot.
         slot: u16,
     },
-    /// Guest memory could not be cleared for a reset.
+    /// Guest memory cannot be cleared for a reset.
     #[error("cannot write guest memory: {0}")]
     Access(#[from] vm_memory::GuestMemoryError),
-    /// The device thread is gone, or stuck.
+    /// The device thread has ended or is stuck.
     #[error(transparent)]
     Loop(#[from] LoopError),
     /// The process is out of a system resource.
@@ -89,7 +89,8 @@ pub enum MachineError {
 }
 
 impl MachineError {
-    /// Whether the operator has to change the command line or a file that it names (exit code 2). `false`: something failed.
+    /// Whether the operator must change the command line or a file that it names (exit code 2).
+    /// `false`: an operation failed.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
@@ -109,11 +110,11 @@ impl MachineError {
 }
 
 impl Machine {
-    /// Builds a machine over a gate's ledger. Its devices have no backends, nothing is loaded, and its vCPUs are parked. Of
-    /// the outside it reads only the sizes of the disks.
+    /// Builds a machine on a gate's ledger. Its devices have no backends, no kernel is loaded, and
+    /// its vCPUs are parked. The only thing that it reads from backends is the sizes of disks.
     ///
     /// # Errors
-    /// See [`MachineError`]; a machine that cannot be built leaves nothing behind.
+    /// See [`MachineError`]. A machine that cannot be built leaves nothing behind.
     pub fn build(
         config: MachineConfig,
         ledger: Ledger,
@@ -122,10 +123,10 @@ impl Machine {
         Self::build_audited(config, ledger, fence, None)
     }
 
-    /// As [`build`](Self::build); `observer` sees the result of every effect.
+    /// Does what [`build`](Self::build) does; `observer` sees the result of every effect.
     ///
     /// # Errors
-    /// As [`build`](Self::build).
+    /// Those of [`build`](Self::build).
     pub fn build_audited(
         config: MachineConfig,
         ledger: Ledger,
@@ -134,7 +135,8 @@ impl Machine {
     ) -> Result<Arc<Self>, MachineError> {
         config.check()?;
         let kvm = kvm::open()?;
-        // Huge pages cause fewer faults in the guest and make copies at checkpoints cheaper.
+        // Use huge pages: they cause fewer faults in the guest and make copies at checkpoints
+        // cheaper.
         let options = MemoryOptions { size: config.memory, huge_pages: true };
         let ram = match &config.memory_file {
             None => memory::create(options)?,
@@ -142,7 +144,7 @@ impl Machine {
                 memory_file(path, bytes).map_err(MachineError::from)
             })?,
         };
-        // The PIT is needed: stock kernels calibrate their clocks with it.
+        // Stock kernels need the PIT to calibrate their clocks.
         let vm = Arc::new(Vm::new(&kvm, ram.clone(), VmOptions { cpus: config.cpus, pit: true })?);
         vm.mask_legacy_interrupts()?;
         let ram = Arc::new(ram);
@@ -153,7 +155,8 @@ impl Machine {
         let device_loop = LoopHandle::new()?;
         let mut wakes = gate.wakes();
         wakes.extend([events.event().as_raw_fd(), device_loop.wake_fd(), engine_event.as_raw_fd()]);
-        // P5: confine the thread before there is a device, so that no device code runs without this filter.
+        // P5: confine the thread before there is a device, so that no device code runs without this
+        // filter.
         let confined = wakes.clone();
         let device_thread =
             DeviceThread::start(device_loop, move || seccomp::enter(Role::Device, &confined))?;
@@ -199,8 +202,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Checks whether [`attach_backends`](Self::attach_backends) would find what it needs. A standby calls it long before it
-    /// takes over.
+    /// Checks whether [`attach_backends`](Self::attach_backends) would succeed. A standby calls it
+    /// long before a takeover.
     ///
     /// # Errors
     /// When a backend cannot be opened.
@@ -208,8 +211,8 @@ impl Machine {
         Ok(self.devices.check_backends(&self.config)?)
     }
 
-    /// Opens the backends of a machine that is taken over and keeps them open, so that their errors are found before a term is
-    /// claimed (P9). Attaches nothing and releases nothing.
+    /// Opens the backends for a takeover and keeps them open, so that an error shows before a term
+    /// is claimed (P9). Attaches and releases nothing.
     ///
     /// # Errors
     /// When a backend cannot be opened.
@@ -223,8 +226,8 @@ impl Machine {
         self.devices.is_prepared()
     }
 
-    /// Attaches the backends that were [prepared](Self::prepare_takeover), or opens them now: all or none. A standby calls it
-    /// when it takes over.
+    /// Attaches the [prepared](Self::prepare_takeover) backends, or opens them now: all or none. A
+    /// standby calls it at a takeover.
     ///
     /// # Errors
     /// When a backend cannot be opened.
@@ -232,8 +235,8 @@ impl Machine {
         Ok(self.devices.attach(&self.config, options)?)
     }
 
-    /// Makes the disks fit for sharing with a standby when protection begins, also for a machine that was started without it
-    /// (P3). Waits for the disks' lanes.
+    /// Prepares the disks for sharing with a standby when protection begins, also if the machine
+    /// started without protection (P3). Waits for the disks' lanes.
     ///
     /// # Errors
     /// When a disk cannot be shared with a standby.
@@ -241,7 +244,8 @@ impl Machine {
         self.devices.share_disks(&self.config)
     }
 
-    /// Writes into the records beside the disks again that this machine holds them: a standby compares what it finds (P2).
+    /// Writes again into the fence records that this machine holds the disks: a standby compares
+    /// its own view with them (P2).
     ///
     /// # Errors
     /// When a record cannot be written, or names another holder.
@@ -249,8 +253,9 @@ impl Machine {
         self.gate.renew_records()
     }
 
-    /// Opens and locks the disks of a machine that is about to start and has an arbiter: a start that finds a disk in use has
-    /// taken nothing yet. With `seize`, the error does not advise to seize.
+    /// Opens and locks the disks of a machine that is about to start and has an arbiter. Call it
+    /// first: a start that finds a disk in use has then taken nothing. With `seize`, the error does
+    /// not advise to seize.
     ///
     /// # Errors
     /// When a disk cannot be opened, or another process has it locked.
@@ -258,7 +263,7 @@ impl Machine {
         Ok(self.devices.reserve_disks(&self.config, seize)?)
     }
 
-    /// The newest claim in the records beside the disks, and the record that it is in.
+    /// The newest claim in the fence records of the disks, and the path of that record.
     ///
     /// # Errors
     /// When a record cannot be read, or another machine holds a disk.
@@ -266,10 +271,10 @@ impl Machine {
         Ok(disks::newest_claim(&self.config)?)
     }
 
-    /// Takes the disks over from their recorded holder, which the operator says is dead.
+    /// Seizes the disks from their recorded holder, which is dead according to the operator.
     ///
     /// # Errors
-    /// When a record cannot be written.
+    /// When another process has a disk open, or a record cannot be written.
     pub fn seize_disks(&self) -> Result<(), MachineError> {
         Ok(disks::seize(&self.config)?)
     }

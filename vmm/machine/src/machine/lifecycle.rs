@@ -1,4 +1,4 @@
-//! Boot, start, reset and end of a machine.
+//! Boots, starts, resets and ends a machine.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
@@ -17,7 +17,7 @@ use super::{Machine, MachineError};
 use crate::boot::{self, Boot, BootError, BootMachine};
 use crate::events::{Ended, MachineEvent};
 
-/// Progress is reported to the watchdog after each batch of this many cleared bytes.
+/// Number of cleared bytes after which progress is reported to the watchdog.
 const WORK_BYTES: u64 = 64 << 20;
 
 impl Machine {
@@ -38,27 +38,28 @@ impl Machine {
         Ok(())
     }
 
-    /// Lets the guest run for the first time: after [`boot`](Self::boot), or after a restore and
+    /// Starts the guest for the first time: after [`boot`](Self::boot), or after a restore and
     /// [`attach_backends`](Self::attach_backends). Do not call it on the device thread.
     ///
     /// # Errors
-    /// When the device thread is gone.
+    /// When the device thread has ended.
     pub fn start(self: &Arc<Self>) -> Result<(), MachineError> {
         if self.started.swap(true, Ordering::AcqRel) {
             self.vcpus.resume();
             return Ok(());
         }
         self.confine_vcpus();
-        // Open the files for a reset now: the device thread may not. A guest that was taken over needs them only at its next
-        // reset.
+        // Open the files for a reset now: the device thread may not open any. After a takeover, a
+        // guest needs them only at its next reset.
         if let Err(error) = self.open_boot() {
             log::warn!("{error}: the guest cannot be reset");
         }
         let machine = self.clone();
-        // On the device thread, so that no event is served before the queues are looked at.
+        // Do this on the device thread, so that no event is served before every queue.
         self.device_loop().call(move |context| {
             context.add(Box::new(DeviceEvents::new(machine.devices.clone())));
-            // A fresh machine has no driver yet; a restored one may have lost notifications and interrupts.
+            // A fresh machine has no driver yet; a restored one may have lost notifications and
+            // interrupts.
             machine.raise_all_interrupts();
             machine.runs.store(true, Ordering::Release);
             machine.vcpus.resume();
@@ -66,24 +67,25 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes each vCPU's thread give up the rights it does not need before it first enters the guest.
+    /// Makes each vCPU's thread give up the rights that it does not need, before it first enters
+    /// the guest.
     fn confine_vcpus(&self) {
         let wakes = self.wakes();
         self.vcpus.before_first_run(move || seccomp::enter(Role::Vcpu, &wakes));
     }
 
-    /// What the guest boots, if this host knows.
+    /// The guest's boot files; `None` while this host has none.
     #[must_use]
     pub fn boot_files(&self) -> Option<Arc<Boot>> {
         self.boot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sets what the guest boots from its next reset on; this replaces the command line's files.
+    /// Sets the guest's boot files from its next reset on, instead of those of the command line.
     pub fn set_boot_files(&self, boot: Arc<Boot>) {
         *self.boot.lock().unwrap_or_else(PoisonError::into_inner) = Some(boot);
     }
 
-    /// What the guest boots; opens the command line's files if they are not open yet.
+    /// The guest's boot files; opens those of the command line if there are none yet.
     fn open_boot(&self) -> Result<Option<Arc<Boot>>, BootError> {
         let known = self.boot_files();
         let Some(source) = self.config.boot.as_ref().filter(|_| known.is_none()) else {
@@ -94,30 +96,32 @@ impl Machine {
         Ok(self.boot_files())
     }
 
-    /// Looks at every queue and interrupts every driver, because notifications and interrupts between a checkpoint and the
-    /// takeover may be lost. Called on the device thread; part of [`start`](Self::start).
+    /// Serves every queue and interrupts every driver: notifications and interrupts between a
+    /// checkpoint and the takeover may be lost. Call it on the device thread;
+    /// [`start`](Self::start) does so.
     pub fn raise_all_interrupts(&self) {
         self.devices.retry();
     }
 
-    /// Whether the device thread has let the guest run for the first time. Do not resume its vCPUs before: they and the device
-    /// thread are not confined yet (P5).
+    /// Whether the device thread has started the guest. Before that, do not resume its vCPUs: they
+    /// are not confined yet (P5).
     #[must_use]
     pub fn has_run(&self) -> bool {
         self.runs.load(Ordering::Acquire)
     }
 
-    /// Resets the machine to power-on and boots again. Called on the device thread. Writes memory through vm-memory only, so
-    /// that these writes are tracked as well (P8).
+    /// Resets the machine to power-on and boots again. Call it on the device thread. All its writes
+    /// to memory go through vm-memory, so that they are tracked (P8).
     ///
     /// # Errors
-    /// When there is no kernel, or KVM refuses; the machine then stays paused.
+    /// When there is no kernel, or KVM refuses a call. The machine then stays paused.
     pub fn reset(&self) -> Result<(), MachineError> {
         self.vcpus.pause();
         if self.boot_files().is_none() {
             return Err(MachineError::NoKernel);
         }
-        // Reset the devices first: a kernel loaded over memory that a disk write still reads would end up on the disk.
+        // Reset the devices first: a disk write that still reads memory would otherwise write parts
+        // of the loaded kernel to the disk.
         self.devices.reset(|| self.note_work()).map_err(|slot| MachineError::Busy { slot })?;
         self.gate.forget_resets();
         self.power_on.vm.restore(&self.vm, ClockPolicy::Continue)?;
@@ -129,7 +133,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Clears memory to its content at power-on: an image must be loaded over zeros, not over the former guest's data. Skips
+    /// Clears memory: an image must be loaded over zeros, not over the former guest's data. Skips
     /// pages that are zero, so that they are neither allocated nor marked dirty.
     fn clear_memory(&self) -> Result<(), MachineError> {
         let zeros = [0_u8; PAGE_SIZE as usize];
@@ -149,19 +153,21 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits until the machine has ended: by its guest, a signal, a failure, the loss of its right, or [`end`](Self::end).
+    /// Waits until the machine has ended: by its guest, a signal, a failure, the loss of its right,
+    /// or [`end`](Self::end).
     #[must_use]
     pub fn wait(&self) -> Ended {
         self.events.wait()
     }
 
-    /// Ends the machine and wakes the thread in [`wait`](Self::wait). Only the first reason counts.
+    /// Ends the machine and wakes the thread in [`wait`](Self::wait). Only the first call has an
+    /// effect.
     pub fn end(&self, ended: Ended) {
         self.events.end(ended);
     }
 
-    /// Stops the vCPUs, performs what was released, then stops the device thread. Effects still held at the gate are never
-    /// performed (P1). Do not call it on the device thread.
+    /// Stops the device thread and the vCPUs, then performs all released effects. Effects still
+    /// held at the gate are never performed (P1). Do not call it on the device thread.
     pub fn stop(&self) {
         // Stop the device thread first: at the end of a checkpoint it would resume the vCPUs.
         self.device_thread.stop();
@@ -169,35 +175,35 @@ impl Machine {
         self.gate.drain();
     }
 
-    /// Presses the guest's power button; how the guest reacts is its own affair. P9: while one press waits for the device
-    /// thread, further presses are ignored.
+    /// Presses the guest's power button; the guest decides how to react. P9: while one press waits
+    /// for the device thread, further presses are ignored.
     pub fn press_power_button(&self) {
         if self.button_pressed.swap(true, Ordering::AcqRel) {
             return;
         }
         let (devices, pressed) = (self.devices.clone(), self.button_pressed.clone());
         self.device_loop().post(move |_| {
-            // Clear first: a later press counts anew.
+            // Clear first, so that a press from now on counts again.
             pressed.store(false, Ordering::Release);
             devices.press_power_button();
         });
     }
 
-    /// What the guest does about its power button; `None` if that is not known at this moment. Does not block.
+    /// How the guest handles its power button; `None` if not known now. Does not block.
     #[must_use]
     pub fn power_button(&self) -> Option<devices::Button> {
         self.devices.power_button()
     }
 
-    /// As [`stop`](Self::stop), but waits at most `limit`: a device, a vCPU or a lane may be stuck. Returns `false` when one is;
-    /// its threads then end with the process.
+    /// Does what [`stop`](Self::stop) does, but waits at most for `limit`: a device, a vCPU or a
+    /// lane may be stuck. `false`: one is stuck, and its threads end with the process.
     #[must_use]
     pub fn stop_within(self: &Arc<Self>, limit: Duration) -> bool {
         let (stopped, wait) = sync_channel(1);
         let machine = self.clone();
         let stop = move || {
             machine.stop();
-            // The caller has gone if this took too long.
+            // Fails if the caller has stopped waiting.
             let _ = stopped.send(());
         };
         match std::thread::Builder::new().name("stopper".to_owned()).spawn(stop) {
@@ -213,7 +219,8 @@ impl Machine {
         }
     }
 
-    /// Sets what to do when the right to perform is lost (P2), instead of ending the machine. Only the first hook counts.
+    /// Sets a function to call at the loss of the right to perform (P2), instead of ending the
+    /// machine. Only the first call has an effect.
     pub fn set_fence_hook(&self, hook: impl Fn() + Send + Sync + 'static) {
         if self.fence_hook.set(Box::new(hook)).is_err() {
             log::error!("ignoring a second fence hook: expected one");
@@ -229,7 +236,7 @@ impl Machine {
         }
     }
 
-    /// Handles a power event that the gate has released. Called on the device thread.
+    /// Handles a power event that the gate has released. Call it on the device thread.
     pub(crate) fn on_power(&self, event: PowerEvent) {
         match event {
             PowerEvent::Off => self.end(Ended::PoweredOff),
@@ -237,7 +244,7 @@ impl Machine {
         }
     }
 
-    /// Handles an event of a vCPU. Called on the device thread.
+    /// Handles an event of a vCPU. Call it on the device thread.
     pub(crate) fn on_event(&self, event: MachineEvent) {
         let MachineEvent::Fatal { vcpu, exit } = event;
         match exit {

@@ -1,5 +1,5 @@
-//! The machine itself: what it consists of, its description, and its devices' part of a checkpoint. How it is built is in
-//! [`build`], how it starts, resets and ends in [`lifecycle`].
+//! The machine itself: its parts, its description, and its devices' part of a checkpoint. [`build`]
+//! builds it; [`lifecycle`] starts, resets and ends it.
 
 mod build;
 mod lifecycle;
@@ -28,7 +28,7 @@ use crate::events::Events;
 
 pub use build::MachineError;
 
-/// A machine, shared by the threads around it. A method that must be called on the device thread says so.
+/// A machine, shared by the threads around it. A method that must run on the device thread says so.
 pub struct Machine {
     config: MachineConfig,
     memory: Arc<GuestMemory>,
@@ -41,26 +41,27 @@ pub struct Machine {
     device_thread: DeviceThread,
     started: AtomicBool,
     runs: AtomicBool,
-    /// The power button was pressed and the device thread has not handled it yet.
+    /// Whether a press of the power button waits for the device thread.
     button_pressed: Arc<AtomicBool>,
-    /// Counts the device thread's progress in work that takes long.
+    /// Counts the device thread's progress in long work.
     work: AtomicU64,
     fence_hook: OnceLock<FenceHook>,
-    /// The event counters by which its threads wake each other.
+    /// The event counters by which the machine's threads wake each other.
     wakes: Vec<RawFd>,
-    /// The engine's event: an epoch is to end.
+    /// The engine's event: the epoch must end.
     engine_event: EventFd,
-    /// The boot files, opened before the device thread gives up the right to open them. The lock is held to read and to set the
-    /// field only, never while a file is read.
+    /// The boot files, opened before the device thread gives up the right to open them. The lock is
+    /// held only to read or to set the field, never while a file is read.
     boot: Mutex<Option<Arc<Boot>>>,
-    // These end their threads, so they are dropped before the machine that the threads use.
+    // The threads of these fields end when they are dropped, so they come before the machine that
+    // the threads use.
     vcpus: VcpuSet,
     vm: Arc<Vm>,
 }
 
 type FenceHook = Box<dyn Fn() + Send + Sync>;
 
-/// The power-on state of KVM's part of the machine, which a reset restores.
+/// KVM's part of the machine at power-on, which a reset restores.
 struct PowerOn {
     vcpus: Vec<VcpuState>,
     vm: VmState,
@@ -97,7 +98,7 @@ impl Machine {
         &self.vm
     }
 
-    /// Which parts of a vCPU's state are saved on this host.
+    /// The parts of a vCPU's state that a save reads on this host.
     #[must_use]
     pub fn plan(&self) -> &Arc<SavePlan> {
         &self.plan
@@ -109,26 +110,27 @@ impl Machine {
         &self.devices
     }
 
-    /// The events of the machine as a whole.
+    /// The events of the whole machine.
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// The event counters by which the machine's threads wake each other. Threads that run device code may write to nothing else.
+    /// The event counters by which the machine's threads wake each other. Threads that run device
+    /// code may write to no other descriptor.
     #[must_use]
     pub fn wakes(&self) -> Vec<RawFd> {
         self.wakes.clone()
     }
 
-    /// The counter by which the engine makes the device thread end an epoch. It belongs to the machine because it is made before
-    /// the device thread gives up its rights.
+    /// The counter by which the engine makes the device thread end an epoch. The machine owns it,
+    /// because it must exist before the device thread gives up its rights.
     #[must_use]
     pub fn engine_event(&self) -> &EventFd {
         &self.engine_event
     }
 
-    /// Called by the device thread in the middle of long work, to show that it is not stuck.
+    /// Reports progress. The device thread calls it during long work, to show that it is not stuck.
     pub fn note_work(&self) {
         self.work.fetch_add(1, Ordering::Relaxed);
     }
@@ -145,7 +147,8 @@ impl Machine {
         self.device_thread.handle()
     }
 
-    /// What a guest sees of the machine: another machine that takes its state on must be described alike.
+    /// The machine as a guest sees it. Another machine can restore its state only if the
+    /// descriptions are equal.
     #[must_use]
     pub fn description(&self) -> MachineDescription {
         let memory = self.memory.iter();
@@ -166,7 +169,7 @@ impl Machine {
         }
     }
 
-    /// Facts about the host that a guest depends on, each with a name for people.
+    /// Properties of the host that a guest depends on, each with a name for people.
     #[must_use]
     pub fn facts(&self) -> Vec<(String, String)> {
         let info = &self.facts;
@@ -199,18 +202,20 @@ impl Machine {
         &self.facts
     }
 
-    /// Saves the state of all devices. Called on the device thread with the vCPUs paused.
+    /// Saves the state of all devices. Call it on the device thread with the vCPUs paused.
     ///
     /// # Errors
-    /// None today: saving cannot fail. Kept fallible because the callers treat it as a step of a checkpoint that can fail.
+    /// None: saving cannot fail. The callers treat it as a step of a checkpoint that can fail.
     pub fn save_devices(&self) -> Result<Vec<DeviceRecord>, MachineError> {
         Ok(self.devices.save())
     }
 
-    /// Restores the state of all devices of a machine that has not started or whose vCPUs are paused. P5: runs on the device
-    /// thread, because device code runs only on threads without rights to the outside.
+    /// Restores the state of all devices of a machine that has not started or whose vCPUs are
+    /// paused. P5: runs on the device thread, because only threads without rights to the outside
+    /// run device code.
     ///
-    /// The answer is an error if the state is of other devices or another release, or is not possible.
+    /// The answer is an error if the state belongs to other devices or another release, or is not
+    /// possible.
     pub fn restore_devices(
         &self,
         records: &[DeviceRecord],
@@ -219,7 +224,8 @@ impl Machine {
         self.device_loop().ask(move |_| devices.restore(&records))
     }
 
-    /// Returns what the devices save after they have taken this state on; see [`restore_devices`](Self::restore_devices).
+    /// Restores the state as [`restore_devices`](Self::restore_devices) does, and returns the state
+    /// that the devices then save.
     pub fn restored_devices(
         &self,
         records: &[DeviceRecord],
@@ -239,7 +245,8 @@ fn describe(slot: u16, identity: Identity, features: u64, detail: &str) -> Devic
     }
 }
 
-/// TSC frequencies that KVM can scale need not be compared; others are compared to 5 MHz, because every boot measures anew.
+/// The TSC frequency as text to compare. Not compared if KVM can scale it; otherwise rounded to 5
+/// MHz, because every boot measures it anew.
 fn tsc_fact(info: &CompatInfo) -> String {
     const STEP_KHZ: u32 = 5000;
     match info.tsc_khz {

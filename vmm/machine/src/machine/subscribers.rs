@@ -1,4 +1,4 @@
-//! What the device thread watches for a machine: its devices, and the events of the machine as a whole.
+//! The event sources of the device thread: the devices, and events of the whole machine.
 
 use std::sync::{Arc, Weak};
 
@@ -8,8 +8,8 @@ use super::Machine;
 use crate::device_set::DeviceSet;
 use crate::device_thread::watch;
 
-/// The guest's notifications, finished requests, and input. Watched only once the guest runs: before that, on a standby,
-/// only checkpoints may change guest memory.
+/// The guest's notifications, finished requests, and input. Watched only once the guest runs:
+/// before that, on a standby, only checkpoints may change guest memory.
 pub(super) struct DeviceEvents {
     devices: Arc<DeviceSet>,
 }
@@ -44,10 +44,10 @@ impl MutEventSubscriber for DeviceEvents {
     }
 }
 
-/// Power events that the gate has released, vCPUs that have ended, and the loss of the right to perform.
+/// Power events that the gate has released, events of vCPUs, and the loss of the right to perform.
 pub(super) struct PowerEvents {
     devices: Arc<DeviceSet>,
-    /// A weak reference: the machine owns the thread and must be able to end.
+    /// Weak: the machine owns this thread and must be able to end.
     machine: Weak<Machine>,
 }
 
@@ -61,11 +61,11 @@ impl MutEventSubscriber for PowerEvents {
     fn process(&mut self, _events: Ready, ops: &mut EventOps<'_>) {
         let Some(machine) = self.machine.upgrade() else { return };
         if self.devices.gate().is_fenced_off() {
-            // The event stays signalled: handle it once.
+            // The event stays signalled: stop watching it.
             let _ = ops.remove(Ready::empty(self.devices.gate().fenced_event()));
             machine.on_fenced_off();
         }
-        // Take one at a time: a reset drops the others that wait.
+        // Take one event at a time: a reset drops the waiting ones.
         while let Some(event) = self.devices.gate().next_power_event() {
             machine.on_power(event);
         }

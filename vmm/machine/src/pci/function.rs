@@ -1,9 +1,9 @@
-//! The configuration space of one PCI function (PCI Local Bus Specification 3.0, section 6.1): a plain device with at most
-//! one memory window, one I/O window and one interrupt pin.
+//! The configuration space of one PCI function (PCI Local Bus Specification 3.0, section 6.1): a
+//! device with at most one memory window, one I/O window and one interrupt pin.
 
 use serde::{Deserialize, Serialize};
 
-/// The constants of a function.
+/// The constant properties of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Vendor number.
@@ -12,17 +12,17 @@ pub struct Description {
     pub device: u16,
     /// Revision.
     pub revision: u8,
-    /// Class, subclass and programming interface.
+    /// Class, subclass and programming interface, 8 bits each.
     pub class: u32,
-    /// Length of the memory window, a power of two; 0 for none.
+    /// Length of the memory window in bytes, a power of two; 0: none.
     pub memory: u32,
-    /// Length of the I/O window, a power of two; 0 for none.
+    /// Number of ports of the I/O window, a power of two; 0: none.
     pub io: u32,
     /// Whether it has an interrupt pin (INTA#).
     pub interrupt: bool,
 }
 
-/// Offsets in the configuration space.
+/// Offsets in the configuration space, in bytes.
 mod at {
     pub(super) const COMMAND: u8 = 0x04;
     pub(super) const CLASS: u8 = 0x08;
@@ -38,31 +38,31 @@ mod command {
     pub(super) const IO: u16 = 1 << 0;
     pub(super) const MEMORY: u16 = 1 << 1;
     pub(super) const MASTER: u16 = 1 << 2;
-    /// With the bits that have no effect here: invalidate, parity, errors.
+    /// Includes the bits that have no effect here: memory write and invalidate, parity, errors.
     pub(super) const WRITABLE: u16 = IO | MEMORY | MASTER | 1 << 4 | 1 << 6 | 1 << 8;
 }
 
 /// Medium timing, the usual value of a device that is not faster.
 const STATUS: u32 = 0x0200;
-/// The window is of I/O ports.
+/// Marks a window of I/O ports.
 const IO_WINDOW: u32 = 1;
-/// Pin A.
+/// The interrupt pin INTA#.
 const PIN_A: u32 = 1;
 
-/// The state that a driver or an operating system can change.
+/// The part of the configuration space that a driver or an operating system can change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionState {
     /// The command register: enabled windows and bus mastering.
     pub command: u16,
     /// The register of its memory window.
     pub memory: u32,
-    /// The register of its I/O window, without the bit that marks an I/O window.
+    /// The register of its I/O window, without the bit that marks it as one.
     pub io: u32,
-    /// The size of a cache line; without effect here.
+    /// The size of a cache line; has no effect here.
     pub cache_line: u8,
-    /// The latency timer; without effect here.
+    /// The latency timer; has no effect here.
     pub latency: u8,
-    /// The interrupt number that the firmware notes for operating systems.
+    /// The interrupt number, which firmware writes for operating systems.
     pub interrupt_line: u8,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Function {
 }
 
 impl Function {
-    /// A function as a firmware leaves it: its windows have addresses and are closed.
+    /// A function as firmware leaves it: its windows have addresses and are closed.
     pub(super) fn new(description: Description, memory: u64, io: u16, gsi: u8) -> Self {
         let power_on = FunctionState {
             memory: if description.memory == 0 { 0 } else { memory as u32 },
@@ -103,18 +103,18 @@ impl Function {
         }
     }
 
-    /// Writes a 32-bit register; returns whether its windows or its rights may have changed.
+    /// Writes a 32-bit register; returns whether windows or bus mastering may have changed.
     pub(super) fn write(&mut self, offset: u8, value: u32) -> bool {
         let Self { description, state, .. } = self;
         let before = *state;
         match offset {
-            // The status in the upper half has no bits to clear.
+            // The status, in the upper half, has no bits that a write clears.
             at::COMMAND => state.command = value as u16 & command::WRITABLE,
             at::CACHE_LINE => {
                 state.cache_line = value as u8;
                 state.latency = (value >> 8) as u8;
             }
-            // The bits below a window's size cannot be set: a driver finds the size by that.
+            // The bits below a window's size stay zero: a driver reads the size from this.
             at::MEMORY => state.memory = value & window_mask(description.memory),
             at::IO => state.io = value & window_mask(description.io),
             at::INTERRUPT if description.interrupt => state.interrupt_line = value as u8,
@@ -124,25 +124,25 @@ impl Function {
         relevant(&before) != relevant(state)
     }
 
-    /// The length of the memory window.
+    /// Length of the memory window in bytes.
     pub(super) fn memory_size(&self) -> u64 {
         self.description.memory.into()
     }
 
-    /// First address and length of the memory window, if it is open.
+    /// First address and length of the memory window; `None`: it is closed.
     pub(super) fn memory(&self) -> Option<(u64, u64)> {
         let open = self.state.command & command::MEMORY != 0 && self.description.memory > 0;
         open.then_some((self.state.memory.into(), self.description.memory.into()))
     }
 
-    /// First port and length of the I/O window, if it is open and its ports exist.
+    /// First port and length of the I/O window; `None`: it is closed, or its ports do not exist.
     pub(super) fn io(&self) -> Option<(u16, u16)> {
         let open = self.state.command & command::IO != 0 && self.description.io > 0;
         let first = u16::try_from(self.state.io).ok().filter(|_| open)?;
         Some((first, self.description.io as u16))
     }
 
-    /// Whether it may master the bus.
+    /// Whether it may access guest memory on its own.
     pub(super) fn is_bus_master(&self) -> bool {
         self.state.command & command::MASTER != 0
     }
@@ -155,7 +155,7 @@ impl Function {
         self.state
     }
 
-    /// Restores a saved state; `false` if no driver could have made it.
+    /// Restores a saved state; `false` if no driver can have written it.
     #[must_use]
     pub(super) fn restore(&mut self, saved: FunctionState) -> bool {
         let possible = saved.command & !command::WRITABLE == 0

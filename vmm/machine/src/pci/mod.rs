@@ -1,5 +1,5 @@
-//! A minimal PCI bus: configuration mechanism #1 (PCI Local Bus Specification 3.0, section 3.2.2.3.2), a host bridge, and
-//! the devices behind it. A machine without a PCI device has no bus.
+//! A minimal PCI bus: configuration mechanism #1 (PCI Local Bus Specification 3.0, section
+//! 3.2.2.3.2), a host bridge, and the devices behind it. A machine without a PCI device has no bus.
 
 mod function;
 
@@ -19,7 +19,8 @@ use crate::description::DeviceDescription;
 use crate::register_port::RegisterPort;
 use function::Function;
 
-/// The function at 00:00.0: Intel's 82441FX, a host bridge that every operating system knows and none has a driver for.
+/// The function at 00:00.0: Intel's 82441FX, a host bridge that every operating system knows and
+/// for which none has a driver.
 const HOST_BRIDGE: Description = Description {
     vendor: 0x8086,
     device: 0x1237,
@@ -34,14 +35,15 @@ const HOST_BRIDGE: Description = Description {
 pub(crate) const KIND: &str = "pci";
 const PCI_STATE_VERSION: u16 = 1;
 
-/// Bit 31 of the address register opens the data register; the bits below name bus, device, function and register.
+/// Bit 31 of the address register enables the data register; the lower bits select bus, device,
+/// function and register.
 const ENABLE: u32 = 1 << 31;
 const ADDRESS_BITS: u32 = 0x80ff_fffc;
 
-/// Everything of the bus that a guest could see.
+/// All state of the bus that a guest can see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PciState {
-    /// The layout of this structure.
+    /// The version of this structure's layout.
     pub version: u16,
     /// The address register.
     pub address: u32,
@@ -49,7 +51,7 @@ pub struct PciState {
     pub functions: Vec<FunctionState>,
 }
 
-/// Why a saved state of the bus was refused.
+/// Why the bus refuses a saved state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PciError {
     /// The state has another version.
@@ -57,7 +59,7 @@ pub enum PciError {
         "PCI state: expected version {PCI_STATE_VERSION}, found {found}; run the same release on both sides"
     )]
     Version {
-        /// The version that was saved.
+        /// The saved version.
         found: u16,
     },
     /// The number of devices differs.
@@ -65,12 +67,12 @@ pub enum PciError {
         "PCI state: expected {expected} devices, found {found}; give both sides the same --net"
     )]
     Count {
-        /// Devices of this bus.
+        /// Number of devices on this bus, with the host bridge.
         expected: usize,
-        /// Devices in the saved state.
+        /// Number of devices in the saved state.
         found: usize,
     },
-    /// No driver could have made this state.
+    /// No driver can have written this state.
     #[error("PCI state of device {device}: expected what a driver can write, found {found:?}")]
     Impossible {
         /// The device number.
@@ -82,11 +84,11 @@ pub enum PciError {
 
 /// The PCI bus.
 ///
-/// Lock order: `inner`, then `decoded` or a slot. A thread that serves an access holds `decoded` for reading, then a
-/// slot. No slot takes a lock of the bus.
+/// Lock order: `inner`, then `decoded` or a slot. A thread that serves an access holds `decoded`
+/// for reading, then a slot. No slot takes a lock of the bus.
 pub struct PciBus {
     inner: Mutex<Inner>,
-    /// The open windows, by absolute address.
+    /// The open windows, by address.
     decoded: RwLock<IoManager>,
 }
 
@@ -95,14 +97,14 @@ struct Inner {
     slots: Vec<Slot>,
 }
 
-/// A function and the registers behind its windows; the host bridge has none.
+/// A function, and the registers behind its windows; the host bridge has no registers.
 struct Slot {
     function: Function,
     port: Option<Arc<RegisterPort>>,
 }
 
 impl PciBus {
-    /// Makes a bus with a host bridge and these devices, from 00:01.0 on.
+    /// Makes a bus with a host bridge and these devices, the first at 00:01.0.
     #[must_use]
     pub fn new(devices: Vec<(Description, Arc<RegisterPort>)>) -> Self {
         let bridge = Slot { function: Function::new(HOST_BRIDGE, 0, 0, 0), port: None };
@@ -120,7 +122,8 @@ impl PciBus {
         }
     }
 
-    /// Registers the bus in the machine: its configuration ports, and the ranges in which its windows may lie.
+    /// Registers the bus in the machine: the configuration ports, and the ranges in which windows
+    /// may lie.
     ///
     /// # Errors
     /// When another device has one of the addresses.
@@ -133,7 +136,7 @@ impl PciBus {
         io.register_mmio(memory, Arc::new(Windows(self.clone())))
     }
 
-    /// Describes the bus: each function by its place and its identity.
+    /// Describes the bus: the place and identity of each function.
     pub(crate) fn describe(&self, slot: u16) -> DeviceDescription {
         let inner = self.lock();
         let devices = inner.slots.iter().enumerate().map(|(device, slot)| {
@@ -157,7 +160,7 @@ impl PciBus {
         self.decode(&inner);
     }
 
-    /// Saves everything that a guest could see.
+    /// Saves all state that a guest can see.
     #[must_use]
     pub fn save(&self) -> PciState {
         let inner = self.lock();
@@ -168,10 +171,10 @@ impl PciBus {
         }
     }
 
-    /// Restores a saved state and gives the devices their right to master the bus.
+    /// Restores a saved state, and gives the devices their right to master the bus.
     ///
     /// # Errors
-    /// When the state is of another bus, or is not possible.
+    /// When the state belongs to another bus, or is not possible.
     pub fn restore(&self, state: &PciState) -> Result<(), PciError> {
         let mut inner = self.lock();
         if state.version != PCI_STATE_VERSION {
@@ -191,9 +194,9 @@ impl PciBus {
         Ok(())
     }
 
-    /// Opens the windows that the functions' registers declare open. A window outside the bus's ranges, or over another
-    /// one, stays closed: nothing answers there, as on a real bus. (While a guest sizes a window, its address may be
-    /// anywhere.)
+    /// Opens the windows that the functions' registers enable. A window outside the bus's ranges,
+    /// or over another one, stays closed: nothing answers there, as on a real bus. While a guest
+    /// sizes a window, its address may be anywhere.
     fn decode(&self, inner: &Inner) {
         let mut decoded = IoManager::new();
         for slot in &inner.slots {
@@ -228,7 +231,7 @@ impl PciBus {
     fn write_config(&self, offset: u16, data: &[u8]) {
         let mut inner = self.lock();
         if offset < 4 {
-            // Only a 32-bit write at the first port is for the address register (3.2.2.3.2).
+            // Only a 32-bit write to the first port reaches the address register (3.2.2.3.2).
             if let (0, Ok(bytes)) = (offset, <[u8; 4]>::try_from(data)) {
                 inner.address = u32::from_le_bytes(bytes) & ADDRESS_BITS;
             }
@@ -245,7 +248,8 @@ impl PciBus {
 }
 
 impl Inner {
-    /// The function and register that the address register names.
+    /// The function and the register that the address register selects; `None`: there is no such
+    /// function.
     fn target(&self) -> Option<(usize, u8)> {
         let (bus, device) = (self.address >> 16 & 0xff, self.address >> 11 & 0x1f);
         let function = self.address >> 8 & 7;
@@ -254,7 +258,7 @@ impl Inner {
             .then_some((device as usize, self.address as u8))
     }
 
-    /// Reads the register at the address; returns ones where there is none, as guests expect.
+    /// Reads the selected register. Without a function there, returns ones, as guests expect.
     fn read(&self) -> u32 {
         match self.target() {
             Some((device, offset)) => self.slots[device].function.read(offset),
@@ -314,7 +318,7 @@ impl DevicePio for Windows {
     }
 
     fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        // The write is lost where no window is open.
+        // If no window is open there, the write is lost.
         let _ = self.with(|open| open.pio_write(PioAddress(base.0 + offset), data));
     }
 }
@@ -327,7 +331,7 @@ impl DeviceMmio for Windows {
     }
 
     fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        // The write is lost where no window is open.
+        // If no window is open there, the write is lost.
         let _ = self.with(|open| open.mmio_write(MmioAddress(base.0 + offset), data));
     }
 }
@@ -335,7 +339,7 @@ impl DeviceMmio for Windows {
 /// One open window: a part of a device's registers.
 struct Window {
     port: Arc<RegisterPort>,
-    /// Its offset in the device: the I/O window follows the memory window.
+    /// Its offset in the device's registers: the I/O window follows the memory window.
     offset: u64,
 }
 
