@@ -157,6 +157,64 @@ mod switch {
         EpochFromZero,
         /// an effect that was not permitted is told to the guest as performed
         TellUnperformed,
+        /// own disks: a write begins before its intent is durable
+        IntentAfterWrite,
+        /// own disks: a write does not wait for a mark that is being removed
+        UnmarkingIgnored,
+        /// own disks: a mark is removed when the primary's image is durable
+        UnmarkWhenOneDurable,
+        /// own disks: the outputs after a flush do not wait for the standby's image
+        FlushOfOne,
+        /// own disks: a takeover's outputs do not wait for its image
+        ToldBeforeDurable,
+        /// own disks: a failed write or sync is tried again
+        FailedSyncRetried,
+        /// own disks: a payload is taken from the memory of a later checkpoint
+        PayloadOfNextEpoch,
+        /// own disks: overlapping entries swap on the standby
+        OverlapSwaps,
+        /// own disks: the standby writes past a flush before its sync has ended
+        PastFlush,
+        /// own disks: the standby reports as durable what it has only performed
+        DurableWhenPerformed,
+        /// own disks: a resync block is read at once, and not at its place
+        CopyOutOfPlace,
+        /// own disks: entries are performed before their checkpoint is committed
+        PerformUncommitted,
+        /// own disks: marks are cleared when the peer connects
+        MarksClearedAtConnect,
+        /// own disks: marks are used that belong to another pair of images
+        MarksOfAnother,
+        /// own disks: the marks of the standby's side are not used
+        TheirMarksIgnored,
+        /// own disks: a standby takes over whose image is not in the set
+        TakeOverWhileSyncing,
+        /// own disks: the set is enlarged before the outputs are held
+        SetBeforeHold,
+        /// own disks: the set is enlarged before the covering checkpoint is durable
+        SetBeforeDurable,
+        /// own disks: the standby's Bye is enough to run alone, although the set names it
+        AloneByBye,
+        /// own disks: a machine begins from an image outside of the set
+        StartOutsideSet,
+        /// own disks: a machine begins from an image that is half overwritten
+        HalfUndoneStarted,
+        /// own disks: the image is overwritten before it is durably inconsistent
+        InconsistentLate,
+        /// own disks: the sidecar has one slot only
+        OneSlotOnly,
+        /// own disks: the queue is dropped at a takeover
+        QueueDropped,
+        /// own disks: the queue is dropped when the primary says Bye
+        QueueDroppedAtBye,
+        /// own disks: a reset takes operations from the list
+        ResetCancels,
+        /// own disks: a takeover performs the requests in flight again
+        InFlightAgain,
+        /// own disks: recording begins while the lane still performs operations
+        NoBarrier,
+        /// own disks: the sidecar does not notice another image
+        ImageUnchecked,
     }
 
     static ACTIVE: AtomicUsize = AtomicUsize::new(usize::MAX);

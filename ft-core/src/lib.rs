@@ -6,6 +6,7 @@
 //! - [`handshake`]: the descriptions of both sides, and whether they fit together;
 //! - [`primary`]: the machine that runs the guest and holds the commit authority (P1, P2);
 //! - [`standby`]: the machine that holds the last acknowledged checkpoint (P4);
+//! - [`disks`]: images that each host has for itself, as a part of the machine's state;
 //! - [`policy`]: when to end an epoch;
 //! - [`arbiter`]: questions to an arbiter, and how long its answers are valid (P2).
 //!
@@ -27,6 +28,7 @@ extern crate alloc;
 
 pub mod arbiter;
 pub mod bugs;
+pub mod disks;
 pub mod handshake;
 pub mod pages;
 pub mod policy;

@@ -8,6 +8,7 @@ use core::time::Duration;
 use io_gate::host::{Alone, Committed, Epoch, Term};
 
 use crate::LinkId;
+use crate::disks;
 use crate::handshake::{Hello, ImageId, SessionOptions};
 use crate::wire::{Frame, Outgoing, Verified, WireError};
 
@@ -113,6 +114,8 @@ pub enum Event {
         /// The reason.
         reason: String,
     },
+    /// Something has happened to the own disks. Never given to a machine without them.
+    Disks(disks::Event),
 }
 
 impl Event {
@@ -140,6 +143,7 @@ impl Event {
             Self::OperatorStop => "operator: stop",
             Self::GuestPoweredOff => "guest powered off",
             Self::Fenced { .. } => "fenced",
+            Self::Disks(_) => "disks",
         }
     }
 }

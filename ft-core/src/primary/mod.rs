@@ -33,6 +33,7 @@
 //! gives up its standby, so that the standby asks the arbiter, and it waits before it asks itself
 //! (P7).
 
+mod disks;
 mod io;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use io_gate::host::{CommitAuthority, Epoch, Term};
 
 pub use io::{Action, Event, Report};
 
+use crate::disks::{FlushMode, Holds, Seq};
 use crate::handshake::{self, Hello};
 use crate::standby::TakenOver;
 use crate::wire::{ByeReason, Frame, Heartbeat, Message, Outgoing, PROTOCOL, WireError};
@@ -213,6 +215,8 @@ pub struct Primary {
     reason: Option<String>,
     /// Why the last standby that was reached refuses this machine.
     refusal: Option<String>,
+    /// What a machine with own disks waits for.
+    disks: Option<Holds>,
 }
 
 type Result<T = Vec<Action>> = core::result::Result<T, Illegal>;
@@ -226,7 +230,19 @@ impl Primary {
         term: Term,
         now: Time,
     ) -> (Self, Vec<Action>) {
-        Self::start(authority, options, term, None, now)
+        Self::start(authority, options, term, (None, None), now)
+    }
+
+    /// As [`begin`](Self::begin), for a machine with own disks.
+    #[must_use]
+    pub fn begin_with_disks(
+        authority: CommitAuthority,
+        options: PrimaryOptions,
+        term: Term,
+        mode: FlushMode,
+        now: Time,
+    ) -> (Self, Vec<Action>) {
+        Self::start(authority, options, term, (None, Some(Holds::new(mode))), now)
     }
 
     /// A machine that continues from a standby's last checkpoint. The gate has adopted its
@@ -239,17 +255,37 @@ impl Primary {
         now: Time,
     ) -> (Self, Vec<Action>) {
         let (term, epoch) = (taken.term(), taken.epoch());
-        Self::start(authority, options, term, Some(epoch), now)
+        Self::start(authority, options, term, (Some(epoch), None), now)
+    }
+
+    /// As [`after_takeover`](Self::after_takeover), for a machine with own disks. R4: its outputs
+    /// are held until this side's images are durable up to `flushed`, the last flush that the guest
+    /// has seen complete in the checkpoint. The former primary may have told of it.
+    #[must_use]
+    pub fn after_takeover_with_disks(
+        authority: CommitAuthority,
+        options: PrimaryOptions,
+        taken: TakenOver,
+        (mode, flushed): (FlushMode, Seq),
+        now: Time,
+    ) -> (Self, Vec<Action>) {
+        let (term, epoch) = (taken.term(), taken.epoch());
+        let disks = Holds::after_takeover(mode, flushed);
+        Self::start(authority, options, term, (Some(epoch), Some(disks)), now)
     }
 
     fn start(
         mut authority: CommitAuthority,
         options: PrimaryOptions,
         term: Term,
-        sealed: Option<Epoch>,
+        (sealed, disks): (Option<Epoch>, Option<Holds>),
         now: Time,
     ) -> (Self, Vec<Action>) {
-        let mut actions = Vec::from([Action::RunAlone(authority.alone(term))]);
+        let held = disks.as_ref().is_some_and(Holds::holds_takeover);
+        let mut actions = Vec::new();
+        if !held {
+            actions.push(Action::RunAlone(authority.alone(term)));
+        }
         let mut primary = Self {
             authority,
             options,
@@ -267,6 +303,7 @@ impl Primary {
             lack: None,
             reason: None,
             refusal: None,
+            disks,
         };
         primary.look_for_standby(now, &mut actions);
         (primary, actions)
@@ -355,9 +392,8 @@ impl Primary {
         });
         let ack = self.in_flight.front().map(|(_, sealed)| *sealed + self.options.ack_timeout);
         let retry = self.asking.as_ref().and_then(|asking| asking.retry);
-        let looks = self.phase == Phase::Alone && !self.trying && self.stalled.is_none();
-        let search = self.search.filter(|_| looks);
-        [session, ack, retry, search].into_iter().flatten().min()
+        let search = self.search.filter(|_| self.may_look());
+        [session, ack, self.durable_deadline(), retry, search].into_iter().flatten().min()
     }
 
     /// Takes one event and returns the actions to perform, in order.
@@ -421,6 +457,7 @@ impl Primary {
             }
             Event::Fenced { .. } if deliberate!(IgnoreFence) => {}
             Event::Fenced { reason } => self.fence(reason, out),
+            Event::Disks(event) => self.disks(now, event, out)?,
         }
         Ok(actions)
     }
@@ -448,9 +485,14 @@ impl Primary {
 
     // ---- search for a standby, and join it ----
 
+    fn may_look(&self) -> bool {
+        let free = self.phase == Phase::Alone && !self.trying && self.stalled.is_none();
+        free && !self.holds_takeover()
+    }
+
     fn look_for_standby(&mut self, now: Time, out: &mut Vec<Action>) {
         let due = self.search.is_some_and(|time| time <= now);
-        if self.phase == Phase::Alone && due && !self.trying && self.stalled.is_none() {
+        if due && self.may_look() {
             self.trying = true;
             out.push(Action::Connect);
         }
@@ -699,14 +741,22 @@ impl Primary {
         };
         self.in_flight.pop_front();
         self.acknowledged = Some(epoch);
+        if let Some(disks) = &mut self.disks {
+            disks.acknowledged(epoch, sealed_at);
+            return self.release_durable(now, out);
+        }
         let early = deliberate!(ReleaseEarly) && self.in_flight.len() == 1;
         let proof = self.authority.acknowledged(if early { epoch.next() } else { epoch });
         out.push(Action::Release { proof, latency: now.since(sealed_at) });
         if self.phase == Phase::Arming {
-            self.phase = Phase::Protected;
-            self.search_failures = 0;
-            self.report_protection(epoch, out);
+            self.protected(epoch, out);
         }
+    }
+
+    fn protected(&mut self, epoch: Epoch, out: &mut Vec<Action>) {
+        self.phase = Phase::Protected;
+        self.search_failures = 0;
+        self.report_protection(epoch, out);
     }
 
     /// This side's number for the session and the standby's, which is 0 before the standby has sent
@@ -789,6 +839,11 @@ impl Primary {
             self.search_failures = self.search_failures.max(UNLIKELY);
             out.push(Action::Report(Report::LinkLost { reason: text.clone() }));
         }
+        if self.set_may_name_standby() {
+            // R6: the standby's word does not take its image out of the set. A power loss here, and
+            // it could be started without what this machine tells from now on.
+            return self.lose(now, text, out);
+        }
         self.close(text.clone(), out);
         self.go_alone(now, held, text, out);
     }
@@ -816,8 +871,12 @@ impl Primary {
 
     /// Tells the standby why, and continues as if the link was lost.
     fn break_off(&mut self, now: Time, why: String, out: &mut Vec<Action>) {
-        self.send(Epoch(0), Message::Refuse { reason: why.clone() }, out);
+        self.refuse_further(&why, out);
         self.lose(now, why, out);
+    }
+
+    fn refuse_further(&self, why: &str, out: &mut Vec<Action>) {
+        self.send(Epoch(0), Message::Refuse { reason: why.to_string() }, out);
     }
 
     fn lose(&mut self, now: Time, why: String, out: &mut Vec<Action>) {
@@ -872,6 +931,9 @@ impl Primary {
         }
         if !deliberate!(ForgetInFlight) {
             self.in_flight.clear();
+        }
+        if let Some(disks) = &mut self.disks {
+            disks.session_ended();
         }
         if !deliberate!(ForgetLack) {
             self.lack = None;
@@ -949,6 +1011,10 @@ impl Primary {
     /// have taken the checkpoint, so the arbiter decides.
     fn give_up_waiting(&mut self, now: Time, out: &mut Vec<Action>) {
         let limit = self.options.ack_timeout;
+        if self.durable_deadline().is_some_and(|due| due <= now) {
+            let why = format!("the standby's disks have not been durable for {limit:?}");
+            return self.break_off(now, why, out);
+        }
         let Some((epoch, mut sealed)) = self.in_flight.front().copied() else { return };
         if deliberate!(LastSealCounts) {
             sealed = self.in_flight.back().map_or(sealed, |(_, last)| *last);

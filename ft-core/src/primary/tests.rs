@@ -5,6 +5,7 @@ use std::format;
 
 use io_gate::host::new_gate;
 
+mod disks;
 mod table;
 
 use super::*;

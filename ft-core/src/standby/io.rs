@@ -8,6 +8,7 @@ use io_gate::host::{Epoch, Term};
 
 use super::{CheckedPages, Checkpoint};
 use crate::LinkId;
+use crate::disks::Standing;
 use crate::handshake::Hello;
 use crate::wire::{Data, Frame, Hashes, Outgoing, Verified, WireError};
 
@@ -125,6 +126,8 @@ pub enum Event {
     OperatorDiscard,
     /// The operator ends this standby.
     OperatorStop,
+    /// What this side may do with its own disks has changed. Never given to a machine without them.
+    Disks(Standing),
 }
 
 impl Event {
@@ -153,6 +156,7 @@ impl Event {
             Self::OperatorTakeOver => "operator: take over",
             Self::OperatorDiscard => "operator: discard",
             Self::OperatorStop => "operator: stop",
+            Self::Disks(_) => "disks",
         }
     }
 }
@@ -241,7 +245,7 @@ pub struct TakenOver {
 }
 
 impl TakenOver {
-    pub(super) fn new(term: Term, epoch: Epoch) -> Self {
+    pub(crate) fn new(term: Term, epoch: Epoch) -> Self {
         Self { term, epoch }
     }
 

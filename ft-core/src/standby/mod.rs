@@ -29,6 +29,7 @@
 //! staged data, and leaves the acknowledged checkpoint unchanged. While FILLING there is no such
 //! checkpoint, so memory is written as it arrives.
 
+mod disks;
 mod io;
 mod staging;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use io_gate::host::{Epoch, Term};
 pub use io::{Action, Event, Lack, Report, TakenOver};
 pub use staging::{CheckedPages, Checkpoint};
 
+use crate::disks::Standing;
 use crate::handshake::{self, Hello};
 use crate::wire::{
     ByeReason, Frame, Hashes, Heartbeat, Message, Outgoing, PROTOCOL, Verified, WireError,
@@ -203,6 +205,8 @@ pub struct Standby {
     /// What this side lacks.
     lack: Option<Lack>,
     reason: Option<String>,
+    /// What a side with own disks may do with them.
+    disks: Option<Standing>,
 }
 
 type Result<T = Vec<Action>> = core::result::Result<T, Illegal>;
@@ -221,6 +225,7 @@ impl Standby {
             asking: None,
             lack: None,
             reason: None,
+            disks: None,
         }
     }
 
@@ -334,6 +339,7 @@ impl Standby {
                 self.say_bye(ByeReason::Stopped, String::new(), out);
                 self.stop("stopped by the operator".to_string(), out);
             }
+            Event::Disks(standing) => self.disks(standing, out)?,
         }
         Ok(actions)
     }
@@ -467,6 +473,10 @@ impl Standby {
         }
         if let Err(refusal) = handshake::compare(&hello, &ours) {
             self.break_off(refusal.to_string(), out);
+            return Ok(());
+        }
+        if let Some(why) = self.disks_begin() {
+            self.break_off(why, out);
             return Ok(());
         }
         self.term = hello.term;
@@ -774,8 +784,8 @@ impl Standby {
         self.close(&why, out);
         out.push(Action::Report(Report::LinkLost { reason: why.clone() }));
         match self.phase {
-            Phase::Ready => self.doubt(why, out),
-            Phase::Filling => {
+            Phase::Ready if self.may_take_over() => self.doubt(why, out),
+            Phase::Ready | Phase::Filling => {
                 self.discard(why, out);
                 self.phase = Phase::Waiting;
             }
@@ -972,6 +982,10 @@ impl Standby {
 
     fn operator_take_over(&mut self, out: &mut Vec<Action>) -> Result<()> {
         match self.phase {
+            Phase::Ready if !self.may_take_over() => Err(self.illegal(
+                "operator: take over",
+                "a standby whose disks are in the set: its status says how far they are",
+            )),
             Phase::Ready | Phase::WaitingForOperator
                 if self.lack.as_ref().is_some_and(|lack| lack.blocks) =>
             {

@@ -3,6 +3,7 @@
 
 use std::format;
 
+mod disks;
 mod table;
 
 use super::*;

@@ -1,0 +1,142 @@
+//! What the release of an epoch waits for beside its acknowledgement (R4, R6): for the standby's
+//! images, if a flush had completed before the outputs of the epoch; before the standby is in the
+//! set, for that.
+
+use alloc::collections::VecDeque;
+
+use super::Seq;
+use crate::{Epoch, Time, deliberate};
+
+/// Whether a flush is durable on one side or on both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushMode {
+    /// What is told after a flush survives the power loss of both hosts.
+    Both,
+    /// The flush is durable on the primary's image, and in the standby's memory.
+    Memory,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    epoch: Epoch,
+    sealed: Time,
+    /// What must be durable on the standby.
+    flushed: Seq,
+}
+
+/// See the module. Acknowledged epochs that wait for the same flush are one.
+#[derive(Debug)]
+pub struct Holds {
+    mode: FlushMode,
+    /// Sealed and not acknowledged: the end of the list, and the last flush.
+    sealed: VecDeque<(Epoch, Seq, Seq)>,
+    waiting: VecDeque<Waiting>,
+    /// The standby's images are durable up to here.
+    durable: Seq,
+    /// The last entry of the checkpoint that covers the resync.
+    cover: Option<Seq>,
+    in_set: bool,
+    /// After a takeover: what must be durable here before the first output.
+    until: Option<Seq>,
+}
+
+impl Holds {
+    /// Of a machine without a standby.
+    #[must_use]
+    pub fn new(mode: FlushMode) -> Self {
+        Self {
+            mode,
+            sealed: VecDeque::new(),
+            waiting: VecDeque::new(),
+            durable: Seq(0),
+            cover: None,
+            in_set: false,
+            until: None,
+        }
+    }
+
+    /// Of a machine that has taken over: the last flush in its checkpoint was perhaps told, and
+    /// need not be durable here yet.
+    #[must_use]
+    pub fn after_takeover(mode: FlushMode, flushed: Seq) -> Self {
+        let held = mode == FlushMode::Both && !deliberate!(ToldBeforeDurable);
+        Self { until: held.then_some(flushed), ..Self::new(mode) }
+    }
+
+    /// An epoch is sealed next.
+    pub(crate) fn listed(&mut self, epoch: Epoch, end: Seq, flushed: Seq) {
+        self.sealed.push_back((epoch, end, flushed));
+    }
+
+    /// The standby has acknowledged an epoch.
+    pub(crate) fn acknowledged(&mut self, epoch: Epoch, sealed: Time) {
+        while let Some((of, end, flushed)) = self.sealed.pop_front_if(|(of, ..)| *of <= epoch) {
+            self.cover.get_or_insert(end);
+            match self.waiting.back_mut() {
+                Some(last) if last.flushed == flushed => last.epoch = of,
+                _ => self.waiting.push_back(Waiting { epoch: of, sealed, flushed }),
+            }
+        }
+    }
+
+    /// The standby's images are durable up to here.
+    pub(crate) fn durable(&mut self, durable: Seq) {
+        self.durable = self.durable.max(durable);
+    }
+
+    /// R6: whether the standby has all that it needs to be in the set: a checkpoint that covers the
+    /// resync, acknowledged and durable, while outputs are held.
+    #[must_use]
+    pub fn is_covered(&self) -> bool {
+        self.cover.is_some_and(|end| end <= self.durable || deliberate!(SetBeforeDurable))
+    }
+
+    /// Whether the set names the standby.
+    #[must_use]
+    pub fn is_in_set(&self) -> bool {
+        self.in_set
+    }
+
+    pub(crate) fn enlarged(&mut self) {
+        self.in_set = true;
+    }
+
+    /// The last epoch that may be released now, and when it was sealed.
+    pub(crate) fn release(&mut self) -> Option<(Epoch, Time)> {
+        if !self.in_set {
+            return None;
+        }
+        let memory = self.mode == FlushMode::Memory || deliberate!(FlushOfOne);
+        let mut last = None;
+        while let Some(waiting) =
+            self.waiting.pop_front_if(|waiting| memory || waiting.flushed <= self.durable)
+        {
+            last = Some((waiting.epoch, waiting.sealed));
+        }
+        last
+    }
+
+    /// The epoch that has waited longest, and since when.
+    #[must_use]
+    pub(crate) fn oldest(&self) -> Option<(Epoch, Time)> {
+        self.waiting.front().map(|waiting| (waiting.epoch, waiting.sealed))
+    }
+
+    /// The session has ended.
+    pub(crate) fn session_ended(&mut self) {
+        self.sealed.clear();
+        self.waiting.clear();
+        (self.durable, self.cover, self.in_set) = (Seq(0), None, false);
+    }
+
+    /// Whether a takeover's outputs still wait for this side's images.
+    #[must_use]
+    pub fn holds_takeover(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// Whether these images are durable enough for a takeover's first output. True once.
+    pub(crate) fn own_durable(&mut self, durable: Seq) -> bool {
+        self.until.take_if(|until| *until <= durable).is_some()
+    }
+}

@@ -1,0 +1,191 @@
+//! The order in which a side performs operations on its images (R1): those that overlap in the
+//! order of the list, others at the same time. A flush waits for every change before it. On the
+//! standby every change waits for the flushes before it, so that a power loss leaves the image as
+//! it was at some flush, with some of the writes after it.
+
+use alloc::collections::VecDeque;
+
+use super::{Extent, Seq};
+use crate::deliberate;
+
+/// What an operation touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It reads these bytes.
+    Reads(Extent),
+    /// It changes these bytes.
+    Changes(Extent),
+    /// It makes all changes before it durable.
+    Flush,
+}
+
+/// The name of an operation in its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+#[derive(Clone, Debug)]
+struct Slot<T> {
+    ticket: Ticket,
+    seq: Option<Seq>,
+    reach: Reach,
+    running: bool,
+    done: bool,
+    item: T,
+}
+
+/// See the module. Its length is bounded by the list's and the queue's bounds.
+#[derive(Clone, Debug)]
+pub struct Lane<T> {
+    slots: VecDeque<Slot<T>>,
+    /// Changes wait for flushes: the standby's lane.
+    ordered: bool,
+    /// The standby has taken over: once it has performed what it had, it is a primary's lane.
+    adopted: bool,
+    next: u64,
+    /// The last entry that was pushed.
+    last: Seq,
+    /// R5: the first failure is final.
+    failed: bool,
+}
+
+impl<T> Lane<T> {
+    /// The primary's lane: a guest that wants an order between a write and a flush waits itself.
+    #[must_use]
+    pub fn of_primary(last: Seq) -> Self {
+        Self {
+            slots: VecDeque::new(),
+            ordered: false,
+            adopted: false,
+            next: 0,
+            last,
+            failed: false,
+        }
+    }
+
+    /// The standby's lane.
+    #[must_use]
+    pub fn of_standby(last: Seq) -> Self {
+        Self { ordered: true, ..Self::of_primary(last) }
+    }
+
+    /// The standby has taken over: the guest's new operations come behind what is left to perform,
+    /// in one order.
+    pub fn adopt(&mut self) {
+        self.adopted = true;
+    }
+
+    /// Adds an operation behind all others; `seq` if it is an entry of the list.
+    pub fn push(&mut self, seq: Option<Seq>, reach: Reach, item: T) -> Ticket {
+        if self.adopted && self.slots.is_empty() {
+            (self.ordered, self.adopted) = (false, false);
+        }
+        self.next += 1;
+        let ticket = Ticket(self.next);
+        self.last = seq.unwrap_or(self.last);
+        self.slots.push_back(Slot { ticket, seq, reach, running: false, done: false, item });
+        ticket
+    }
+
+    /// The operations that may begin now, in order.
+    pub fn startable(&self) -> impl Iterator<Item = Ticket> + '_ {
+        let waiting = |at: &usize| !self.slots[*at].running && !self.slots[*at].done;
+        let free = move |at: &usize| waiting(at) && !self.failed && self.is_free(*at);
+        (0..self.slots.len()).filter(free).map(|at| self.slots[at].ticket)
+    }
+
+    fn is_free(&self, at: usize) -> bool {
+        let this = &self.slots[at].reach;
+        !self.slots.iter().take(at).any(|before| !before.done && self.waits(this, &before.reach))
+    }
+
+    fn waits(&self, this: &Reach, before: &Reach) -> bool {
+        match (this, before) {
+            (Reach::Reads(_), Reach::Reads(_) | Reach::Flush) => false,
+            (Reach::Reads(this), Reach::Changes(before))
+            | (Reach::Changes(this), Reach::Reads(before) | Reach::Changes(before)) => {
+                this.overlaps(before) && !(self.ordered && deliberate!(OverlapSwaps))
+            }
+            (Reach::Flush, Reach::Reads(_)) => false,
+            (Reach::Flush, _) => true,
+            (Reach::Changes(_), Reach::Flush) => self.ordered && !deliberate!(PastFlush),
+        }
+    }
+
+    fn slot(&mut self, ticket: Ticket) -> Option<&mut Slot<T>> {
+        self.slots.iter_mut().find(|slot| slot.ticket == ticket)
+    }
+
+    /// The operation begins.
+    pub fn start(&mut self, ticket: Ticket) -> Option<&mut T> {
+        let slot = self.slot(ticket)?;
+        slot.running = true;
+        Some(&mut slot.item)
+    }
+
+    /// The operation.
+    #[must_use]
+    pub fn get(&self, ticket: Ticket) -> Option<&T> {
+        self.slots.iter().find(|slot| slot.ticket == ticket).map(|slot| &slot.item)
+    }
+
+    /// The entry of an operation.
+    #[must_use]
+    pub fn seq(&self, ticket: Ticket) -> Option<Seq> {
+        self.slots.iter().find(|slot| slot.ticket == ticket).and_then(|slot| slot.seq)
+    }
+
+    /// The operation has ended well.
+    pub fn done(&mut self, ticket: Ticket) {
+        if let Some(slot) = self.slot(ticket) {
+            slot.done = true;
+        }
+        while self.slots.front().is_some_and(|slot| slot.done) {
+            self.slots.pop_front();
+        }
+    }
+
+    /// R5: the operation has failed. Nothing else begins: whether what was under way reached the
+    /// image is unknown, and it is not tried again.
+    pub fn fail(&mut self, ticket: Ticket) {
+        if deliberate!(FailedSyncRetried) {
+            if let Some(slot) = self.slot(ticket) {
+                slot.running = false;
+            }
+            return;
+        }
+        self.failed = true;
+    }
+
+    /// Whether an operation has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Whether nothing waits or runs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Number of operations that are not finished, or wait for one before them.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The last entry up to which all are performed.
+    #[must_use]
+    pub fn performed(&self) -> Seq {
+        let open = self.slots.iter().filter(|slot| !slot.done).find_map(|slot| slot.seq);
+        open.map_or(self.last, |seq| Seq(seq.0.saturating_sub(1)))
+    }
+
+    /// Whether an operation that waits or runs touches these bytes.
+    #[must_use]
+    pub fn touches(&self, extent: &Extent) -> bool {
+        self.slots.iter().any(|slot| {
+            !slot.done && matches!(&slot.reach, Reach::Changes(other) if other.overlaps(extent))
+        })
+    }
+}

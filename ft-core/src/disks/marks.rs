@@ -1,0 +1,267 @@
+//! Where the images of a pair may differ (R3, R8): the marks that one side keeps for one image.
+//!
+//! - An *intent* is a coarse mark. It is durable before a write in its extent begins, so that a
+//!   power loss cannot leave a write without a mark. After a crash the whole extent is compared.
+//! - A *fine mark* names one block. Fine marks take the place of a coarse mark once they are
+//!   durable, when the peer is gone.
+//! - A mark goes only when everything under it is durable on **both** sides.
+//!
+//! ```text
+//!    begin -> wanted --next_write--> writing --written--> durable: the write may begin
+//! ```
+//!
+//! A write that meets a mark whose removal is under way waits until the mark is durable again.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{DiskId, Extent, Seq};
+use crate::deliberate;
+
+/// The sizes of marks, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes under a coarse mark: 1 to 4 MiB.
+    pub coarse: u64,
+    /// Bytes under a fine mark, a divisor of `coarse`: 64 KiB or less.
+    pub fine: u64,
+}
+
+impl Geometry {
+    /// The coarse extents that a range touches.
+    fn extents(&self, extent: &Extent) -> core::ops::Range<u64> {
+        extent.start / self.coarse..extent.end().div_ceil(self.coarse)
+    }
+
+    /// The fine blocks that a range touches.
+    fn blocks(&self, extent: &Extent) -> core::ops::Range<u64> {
+        extent.start / self.fine..extent.end().div_ceil(self.fine)
+    }
+
+    fn of_block(&self, block: u64) -> u64 {
+        block * self.fine / self.coarse
+    }
+}
+
+/// The mark area, as it is on the medium.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Area {
+    /// The image that this image was last equal to. Marks belong to this pair of images: for any
+    /// other they say nothing (R8).
+    pub peer: Option<DiskId>,
+    /// The random number of the moment when they were made equal, the same on both sides.
+    pub point: u128,
+    /// Marks of entries up to this one were removed. An image that is durable to an earlier entry
+    /// is not the one that they were removed for.
+    pub cleared: Seq,
+    /// The coarse marks, by number of the extent.
+    pub coarse: BTreeSet<u64>,
+    /// The fine marks, by number of the block.
+    pub fine: BTreeSet<u64>,
+}
+
+/// The mark area cannot be used: every block may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the mark area is damaged: expected blocks with their checksums, found others; all is compared"
+)]
+pub struct AreaError;
+
+impl Area {
+    /// The bytes on the medium, with a checksum.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let body = postcard::to_allocvec(self).unwrap_or_default();
+        let mut bytes = Vec::from(xxh3_64(&body).to_le_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it was torn by a power loss, or is damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Self, AreaError> {
+        let (sum, body) = bytes.split_first_chunk::<8>().ok_or(AreaError)?;
+        if xxh3_64(body) != u64::from_le_bytes(*sum) {
+            return Err(AreaError);
+        }
+        postcard::from_bytes(body).map_err(|_| AreaError)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Marks {
+    geometry: Geometry,
+    durable: Area,
+    writing: Option<Area>,
+    wanted: Area,
+    /// What this process has written, with the last entry of each block: what its coarse marks
+    /// stand for.
+    blocks: BTreeMap<u64, Seq>,
+    /// Coarse marks of an earlier process: what they stand for is not known.
+    inherited: BTreeSet<u64>,
+    /// Writes that are not performed yet, by coarse extent.
+    under_way: BTreeMap<u64, u32>,
+    /// The peer is gone: fine marks take the place of coarse ones.
+    alone: bool,
+}
+
+impl Marks {
+    /// The marks of an image, as its area says.
+    #[must_use]
+    pub fn load(geometry: Geometry, area: Area) -> Self {
+        Self {
+            geometry,
+            writing: None,
+            inherited: area.coarse.clone(),
+            wanted: area.clone(),
+            durable: area,
+            blocks: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            alone: true,
+        }
+    }
+
+    /// What the marks are to be.
+    #[must_use]
+    pub fn wanted(&self) -> &Area {
+        &self.wanted
+    }
+
+    /// A write is about to begin.
+    pub fn begin(&mut self, extent: &Extent, seq: Seq) {
+        for coarse in self.geometry.extents(extent) {
+            self.wanted.coarse.insert(coarse);
+            *self.under_way.entry(coarse).or_default() += 1;
+        }
+        for block in self.geometry.blocks(extent) {
+            let last = self.blocks.entry(block).or_default();
+            *last = seq.max(*last);
+        }
+    }
+
+    /// Whether the write may begin: its intents are durable, and none is being removed (R3).
+    #[must_use]
+    pub fn covers(&self, extent: &Extent) -> bool {
+        let kept = |coarse: &u64| {
+            self.writing.as_ref().is_none_or(|area| area.coarse.contains(coarse))
+                || deliberate!(UnmarkingIgnored)
+        };
+        deliberate!(IntentAfterWrite)
+            || self
+                .geometry
+                .extents(extent)
+                .all(|coarse| self.durable.coarse.contains(&coarse) && kept(&coarse))
+    }
+
+    /// The write has ended, well or not. What it wrote is marked until it is durable on both sides.
+    pub fn performed(&mut self, extent: &Extent) {
+        for coarse in self.geometry.extents(extent) {
+            if let Some(count) = self.under_way.get_mut(&coarse) {
+                *count -= 1;
+                if *count == 0 {
+                    self.under_way.remove(&coarse);
+                }
+            }
+        }
+        self.refine();
+    }
+
+    /// The area to write now, if it is not as it should be. One write at a time;
+    /// [`written`](Self::written) when it is durable.
+    pub fn next_write(&mut self) -> Option<&Area> {
+        if self.writing.is_some() || self.wanted == self.durable {
+            return None;
+        }
+        self.writing = Some(self.wanted.clone());
+        self.writing.as_ref()
+    }
+
+    /// The write of the area is durable.
+    pub fn written(&mut self) {
+        if let Some(area) = self.writing.take() {
+            self.durable = area;
+        }
+        self.refine();
+    }
+
+    /// Everything up to `seq` is durable on both sides, and each side's sidecar says so.
+    pub fn both_durable(&mut self, seq: Seq) {
+        let before = self.blocks.len();
+        self.blocks.retain(|_, last| *last > seq);
+        if self.blocks.len() == before {
+            return;
+        }
+        self.wanted.cleared = self.wanted.cleared.max(seq);
+        self.drop_coarse();
+    }
+
+    /// The images are equal up to `seq`, and durable, at a moment with the number `point`: only
+    /// what was written after it is marked. From now on the marks belong to this peer.
+    pub fn equal(&mut self, peer: DiskId, point: u128, seq: Seq) {
+        self.blocks.retain(|_, last| *last > seq);
+        self.inherited.clear();
+        self.wanted.fine.clear();
+        (self.wanted.peer, self.wanted.point, self.wanted.cleared) = (Some(peer), point, seq);
+        self.alone = false;
+        self.drop_coarse();
+    }
+
+    /// The peer connects again.
+    pub fn peer_connects(&mut self) {
+        if deliberate!(MarksClearedAtConnect) {
+            self.blocks.clear();
+            self.inherited.clear();
+            self.wanted.fine.clear();
+            self.drop_coarse();
+        }
+    }
+
+    /// The peer is gone: what is not durable on both sides is marked block by block.
+    pub fn peer_gone(&mut self) {
+        self.alone = true;
+        self.refine();
+    }
+
+    /// Drops the coarse marks that stand for nothing any more.
+    fn drop_coarse(&mut self) {
+        let stands: BTreeSet<u64> =
+            self.blocks.keys().map(|block| self.geometry.of_block(*block)).collect();
+        let (inherited, under_way) = (&self.inherited, &self.under_way);
+        self.wanted.coarse.retain(|coarse| {
+            stands.contains(coarse) || inherited.contains(coarse) || under_way.contains_key(coarse)
+        });
+    }
+
+    /// Fine marks first; then, when they are durable, the coarse marks of extents at rest go.
+    fn refine(&mut self) {
+        if !self.alone {
+            return;
+        }
+        self.wanted.fine.extend(self.blocks.keys());
+        let (durable, geometry, under_way) = (&self.durable.fine, self.geometry, &self.under_way);
+        let at_rest = |block: &u64| !under_way.contains_key(&geometry.of_block(*block));
+        self.blocks.retain(|block, _| !(durable.contains(block) && at_rest(block)));
+        self.drop_coarse();
+    }
+
+    /// The blocks that are known to differ perhaps, and the extents of which nothing else is known.
+    #[must_use]
+    pub fn differences(&self) -> (BTreeSet<u64>, BTreeSet<u64>) {
+        let mut fine = self.wanted.fine.clone();
+        fine.extend(self.blocks.keys());
+        (fine, self.inherited.clone())
+    }
+
+    /// As an [`Area`] that a peer can read: coarse marks only where nothing finer is known.
+    #[must_use]
+    pub fn described(&self) -> Area {
+        let (fine, coarse) = self.differences();
+        Area { fine, coarse, ..self.wanted.clone() }
+    }
+}

@@ -1,0 +1,203 @@
+//! The standby's queue (R1, R2, R5, R7): entries of committed checkpoints, performed in order and
+//! exactly once, with a flush as a barrier. Entries of a checkpoint that is not committed are kept
+//! apart, and dropped with it.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::{Entry, Lane, Operation, Payload, Reach, Seq, Ticket};
+use crate::{Epoch, deliberate};
+
+/// What a primary sent does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueError {
+    /// An entry is missing, or comes again.
+    #[error("expected entry {} of the disks' list, found {}", expected.0, found.0)]
+    Gap {
+        /// The next entry.
+        expected: Seq,
+        /// What came.
+        found: Seq,
+    },
+    /// More than the queue takes.
+    #[error(
+        "expected at most {limit} bytes of disk operations that are not performed, found {found}"
+    )]
+    Full {
+        /// The bound.
+        limit: u64,
+        /// What there would be.
+        found: u64,
+    },
+    /// A payload is in the memory of a checkpoint that does not have it.
+    #[error("entry {} has its bytes in the checkpoint's memory at {address:#x}, which does not exist", seq.0)]
+    Memory {
+        /// The entry.
+        seq: Seq,
+        /// Where.
+        address: u64,
+    },
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    limit: u64,
+    /// Of checkpoints that are not committed.
+    received: VecDeque<(Epoch, Vec<Entry>)>,
+    lane: Lane<Entry>,
+    last: Seq,
+    bytes: u64,
+    durable: Seq,
+}
+
+/// Reads the bytes of an extent from the memory of the checkpoint that was just committed.
+type Memory<'a> = &'a dyn Fn(u64, u64) -> Option<Vec<u8>>;
+
+impl Queue {
+    /// An empty queue behind the entry `last`, with the primary's bound on bytes.
+    #[must_use]
+    pub fn new(limit: u64, last: Seq) -> Self {
+        let lane = Lane::of_standby(last);
+        Self { limit, received: VecDeque::new(), lane, last, bytes: 0, durable: last }
+    }
+
+    /// Entries have come: of a checkpoint, or before the first one.
+    ///
+    /// # Errors
+    /// When they are not the next ones, or too many.
+    pub fn receive(&mut self, epoch: Option<Epoch>, entries: Vec<Entry>) -> Result<(), QueueError> {
+        let (mut last, mut bytes) = (self.last, self.bytes);
+        for entry in &entries {
+            let expected = last.next();
+            if entry.seq != expected {
+                return Err(QueueError::Gap { expected, found: entry.seq });
+            }
+            (last, bytes) = (expected, bytes.saturating_add(entry.operation.bytes()));
+            // The first entry always has room, as on the other side.
+            if bytes > self.limit && self.bytes > 0 {
+                return Err(QueueError::Full { limit: self.limit, found: bytes });
+            }
+        }
+        (self.last, self.bytes) = (last, bytes);
+        match epoch {
+            Some(epoch) => self.received.push_back((epoch, entries)),
+            None => self.perform(entries, &|_, _| None)?,
+        }
+        Ok(())
+    }
+
+    /// The checkpoint of `epoch` is committed and applied, and the next one is not. Payloads that
+    /// are in its memory are copied out now (R2).
+    ///
+    /// # Errors
+    /// When a payload is not there.
+    pub fn commit(&mut self, epoch: Epoch, memory: Memory<'_>) -> Result<(), QueueError> {
+        while let Some((_, entries)) = self.received.pop_front_if(|(of, _)| *of <= epoch) {
+            self.perform(entries, memory)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, entries: Vec<Entry>, memory: Memory<'_>) -> Result<(), QueueError> {
+        for mut entry in entries {
+            if let Operation::Write { extent, payload } = &mut entry.operation
+                && let Payload::Memory(address) = *payload
+                && !deliberate!(PayloadOfNextEpoch)
+            {
+                let missing = QueueError::Memory { seq: entry.seq, address };
+                *payload = Payload::Inline(memory(address, extent.len).ok_or(missing)?);
+            }
+            let reach = match &entry.operation {
+                Operation::Flush => Reach::Flush,
+                Operation::Compare { extent, .. } => Reach::Reads(*extent),
+                operation => operation.extent().map_or(Reach::Flush, Reach::Changes),
+            };
+            self.lane.push(Some(entry.seq), reach, entry);
+        }
+        Ok(())
+    }
+
+    /// The link is lost, or the standby takes over: what is not committed never happened.
+    pub fn drop_uncommitted(&mut self) {
+        for (_, entries) in self.received.drain(..) {
+            self.bytes -= entries.iter().map(|entry| entry.operation.bytes()).sum::<u64>();
+            if let Some(first) = entries.first() {
+                self.last = self.last.min(Seq(first.seq.0 - 1));
+            }
+        }
+    }
+
+    /// The entries that may begin now.
+    pub fn startable(&self) -> impl Iterator<Item = Ticket> + '_ {
+        self.lane.startable()
+    }
+
+    /// An entry begins.
+    pub fn start(&mut self, ticket: Ticket) -> Option<&Entry> {
+        self.lane.start(ticket).map(|entry| &*entry)
+    }
+
+    /// An entry has ended well; a flush makes everything before it durable.
+    pub fn done(&mut self, ticket: Ticket) {
+        if let Some(entry) = self.lane.get(ticket) {
+            self.bytes = self.bytes.saturating_sub(entry.operation.bytes());
+            if entry.operation == Operation::Flush {
+                self.durable = self.durable.max(entry.seq);
+            }
+        }
+        self.lane.done(ticket);
+    }
+
+    /// An entry has failed (R5).
+    pub fn fail(&mut self, ticket: Ticket) {
+        self.lane.fail(ticket);
+    }
+
+    /// A sync that began when everything up to `seq` was performed has ended well.
+    pub fn synced(&mut self, seq: Seq) {
+        self.durable = self.durable.max(seq);
+    }
+
+    /// Whether something performed is not durable.
+    #[must_use]
+    pub fn wants_sync(&self) -> bool {
+        self.lane.performed() > self.durable
+    }
+
+    /// Everything up to here is performed.
+    #[must_use]
+    pub fn performed(&self) -> Seq {
+        self.lane.performed()
+    }
+
+    /// Everything up to here is durable.
+    #[must_use]
+    pub fn durable(&self) -> Seq {
+        if deliberate!(DurableWhenPerformed) { self.lane.performed() } else { self.durable }
+    }
+
+    /// The last entry that came.
+    #[must_use]
+    pub fn last(&self) -> Seq {
+        self.last
+    }
+
+    /// Whether every committed entry is performed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.lane.is_empty()
+    }
+
+    /// The lane with what is left to perform, at a takeover: the guest's new operations come behind
+    /// it.
+    #[must_use]
+    pub fn into_lane(mut self) -> Lane<Entry> {
+        self.drop_uncommitted();
+        if deliberate!(QueueDropped) {
+            return Lane::of_standby(self.last);
+        }
+        self.lane.adopt();
+        self.lane
+    }
+}

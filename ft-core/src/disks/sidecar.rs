@@ -1,0 +1,203 @@
+//! The sidecar `IMAGE.kemari` (R11): what an image is, in two slots. Each version is written over
+//! the older slot, so that a power loss in the middle leaves the version before.
+
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{DiskId, Generation, Lineage, PairId, Seq};
+use crate::deliberate;
+
+/// Bytes of a slot.
+pub const SLOT: usize = 4096;
+
+const MAGIC: [u8; 4] = *b"KMSC";
+/// Version of the encoding.
+const VERSION: u16 = 1;
+/// Magic, version, two spare bytes, the slot's number, the length of the body, the checksum.
+const HEADER: usize = 28;
+
+/// What an image may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Whole, as of its generation and its durable entry. Whether it is the newest is for the
+    /// arbiter to say.
+    Whole,
+    /// Being overwritten by a resync: blocks of two times (R8).
+    Inconsistent,
+    /// An operation on it has failed (R5).
+    Failed,
+}
+
+/// The file or device that the sidecar describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageIdentity {
+    /// Its inode number.
+    pub inode: u64,
+    /// The number of its file system.
+    pub filesystem: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// The content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sidecar {
+    /// The machine.
+    pub pair: PairId,
+    /// The image.
+    pub disk: DiskId,
+    /// Its generation.
+    pub lineage: Lineage,
+    /// The generation for which its machine is claiming a term. Durable before the claim: after a
+    /// power loss the arbiter's record says whether the claim was won (R6).
+    pub pending: Option<Generation>,
+    /// Everything up to this entry is durable. It may lag behind; a peer that has cleared marks of
+    /// later entries knows another image.
+    pub durable: Seq,
+    /// What it may be used for.
+    pub state: State,
+    /// The image with which it was last in a set.
+    pub peer: Option<DiskId>,
+    /// The image file.
+    pub image: ImageIdentity,
+}
+
+/// The slots cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SidecarError {
+    /// Neither slot is whole.
+    #[error(
+        "the sidecar has no valid slot: expected one with its checksum, found none; the image needs a full resync"
+    )]
+    NoValidSlot,
+    /// A slot is of another release.
+    #[error(
+        "the sidecar has encoding {found}, expected {VERSION}: use the release that has written it"
+    )]
+    Version {
+        /// What was found.
+        found: u16,
+    },
+    /// It describes another file.
+    #[error("the sidecar describes image {expected:?}, found {found:?}: the image was replaced")]
+    Image {
+        /// As the sidecar says.
+        expected: ImageIdentity,
+        /// As the file is.
+        found: ImageIdentity,
+    },
+}
+
+impl Sidecar {
+    /// Whether it describes this image.
+    ///
+    /// # Errors
+    /// When the image was replaced, or has another size.
+    pub fn check_image(&self, found: ImageIdentity) -> Result<(), SidecarError> {
+        if self.image == found || deliberate!(ImageUnchecked) {
+            return Ok(());
+        }
+        Err(SidecarError::Image { expected: self.image, found })
+    }
+
+    /// The bytes of a slot with this number.
+    fn encode(&self, number: u64) -> Vec<u8> {
+        let body = postcard::to_allocvec(self).unwrap_or_default();
+        let mut slot = Vec::with_capacity(SLOT);
+        slot.extend_from_slice(&MAGIC);
+        slot.extend_from_slice(&VERSION.to_le_bytes());
+        slot.extend_from_slice(&[0; 2]);
+        slot.extend_from_slice(&number.to_le_bytes());
+        slot.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        slot.extend_from_slice(&[0; 8]);
+        slot.extend_from_slice(&body);
+        // A slot has a fixed size and the lists in it a bound, so this never cuts.
+        slot.resize(SLOT, 0);
+        let sum = xxh3_64(&slot).to_le_bytes();
+        slot[HEADER - 8..HEADER].copy_from_slice(&sum);
+        slot
+    }
+
+    /// `None`: torn, or never written.
+    fn decode(slot: &[u8]) -> Option<Result<(u64, Self), SidecarError>> {
+        let mut slot = Vec::from(slot.get(..SLOT)?);
+        let field = |at: usize| slot[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        let (number, sum) = (field(8)?, field(HEADER - 8)?);
+        let version = u16::from_le_bytes([slot[4], slot[5]]);
+        let len = u32::from_le_bytes(slot[16..20].try_into().ok()?) as usize;
+        slot[HEADER - 8..HEADER].fill(0);
+        if slot[..4] != MAGIC || xxh3_64(&slot) != sum {
+            return None;
+        }
+        if version != VERSION {
+            return Some(Err(SidecarError::Version { found: version }));
+        }
+        let body = slot.get(HEADER..HEADER.checked_add(len)?)?;
+        let sidecar: Self = postcard::from_bytes(body).ok()?;
+        sidecar.lineage.is_bounded().then_some(Ok((number, sidecar)))
+    }
+}
+
+/// The two slots, as they are after the last write that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slots {
+    number: u64,
+    sidecar: Sidecar,
+}
+
+impl Slots {
+    /// A sidecar that was never written; [`next`](Self::next) writes it.
+    #[must_use]
+    pub fn new(sidecar: Sidecar) -> Self {
+        Self { number: 0, sidecar }
+    }
+
+    /// Reads the newer valid slot.
+    ///
+    /// # Errors
+    /// When there is none, or it is of another release.
+    pub fn read(slots: [&[u8]; 2]) -> Result<Self, SidecarError> {
+        let mut newest: Option<(u64, Sidecar)> = None;
+        let mut other = None;
+        for slot in slots {
+            match Sidecar::decode(slot) {
+                Some(Ok((number, sidecar)))
+                    if newest.as_ref().is_none_or(|(known, _)| number > *known) =>
+                {
+                    newest = Some((number, sidecar));
+                }
+                // A slot of a later release may be the newer one: guessing is refused.
+                Some(Err(error)) => other = Some(error),
+                _ => {}
+            }
+        }
+        if let Some(error) = other {
+            return Err(error);
+        }
+        let (number, sidecar) = newest.ok_or(SidecarError::NoValidSlot)?;
+        Ok(Self { number, sidecar })
+    }
+
+    /// The content.
+    #[must_use]
+    pub fn sidecar(&self) -> &Sidecar {
+        &self.sidecar
+    }
+
+    /// The slot to write next, and its bytes. It is the one that does not hold the content now.
+    /// Call [`written`](Self::written) when it is durable; one write at a time.
+    #[must_use]
+    pub fn next(&self, sidecar: &Sidecar) -> (usize, Vec<u8>) {
+        let number = self.number + 1;
+        let slot = if deliberate!(OneSlotOnly) { 0 } else { (number % 2) as usize };
+        (slot, sidecar.encode(number))
+    }
+
+    /// The write of [`next`](Self::next) is durable.
+    pub fn written(&mut self, sidecar: Sidecar) {
+        self.number += 1;
+        self.sidecar = sidecar;
+    }
+}

@@ -1,0 +1,245 @@
+//! The list, the lanes and the queue (R1, R2, R5, R10, R12), and what outputs wait for (R4).
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::*;
+use crate::{Epoch, Time};
+
+const LIMITS: Limits = Limits { bytes: 300, epoch: 200, drain: Duration::from_millis(50) };
+
+fn startable(queue: &Queue) -> Vec<Ticket> {
+    queue.startable().collect()
+}
+
+fn list(operations: impl IntoIterator<Item = Operation>) -> Sealed {
+    let mut list = List::new(LIMITS, Seq(0));
+    list.begin();
+    for operation in operations {
+        list.record(operation);
+    }
+    list.seal()
+}
+
+fn committed(operations: impl IntoIterator<Item = Operation>) -> Queue {
+    let mut queue = Queue::new(10_000, Seq(0));
+    queue.receive(Some(Epoch(1)), list(operations).entries).unwrap();
+    queue.commit(Epoch(1), &|_, _| None).unwrap();
+    queue
+}
+
+#[test]
+fn r1_overlapping_entries_never_swap_and_others_may() {
+    let mut queue = committed([write(0, &[1; 16]), write(8, &[2; 16]), write(64, &[3; 8])]);
+    assert_eq!(startable(&queue), [Ticket(1), Ticket(3)]);
+    queue.start(Ticket(3));
+    queue.done(Ticket(3));
+    assert_eq!((startable(&queue), queue.performed()), (Vec::from([Ticket(1)]), Seq(0)));
+    queue.start(Ticket(1));
+    assert_eq!(startable(&queue), []);
+    queue.done(Ticket(1));
+    assert_eq!((startable(&queue), queue.performed()), (Vec::from([Ticket(2)]), Seq(1)));
+    queue.start(Ticket(2));
+    queue.done(Ticket(2));
+    assert_eq!((queue.performed(), queue.durable()), (Seq(3), Seq(0)));
+    assert!(queue.is_drained() && queue.wants_sync());
+    queue.synced(Seq(3));
+    assert_eq!((queue.durable(), queue.wants_sync()), (Seq(3), false));
+}
+
+#[test]
+fn r1_nothing_is_written_past_a_flush_before_its_sync_has_ended() {
+    let other = Operation::Zero { extent: Extent { disk: 1, start: 0, len: 8 } };
+    let mut queue = committed([write(0, &[1; 8]), Operation::Flush, other]);
+    assert_eq!(startable(&queue), [Ticket(1)]);
+    queue.start(Ticket(1));
+    assert_eq!(startable(&queue), []);
+    queue.done(Ticket(1));
+    assert_eq!(startable(&queue), [Ticket(2)]);
+    queue.start(Ticket(2));
+    assert_eq!(startable(&queue), []);
+    queue.done(Ticket(2));
+    assert_eq!((startable(&queue), queue.durable()), (Vec::from([Ticket(3)]), Seq(2)));
+}
+
+#[test]
+fn r1_the_primary_does_not_wait_for_its_own_flush() {
+    let mut lane = Lane::of_primary(Seq(0));
+    lane.push(Some(Seq(1)), Reach::Flush, ());
+    let write = lane.push(Some(Seq(2)), Reach::Changes(extent(0, 8)), ());
+    let read = lane.push(None, Reach::Reads(extent(4, 8)), ());
+    assert_eq!(lane.startable().collect::<Vec<_>>(), [Ticket(1), write]);
+    assert!(lane.touches(&extent(7, 1)) && !lane.touches(&extent(8, 1)));
+    lane.start(write);
+    lane.done(write);
+    assert_eq!(lane.startable().collect::<Vec<_>>(), [Ticket(1), read]);
+    assert_eq!(lane.performed(), Seq(0));
+}
+
+#[test]
+fn r5_the_first_failure_is_final() {
+    let mut queue = committed([write(0, &[1; 8]), write(64, &[2; 8]), Operation::Flush]);
+    queue.start(Ticket(1));
+    queue.fail(Ticket(1));
+    assert_eq!((startable(&queue), queue.performed()), (Vec::new(), Seq(0)));
+}
+
+#[test]
+fn r1_an_entry_that_is_missing_or_comes_again_is_refused() {
+    let mut queue = Queue::new(10_000, Seq(4));
+    let entry = |seq| Entry { seq: Seq(seq), operation: Operation::Flush };
+    let gap = queue.receive(Some(Epoch(1)), Vec::from([entry(5), entry(7)]));
+    assert_eq!(gap, Err(QueueError::Gap { expected: Seq(6), found: Seq(7) }));
+    assert_eq!(queue.last(), Seq(4), "nothing was taken");
+    queue.receive(Some(Epoch(1)), Vec::from([entry(5)])).unwrap();
+    assert!(queue.receive(Some(Epoch(2)), Vec::from([entry(5)])).is_err());
+}
+
+#[test]
+fn r1_what_is_not_committed_never_happened() {
+    let mut queue = Queue::new(10_000, Seq(0));
+    let sealed = list([write(0, &[1; 8])]);
+    queue.receive(Some(Epoch(3)), sealed.entries.clone()).unwrap();
+    queue.commit(Epoch(2), &|_, _| None).unwrap();
+    assert!(queue.is_drained());
+    queue.drop_uncommitted();
+    assert_eq!(queue.last(), Seq(0));
+    queue.receive(Some(Epoch(3)), sealed.entries).unwrap();
+    queue.commit(Epoch(3), &|_, _| None).unwrap();
+    assert!(!queue.is_drained());
+}
+
+#[test]
+fn r2_payloads_are_copied_out_of_the_memory_of_their_checkpoint() {
+    let mut queue = Queue::new(10_000, Seq(0));
+    let by_reference = Operation::Write { extent: extent(0, 8), payload: Payload::Memory(4096) };
+    let entries = list([by_reference]).entries;
+    queue.receive(Some(Epoch(1)), entries.clone()).unwrap();
+    let memory =
+        |address, len: u64| (address == 4096).then(|| Vec::from([7; 8])).filter(|_| len == 8);
+    queue.commit(Epoch(1), &memory).unwrap();
+    let entry = queue.start(Ticket(1)).cloned();
+    assert_eq!(entry.map(|entry| entry.operation), Some(write(0, &[7; 8])));
+    let mut early = Queue::new(10_000, Seq(0));
+    let missing = early.receive(None, entries);
+    assert_eq!(missing, Err(QueueError::Memory { seq: Seq(1), address: 4096 }));
+}
+
+#[test]
+fn r2_the_primary_stages_no_more_than_the_standby_can_hold() {
+    let mut list = List::new(LIMITS, Seq(0));
+    let operation = write(0, &[1; 36]);
+    assert_eq!(operation.bytes(), 100);
+    let mut queue = Queue::new(LIMITS.bytes, Seq(0));
+    for _ in 0..9 {
+        assert!(list.admits(&operation), "R12: without a standby nothing is listed");
+        list.record(operation.clone());
+    }
+    assert_eq!(list.seal().entries, []);
+    let mut list = List::new(LIMITS, Seq(0));
+    list.begin();
+    let huge = write(0, &[1; 1000]);
+    assert!(list.admits(&huge), "an operation that is larger than the bound");
+    for listed in 0..3 {
+        assert!(list.admits(&operation), "{listed}");
+        assert_eq!(list.wants_seal(), listed >= 2);
+        list.record(operation.clone());
+    }
+    assert!(!list.admits(&operation) && !list.admits(&huge));
+    queue.receive(Some(Epoch(1)), list.seal().entries).unwrap();
+    assert!(!list.admits(&operation), "sent, and not performed");
+    let full = queue.receive(Some(Epoch(1)), Vec::from([Entry { seq: Seq(4), operation: huge }]));
+    assert!(matches!(full, Err(QueueError::Full { .. })));
+    list.report(&Report { performed: Seq(1), ..Report::default() });
+    assert!(list.admits(&operation));
+    let slow = Duration::from_millis(51);
+    list.report(&Report { performed: Seq(1), drain: slow, ..Report::default() });
+    assert!(!list.admits(&operation), "the standby needs too long");
+    list.end();
+    assert!(list.admits(&operation));
+}
+
+#[test]
+fn r8_a_block_that_is_not_read_yet_keeps_its_place() {
+    let mut list = List::new(LIMITS, Seq(0));
+    list.begin();
+    list.record(write(0, &[1; 8]));
+    let copy = list.reserve(80);
+    list.record(write(0, &[2; 8]));
+    assert!(!list.may_seal());
+    assert_eq!(list.seal().entries.len(), 1);
+    list.fill(copy, Operation::Copy { extent: extent(0, 16), bytes: Vec::from([1; 16]) });
+    assert!(list.may_seal());
+    let entries = list.seal().entries;
+    assert_eq!(entries.iter().map(|entry| entry.seq.0).collect::<Vec<_>>(), [2, 3]);
+    assert!(matches!(entries[0].operation, Operation::Copy { .. }));
+}
+
+#[test]
+fn r10_a_reset_takes_nothing_from_the_list() {
+    let mut list = List::new(LIMITS, Seq(0));
+    list.begin();
+    list.record(write(0, &[1; 8]));
+    list.reset();
+    let sealed = list.seal();
+    assert_eq!((sealed.entries.len(), sealed.end), (1, Seq(1)));
+}
+
+#[test]
+fn r1_a_takeover_performs_what_is_queued_before_the_guests_new_writes() {
+    let mut queue = committed([write(0, &[1; 8]), Operation::Flush]);
+    queue
+        .receive(Some(Epoch(2)), Vec::from([Entry { seq: Seq(3), operation: Operation::Flush }]))
+        .unwrap();
+    let mut lane = queue.into_lane();
+    assert_eq!(lane.len(), 2, "epoch 2 is not committed");
+    let entry = Entry { seq: Seq(3), operation: write(0, &[2; 8]) };
+    let new = lane.push(Some(Seq(3)), Reach::Changes(extent(0, 8)), entry.clone());
+    for ticket in [Ticket(1), Ticket(2), new] {
+        assert_eq!(lane.startable().collect::<Vec<_>>(), [ticket]);
+        lane.start(ticket);
+        lane.done(ticket);
+    }
+    // From now on it is a primary's lane.
+    lane.push(None, Reach::Flush, entry.clone());
+    let write = lane.push(Some(Seq(4)), Reach::Changes(extent(0, 8)), entry);
+    assert_eq!(lane.startable().last(), Some(write));
+}
+
+#[test]
+fn r4_outputs_wait_for_the_standbys_images_and_for_the_set() {
+    let mut holds = Holds::new(FlushMode::Both);
+    holds.listed(Epoch(1), Seq(10), Seq(4));
+    holds.listed(Epoch(2), Seq(12), Seq(4));
+    holds.listed(Epoch(3), Seq(15), Seq(14));
+    holds.acknowledged(Epoch(1), Time(1));
+    assert!(!holds.is_covered());
+    holds.durable(Seq(9));
+    assert!(!holds.is_covered(), "the first checkpoint ends with entry 10");
+    holds.durable(Seq(10));
+    assert!(holds.is_covered());
+    assert_eq!((holds.release(), holds.oldest()), (None, Some((Epoch(1), Time(1)))));
+    holds.enlarged();
+    holds.acknowledged(Epoch(2), Time(2));
+    holds.acknowledged(Epoch(3), Time(3));
+    assert_eq!(holds.release(), Some((Epoch(2), Time(1))));
+    assert_eq!((holds.release(), holds.oldest()), (None, Some((Epoch(3), Time(3)))));
+    holds.durable(Seq(13));
+    assert_eq!(holds.release(), None);
+    holds.durable(Seq(14));
+    assert_eq!(holds.release(), Some((Epoch(3), Time(3))));
+    holds.session_ended();
+    assert!(!holds.is_covered() && !holds.is_in_set());
+}
+
+#[test]
+fn r4_the_weaker_mode_waits_for_no_standbys_image() {
+    let mut holds = Holds::new(FlushMode::Memory);
+    holds.listed(Epoch(1), Seq(0), Seq(0));
+    holds.listed(Epoch(2), Seq(12), Seq(12));
+    holds.acknowledged(Epoch(1), Time(1));
+    holds.enlarged();
+    holds.acknowledged(Epoch(2), Time(2));
+    assert_eq!(holds.release(), Some((Epoch(2), Time(2))));
+    assert!(!Holds::after_takeover(FlushMode::Memory, Seq(3)).holds_takeover());
+}

@@ -1,0 +1,50 @@
+//! What a standby with own disks does beside: with an image that is not in the set it neither takes
+//! over nor asks (R7), and with one that has failed it gives up its checkpoint (R5).
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::{Action, Phase, Result, Standby, StandbyOptions};
+use crate::deliberate;
+use crate::disks::Standing;
+
+impl Standby {
+    /// As [`new`](Self::new), for a side with own disks. Its images are in no set.
+    #[must_use]
+    pub fn with_disks(options: StandbyOptions) -> Self {
+        Self { disks: Some(Standing::Syncing), ..Self::new(options) }
+    }
+
+    /// Whether the set may name this side's images, if it has any. Whether it does is a condition
+    /// of the claim: only the arbiter knows it.
+    #[must_use]
+    pub fn may_take_over(&self) -> bool {
+        deliberate!(TakeOverWhileSyncing) || matches!(self.disks, None | Some(Standing::Covered))
+    }
+
+    /// A primary is about to be joined: its images have to be copied first. Returns why they cannot.
+    pub(super) fn disks_begin(&mut self) -> Option<String> {
+        match &mut self.disks {
+            Some(Standing::Failed { reason }) => {
+                Some(format!("a disk of this standby has failed: {reason}; replace it"))
+            }
+            Some(standing) => {
+                *standing = Standing::Syncing;
+                None
+            }
+            None => None,
+        }
+    }
+
+    pub(super) fn disks(&mut self, standing: Standing, out: &mut Vec<Action>) -> Result<()> {
+        if self.disks.is_none() {
+            return Err(self.illegal("disks", "this side has no own disks"));
+        }
+        self.disks = Some(standing.clone());
+        if let (Standing::Failed { reason }, Phase::Ready) = (standing, self.phase) {
+            self.give_up(format!("a disk of the standby has failed: {reason}"), out);
+        }
+        Ok(())
+    }
+}
