@@ -185,6 +185,8 @@ mod switch {
         MarksClearedAtConnect,
         /// own disks: marks are used that belong to another pair of images
         MarksOfAnother,
+        /// own disks: an image that was set back to an earlier state is not noticed
+        SetBackUnnoticed,
         /// own disks: the marks of the standby's side are not used
         TheirMarksIgnored,
         /// own disks: a standby takes over whose image is not in the set
@@ -205,8 +207,6 @@ mod switch {
         OneSlotOnly,
         /// own disks: the queue is dropped at a takeover
         QueueDropped,
-        /// own disks: the queue is dropped when the primary says Bye
-        QueueDroppedAtBye,
         /// own disks: a reset takes operations from the list
         ResetCancels,
         /// own disks: a takeover performs the requests in flight again

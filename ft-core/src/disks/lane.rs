@@ -74,6 +74,21 @@ impl<T> Lane<T> {
         self.adopted = true;
     }
 
+    /// The same lane with other items.
+    pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> Lane<U> {
+        let Self { slots, ordered, adopted, next, last, failed } = self;
+        let slots = slots.into_iter().map(|slot| {
+            let Slot { ticket, seq, reach, running, done, item } = slot;
+            Slot { ticket, seq, reach, running, done, item: f(item) }
+        });
+        Lane { slots: slots.collect(), ordered, adopted, next, last, failed }
+    }
+
+    /// The operations that are not finished, in order, with their entries.
+    pub fn unfinished(&self) -> impl Iterator<Item = (Ticket, Option<Seq>)> + '_ {
+        self.slots.iter().filter(|slot| !slot.done).map(|slot| (slot.ticket, slot.seq))
+    }
+
     /// Adds an operation behind all others; `seq` if it is an entry of the list.
     pub fn push(&mut self, seq: Option<Seq>, reach: Reach, item: T) -> Ticket {
         if self.adopted && self.slots.is_empty() {

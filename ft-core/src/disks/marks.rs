@@ -190,6 +190,12 @@ impl Marks {
         self.refine();
     }
 
+    /// What is durable.
+    #[must_use]
+    pub fn durable(&self) -> &Area {
+        &self.durable
+    }
+
     /// Everything up to `seq` is durable on both sides, and each side's sidecar says so.
     pub fn both_durable(&mut self, seq: Seq) {
         let before = self.blocks.len();

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Area, Entry, Extent, Lineage, Seq, Sidecar};
+use super::{Area, DiskId, Entry, Extent, Lineage, Seq, Sidecar};
 use crate::Epoch;
 
 /// The state of the standby's queue.
@@ -28,7 +28,9 @@ pub struct Report {
 pub struct Cover {
     /// The last entry of its list: all resync entries are before it.
     pub end: Seq,
-    /// The generation of the primary's image.
+    /// The primary's image.
+    pub disk: DiskId,
+    /// Its generation.
     pub lineage: Lineage,
     /// A random number for [`Area::point`].
     pub point: u128,

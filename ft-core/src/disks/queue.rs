@@ -133,6 +133,12 @@ impl Queue {
         self.lane.startable()
     }
 
+    /// The entry.
+    #[must_use]
+    pub fn get(&self, ticket: Ticket) -> Option<&Entry> {
+        self.lane.get(ticket)
+    }
+
     /// An entry begins.
     pub fn start(&mut self, ticket: Ticket) -> Option<&Entry> {
         self.lane.start(ticket).map(|entry| &*entry)

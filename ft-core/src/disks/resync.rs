@@ -126,8 +126,7 @@ pub fn plan(primary: Side<'_>, standby: Side<'_>) -> Result<Plan, Refusal> {
     if !mutual && !deliberate!(MarksOfAnother) {
         return Ok(Plan::Full { why: "the marks belong to another pair of images" });
     }
-    // Marks up to `cleared` were removed for an image that had been durable up to there.
-    if theirs.durable < our_area.cleared || ours.durable < their_area.cleared {
+    if is_set_back((ours, our_area), (theirs, their_area)) {
         return Ok(Plan::Full { why: "an image was set back to an earlier state" });
     }
     let mut copy = our_area.fine.clone();
@@ -137,6 +136,15 @@ pub fn plan(primary: Side<'_>, standby: Side<'_>) -> Result<Plan, Refusal> {
         compare.extend(&their_area.coarse);
     }
     Ok(Plan::Marked { copy, compare })
+}
+
+/// Marks up to `cleared` were removed for an image that had been durable up to there.
+fn is_set_back(ours: (&Sidecar, &Area), theirs: (&Sidecar, &Area)) -> bool {
+    let set_back = theirs.0.durable < ours.1.cleared || ours.0.durable < theirs.1.cleared;
+    if deliberate!(MarksOfAnother) {
+        return false;
+    }
+    set_back && !deliberate!(SetBackUnnoticed)
 }
 
 /// A part of the image that is to be made equal.

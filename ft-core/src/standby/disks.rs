@@ -42,8 +42,14 @@ impl Standby {
             return Err(self.illegal("disks", "this side has no own disks"));
         }
         self.disks = Some(standing.clone());
-        if let (Standing::Failed { reason }, Phase::Ready) = (standing, self.phase) {
-            self.give_up(format!("a disk of the standby has failed: {reason}"), out);
+        if let Standing::Failed { reason } = standing {
+            let why = format!("a disk of the standby has failed: {reason}");
+            match self.phase {
+                Phase::Ready => self.give_up(why, out),
+                // Without a word the primary would wait for a resync that does not go on.
+                Phase::Greeting | Phase::Filling => self.break_off(why, out),
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -139,7 +139,7 @@ fn what_one_side_says_the_other_reads() {
         Message::Describe { sidecar: Box::new(sidecar), area: Some(area) },
         Message::Begin { last: Seq(3), resync: true },
         Message::Entries { epoch: Some(crate::Epoch(2)), entries: Vec::from([entry]) },
-        Message::Cover(Cover { end: Seq(4), lineage, point: 9 }),
+        Message::Cover(Cover { end: Seq(4), disk: A, lineage, point: 9 }),
         Message::BothDurable(Seq(5)),
         Message::Report(Report::default()),
         Message::Different { seq: Seq(6), extent: extent(0, 8) },

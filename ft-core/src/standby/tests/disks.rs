@@ -52,3 +52,12 @@ fn r5_a_standby_whose_disk_has_failed_gives_up_and_is_not_joined_again() {
     assert_eq!(effects(&out), ["send Refuse", "close"]);
     Pair::ready(true).refused(failed());
 }
+
+#[test]
+fn r5_a_standby_whose_disk_fails_during_the_resync_says_so() {
+    let standby = Standby::with_disks(StandbyOptions::default());
+    let mut filling =
+        Pair { standby, now: 0, digest: EpochDigest::new(STANDBY_SESSION) }.welcomes();
+    assert_eq!(effects(&filling.give(failed())), ["send Refuse", "close", "discard"]);
+    assert_eq!(filling.phase(), Phase::Waiting);
+}

@@ -21,6 +21,7 @@ macro_rules! deliberate {
 }
 
 mod arbiter;
+mod disks;
 mod guest;
 mod link;
 mod node;
@@ -33,13 +34,23 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use disks::DiskFault;
 pub use plan::{Fault, Planned, shrink};
 pub use tally::Tally;
 use world::World;
 
+/// Whether the hosts of a seed's world have own disks: in one world of four.
+#[must_use]
+pub fn has_own_disks(seed: u64) -> bool {
+    seed % 4 == 1
+}
+
 /// The plan of a seed.
 #[must_use]
 pub fn plan(seed: u64) -> Vec<Planned> {
+    if has_own_disks(seed) {
+        return disks::plan(seed, plan::steps(seed));
+    }
     plan::plan(seed, plan::steps(seed), world::NODES)
 }
 
@@ -49,6 +60,9 @@ pub fn plan(seed: u64) -> Vec<Planned> {
 /// When a promise is broken.
 #[must_use]
 pub fn run(seed: u64, plan: &[Planned], trace: bool) -> Tally {
+    if has_own_disks(seed) {
+        return disks::World::new(seed, plan, trace).run(plan::steps(seed));
+    }
     World::new(seed, plan, trace).run(plan::steps(seed))
 }
 

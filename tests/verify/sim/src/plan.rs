@@ -1,6 +1,7 @@
 //! The faults of a world and their times. They are made from the seed before the world begins, so that a fault can be left out,
 //! and the smallest plan that still breaks a promise can be found.
 
+use crate::disks::DiskFault;
 use crate::random::{Random, mix};
 
 /// A fault.
@@ -70,6 +71,8 @@ pub enum Fault {
     Detach,
     /// A standby starts on a host where nothing runs.
     Start(usize),
+    /// In a world with own disks.
+    Disks(DiskFault),
 }
 
 /// A fault and its time.

@@ -93,4 +93,44 @@ tally! {
     blackouts,
     /// Worlds that had to recover, and did.
     recovered,
+    /// Own disks: machines that began from an image after all had ended.
+    cold_starts,
+    /// Starts refused because the set does not name the image, or the image cannot be used.
+    refused_starts,
+    /// Images that were refused by a process or a primary.
+    refused_images,
+    /// Images that the operator made anew.
+    replaced_images,
+    /// Hosts that lost power.
+    power_losses,
+    /// Power losses at the end of a write.
+    boundaries,
+    /// Images that failed.
+    failed_disks,
+    /// Images that were replaced by another file.
+    swapped,
+    /// Storages that were set back to an earlier state.
+    set_back,
+    /// Times that the set was enlarged.
+    enlarged,
+    /// Claims of a standby that the set does not name.
+    not_in_set,
+    /// Times that the images of a protected machine at rest were compared.
+    compared,
+    /// Resyncs of all, and of what was marked.
+    full_syncs,
+    /// Resyncs of what was marked.
+    marked_syncs,
+    /// Differences that a comparison has found.
+    differences,
+    /// Blocks copied.
+    copied,
+    /// Takeovers with entries that were not performed yet.
+    drained,
+    /// Operations that waited because the standby had too much to do.
+    slowed,
+    /// Resets of the guest with requests in flight.
+    resets,
+    /// Starts from an outdated image, because the images of the set were lost or had failed.
+    forced,
 }

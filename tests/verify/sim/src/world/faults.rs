@@ -12,6 +12,7 @@ impl World {
     pub(super) fn fail(&mut self, fault: Fault) {
         trace!(self, "FAULT {fault:?}");
         match fault {
+            Fault::Disks(_) => {}
             Fault::Crash(node) => self.kill(node, false),
             Fault::CrashAfter(node, steps) => self.nodes[node].fuse = Some((steps, Fate::Dies)),
             Fault::PowerOff(node) => self.kill(node, true),

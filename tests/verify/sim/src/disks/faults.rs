@@ -1,0 +1,195 @@
+//! The faults of a world with own disks.
+
+use super::{MS, NODES, Role, World, trace};
+use crate::plan::{Fault, Planned};
+use crate::random::{Random, mix};
+
+/// A fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFault {
+    /// A process dies.
+    Crash(usize),
+    /// A host loses power.
+    PowerOff(usize),
+    /// All hosts lose power.
+    Blackout,
+    /// A host loses power at the end of one of its next writes; the flag: all hosts do.
+    PowerOffAfter(usize, u32, bool),
+    /// A process is stopped for some milliseconds.
+    Pause(usize, u64),
+    /// A connection breaks.
+    Break(usize),
+    /// A host hears nothing from another for some milliseconds.
+    Partition(usize, usize, u64),
+    /// A host hears nothing, and does not reach the arbiter.
+    Isolate(usize, u64),
+    /// The arbiter does not answer for some milliseconds.
+    ArbiterDown(u64),
+    /// A host cannot reach the arbiter for some milliseconds.
+    ArbiterCut(usize, u64),
+    /// The next write to an image fails: an error of the device, or a full file system.
+    WriteFails(usize),
+    /// The next sync of an image fails.
+    SyncFails(usize),
+    /// A host's storage does not answer for some milliseconds.
+    Hang(usize, u64),
+    /// The image of a host that is off is replaced by another file.
+    Swap(usize),
+    /// A host's storage is copied, to be set back later.
+    Copy(usize),
+    /// The storage of a host that is off, and not in the set, is set back to that copy.
+    SetBack(usize),
+    /// A host's disk is lost, if another host has the data.
+    Lose(usize),
+}
+
+/// The plan of a seed.
+pub(crate) fn plan(seed: u64, steps: u64) -> Vec<Planned> {
+    let mut random = Random::new(mix(seed, u64::MAX));
+    let most = [4, 12, 40][random.index(3)];
+    let count = random.below(most);
+    let mut plan: Vec<Planned> = Vec::new();
+    for _ in 0..count {
+        let after = plan.last().filter(|_| random.one_in(3)).map(|last| last.step);
+        let step = after.map_or(20 + random.below(steps - 20), |last| last + random.below(150));
+        plan.push(Planned { step, fault: Fault::Disks(fault(&mut random)) });
+    }
+    plan.sort_by_key(|planned| planned.step);
+    plan
+}
+
+fn fault(random: &mut Random) -> DiskFault {
+    let (node, other) = (random.index(NODES), random.index(NODES));
+    let longest = if random.one_in(3) { 900 } else { 250 };
+    let time = random.below(longest);
+    match random.below(40) {
+        0..4 => DiskFault::Crash(node),
+        4..8 => DiskFault::PowerOff(node),
+        8..10 => DiskFault::Blackout,
+        10..14 => DiskFault::PowerOffAfter(node, random.below(12) as u32, false),
+        14..17 => DiskFault::PowerOffAfter(node, random.below(12) as u32, true),
+        17..19 => DiskFault::Pause(node, time),
+        19..22 => DiskFault::Break(random.index(4)),
+        22..24 => DiskFault::Partition(node, other, time),
+        24..26 => DiskFault::Isolate(node, 200 + time),
+        26..28 => DiskFault::ArbiterDown(time),
+        28 => DiskFault::ArbiterCut(node, time),
+        29 => DiskFault::WriteFails(node),
+        30 => DiskFault::SyncFails(node),
+        // Longer than any time-out.
+        31..33 => DiskFault::Hang(node, 2 * time),
+        33..35 => DiskFault::Swap(node),
+        35..37 => DiskFault::Copy(node),
+        37..39 => DiskFault::SetBack(node),
+        _ => DiskFault::Lose(node),
+    }
+}
+
+impl World {
+    pub(super) fn fault(&mut self, fault: Fault) {
+        let Fault::Disks(fault) = fault else { return };
+        trace!(self, "fault: {fault:?}");
+        let now = self.now;
+        match fault {
+            DiskFault::Crash(node) => self.crash(node),
+            DiskFault::PowerOff(node) => self.power_off(node),
+            DiskFault::Blackout => self.black_out(),
+            DiskFault::PowerOffAfter(node, writes, all) => {
+                self.hosts[node].fuse = Some((writes, all));
+            }
+            DiskFault::Pause(node, time) => self.hosts[node].asleep_until = now + time * MS,
+            DiskFault::Break(at) => {
+                let count = self.wires.len();
+                if let Some(wire) = self.wires.get_mut(at % count.max(1)) {
+                    wire.broken = true;
+                }
+            }
+            DiskFault::Partition(from, to, time) => self.parted[to][from] = now + time * MS,
+            DiskFault::Isolate(node, time) => {
+                for other in 0..NODES {
+                    self.parted[node][other] = now + time * MS;
+                    self.parted[other][node] = now + time * MS;
+                }
+                self.cut[node] = now + time * MS;
+            }
+            DiskFault::ArbiterDown(time) => self.register.down_until = now + time * MS,
+            DiskFault::ArbiterCut(node, time) => self.cut[node] = now + time * MS,
+            DiskFault::WriteFails(node) => self.hosts[node].disk.image.failing[0] = 1,
+            DiskFault::SyncFails(node) => self.hosts[node].disk.image.failing[1] = 1,
+            DiskFault::Hang(node, time) => self.hosts[node].disk.hangs_until = now + time * MS,
+            DiskFault::Swap(node) => self.swap(node),
+            DiskFault::Copy(node) => {
+                self.hosts[node].copy = Some(Box::new(self.hosts[node].disk.clone()));
+            }
+            DiskFault::SetBack(node) => self.set_back(node),
+            DiskFault::Lose(node) => {
+                let record = self.register.record.as_ref();
+                let alone = record.is_none_or(|record| record.members.len() < 2);
+                if !(self.in_set(node) && alone) {
+                    self.power_off(node);
+                    self.replace_image(node);
+                }
+            }
+        }
+    }
+
+    fn black_out(&mut self) {
+        self.tally.blackouts += 1;
+        for node in 0..NODES {
+            self.power_off(node);
+        }
+    }
+
+    /// A write to a host's storage has ended; returns whether the host has lost power since.
+    pub(super) fn boundary(&mut self, node: usize) -> bool {
+        let Some((left, all)) = self.hosts[node].fuse else { return false };
+        if left > 0 {
+            self.hosts[node].fuse = Some((left - 1, all));
+            return false;
+        }
+        self.hosts[node].fuse = None;
+        if self.healing {
+            return false;
+        }
+        self.tally.boundaries += 1;
+        if all {
+            self.black_out()
+        } else {
+            self.power_off(node)
+        }
+        true
+    }
+
+    /// Another file is in the place of the image.
+    fn swap(&mut self, node: usize) {
+        let host = &mut self.hosts[node];
+        let off = matches!(host.role, Role::Off);
+        if !off || self.in_set(node) {
+            return;
+        }
+        self.tally.swapped += 1;
+        let image = &mut self.hosts[node].disk.image;
+        image.inode += 1;
+        let sector = self.random.index(image.content.len());
+        image.content[sector] ^= 1 << 60;
+        image.durable = image.content;
+    }
+
+    fn set_back(&mut self, node: usize) {
+        let off = matches!(self.hosts[node].role, Role::Off);
+        if !off || self.in_set(node) {
+            return;
+        }
+        let Some(copy) = self.hosts[node].copy.take() else { return };
+        let named = |disk| {
+            let record = self.register.record.as_ref();
+            record.is_some_and(|record| record.members.iter().any(|member| member.disk == disk))
+        };
+        if !named(copy.sidecar().disk) {
+            self.tally.set_back += 1;
+            self.hosts[node].disk = *copy;
+            let mut random = Random::new(self.random.next());
+            self.hosts[node].disk.lose_power(&mut random);
+        }
+    }
+}

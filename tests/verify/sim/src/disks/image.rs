@@ -1,0 +1,79 @@
+//! An image with a volatile cache: a power loss keeps any of the writes that were not synced.
+
+use ft_core::disks::Extent;
+
+use crate::random::Random;
+
+/// Bytes of a sector, and number of sectors.
+pub(super) const SECTOR: u64 = 8;
+pub(super) const SECTORS: usize = 16;
+
+pub(super) type Content = [u64; SECTORS];
+
+#[derive(Clone, Default)]
+pub(super) struct Image {
+    /// What a read finds.
+    pub(super) content: Content,
+    /// What survives a power loss for certain.
+    pub(super) durable: Content,
+    /// Written since the last sync, in order.
+    pending: Vec<(usize, u64)>,
+    pub(super) inode: u64,
+    /// This many of the next writes, and syncs, fail.
+    pub(super) failing: [u32; 2],
+}
+
+fn sectors(extent: &Extent) -> std::ops::Range<usize> {
+    (extent.start / SECTOR) as usize..(extent.end() / SECTOR) as usize
+}
+
+impl Image {
+    pub(super) fn read(&self, extent: &Extent) -> Vec<u8> {
+        self.content[sectors(extent)].iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    pub(super) fn write(&mut self, extent: &Extent, bytes: &[u8]) -> Result<(), String> {
+        if self.fails(0) {
+            return Err("input/output error".into());
+        }
+        for (sector, value) in sectors(extent).zip(bytes.chunks_exact(SECTOR as usize)) {
+            let value = u64::from_le_bytes(value.try_into().expect("a sector"));
+            self.content[sector] = value;
+            self.pending.push((sector, value));
+        }
+        Ok(())
+    }
+
+    fn fails(&mut self, which: usize) -> bool {
+        let fails = self.failing[which] > 0;
+        self.failing[which] -= u32::from(fails);
+        fails
+    }
+
+    /// What a sync that begins now will make durable.
+    pub(super) fn sync_begins(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The sync has ended. After one that failed, the kernel takes the pages for clean: a second
+    /// one ends well, and writes nothing.
+    pub(super) fn sync_ends(&mut self, begun: usize) -> Result<(), String> {
+        let failed = self.fails(1);
+        for (sector, value) in self.pending.drain(..begun.min(self.pending.len())) {
+            if !failed {
+                self.durable[sector] = value;
+            }
+        }
+        if failed { Err("the sync failed: input/output error".into()) } else { Ok(()) }
+    }
+
+    pub(super) fn lose_power(&mut self, random: &mut Random) {
+        let pending = std::mem::take(&mut self.pending);
+        for (sector, value) in pending {
+            if random.one_in(2) {
+                self.durable[sector] = value;
+            }
+        }
+        self.content = self.durable;
+    }
+}

@@ -1,0 +1,173 @@
+//! The judge: sees all images, all that is told, and the arbiter's record.
+
+use std::collections::HashSet;
+
+use ft_core::disks::Seq;
+
+use super::guest::{Guest, Output, Places, Request};
+use super::image::{Content, SECTORS};
+
+/// A flush that a guest saw complete: what it covers, and the places of the writes that were staged
+/// before it completed.
+struct Flushed {
+    covers: Places,
+    issued: Places,
+}
+
+pub(super) struct Judge {
+    /// For each sector, all that was written there by the machine that has survived.
+    history: [Vec<u64>; SECTORS],
+    /// What the outside was told to be flushed.
+    told: Places,
+    flushes: Vec<Flushed>,
+    outputs: Vec<u64>,
+    /// Guest writes that were performed, by host, the process that staged them, and their entry.
+    performed: HashSet<(usize, u64, Seq)>,
+    next_value: u64,
+}
+
+impl Judge {
+    pub(super) fn new() -> Self {
+        Self {
+            history: std::array::from_fn(|_| vec![0]),
+            told: [0; SECTORS],
+            flushes: Vec::new(),
+            outputs: Vec::new(),
+            performed: HashSet::new(),
+            next_value: 0,
+        }
+    }
+
+    pub(super) fn lengths(&self) -> Places {
+        std::array::from_fn(|sector| self.history[sector].len())
+    }
+
+    pub(super) fn flushed(&self) -> Places {
+        self.told
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// A value that is written nowhere else.
+    pub(super) fn fresh(&mut self) -> u64 {
+        self.next_value += 1;
+        self.next_value << 8 | 1
+    }
+
+    /// The machine that counts stages a write.
+    pub(super) fn stages(&mut self, sector: usize, value: u64) {
+        self.history[sector].push(value);
+    }
+
+    pub(super) fn performs(&mut self, host: usize, by: u64, seq: Seq) {
+        assert!(self.performed.insert((host, by, seq)), "R1: entry {seq:?} is performed again");
+    }
+
+    /// What a guest reads is complete or under way.
+    pub(super) fn reads(&self, guest: &Guest, sector: usize, value: u64) {
+        let places = guest.completed()[sector]..guest.issued[sector];
+        let known = &self.history[sector][places];
+        assert!(
+            known.contains(&value),
+            "P3: the guest reads {value:x} from sector {sector}, expected one of {known:x?}"
+        );
+    }
+
+    /// Everything that was staged is performed.
+    pub(super) fn at_rest(&self, content: &Content, what: &str) {
+        for (sector, value) in content.iter().enumerate() {
+            let last = self.history[sector].last();
+            assert!(
+                last == Some(value),
+                "P3: sector {sector} of {what} holds {value:x}, expected {last:x?}"
+            );
+        }
+    }
+
+    pub(super) fn flush_completes(&mut self, guest: &Guest, request: &Request) {
+        if let super::guest::Kind::Flush(covers) = request.kind {
+            self.flushes.push(Flushed { covers, issued: guest.issued });
+        }
+    }
+
+    /// The outside is told.
+    pub(super) fn told(&mut self, output: &Output) {
+        let at = output.serial as usize;
+        match self.outputs.get(at - 1) {
+            Some(known) => assert!(*known == output.history, "P1: output {at} is told in two ways"),
+            None => {
+                assert!(at == self.outputs.len() + 1, "P1: the outputs before {at} are missing");
+                self.outputs.push(output.history);
+            }
+        }
+        for (told, flushed) in self.told.iter_mut().zip(&output.flushed) {
+            *told = (*told).max(*flushed);
+        }
+    }
+
+    /// P3: an image in the set has all that was told after a flush, whatever loses power.
+    pub(super) fn in_set(&self, host: usize, durable: &Content) {
+        for (sector, value) in durable.iter().enumerate() {
+            let since = &self.history[sector][self.told[sector]..];
+            assert!(
+                since.contains(value),
+                "P3: sector {sector} was told to be flushed, and the durable image of {host}, which is in the set, \
+                 holds {value:x}, not one of {since:x?}"
+            );
+        }
+    }
+
+    /// A standby goes on from a checkpoint.
+    pub(super) fn takes_over(&mut self, guest: &Guest) {
+        assert!(
+            guest.outputs as usize >= self.outputs.len(),
+            "P1: {} outputs were told, and the checkpoint has {}",
+            self.outputs.len(),
+            guest.outputs
+        );
+        for (sector, history) in self.history.iter_mut().enumerate() {
+            assert!(self.told[sector] < guest.issued[sector], "P3: a flush that was told is lost");
+            history.truncate(guest.issued[sector]);
+        }
+        self.flushes.retain(|flush| flush.issued.iter().zip(&guest.issued).all(|(a, b)| a <= b));
+    }
+
+    /// The operator has given up what only lost images had.
+    pub(super) fn forced(&mut self, content: &Content) {
+        self.history = content.map(|value| vec![value]);
+        self.told = [0; SECTORS];
+        self.flushes.clear();
+    }
+
+    /// A machine boots from an image.
+    pub(super) fn boots(&mut self, host: usize, content: &Content) {
+        let mut found = [(0, 0); SECTORS];
+        for (sector, value) in content.iter().enumerate() {
+            let told = self.told[sector];
+            let places = || {
+                (told..self.history[sector].len()).filter(|at| self.history[sector][*at] == *value)
+            };
+            let (Some(first), Some(last)) = (places().next(), places().next_back()) else {
+                panic!(
+                    "P3: {host} starts, and sector {sector} holds {value:x}: older than what was told, or undone"
+                );
+            };
+            found[sector] = (first, last);
+        }
+        for flush in &self.flushes {
+            let after = (0..SECTORS).any(|sector| found[sector].0 >= flush.issued[sector]);
+            let whole = (0..SECTORS).all(|sector| found[sector].1 >= flush.covers[sector]);
+            assert!(
+                !after || whole,
+                "R1: {host} starts with writes from behind a flush, and without some before it"
+            );
+        }
+        for (sector, history) in self.history.iter_mut().enumerate() {
+            history.truncate(found[sector].1 + 1);
+        }
+        self.flushes.clear();
+        self.outputs.clear();
+    }
+}
