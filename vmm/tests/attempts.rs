@@ -71,7 +71,7 @@ impl Bench {
     }
 }
 
-/// Fails if each request leaves one more thread waiting.
+/// P9. Fails if each request leaves another waiting thread.
 #[test]
 fn p9_attempts_that_hang_are_counted() {
     let slow = |arbiter: &Slow| arbiter.is_slow_to_mark.store(true, Ordering::SeqCst);

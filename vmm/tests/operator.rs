@@ -410,8 +410,8 @@ fn a_shutdown_is_sent_where_the_question_before_is_not_answered() {
     assert!(served.join().unwrap().contains("shutdown"));
 }
 
-/// Fails if a client waits longer than its time-out: to connect, for one answer, or for each answer
-/// anew.
+/// Fails if a client waits longer than its time-out: to connect, or because each answer restarts
+/// the time.
 #[test]
 fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
     let bench = Bench::without_arbiter();

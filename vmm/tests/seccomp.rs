@@ -352,7 +352,8 @@ fn p5_a_device_that_starts_a_thread_ends_the_process() {
     run("new device", "off", THREAD).assert_survived();
 }
 
-/// A machine's end runs on a thread with more rights.
+/// P5. Fails if the end of a machine, which runs on a thread with more rights, runs a device's
+/// code.
 #[test]
 fn p5_the_end_of_a_device_runs_none_of_its_code() {
     let case = run("end of a device", "on", "write");

@@ -1,4 +1,4 @@
-//! `cargo xtask certs`: credentials for trials of `--tls`.
+//! `cargo xtask certs`: writes credentials for trials of `--tls`.
 
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -1,5 +1,5 @@
-//! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs every test,
-//! `cargo xtask gate` checks that the gate is the only way out of a device.
+//! The project's own commands: `cargo xtask run-pair` runs the main job, `cargo xtask test` runs
+//! every test, `cargo xtask gate` checks that the gate is the only way out of a device.
 
 #[cfg(test)]
 mod book;
@@ -28,12 +28,14 @@ use xtask_common::{build, given_file, list, report_file, stop};
 enum Command {
     /// Run a pair, break it under load, and judge what an outside client saw.
     RunPair(run_pair::Arguments),
-    /// Run pair after pair, break them by real faults at random moments, and judge what an outside client saw.
+    /// Run pair after pair, break them by real faults at random moments, and judge what an outside
+    /// client saw.
     Torture(torture::Arguments),
-    /// Simulate the protocol core, or with --drivers the product's threads, and test the simulation by bugs and mutants. See
-    /// `cargo xtask sim --help`.
+    /// Simulate the protocol core, or with --drivers the product's threads, and test the simulation
+    /// by bugs and mutants. See `cargo xtask sim --help`.
     Sim(sim::Arguments),
-    /// Make a fault in each system call of each thread of a pair, and report the results. See `cargo xtask faults --help`.
+    /// Make a fault in each system call of each thread of a pair, and report the results. See
+    /// `cargo xtask faults --help`.
     Faults(faults::Arguments),
     /// Measure a pair side by side with the limits of the machine.
     Bench(bench::Arguments),

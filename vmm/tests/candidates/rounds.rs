@@ -72,7 +72,7 @@ pub(crate) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> R {
     }
 }
 
-/// The head of a table.
+/// Prints the head of a table.
 pub(crate) fn head(columns: &[&str]) {
     println!("\n| {} |\n|{}", columns.join(" | "), " --- |".repeat(columns.len()));
 }

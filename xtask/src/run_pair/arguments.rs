@@ -1,4 +1,4 @@
-//! The flags of `run-pair`, and how they become a configuration.
+//! The flags of `run-pair`, and the configuration that they give.
 
 use std::io::{IsTerminal, stdin};
 use std::path::PathBuf;

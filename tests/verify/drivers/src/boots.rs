@@ -1,6 +1,6 @@
-//! The guest's boots. The judge numbers them and writes the number into the guest's memory. Each
-//! boot follows the boot from which the machine was reset. The output of all boots is one chain:
-//! each boot prints a fixed number of bytes and then asks to be reset.
+//! The guest's boots. The judge numbers the boots, and the guest's memory contains the number of
+//! its boot. Each boot follows the boot from which the machine was reset. The output of all boots
+//! is one chain: each boot prints a fixed number of bytes and then asks to be reset.
 
 use crate::guest;
 

@@ -1,5 +1,5 @@
 //! The link between the hosts. Threads outside of both hosts forward each connection to `near` on
-//! to `far`. A fault can delay the link, block it silently, or cut it.
+//! to `far`. A fault can delay the link, silence it, or cut it.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;

@@ -606,7 +606,7 @@ type Start = extern "C" fn(*mut c_void) -> *mut c_void;
 type Create = extern "C" fn(*mut libc::pthread_t, *const c_void, Start, *mut c_void) -> c_int;
 type Join = extern "C" fn(libc::pthread_t, *mut *mut c_void) -> c_int;
 
-/// A function of the C library itself.
+/// The address of a function in the C library itself.
 fn library(name: &std::ffi::CStr) -> usize {
     // SAFETY: the name ends in a zero.
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };

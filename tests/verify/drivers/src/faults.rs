@@ -111,7 +111,7 @@ pub(crate) fn set_refuses(host: Host) {
     FAULTS.with(|faults| faults.refuses = Some(host));
 }
 
-/// Whether that refusal is still to come.
+/// Whether KVM still has to refuse a write of registers.
 pub(crate) fn is_to_refuse() -> bool {
     FAULTS.with(|faults| faults.refuses.is_some())
 }

@@ -31,7 +31,7 @@ struct Judge {
     boots: Boots,
     /// The furthest byte that has left a host.
     left: Spot,
-    /// Number of steps that the guest has made on the host of its last run.
+    /// Number of steps of the guest. Steps on a replaced host are not counted.
     steps: u64,
     wants_off: bool,
     /// Output of the guest that has not left: its position in the chain, and when it was printed.

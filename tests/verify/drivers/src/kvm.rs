@@ -37,7 +37,7 @@ const POWER_PORT: u16 = layout::PM1A_CNT_PORT;
 const RESET_PORT: u16 = layout::I8042_PORT;
 /// Marker in `r15`: `r13` and `r14` then hold the guest's boot and step.
 const TELLS: u64 = 0x6b65_6d61_7269;
-/// The sleep command in the soft-off state (ACPI, SLP_EN and SLP_TYP).
+/// The command that switches the machine off (ACPI, SLP_EN with SLP_TYP of S5).
 const SOFT_OFF: u16 = 1 << 13 | (layout::S5_SLP_TYP as u16) << 10;
 
 #[derive(Clone, Debug, Default)]

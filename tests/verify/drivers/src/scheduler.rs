@@ -351,7 +351,7 @@ impl Scheduler {
         self.threads.iter().filter(lives).map(|thread| thread.name.clone()).collect()
     }
 
-    /// The state of every thread, for people.
+    /// The state of every thread, one line each, for people.
     pub(crate) fn picture(&self) -> Vec<String> {
         let line = |(id, thread): (usize, &Thread)| match &thread.state {
             State::Done => None,

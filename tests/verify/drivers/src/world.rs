@@ -146,7 +146,7 @@ pub(crate) fn run(seed: u64, story: Option<Story>, dir: &Path) {
     let reads = Arc::new(AtomicBool::new(true));
     for host in [Host::A, Host::B, Host::C] {
         make_console(&places.console(host), reads.clone());
-        // Clocks differ by up to two per mille.
+        // Each host's clock runs fast or slow by up to two per mille.
         hosts::set_skew(host, random.i64(-2000..=2000));
     }
     faults::set_short(if random.bool() { 0 } else { random.u32(2..20) });

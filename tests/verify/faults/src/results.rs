@@ -56,7 +56,7 @@ impl Line {
 pub(crate) struct Results(Mutex<(Vec<Line>, Option<File>)>);
 
 impl Results {
-    /// Reads the existing results.
+    /// Opens the file of results, and reads the results in it.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self(Mutex::new((Vec::new(), None)))) };
         let context = || format!("--results {}", path.display());
@@ -122,7 +122,7 @@ impl Results {
     }
 }
 
-/// Reads the lines; a run that was killed may have left an incomplete last line.
+/// Reads the lines. A killed run may have left an incomplete last line.
 fn read(text: &str) -> serde_json::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (number, line) in text.lines().enumerate() {

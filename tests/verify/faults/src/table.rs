@@ -60,7 +60,7 @@ struct Row {
     reason: Option<String>,
 }
 
-/// All rows.
+/// The rows of the table, and the counts of faults.
 pub(crate) struct Table {
     rows: Vec<Row>,
     /// The number of faults, and how many of them were injected.

@@ -284,8 +284,8 @@ impl StandbySide {
         }
     }
 
-    /// Gives the standby an event. After no input of the peer may the core call an event of the
-    /// driver illegal.
+    /// Gives the standby an event. The core must accept every event of the driver, whatever the
+    /// peer has sent.
     fn give(&mut self, event: standby::Event, input: &mut Unstructured<'_>) -> Result<()> {
         self.todo.push_back(event);
         while let Some(event) = self.todo.pop_front().filter(|_| !self.over) {

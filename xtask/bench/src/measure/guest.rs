@@ -50,8 +50,8 @@ fn rewritten(bench: &Bench<'_>, mode: Mode, region: u32) -> Result<f64> {
     Ok((last.dirty_pages - first.dirty_pages) as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Kernel flag of a guest whose clock ticks ten times per second, like an idle Linux guest, whose
-/// clock ticks only when needed.
+/// Option of the micro-guest for a clock that ticks ten times per second. The clock of an idle
+/// Linux guest also ticks rarely.
 const TICKLESS: &str = "tick=100000";
 
 /// Measures the processor time of an idle guest.

@@ -35,7 +35,7 @@ pub(super) fn look_at(host: Host, side: Shared) {
                 break engine.clone();
             }
         };
-        // The engine must be dropped on its own host.
+        // Only a thread of its own host may drop the engine.
         let engine = std::mem::ManuallyDrop::new(engine);
         loop {
             std::thread::sleep(LOOK);
