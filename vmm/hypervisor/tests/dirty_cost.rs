@@ -1,5 +1,5 @@
 //! Measures the cost of finding the dirty pages, by size of memory and by number of pages, for
-//! people. Run each test by name (`cargo test --release -p kemari-vmm --test dirty_cost --
+//! people. Run each test by name (`cargo test --release -p kemari-hypervisor --test dirty_cost --
 //! --ignored --nocapture --test-threads 1`).
 //!
 //! No test judges a time. Each checks that its interface finds the pages that the guest wrote.
@@ -252,8 +252,8 @@ const ENTRY_RESET: u32 = 2;
 
 impl Ring {
     fn of(vcpu: &VcpuFd) -> Ring {
-        // SAFETY: a new mapping of the ring that was enabled for this vCPU with that many entries; it lives until this
-        // is dropped.
+        // SAFETY: a new mapping of the ring that was enabled for this vCPU with that many entries;
+        // it lives until this is dropped.
         let entries = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -274,7 +274,8 @@ impl Ring {
         loop {
             // SAFETY: the index is inside the mapping, which lives on.
             let entry = unsafe { self.entries.add(self.next % RING_ENTRIES) }.as_ptr();
-            // SAFETY: aligned, mapped, and the kernel's half is written before the flag that is read here.
+            // SAFETY: aligned, mapped, and the kernel's half is written before the flag that is
+            // read here.
             let flags = unsafe { AtomicU32::from_ptr(&raw mut (*entry).flags) };
             if flags.load(Ordering::Acquire) & ENTRY_DIRTY == 0 {
                 return count;

@@ -265,7 +265,8 @@ mod tests {
             0x0a, 4, 0x08, 5, 0x18, 7,
             // succeeded
             0x10, 1,
-            // responses: response_range: header, kvs (key, create_revision, mod_revision, version, value), count
+            // responses: response_range: header, kvs (key, create_revision, mod_revision, version,
+            // value), count
             0x1a, 21, 0x0a, 19, 0x0a, 0, 0x12, 13,
                 0x0a, 1, b'k', 0x10, 5, 0x18, 7, 0x20, 2, 0x2a, 2, b'v', b'w',
                 0x20, 1,

@@ -28,8 +28,8 @@ pub(super) fn settle() -> io::Result<()> {
     {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let heaps = libc::c_int::try_from(HEAPS * processors).unwrap_or(libc::c_int::MAX);
-        // SAFETY: mallopt changes a parameter of the allocator, and takes its own locks. Where it refuses, the allocator
-        // counts the processors itself.
+        // SAFETY: mallopt changes a parameter of the allocator, and takes its own locks. Where it
+        // refuses, the allocator counts the processors itself.
         let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
     }
     let allocate = || {

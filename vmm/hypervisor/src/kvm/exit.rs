@@ -37,7 +37,8 @@ pub enum FatalExit {
     InternalError {
         /// The guest's instruction pointer.
         rip: u64,
-        /// KVM's suberror: 1 emulation, 2 simultaneous exceptions, 3 event delivery, 4 unexpected exit.
+        /// KVM's suberror: 1 emulation, 2 simultaneous exceptions, 3 event delivery, 4 unexpected
+        /// exit.
         suberror: u32,
         /// KVM's additional data; for suberror 1, it includes the bytes of the instruction.
         data: Vec<u64>,

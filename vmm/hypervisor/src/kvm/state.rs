@@ -306,8 +306,9 @@ fn get_xsave(fd: &VcpuFd, plan: &SavePlan) -> Result<Vec<u8>, StateError> {
     } else {
         (KVM_GET_XSAVE(), "KVM_GET_XSAVE")
     };
-    // SAFETY: `fd` is a vCPU's descriptor. KVM_GET_XSAVE writes 4096 bytes, KVM_GET_XSAVE2 as many as KVM_CAP_XSAVE2 says;
-    // `area` has at least that many, see SavePlan::new. The kernel copies bytes: alignment does not matter.
+    // SAFETY: `fd` is a vCPU's descriptor. KVM_GET_XSAVE writes 4096 bytes, KVM_GET_XSAVE2 as many
+    // as KVM_CAP_XSAVE2 says; `area` has at least that many, see SavePlan::new. The kernel copies
+    // bytes: alignment does not matter.
     let ret = unsafe { ioctl_with_mut_ptr(fd, request, area.as_mut_ptr()) };
     if ret != 0 {
         return Err(StateError::Ioctl { call, source: std::io::Error::last_os_error() });
@@ -323,8 +324,8 @@ fn set_xsave(fd: &VcpuFd, plan: &SavePlan, saved: &[u8]) -> Result<(), StateErro
     }
     let mut area = vec![0u8; plan.xsave_size];
     area[..saved.len()].copy_from_slice(saved);
-    // SAFETY: `fd` is a vCPU's descriptor; KVM_SET_XSAVE reads as many bytes as KVM_CAP_XSAVE2 says, at least 4096, and
-    // `area` has them.
+    // SAFETY: `fd` is a vCPU's descriptor; KVM_SET_XSAVE reads as many bytes as KVM_CAP_XSAVE2
+    // says, at least 4096, and `area` has them.
     let ret = unsafe { ioctl_with_ptr(fd, KVM_SET_XSAVE(), area.as_ptr()) };
     if ret != 0 {
         return Err(StateError::Ioctl {
@@ -454,7 +455,8 @@ impl VmState {
     #[must_use]
     pub fn asserted_pins(&self) -> u32 {
         let chips = self.irqchips.iter().filter(|chip| chip.chip_id == KVM_IRQCHIP_IOAPIC);
-        // SAFETY: KVM_GET_IRQCHIP has filled the I/O APIC's part of the union; any bits are a number.
+        // SAFETY: KVM_GET_IRQCHIP has filled the I/O APIC's part of the union; any bits are a
+        // number.
         chips.fold(0, |pins, chip| pins | unsafe { chip.chip.ioapic.irr })
     }
 

@@ -120,8 +120,9 @@ struct Vcpu {
 /// immediate_exit).
 struct ImmediateExit(NonNull<AtomicU8>);
 
-// SAFETY: the pointer leads into the kvm_run mapping of the VcpuFd that lives in the same `Vcpu`, which is unmapped only
-// when that is dropped; all accesses through it are atomic, and the kernel reads the flag once per KVM_RUN.
+// SAFETY: the pointer leads into the kvm_run mapping of the VcpuFd that lives in the same `Vcpu`,
+// which is unmapped only when that is dropped; all accesses through it are atomic, and the kernel
+// reads the flag once per KVM_RUN.
 unsafe impl Send for ImmediateExit {}
 // SAFETY: as for Send.
 unsafe impl Sync for ImmediateExit {}
@@ -129,8 +130,8 @@ unsafe impl Sync for ImmediateExit {}
 impl ImmediateExit {
     fn of(fd: &mut VcpuFd) -> Self {
         let run: *mut kvm_run = fd.get_kvm_run();
-        // SAFETY: `run` points to a mapped kvm_run, so the address of its field is valid and not null. AtomicU8 has the
-        // layout of u8.
+        // SAFETY: `run` points to a mapped kvm_run, so the address of its field is valid and not
+        // null. AtomicU8 has the layout of u8.
         let flag = unsafe { NonNull::new_unchecked((&raw mut (*run).immediate_exit).cast()) };
         ImmediateExit(flag)
     }
@@ -696,8 +697,8 @@ fn serve_pio(fd: &mut VcpuFd, handler: &dyn ExitHandler) {
     // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the union's valid member.
     let io = unsafe { (*run).__bindgen_anon_1.io };
     let size = usize::from(io.size).max(1);
-    // SAFETY: KVM puts `count` elements of `size` bytes at `data_offset` inside the mapped kvm_run area; nobody else
-    // accesses them until the next KVM_RUN, which needs `fd`, borrowed here.
+    // SAFETY: KVM puts `count` elements of `size` bytes at `data_offset` inside the mapped kvm_run
+    // area; nobody else accesses them until the next KVM_RUN, which needs `fd`, borrowed here.
     let data = unsafe {
         std::slice::from_raw_parts_mut(
             run.cast::<u8>().add(io.data_offset as usize),

@@ -200,8 +200,9 @@ impl Vm {
                 memory_size: region.len(),
                 userspace_addr: region.get_mmap().as_ptr() as u64,
             };
-            // SAFETY: the region is mapped memory of exactly this size; `self.memory` keeps it mapped for as long as the
-            // VM's descriptor is held by this object, and DirtyTracker, the other holder, keeps the mappings as well.
+            // SAFETY: the region is mapped memory of exactly this size; `self.memory` keeps it
+            // mapped for as long as the VM's descriptor is held by this object, and DirtyTracker,
+            // the other holder, keeps the mappings as well.
             unsafe { self.fd.set_user_memory_region(slot) }
                 .map_err(ioctl_error("KVM_SET_USER_MEMORY_REGION"))?;
         }

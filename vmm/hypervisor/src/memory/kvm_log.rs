@@ -60,8 +60,9 @@ impl KvmLog {
                 dirty_bitmap: words.as_mut_ptr().cast(),
             },
         };
-        // SAFETY: `vm` is a VM's descriptor; KVM writes one bit per page of the slot, rounded up to whole longs, and
-        // `words` has exactly that many (the slot was registered from the same region).
+        // SAFETY: `vm` is a VM's descriptor; KVM writes one bit per page of the slot, rounded up to
+        // whole longs, and `words` has exactly that many (the slot was registered from the same
+        // region).
         let ret = unsafe { ioctl_with_mut_ref(vm, KVM_GET_DIRTY_LOG(), &mut request) };
         if ret != 0 {
             let source = std::io::Error::last_os_error();
@@ -99,8 +100,8 @@ impl KvmLog {
                 dirty_bitmap: words.as_ptr().cast_mut().cast(),
             },
         };
-        // SAFETY: `vm` is a VM's descriptor; KVM only reads from the bitmap: `num_pages` bits, rounded up to whole longs,
-        // which are the words of `words`.
+        // SAFETY: `vm` is a VM's descriptor; KVM only reads from the bitmap: `num_pages` bits,
+        // rounded up to whole longs, which are the words of `words`.
         let ret = unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &request) };
         if ret != 0 {
             let source = std::io::Error::last_os_error();

@@ -162,8 +162,8 @@ fn map_region(
 
 /// Gives the kernel advice. Only logs a refusal: a kernel may lack huge pages.
 fn advise(mapping: &vm_memory::MmapRegion<PageBitmap>, advice: libc::c_int, name: &str) {
-    // SAFETY: the range is exactly the mapping just made, which outlives the call; neither piece of advice changes the
-    // contents of memory.
+    // SAFETY: the range is exactly the mapping just made, which outlives the call; neither piece of
+    // advice changes the contents of memory.
     let ret = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), advice) };
     if ret != 0 {
         log::warn!("guest memory: {name}: {}", std::io::Error::last_os_error());

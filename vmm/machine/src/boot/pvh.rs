@@ -1,4 +1,5 @@
-//! The PVH boot protocol's start info: memory map, command line, initrd and ACPI, in `struct hvm_start_info`.
+//! The start info of the PVH boot protocol (`struct hvm_start_info`): memory map, command line,
+//! initrd and ACPI.
 
 use kemari_hypervisor::layout;
 use kemari_hypervisor::memory::GuestMemory;
