@@ -345,8 +345,8 @@ impl AuditLog {
     /// Creates the files and starts the thread that writes them. Call it before other threads give
     /// up rights.
     ///
+    /// # Errors
     /// When the files cannot be created, or the thread cannot be started.
-    /// When the files cannot be made, or the thread cannot be started.
     pub fn start(spec: &AuditSpec, vm: &str, side: Side) -> Result<Self, AuditError> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let monotonic = nanos(ClockId::Monotonic);

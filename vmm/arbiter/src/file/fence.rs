@@ -7,7 +7,6 @@
 //! longer than that before it acts ([`settle`]). For a slower directory, the holder writes down the
 //! age that it needs (its *pace*), checks that nobody had won the next term by then, and only then
 //! acts on older answers. A winner reads the pace after its win.
-//! has won.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

@@ -10,7 +10,6 @@
 //! in that time. Between an answer and its effect is a window, which has no bound if the process is
 //! stopped exactly there. `etcd:` narrows this window to the length of one system call. The fence
 //! record beside each disk image narrows it for writes.
-//! record beside each disk image narrows it for writes.
 
 mod directory;
 mod fence;
