@@ -1,6 +1,7 @@
 //! Asks an arbiter on behalf of either side of a pair.
 //!
-//! Each call has a bound or says that it needs a thread of its own (P9).
+//! A claim blocks for as long as the arbiter takes; the record of an end has a time limit of 5 s
+//! (P9).
 
 use std::io;
 use std::sync::Arc;

@@ -254,8 +254,8 @@ pub trait Arbiter: Send + Sync {
     /// nothing.
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError>;
 
-    /// Records that `holder` reports that it holds `term`: this process claims the next term only
-    /// as its successor.
+    /// Records the holder of `term`, as that process reported it. This process then claims the next
+    /// term only as the successor of `holder`.
     fn follow(&self, term: Term, holder: &str);
 
     /// As [`begin_on`](Self::begin_on), without records beside disks.
@@ -287,8 +287,8 @@ pub trait Arbiter: Send + Sync {
     /// When the arbiter cannot be asked.
     fn mark(&self) -> Result<ArbiterView, ArbiterError>;
 
-    /// Writes a new counter-mark, which the primary looks for, and returns what
-    /// [`read_marks`](Self::read_marks) does, with the new counter-mark.
+    /// Writes a new counter-mark for the primary to find. Returns this arbiter's identity with that
+    /// counter-mark and the mark found there.
     ///
     /// # Errors
     /// When the arbiter cannot be asked.

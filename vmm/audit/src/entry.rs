@@ -79,7 +79,7 @@ pub enum Event {
         /// The first effect that the checkpoint does not contain.
         next: u64,
     },
-    /// A primary has received the acknowledgement of an epoch; what it releases is not released
+    /// A primary has received the acknowledgement of an epoch, and has not released an effect by it
     /// yet.
     AckReceived {
         /// The epoch.
@@ -159,7 +159,8 @@ pub enum Event {
         /// Whether the former primary may have performed it.
         replay: bool,
     },
-    /// The right was lost while an effect was being performed; a part of it may be done.
+    /// The right was lost while an effect was being performed; the effect may have been performed
+    /// in part.
     Withheld {
         /// The effect's id.
         id: u64,

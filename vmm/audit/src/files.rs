@@ -155,7 +155,7 @@ impl Files {
         Ok(())
     }
 
-    /// Appends records. After a failure, the next call overwrites what was written of them.
+    /// Appends records. After a failure, the next call overwrites the part that was written.
     pub(super) fn append(&mut self, mut entries: &[Entry]) -> io::Result<()> {
         while !entries.is_empty() {
             let room = self.size.saturating_sub(self.at) as usize / RECORD_LEN;

@@ -2,8 +2,9 @@
 //!
 //! A thread that records does not wait for the files (P7): a full buffer drops the record and
 //! counts it. There is one exception. Before a standby sends an acknowledgement, it waits up to 50
-//! ms for the record of it, so that the evidence survives the standby's death right afterwards. If
-//! the files are slower than that, no thread waits again until the writer has caught up.
+//! ms until the kernel has the acknowledgement's record: the evidence then survives if the standby
+//! dies right afterwards. If the files are slower than that, no thread waits again until the writer
+//! has caught up.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -101,8 +101,8 @@ impl<'a> Machine<'a> {
         assert!(now.clock_ns() - state.clock_ns() < 10_000_000_000, "the clock leapt");
     }
 
-    /// Hops 25 times, each time after the guest has made progress, then lets it finish. Every vCPU
-    /// must report that it is done.
+    /// Moves the guest to a new machine 25 times, each time after it has made progress, then lets
+    /// it finish. Every vCPU must report that it is done.
     fn hop_and_finish(&mut self, target: u64, progress: impl Fn(&Self) -> Vec<u64>) -> Vec<Hop> {
         let mut hops = Vec::new();
         for _ in 0..25 {

@@ -78,7 +78,7 @@ pub fn number(text: &str, range: &RangeInclusive<u64>, unit: Unit) -> Result<u64
     Err(format!("expected {unit}{plain}{meant} ({least} to {most})"))
 }
 
-/// Does what [`number`] does, as a parser of a command line.
+/// A function that parses a flag's value as [`number`] does.
 pub fn numbers<T: TryFrom<u64>>(
     range: RangeInclusive<u64>,
     unit: Unit,
@@ -182,7 +182,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// Splits `a=b,c=d`. Two commas stand for one comma in a value.
+/// Splits `a=b,c=d`. A comma in a value is written twice.
 ///
 /// # Errors
 /// When a part is empty or a key is given twice. `form` is the expected form of the list, for the

@@ -185,8 +185,8 @@ mod tests {
     use super::*;
     use crate::ArbiterError;
 
-    /// P9. Fails if a message's advice for a limit of the system is to check the directory, because
-    /// the system's error is in the text only.
+    /// P9. The system's error survives in a failed record. Fails if only its text does: the message
+    /// for a limit of the system would then advise to check the directory.
     #[test]
     fn what_the_system_says_of_a_new_record_is_known() {
         let base = tempfile::tempdir().unwrap();

@@ -5,8 +5,8 @@
 //!
 //! A holder does not act on an answer older than [`ANSWER_MAX_AGE`]. The winner of a term waits
 //! longer than that before it acts ([`settle`]). For a slower directory, the holder writes down the
-//! age that it needs (its *pace*), checks that nobody had won the next term by then, and only then
-//! acts on older answers. A winner reads the pace after its win.
+//! age that it needs (its *pace*), checks that no other process had won the next term by then, and
+//! only then acts on older answers. A winner reads the pace after its win.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

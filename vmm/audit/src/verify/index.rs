@@ -54,7 +54,8 @@ impl<'l> Index<'l> {
         index
     }
 
-    /// Restores the session in which rotation has cut a log. Returns it if the log is a standby's.
+    /// Restores, from a log's summary, the session that was running where rotation has cut the log.
+    /// Returns that session if the log is a standby's.
     fn recall(&mut self, log: usize) -> Option<u64> {
         let before = &self.logs[log].header.before;
         self.gave_up.insert(before.gave_up);

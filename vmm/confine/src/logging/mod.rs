@@ -21,8 +21,8 @@ use crate::seccomp::{self, Role};
 use crate::terminal::{self, Terminal};
 
 /// The target of lines that report a change of state to an operator, for instance `protected` and
-/// `standby lost`. One place logs several of them within a second, so it may log a burst of 16,
-/// then one line per second as any other.
+/// `standby lost`. One place may log several such lines within a second: it may log a burst of 16,
+/// then one line per second as any other place.
 pub const STATE: &str = "kemari_vmm::state";
 
 /// How long the end of the process waits for the last lines: a stalled stderr must not block it.

@@ -27,17 +27,16 @@ use crate::memory::{self, GuestMemory, KvmLog, MemoryOptions};
 /// The shortest times of this host, in microseconds. Each is a median.
 #[derive(Clone, Debug, Serialize)]
 pub struct Limits {
-    /// From one exit to user space for a register access to the next: includes the entry into the
-    /// guest.
+    /// Time of one register access: the exit to user space and the entry into the guest.
     pub exit_us: f64,
-    /// To take a computing guest out of the processor and park its thread (KVM API,
+    /// Time to take a computing guest out of the processor and park its thread (KVM API,
     /// immediate_exit).
     pub stop_us: f64,
-    /// To read all state of one vCPU and of the interrupt controllers.
+    /// Time to read all state of one vCPU and of the interrupt controllers.
     pub state_us: f64,
     /// The time of each of these calls, by name.
     pub calls_us: BTreeMap<&'static str, f64>,
-    /// To send 64 bytes to the caller's peer and receive its answer.
+    /// Time to send 64 bytes to the caller's peer and receive its answer.
     pub round_trip_us: f64,
     /// The costs for each number of dirty pages.
     pub pages: Vec<PageLimits>,
@@ -48,11 +47,11 @@ pub struct Limits {
 pub struct PageLimits {
     /// Number of pages.
     pub count: u64,
-    /// To call KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG.
+    /// Time to call KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG.
     pub log_us: f64,
-    /// To copy the pages to memory that is already mapped.
+    /// Time to copy the pages to memory that is already mapped.
     pub copy_us: f64,
-    /// To send the pages to the caller's peer in one write and receive its acknowledgement.
+    /// Time to send the pages to the caller's peer in one write and receive its acknowledgement.
     pub send_us: f64,
 }
 

@@ -175,8 +175,8 @@ fn msr_request(entries: impl Iterator<Item = (u32, u64)>) -> Msrs {
     Msrs::from_entries(&entries).expect("the caller cut the list at KVM_MAX_MSR_ENTRIES")
 }
 
-/// The state of a vCPU: all in which the guest or KVM can tell it from a fresh vCPU. CPUID is not
-/// included, since the handshake compares it.
+/// The whole state of a vCPU that distinguishes it, for the guest or for KVM, from a fresh one.
+/// CPUID is not included, since the handshake compares it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct VcpuState {
     mp_state: kvm_mp_state,

@@ -84,8 +84,8 @@ const LOOK_FOR_ORDER: Duration = Duration::from_micros(300);
 const AGAIN_FOR: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
-/// How often a vCPU polls for room at the gate. Requests on other threads make room many times, and
-/// waking a thread each time would cost too much.
+/// How often a vCPU polls for room at the gate. Many requests on other threads make room, and
+/// waking a thread for each would cost too much.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(1);
 
 struct Shared {
@@ -143,8 +143,8 @@ impl ImmediateExit {
     }
 }
 
-/// Takes a poisoned lock too: a vCPU thread that panics is reported as fatal, and the others must
-/// still be paused.
+/// Locks `mutex`, even if it is poisoned: a vCPU thread that panics is reported as fatal, and the
+/// others must still be paused.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -211,10 +211,10 @@ impl VcpuSet {
         Ok(set)
     }
 
-    /// Makes KVM create what it creates at the first run of a vCPU, without running the guest.
-    /// Since Linux 6.14 this is a thread of this process's user (`kvm-nx-lpage-recovery`); if it
-    /// cannot start, `KVM_RUN` fails with EAGAIN. P7, P9: a standby sees this failure before it is
-    /// ready, not at a takeover.
+    /// Makes KVM do its work for the first run of a vCPU, without running the guest. Since Linux
+    /// 6.14, KVM then starts a thread of this process's user (`kvm-nx-lpage-recovery`). If that
+    /// thread cannot start, `KVM_RUN` fails with EAGAIN. P7, P9: a standby sees this failure before
+    /// it is ready, not at a takeover.
     fn try_run(&self) -> Result<(), VcpuError> {
         let (reply, answer) = sync_channel(1);
         // Run it on the vCPU's own thread: KVM waits for a grace period when another thread runs
@@ -630,8 +630,8 @@ impl Shared {
         None
     }
 
-    /// Runs the vCPU once; returns whether it was interrupted. `refused` is the time since which
-    /// KVM has only asked for a retry.
+    /// Runs the vCPU once; returns whether it was interrupted. `refused` is the time of the first
+    /// of the runs in a row at which KVM only asked for a retry.
     fn step(&self, fd: &mut VcpuFd, refused: &mut Option<Instant>) -> Result<bool, FatalExit> {
         let interrupted = match self.run_once(fd) {
             // A vCPU that waits for its start-up interrupt may wake without reason, any number of

@@ -86,9 +86,9 @@ impl DirtyTracker {
     }
 
     /// Does what [`collect`](Self::collect) does, and appends to the caller's buffer. Pages that
-    /// the guest writes in nearly every epoch do not count as clean afterwards: the next looks
-    /// report them whether they change or not. An error appends nothing, and the next look reports
-    /// the pages again.
+    /// the guest writes in nearly every epoch do not count as clean afterwards: for some epochs,
+    /// each look reports them whether they change or not. An error appends nothing, and the next
+    /// look reports the pages again.
     ///
     /// # Errors
     /// When KVM refuses a call.

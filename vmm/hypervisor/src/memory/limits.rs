@@ -57,8 +57,8 @@ fn began_with(resource: Resource) -> u64 {
     if resource == Resource::As { addresses } else { data }
 }
 
-/// Checks that this process may map `guest` bytes `copies` times, besides what it has. It needs
-/// these for certain.
+/// Checks that this process may map `guest` bytes `copies` times besides what it has mapped: the
+/// machine needs these mappings in any case.
 ///
 /// # Errors
 /// When a limit is lower.

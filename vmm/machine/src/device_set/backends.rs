@@ -29,8 +29,8 @@ pub struct AttachOptions {
     /// Another machine may take over with the same disks. They are then not locked against it, and
     /// a write that the guest saw complete must be where that machine finds it (P3).
     pub shared_disks: bool,
-    /// The machine ran elsewhere before: append to console files, and start even if a disk is
-    /// locked by the former side.
+    /// The machine ran elsewhere before: append to console files, and start even if the former side
+    /// has a disk locked.
     pub append: bool,
 }
 
