@@ -187,8 +187,8 @@ impl Files {
         begun
     }
 
-    /// The paths of the files, with open handles. The end of the process removes the files that
-    /// were never started. An open handle keeps its inode number from being reused until then.
+    /// The paths of the files, with open handles. At its end, the process removes the files that
+    /// were never started. Until then, the handles keep their inode numbers from being reused.
     pub(super) fn names(&self) -> io::Result<Vec<(PathBuf, File)>> {
         let files = self.paths.iter().zip(&self.files);
         files.map(|(path, file)| Ok((path.clone(), file.try_clone()?))).collect()

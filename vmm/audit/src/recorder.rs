@@ -380,7 +380,7 @@ impl AuditLog {
         Ok(Self { recorder, spare, kept: AtomicBool::new(true) })
     }
 
-    /// Sets whether files with records stay at the end: those of a failed start need not.
+    /// Sets whether files with records stay at the end. A failed start removes its files.
     pub fn keep(&self, kept: bool) {
         self.kept.store(kept, Ordering::Relaxed);
     }

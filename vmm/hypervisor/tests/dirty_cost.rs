@@ -231,7 +231,7 @@ fn own_bitmap() {
     }
 }
 
-/// A VM with one vCPU on this thread. Nothing is between KVM and the measurement.
+/// A VM with one vCPU on this thread: no layer lies between KVM and the measurement.
 struct Raw {
     vm: VmFd,
     vcpu: VcpuFd,

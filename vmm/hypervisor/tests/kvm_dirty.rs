@@ -73,8 +73,8 @@ fn p8_writes_of_this_process_are_found_and_merged_with_the_guests() {
 
     warm_up(&set, &events, &mut tracker);
 
-    // The guest and this process write page 0x300, and each writes one page alone. A write across a
-    // page border dirties both pages.
+    // The guest and this process write page 0x300, and each writes other pages alone. A write
+    // across a page border dirties both pages.
     let border = GuestAddress(0x30_0000 - 4);
     vm.memory().write_obj(1u64, border).unwrap();
     vm.memory().write_obj(1u8, GuestAddress((64 << 20) - 1)).unwrap();

@@ -52,8 +52,9 @@ pub(super) fn install() -> io::Result<()> {
     }
 }
 
-/// Opens standard error again, without blocking writes (P7): the process must end even if no reader
-/// takes its log. Duplicates standard error if it cannot be opened, for instance a socket.
+/// Opens standard error again so that a write to it never blocks (P7): the process must end even if
+/// no reader takes its log. Duplicates standard error if it cannot be opened, for instance a
+/// socket.
 fn open() -> io::Result<RawFd> {
     const FLAGS: libc::c_int =
         libc::O_WRONLY | libc::O_APPEND | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;

@@ -13,8 +13,8 @@ use super::state::SavePlan;
 use super::vm::Vm;
 use super::{msr, offered};
 
-/// Feature words of CPUID that are compared even if they are zero on both hosts: leaf, sub-leaf,
-/// and for each of EAX, EBX, ECX and EDX whether it is compared.
+/// Feature words of CPUID that are compared even if they are zero: leaf, sub-leaf, and for each of
+/// EAX, EBX, ECX and EDX whether it is compared.
 const FEATURE_WORDS: &[(u32, u32, [bool; 4])] = &[
     (0x1, 0, [true, false, true, true]),
     (0x6, 0, [true, false, false, false]),

@@ -175,8 +175,8 @@ fn msr_request(entries: impl Iterator<Item = (u32, u64)>) -> Msrs {
     Msrs::from_entries(&entries).expect("the caller cut the list at KVM_MAX_MSR_ENTRIES")
 }
 
-/// The whole state of a vCPU that distinguishes it, for the guest or for KVM, from a fresh one.
-/// CPUID is not included, since the handshake compares it.
+/// All state by which the guest or KVM can tell a vCPU from a fresh one, except CPUID, which the
+/// handshake compares.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct VcpuState {
     mp_state: kvm_mp_state,

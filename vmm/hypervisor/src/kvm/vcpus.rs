@@ -57,8 +57,8 @@ enum Order {
 
 struct Control {
     order: Order,
-    /// Number of vCPUs outside their run loop: parked, dead, or ended. Nothing locks their
-    /// descriptors.
+    /// Number of vCPUs outside their run loop: parked, dead, or ended. Their descriptors are not
+    /// locked.
     out: usize,
     /// Number of vCPUs that cannot continue.
     dead: usize,

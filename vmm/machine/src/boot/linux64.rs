@@ -19,8 +19,7 @@ const HEADER_MAGIC: u32 = 0x5372_6448;
 /// The loader type of a boot loader that has no number of its own.
 const LOADER_UNDEFINED: u8 = 0xff;
 const LOADED_HIGH: u8 = 1;
-/// Some kernels require this alignment in the header, even if they are an ELF image, which has
-/// none.
+/// The alignment in the header that is made for an ELF image: some kernels read that header too.
 const KERNEL_ALIGNMENT: u32 = 0x0100_0000;
 
 pub(super) fn write_zero_page(

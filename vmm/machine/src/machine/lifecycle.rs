@@ -55,7 +55,7 @@ impl Machine {
             log::warn!("{error}: the guest cannot be reset");
         }
         let machine = self.clone();
-        // Do this on the device thread, so that no event is served before every queue.
+        // Run this on the device thread: it then serves every queue before it handles an event.
         self.device_loop().call(move |context| {
             context.add(Box::new(DeviceEvents::new(machine.devices.clone())));
             // A fresh machine has no driver yet; a restored one may have lost notifications and
