@@ -33,7 +33,7 @@ pub use backend::Backend;
 pub use clock::{since_boot, utc};
 pub use completion::{Completion, Interrupt};
 pub use fence::{ANSWER_MAX_AGE, Fence, Permission, Unfenced};
-pub use gate_host::{GateHost, RESET_PATIENCE, Sealed};
+pub use gate_host::{GateHost, GateOptions, RESET_PATIENCE, Sealed};
 pub use guest_memory::GuestMemory;
 pub use lane::LaneStart;
 pub use latency::{EffectClass, LatencySummary};

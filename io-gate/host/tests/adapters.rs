@@ -13,7 +13,7 @@ use io_gate_host::adapter::{
     Adapter, I8042, Keep, Line, MmioDevice, PioDevice, Rtc, Serial, StagingWriter, Wires,
 };
 use io_gate_host::backend::console::Console;
-use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced};
+use io_gate_host::{Backend, GateHost, GateOptions, RegisterSlot, Unfenced};
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
 use vm_device::{MutDeviceMmio, MutDevicePio};
 use vm_superio::Trigger;
@@ -102,7 +102,9 @@ struct Bench {
 impl Bench {
     fn new(device: impl RegisterDevice + 'static) -> Self {
         let (ledger, authority) = new_gate();
-        let gate = GateHost::new(ledger, guest_memory(), Arc::new(Unfenced)).unwrap();
+        let gate =
+            GateHost::new(ledger, guest_memory(), Arc::new(Unfenced), GateOptions::default())
+                .unwrap();
         let paper = tempfile::NamedTempFile::new().unwrap();
         let console = Console::file(paper.path(), false).unwrap();
         gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();

@@ -27,8 +27,8 @@ use io_gate_host::backend::disk::{Disk, DiskOptions};
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::backend::net::Net;
 use io_gate_host::{
-    Backend, Fence, GateHost, GuestMemory, Noted, Observer, Permission, RegisterSlot, Unfenced,
-    VirtioSlot,
+    Backend, Fence, GateHost, GateOptions, GuestMemory, Noted, Observer, Permission, RegisterSlot,
+    Unfenced, VirtioSlot,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -54,8 +54,13 @@ fn disk_machine(calls: &BlockedCalls, disk: Disk) -> DiskMachine {
     let memory = guest_memory();
     let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
     let (ledger, authority) = new_gate();
-    let gate = GateHost::with_lane_start(ledger, memory.clone(), fence.clone(), calls.lane_start())
-        .unwrap();
+    let gate = GateHost::new(
+        ledger,
+        memory.clone(),
+        fence.clone(),
+        GateOptions { lane_start: calls.lane_start(), ..GateOptions::default() },
+    )
+    .unwrap();
     machine_of(memory, gate, authority, fence, disk)
 }
 
@@ -220,12 +225,11 @@ fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
     let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
     let (ledger, authority) = new_gate();
     let observer: Arc<dyn Observer> = recorded.clone();
-    let gate = GateHost::with_observer(
+    let gate = GateHost::new(
         ledger,
         memory.clone(),
         fence.clone(),
-        Arc::new(|| {}),
-        Some(observer),
+        GateOptions { lane_start: Arc::new(|| {}), observer: Some(observer) },
     );
     let mut machine = machine_of(memory, gate.unwrap(), authority, fence, open(&image));
     machine.write(0, DATA, 512);
@@ -373,8 +377,13 @@ fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     let (ledger, authority) = new_gate();
     let (fence, switch) =
         (Arc::new(InTerm(1)), Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false))));
-    let gate =
-        GateHost::with_lane_start(ledger, memory.clone(), fence, calls.lane_start()).unwrap();
+    let gate = GateHost::new(
+        ledger,
+        memory.clone(),
+        fence,
+        GateOptions { lane_start: calls.lane_start(), ..GateOptions::default() },
+    )
+    .unwrap();
     gate.attach(SLOT + 1, Port(0), Backend::Disk(fenced(&other, &records[1]))).unwrap();
     let mut machine = machine_of(memory, gate, authority, switch, fenced(&image, &records[0]));
     machine.gate.claim_disks().unwrap();
@@ -451,9 +460,13 @@ struct NetUnderTest {
 fn net_machine(calls: &BlockedCalls, net: Net) -> (NetUnderTest, CommitAuthority) {
     let memory = guest_memory();
     let (ledger, mut authority) = new_gate();
-    let gate =
-        GateHost::with_lane_start(ledger, memory.clone(), Arc::new(Unfenced), calls.lane_start())
-            .unwrap();
+    let gate = GateHost::new(
+        ledger,
+        memory.clone(),
+        Arc::new(Unfenced),
+        GateOptions { lane_start: calls.lane_start(), ..GateOptions::default() },
+    )
+    .unwrap();
     gate.run_alone(authority.alone(Term(1)));
     let config = NetConfig { mac: MAC, offloads: net.has_offloads(), pairs: 1 };
     gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
@@ -530,9 +543,13 @@ fn an_arbiter_that_is_away_holds_effects_only() {
 
 fn serial_on(calls: &BlockedCalls, console: Console) -> (Arc<GateHost>, RegisterSlot) {
     let (ledger, mut authority) = new_gate();
-    let gate =
-        GateHost::with_lane_start(ledger, guest_memory(), Arc::new(Unfenced), calls.lane_start())
-            .unwrap();
+    let gate = GateHost::new(
+        ledger,
+        guest_memory(),
+        Arc::new(Unfenced),
+        GateOptions { lane_start: calls.lane_start(), ..GateOptions::default() },
+    )
+    .unwrap();
     gate.run_alone(authority.alone(Term(1)));
     gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();
     let slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate.clone());
@@ -578,7 +595,8 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
     let (_dir, path) = fifo();
     let memory = guest_memory();
     let (ledger, mut authority) = new_gate();
-    let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+    let gate =
+        GateHost::new(ledger, memory.clone(), Arc::new(Unfenced), GateOptions::default()).unwrap();
     gate.run_alone(authority.alone(Term(1)));
     let console = Console::file(&path, true).unwrap();
     gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();

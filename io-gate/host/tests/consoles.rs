@@ -12,7 +12,7 @@ use io_gate::host::{CommitAuthority, Term, new_gate};
 use io_gate::{LineState, Port, PowerEvent};
 use io_gate_host::adapter::{I8042, Serial};
 use io_gate_host::backend::console::Console as Terminal;
-use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, GateHost, GateOptions, RegisterSlot, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 const DATA: u64 = 0;
@@ -21,7 +21,10 @@ const DATA_READY: u8 = 1;
 
 fn gate() -> (Arc<GateHost>, CommitAuthority) {
     let (ledger, authority) = new_gate();
-    (GateHost::new(ledger, guest_memory(), Arc::new(Unfenced)).unwrap(), authority)
+    (
+        GateHost::new(ledger, guest_memory(), Arc::new(Unfenced), GateOptions::default()).unwrap(),
+        authority,
+    )
 }
 
 fn serial_on_a_file() -> (tempfile::NamedTempFile, Arc<GateHost>, CommitAuthority, RegisterSlot) {
@@ -124,7 +127,8 @@ fn a_virtio_console_prints_its_chains() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let (ledger, mut authority) = new_gate();
     let memory = guest_memory();
-    let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+    let gate =
+        GateHost::new(ledger, memory.clone(), Arc::new(Unfenced), GateOptions::default()).unwrap();
     let console = Terminal::file(file.path(), false).unwrap();
     gate.attach(SLOT, Port(0), Backend::Console(console)).unwrap();
     let mut slot = VirtioSlot::new(SLOT, Box::new(Console::new()), gate.clone());
@@ -163,7 +167,8 @@ fn power_events_are_held() {
 fn random_bytes_come_at_once_though_effects_are_held() {
     let (ledger, _authority) = new_gate();
     let memory = guest_memory();
-    let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+    let gate =
+        GateHost::new(ledger, memory.clone(), Arc::new(Unfenced), GateOptions::default()).unwrap();
     let mut slot = VirtioSlot::new(SLOT, Box::new(Entropy::new()), gate.clone());
     let mut driver = Driver::new(&memory, 0x1000);
     driver.install(&mut slot, 0);

@@ -18,7 +18,7 @@ use io_gate::host::{Epoch, Term, new_gate};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
 use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::{
-    Backend, Fence, GateHost, GuestMemory, Permission, SlotState, Unfenced, VirtioSlot,
+    Backend, Fence, GateHost, GateOptions, GuestMemory, Permission, SlotState, Unfenced, VirtioSlot,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -266,7 +266,9 @@ fn a_later_term_on_the_disk_stops_an_earlier_one() {
     let open = |term| {
         let memory = common::guest_memory();
         let (ledger, mut authority) = new_gate();
-        let gate = GateHost::new(ledger, memory.clone(), Arc::new(Stale(term))).unwrap();
+        let gate =
+            GateHost::new(ledger, memory.clone(), Arc::new(Stale(term)), GateOptions::default())
+                .unwrap();
         assert!(gate.has_term());
         let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
         let disk = disk.fenced_by(DiskFence::open(&record, "vm").unwrap());

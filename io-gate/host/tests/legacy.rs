@@ -10,7 +10,7 @@ use common::{SLOT, guest_memory};
 use devices::E1000;
 use io_gate::LineState;
 use io_gate::host::{CommitAuthority, new_gate};
-use io_gate_host::{GateHost, GuestMemory, RegisterSlot, Unfenced};
+use io_gate_host::{GateHost, GateOptions, GuestMemory, RegisterSlot, Unfenced};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 const TCTL: u64 = 0x400;
@@ -37,7 +37,9 @@ impl Bench {
     fn new() -> Self {
         let (ledger, authority) = new_gate();
         let memory = guest_memory();
-        let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+        let gate =
+            GateHost::new(ledger, memory.clone(), Arc::new(Unfenced), GateOptions::default())
+                .unwrap();
         let card = Box::new(E1000::new([2, 0, 0, 0, 0, 1]));
         let mut slot = RegisterSlot::new(SLOT, card, gate.clone());
         slot.set_bus_master(true);

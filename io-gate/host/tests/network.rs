@@ -18,7 +18,7 @@ use devices::NetConfig;
 use io_gate::Port;
 use io_gate::host::{Term, new_gate};
 use io_gate_host::backend::net::{MAX_FRAME, Net};
-use io_gate_host::{Backend, Fence, GateHost, Permission, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, Fence, GateHost, GateOptions, Permission, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 /// P6: when the machine runs alone, frames leave at once and in order, and their chains return.
@@ -401,7 +401,7 @@ fn held_frames_survive_a_crash() {
 
     let net = stream_net(&dir);
     let (ledger, mut authority) = new_gate();
-    let gate = GateHost::new(ledger, memory, Arc::new(Unfenced)).unwrap();
+    let gate = GateHost::new(ledger, memory, Arc::new(Unfenced), GateOptions::default()).unwrap();
     let config = NetConfig { mac: [2; 6], offloads: false, pairs: 1 };
     let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());
     slot.restore(&saved).unwrap();

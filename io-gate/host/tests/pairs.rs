@@ -11,7 +11,7 @@ use common::{Driver, SLOT, VERSION_1, complete, guest_memory, wait_readable};
 use devices::NetConfig;
 use io_gate::Port;
 use io_gate::host::{CommitAuthority, Term, new_gate};
-use io_gate_host::{Backend, GateHost, GuestMemory, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, GateHost, GateOptions, GuestMemory, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 const CTRL_VQ: u64 = 1 << 17;
@@ -42,7 +42,9 @@ impl Pairs {
     fn new() -> Self {
         let memory = guest_memory();
         let (ledger, authority) = new_gate();
-        let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+        let gate =
+            GateHost::new(ledger, memory.clone(), Arc::new(Unfenced), GateOptions::default())
+                .unwrap();
         let files = listen();
         gate.attach(SLOT, Port(0), Backend::Net(stream_net(&files.0))).unwrap();
         let (peer, _) = files.1.accept().unwrap();

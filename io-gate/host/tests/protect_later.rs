@@ -14,7 +14,7 @@ use io_gate::Port;
 use io_gate::host::{Term, new_gate};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
 use io_gate_host::backend::disk_lock::Use;
-use io_gate_host::{Backend, Fence, GateHost, Permission};
+use io_gate_host::{Backend, Fence, GateHost, GateOptions, Permission};
 
 fn dirty_pages(path: &Path) -> Option<u64> {
     common::volatile_pages(&File::open(path).unwrap())
@@ -117,7 +117,9 @@ fn p7_a_file_system_without_locks_keeps_no_pair_from_being_protected() {
             assert!(matches!(refused, Err(DiskError::Lock { .. })), "{refused:?}");
         }
         let (ledger, _authority) = new_gate();
-        let gate = GateHost::new(ledger, common::guest_memory(), Arc::new(InTerm)).unwrap();
+        let gate =
+            GateHost::new(ledger, common::guest_memory(), Arc::new(InTerm), GateOptions::default())
+                .unwrap();
         gate.attach(SLOT, Port(0), Backend::Disk(disk)).unwrap();
         gate.share_disk(SLOT, Port(0), true).unwrap();
     })

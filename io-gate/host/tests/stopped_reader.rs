@@ -19,7 +19,7 @@ use io_gate::Port;
 use io_gate::host::{Request, Term, new_gate};
 use io_gate_host::adapter::Serial;
 use io_gate_host::backend::console::Console;
-use io_gate_host::{Backend, Fence, GateHost, Permission, RegisterSlot};
+use io_gate_host::{Backend, Fence, GateHost, GateOptions, Permission, RegisterSlot};
 
 const ROLE: &str = "STOPPED_READER_ROLE";
 /// Number of bytes of output that is not read. More than each of the three buffers (a pipe 64 KiB,
@@ -54,7 +54,8 @@ fn child() {
     let bytes: usize = bytes.parse().unwrap();
     let (ledger, mut authority) = new_gate();
     let fence = Arc::new(Quota(AtomicUsize::new(usize::MAX)));
-    let gate = GateHost::new(ledger, guest_memory(), fence.clone()).unwrap();
+    let gate =
+        GateHost::new(ledger, guest_memory(), fence.clone(), GateOptions::default()).unwrap();
     gate.run_alone(authority.alone(Term(1)));
     gate.attach(SLOT, Port(0), Backend::Console(Console::stdio())).unwrap();
     let mut slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate.clone());

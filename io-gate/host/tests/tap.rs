@@ -13,7 +13,7 @@ use devices::NetConfig;
 use io_gate::Port;
 use io_gate::host::{Term, new_gate};
 use io_gate_host::backend::net::Net;
-use io_gate_host::{Backend, GateHost, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, GateHost, GateOptions, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 #[test]
@@ -26,7 +26,8 @@ fn frames_cross_a_tap_interface_both_ways() {
     let outside = packet_socket("gatetest0");
     let memory = guest_memory();
     let (ledger, mut authority) = new_gate();
-    let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+    let gate =
+        GateHost::new(ledger, memory.clone(), Arc::new(Unfenced), GateOptions::default()).unwrap();
     gate.run_alone(authority.alone(Term(1)));
     gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
     let device = devices::Net::new(NetConfig { mac: MAC, offloads: true, pairs: 1 });

@@ -14,7 +14,7 @@ use devices::NetConfig;
 use io_gate::Port;
 use io_gate::host::{Term, new_gate};
 use io_gate_host::backend::net::Net;
-use io_gate_host::{Backend, GateHost, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, GateHost, GateOptions, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 const NAME: &str = "gone0";
@@ -94,7 +94,8 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     let outside = packet_socket(NAME);
     let memory = guest_memory();
     let (ledger, mut authority) = new_gate();
-    let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).unwrap();
+    let gate =
+        GateHost::new(ledger, memory.clone(), Arc::new(Unfenced), GateOptions::default()).unwrap();
     gate.run_alone(authority.alone(Term(1)));
     gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
     let device = devices::Net::new(NetConfig { mac: MAC, offloads: true, pairs: 1 });

@@ -17,7 +17,7 @@ use io_gate::host::{Term, new_gate};
 use io_gate_host::adapter::Serial;
 use io_gate_host::backend::console::Console;
 use io_gate_host::backend::terminal::RawMode;
-use io_gate_host::{Backend, GateHost, RegisterSlot, Unfenced};
+use io_gate_host::{Backend, GateHost, GateOptions, RegisterSlot, Unfenced};
 
 const ROLE: &str = "TERMINAL_TEST_ROLE";
 
@@ -59,7 +59,8 @@ fn print_line(text: &str) {
 /// A guest that prints the typed keys in capitals.
 fn echo() {
     let (ledger, mut authority) = new_gate();
-    let gate = GateHost::new(ledger, guest_memory(), Arc::new(Unfenced)).unwrap();
+    let gate =
+        GateHost::new(ledger, guest_memory(), Arc::new(Unfenced), GateOptions::default()).unwrap();
     gate.run_alone(authority.alone(Term(1)));
     gate.attach(SLOT, Port(0), Backend::Console(Console::stdio())).unwrap();
     let mut slot = RegisterSlot::new(SLOT, Box::new(Serial::new()), gate.clone());

@@ -12,7 +12,7 @@ use io_gate::host::new_gate;
 use io_gate::{
     Chain, Device, DeviceError, Gate, Identity, Outcome, Port, Verdict, VsockStream, VsockTx,
 };
-use io_gate_host::{GateHost, VirtioSlot};
+use io_gate_host::{GateHost, GateOptions, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 const IDENTITY: Identity = Identity { kind: "streams", virtio_id: 19, state_version: 1 };
@@ -53,7 +53,7 @@ fn a_stream_without_a_backend_is_held_then_answered_as_unsupported() {
     let memory = guest_memory();
     let (ledger, mut authority) = new_gate();
     let fence = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
-    let gate = GateHost::new(ledger, memory.clone(), fence).unwrap();
+    let gate = GateHost::new(ledger, memory.clone(), fence, GateOptions::default()).unwrap();
     let mut slot = VirtioSlot::new(SLOT, Box::new(Streams), gate.clone());
     let mut driver = Driver::new(&memory, RING);
     driver.install(&mut slot, 0);

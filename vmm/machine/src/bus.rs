@@ -117,7 +117,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use io_gate::host::new_gate;
-    use io_gate_host::Unfenced;
+    use io_gate_host::{GateOptions, Unfenced};
     use kemari_hypervisor::memory::{self, MemoryOptions};
     use vm_device::bus::PioRange;
 
@@ -144,7 +144,9 @@ mod tests {
         io.register_pio(PioRange::new(PioAddress(0x64), 1).unwrap(), one.clone()).unwrap();
         io.register_pio(PioRange::new(PioAddress(0x3f8), 8).unwrap(), eight.clone()).unwrap();
         let ram = memory::create(MemoryOptions { size: 16 << 20, huge_pages: false }).unwrap();
-        let gate = GateHost::new(new_gate().0, Arc::new(ram), Arc::new(Unfenced)).unwrap();
+        let gate =
+            GateHost::new(new_gate().0, Arc::new(ram), Arc::new(Unfenced), GateOptions::default())
+                .unwrap();
         let bus = Bus::new(io, Arc::new(Events::new().unwrap()), gate);
         // A reset command as the lower byte of a word.
         bus.pio_out(0x64, &[0xfe, 0]);

@@ -11,7 +11,7 @@ use io_gate::{Device, Port};
 use io_gate_host::backend::console::Console;
 use io_gate_host::backend::disk::{Disk, DiskOptions};
 use io_gate_host::backend::net::Net;
-use io_gate_host::{Backend, GateHost, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, GateHost, GateOptions, Unfenced, VirtioSlot};
 use tempfile::TempDir;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -63,7 +63,9 @@ impl Gated {
     pub(crate) fn holding(kind: Kind, size: usize) -> Self {
         let guest = Guest::new(kind, size);
         let (ledger, authority) = new_gate();
-        let gate = GateHost::new(ledger, guest.memory.clone(), Arc::new(Unfenced)).unwrap();
+        let gate =
+            GateHost::new(ledger, guest.memory.clone(), Arc::new(Unfenced), GateOptions::default())
+                .unwrap();
         let (device, backend, listener) = behind(kind);
         gate.attach(SLOT, Port(0), backend).unwrap();
         // Attaching the backend has connected it.

@@ -16,7 +16,8 @@ use io_gate::Port;
 use io_gate::host::{CommitAuthority, Epoch, Term, new_gate};
 use io_gate_host::backend::disk::{Disk, DiskOptions};
 use io_gate_host::{
-    Backend, Completion, Fence, GateHost, GuestMemory, Interrupt, Permission, VirtioSlot,
+    Backend, Completion, Fence, GateHost, GateOptions, GuestMemory, Interrupt, Permission,
+    VirtioSlot,
 };
 use tempfile::NamedTempFile;
 use virtio_queue::desc::RawDescriptor;
@@ -248,7 +249,7 @@ pub fn disk_slot_of(
     queues: u16,
 ) -> (Arc<GateHost>, CommitAuthority, VirtioSlot) {
     let (ledger, authority) = new_gate();
-    let gate = GateHost::new(ledger, memory.clone(), fence).unwrap();
+    let gate = GateHost::new(ledger, memory.clone(), fence, GateOptions::default()).unwrap();
     let serial = b"serial-1".to_vec();
     let config = BlockConfig { sectors: disk.sectors(), read_only: false, serial, queues };
     gate.attach(SLOT, Port(0), Backend::Disk(disk)).unwrap();

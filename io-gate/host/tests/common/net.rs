@@ -8,7 +8,7 @@ use devices::NetConfig;
 use io_gate::Port;
 use io_gate::host::{CommitAuthority, Term, new_gate};
 use io_gate_host::backend::net::Net;
-use io_gate_host::{Backend, Fence, GateHost, GuestMemory, Unfenced, VirtioSlot};
+use io_gate_host::{Backend, Fence, GateHost, GateOptions, GuestMemory, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Driver, SLOT, VERSION_1, complete_sent, guest_memory, wait_readable};
@@ -43,7 +43,7 @@ impl NetMachine {
     pub fn with(net: Net, fence: Arc<dyn Fence>, features: u64) -> Self {
         let memory = guest_memory();
         let (ledger, authority) = new_gate();
-        let gate = GateHost::new(ledger, memory.clone(), fence).unwrap();
+        let gate = GateHost::new(ledger, memory.clone(), fence, GateOptions::default()).unwrap();
         let config = NetConfig { mac: net.mac(), offloads: net.has_offloads(), pairs: 1 };
         gate.attach(SLOT, Port(0), Backend::Net(net)).unwrap();
         let mut slot = VirtioSlot::new(SLOT, Box::new(devices::Net::new(config)), gate.clone());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arbitrary::{Result, Unstructured};
 use io_gate::Port;
 use io_gate::host::{CommitAuthority, new_gate};
-use io_gate_host::{GateHost, GuestMemory, SlotState, Unfenced, VirtioSlot};
+use io_gate_host::{GateHost, GateOptions, GuestMemory, SlotState, Unfenced, VirtioSlot};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::devices::virtio;
@@ -51,7 +51,9 @@ impl World {
         let regions = [(GuestAddress(0), LOW as usize), (GuestAddress(HIGH), HIGH_LEN)];
         let memory = Arc::new(GuestMemory::from_ranges(&regions).expect("little memory"));
         let (ledger, authority) = new_gate();
-        let gate = GateHost::new(ledger, memory.clone(), Arc::new(Unfenced)).expect("a thread");
+        let gate =
+            GateHost::new(ledger, memory.clone(), Arc::new(Unfenced), GateOptions::default())
+                .expect("a thread");
         let slot = VirtioSlot::new(SLOT, virtio(which), gate.clone());
         Self { memory, gate, authority, which, slot }
     }

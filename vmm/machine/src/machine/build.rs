@@ -10,7 +10,7 @@ use io_gate::host::Ledger;
 use io_gate_host::backend::disk::DiskError;
 use io_gate_host::backend::disk_fence::Claim;
 use io_gate_host::backend::memory::{MemoryFileError, memory_file};
-use io_gate_host::{Fence, GateHost, Observer};
+use io_gate_host::{Fence, GateHost, GateOptions, Observer};
 use kemari_confine::seccomp::{self, Role};
 use kemari_hypervisor::kvm::state::SavePlan;
 use kemari_hypervisor::kvm::{
@@ -149,7 +149,7 @@ impl Machine {
         vm.mask_legacy_interrupts()?;
         let ram = Arc::new(ram);
         let lane_start = Arc::new(|| seccomp::enter(Role::Lane, &[]));
-        let gate = GateHost::with_observer(ledger, ram.clone(), fence, lane_start, observer)?;
+        let gate = GateHost::new(ledger, ram.clone(), fence, GateOptions { lane_start, observer })?;
         let events = Arc::new(Events::new()?);
         let engine_event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let device_loop = LoopHandle::new()?;

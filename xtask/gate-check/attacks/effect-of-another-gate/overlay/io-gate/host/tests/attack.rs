@@ -7,14 +7,14 @@ use std::sync::Arc;
 use io_gate::host::{Term, new_gate};
 use io_gate::{ConsoleTx, Port};
 use io_gate_host::backend::console::Console;
-use io_gate_host::{Backend, GateHost, Unfenced};
+use io_gate_host::{Backend, GateHost, GateOptions, Unfenced};
 use vm_memory::GuestAddress;
 
 #[test]
 fn another_gates_effect_is_performed() {
     let memory = io_gate_host::GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let (ledger, _authority) = new_gate();
-    let gate = GateHost::new(ledger, Arc::new(memory), Arc::new(Unfenced)).unwrap();
+    let gate = GateHost::new(ledger, Arc::new(memory), Arc::new(Unfenced), GateOptions::default()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("console");
     gate.attach(1, Port(0), Backend::Console(Console::file(&path, false).unwrap())).unwrap();

@@ -1,0 +1,40 @@
+//! The end of a machine in good order: what is released is performed.
+
+use std::time::{Duration, Instant};
+
+use super::GateHost;
+
+/// How long the end of a machine waits for a fence without an answer, and for backends that do not
+/// answer.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
+impl GateHost {
+    /// Whether everything released has been performed.
+    #[must_use]
+    pub fn lanes_idle(&self) -> bool {
+        self.power.is_idle() && self.every_attached().iter().all(|backend| backend.lane().is_idle())
+    }
+
+    /// Waits until everything released has been performed and consoles have taken their output: for
+    /// a clean shutdown. If the fence or a backend does not answer, the wait ends after
+    /// [`LAST_PATIENCE`], and what has not been performed by then never is.
+    pub fn drain(&self) {
+        let until = Instant::now() + LAST_PATIENCE;
+        self.far_side.give_up_after(LAST_PATIENCE);
+        if self.far_side.is_fenced_off() {
+            return;
+        }
+        let attached = self.every_attached();
+        attached.iter().for_each(|backend| backend.lane().finish(until));
+        for (lane, name) in
+            attached.iter().map(|at| (at.lane(), at.name())).chain([(&self.power, "power")])
+        {
+            if !lane.drain(until) {
+                log::warn!(
+                    "{name}: has not accepted its output within {LAST_PATIENCE:?}: the output is lost, as at a power \
+                     failure"
+                );
+            }
+        }
+    }
+}
