@@ -10,16 +10,6 @@ use crate::commit::Epoch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Port(pub u8);
 
-/// One stream of a virtio socket (virtio 1.2, 5.10): a port of the guest connected to a port of the
-/// host. The machine supplies the context identifiers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct VsockStream {
-    /// The guest's port.
-    pub guest_port: u32,
-    /// The host's port.
-    pub host_port: u32,
-}
-
 /// A request of the guest to the machine itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PowerEvent {
@@ -42,7 +32,7 @@ pub(crate) mod sealed {
 /// A kind of outward effect. The trait is sealed: this crate lists all kinds.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a kind of outward effect",
-    label = "the gate issues tokens for `NetTx`, `BlockWrite`, `BlockFlush`, `BlockDiscard`, `BlockWriteZeroes`, `ConsoleTx`, `VsockTx` and `Power` only",
+    label = "the gate issues tokens for `NetTx`, `BlockWrite`, `BlockFlush`, `BlockDiscard`, `BlockWriteZeroes`, `ConsoleTx` and `Power` only",
     note = "a device reaches the outside only through these; a new kind is added in `io-gate`, with its backend in `io-gate-host`"
 )]
 pub trait EffectKind: sealed::Sealed {}
@@ -70,8 +60,6 @@ kinds! {
     BlockWriteZeroes,
     /// Shows bytes on a console.
     ConsoleTx,
-    /// Sends bytes on a stream of a virtio socket.
-    VsockTx,
     /// Powers the machine off or resets it.
     Power,
 }
@@ -167,17 +155,6 @@ pub enum EffectOp {
     },
     /// Power off or reset the machine.
     Power(PowerEvent),
-    /// Send bytes on a stream of a virtio socket. The first bytes open the stream, and empty bytes
-    /// end it.
-    VsockTx {
-        /// The backend.
-        port: Port,
-        /// The stream.
-        stream: VsockStream,
-        /// The bytes, without the packet's header.
-        #[serde(with = "payload_in_record")]
-        bytes: Payload<'static>,
-    },
 }
 
 impl EffectOp {
@@ -187,8 +164,7 @@ impl EffectOp {
         match self {
             Self::NetTx { frame: bytes, .. }
             | Self::BlockWrite { data: bytes, .. }
-            | Self::ConsoleTx { bytes, .. }
-            | Self::VsockTx { bytes, .. } => Some(bytes),
+            | Self::ConsoleTx { bytes, .. } => Some(bytes),
             Self::BlockFlush { .. }
             | Self::BlockDiscard { .. }
             | Self::BlockWriteZeroes { .. }
@@ -205,8 +181,7 @@ impl EffectOp {
             | Self::BlockFlush { port }
             | Self::BlockDiscard { port, .. }
             | Self::BlockWriteZeroes { port, .. }
-            | Self::ConsoleTx { port, .. }
-            | Self::VsockTx { port, .. } => Some(port),
+            | Self::ConsoleTx { port, .. } => Some(port),
             Self::Power(_) => None,
         }
     }

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use crate::chain::{GuestBytes, MemoryFault, Payload, Space};
 use crate::effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, EffectOp,
-    InputOp, NetTx, Origin, Port, Power, PowerEvent, VsockStream, VsockTx,
+    InputOp, NetTx, Origin, Port, Power, PowerEvent,
 };
 use crate::ledger::Ledger;
 use crate::verdict::{Brand, Held, Pending, Verdict};
@@ -168,14 +168,6 @@ impl<'e> EffectToken<'_, 'e, ConsoleTx> {
     /// Stages console output for which no chain waits, for instance a byte written to a register.
     pub fn emit(self, port: Port, bytes: alloc::vec::Vec<u8>) {
         self.detach(EffectOp::ConsoleTx { port, bytes: Payload::inline(bytes) });
-    }
-}
-
-impl<'e> EffectToken<'_, 'e, VsockTx> {
-    /// Stages bytes of a stream. The chain is completed when they have left. The first bytes open
-    /// the stream, and empty bytes end it.
-    pub fn stage(self, port: Port, stream: VsockStream, bytes: Payload<'_>) -> Verdict<'e> {
-        self.hold(EffectOp::VsockTx { port, stream, bytes: bytes.for_record() })
     }
 }
 

@@ -64,7 +64,7 @@ pub use chain::{Chain, ChainError, MemoryFault, Payload, Space};
 pub use device::{Device, DeviceError, Intake, LineState, Outcome, RegisterDevice};
 pub use effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, NetTx, Port,
-    Power, PowerEvent, VsockStream, VsockTx,
+    Power, PowerEvent,
 };
 pub use gate::{EffectToken, Gate};
 pub use identity::Identity;

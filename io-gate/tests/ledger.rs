@@ -8,7 +8,7 @@ use io_gate::host::{
 };
 use io_gate::{
     BlockFlush, BlockWrite, ConsoleTx, DeviceError, NetTx, Payload, Port, Power, PowerEvent,
-    Verdict, VsockStream, VsockTx,
+    Verdict,
 };
 use proptest::prelude::*;
 
@@ -221,27 +221,6 @@ fn a_token_forgotten_before_a_panic_is_found_at_the_next_seal() {
     let message = *seal.unwrap_err().downcast::<String>().unwrap();
     assert!(message.contains("1 tokens issued, 0 staged, 0 returned, 1 missing"), "{message}");
     assert!(message.contains("mem::forget"), "{message}");
-}
-
-/// Bytes of a stream are held, kept and replayed like any other effect.
-#[test]
-fn bytes_of_a_stream_are_held_and_travel() {
-    let (mut ledger, mut authority) = new_gate();
-    let stream = VsockStream { guest_port: 1024, host_port: 5 };
-    let outcome = ledger.chain_session(origin(4), |gate| {
-        Ok(gate.token::<VsockTx>().stage(PORT, stream, Payload::inline(b"hello".to_vec())))
-    });
-    assert_eq!(outcome, Ok(ChainOutcome::Waiting(EffectId(1))));
-    assert!(ledger.take_ready().is_empty());
-    let wire = postcard::to_allocvec(&ledger.in_flight()).unwrap();
-    let sealed = ledger.seal();
-    let batch = ledger.release(authority.acknowledged(sealed));
-    let arrived: Vec<Record> = postcard::from_bytes(&wire).unwrap();
-    assert_eq!(&arrived[0], batch[0].record());
-    let Request::Effect(op) = &arrived[0].request else { panic!("{arrived:?}") };
-    assert!(matches!(op, EffectOp::VsockTx { stream: of, .. } if *of == stream));
-    assert_eq!(op.payload().and_then(Payload::inline_bytes), Some(b"hello".as_slice()));
-    assert_eq!((op.port(), ledger.held_bytes()), (Some(PORT), 0));
 }
 
 /// P3: requests in flight are moved to another process as data, performed there again, and counted

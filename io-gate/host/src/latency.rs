@@ -24,21 +24,12 @@ pub enum EffectClass {
     Console,
     /// Power events.
     Power,
-    /// Bytes on streams of virtio sockets.
-    Vsock,
 }
 
 impl EffectClass {
     /// Every class.
-    pub const ALL: [Self; 7] = [
-        Self::Network,
-        Self::Write,
-        Self::Flush,
-        Self::Discard,
-        Self::Console,
-        Self::Power,
-        Self::Vsock,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Network, Self::Write, Self::Flush, Self::Discard, Self::Console, Self::Power];
 
     /// The name of the class: `network`.
     #[must_use]
@@ -50,7 +41,6 @@ impl EffectClass {
             Self::Discard => "discard",
             Self::Console => "console",
             Self::Power => "power",
-            Self::Vsock => "vsock",
         }
     }
 
@@ -63,7 +53,6 @@ impl EffectClass {
             EffectOp::BlockDiscard { .. } | EffectOp::BlockWriteZeroes { .. } => Self::Discard,
             EffectOp::ConsoleTx { .. } => Self::Console,
             EffectOp::Power(_) => Self::Power,
-            EffectOp::VsockTx { .. } => Self::Vsock,
         })
     }
 }

@@ -23,13 +23,11 @@ pub enum Op {
     ConsoleTx = 6,
     /// Powers the machine off or resets it.
     Power = 7,
-    /// Sends bytes on a stream of a virtio socket.
-    VsockTx = 8,
 }
 
 impl Op {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::NetTx,
         Self::BlockWrite,
         Self::BlockFlush,
@@ -37,7 +35,6 @@ impl Op {
         Self::BlockWriteZeroes,
         Self::ConsoleTx,
         Self::Power,
-        Self::VsockTx,
     ];
 
     /// The name for messages.
@@ -51,7 +48,6 @@ impl Op {
             Self::BlockWriteZeroes => "block-write-zeroes",
             Self::ConsoleTx => "console-tx",
             Self::Power => "power",
-            Self::VsockTx => "vsock-tx",
         }
     }
 }
@@ -82,7 +78,6 @@ impl Noted {
             EffectOp::BlockWriteZeroes { .. } => Op::BlockWriteZeroes,
             EffectOp::ConsoleTx { .. } => Op::ConsoleTx,
             EffectOp::Power(_) => Op::Power,
-            EffectOp::VsockTx { .. } => Op::VsockTx,
         };
         Some(Self { id: record.id, slot: record.origin.slot(), op, epoch: record.epoch })
     }

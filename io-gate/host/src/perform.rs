@@ -65,10 +65,9 @@ fn effect(work: &mut Work<'_>, disk: &Disk, released: Released<'_>) -> Result<Ou
         EffectOp::BlockWriteZeroes { sector, sectors, unmap, .. } => {
             ("write zeroes", *sector, disk.write_zeroes(released, *sector, *sectors, *unmap, may))
         }
-        EffectOp::NetTx { .. }
-        | EffectOp::ConsoleTx { .. }
-        | EffectOp::VsockTx { .. }
-        | EffectOp::Power(_) => return Ok(Outcome::Unsupported),
+        EffectOp::NetTx { .. } | EffectOp::ConsoleTx { .. } | EffectOp::Power(_) => {
+            return Ok(Outcome::Unsupported);
+        }
     };
     match result {
         Ok(()) => Ok(Outcome::Success(0)),

@@ -61,7 +61,7 @@ fn what_is_written_is_read() {
 
 #[test]
 fn every_event_is_the_same_after_a_round_trip() {
-    let (id, slot, op, epoch, term, session, next) = (1, 2, Op::VsockTx, 3, 4, 5, 6);
+    let (id, slot, op, epoch, term, session, next) = (1, 2, Op::Power, 3, 4, 5, 6);
     let events = [
         Event::TermWon { how: Won::Begin, term, epoch, session, next },
         Event::TermWon { how: Won::TakeOver, term, epoch, session, next },
