@@ -18,7 +18,7 @@ use io_gate_host::Unfenced;
 use kemari_machine::boot::Boot;
 use kemari_machine::config::{BootSource, MachineConfig};
 use kemari_machine::{AttachOptions, Machine};
-use kemari_replication::primary::{Engine, Makings};
+use kemari_replication::primary::{Engine, EngineResources};
 use kemari_replication::standby::{End, Inheritance, Input};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -116,8 +116,9 @@ fn go_on(inherited: Inheritance, standby: &std::path::Path) -> (Arc<Machine>, Ar
     state.restore(&machine).unwrap();
     machine.attach_backends(AttachOptions { shared_disks: true, append: true }).unwrap();
     let options = engine_options(standby);
-    let makings = Makings::new(None).unwrap();
-    let engine = Engine::after_takeover(makings, machine.clone(), authority, None, taken, options);
+    let resources = EngineResources::new(None).unwrap();
+    let engine =
+        Engine::after_takeover(resources, machine.clone(), authority, None, taken, options);
     start_sealing(&machine, &engine);
     (machine, engine)
 }

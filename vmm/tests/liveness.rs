@@ -69,7 +69,7 @@ fn state(engine: &Engine) -> String {
     engine.status()["state"].as_str().unwrap().to_owned()
 }
 
-/// Holds the engine's core, on demand, when an acknowledgement arrives.
+/// Holds the engine's state, on demand, when an acknowledgement arrives.
 #[derive(Default)]
 struct Held {
     wanted: AtomicBool,

@@ -12,7 +12,7 @@ use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
 use ft_core::{LinkId, Term};
 use kemari_machine::{AttachOptions, LoopContext};
-use kemari_replication::primary::{Engine, Makings, Sealer, Step, Steps};
+use kemari_replication::primary::{Engine, EngineResources, Sealer, Step, Steps};
 use kemari_replication::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -151,8 +151,8 @@ fn p5_nothing_is_sealed_before_the_guest_has_run() {
     let standby = Standby::start(&far, PATIENCE, None);
     let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
     machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
-    let (makings, options) = (Makings::new(None).unwrap(), engine_options(&far));
-    let engine = Engine::begin(makings, machine.clone(), authority, None, Term(0), options);
+    let (resources, options) = (EngineResources::new(None).unwrap(), engine_options(&far));
+    let engine = Engine::begin(resources, machine.clone(), authority, None, Term(0), options);
     let sealer = Sealer::new(engine.clone()).unwrap();
     let add = |context: &mut LoopContext<'_>| context.add(Box::new(sealer));
     machine.device_loop().call(add).unwrap();
@@ -174,8 +174,8 @@ fn what_seals_is_there_before_anything_is_let_out() {
     let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());
     machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
     let options = engine_options(&dir.path().join("nobody"));
-    let makings = Makings::new(None).unwrap();
-    let engine = Engine::begin(makings, machine, authority, None, Term(0), options);
+    let resources = EngineResources::new(None).unwrap();
+    let engine = Engine::begin(resources, machine, authority, None, Term(0), options);
     let made = std::thread::spawn(move || {
         without_timers();
         Sealer::new(engine).map(drop)

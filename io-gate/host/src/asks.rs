@@ -15,19 +15,19 @@ const LATE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Asks {
     /// When each question began, and its thread: at most one for each thread that performs.
-    under_way: Mutex<Vec<(Instant, ThreadId)>>,
+    pending: Mutex<Vec<(Instant, ThreadId)>>,
     reported: AtomicBool,
 }
 
 /// A question without an answer yet.
-pub(crate) struct UnderWay<'a>(&'a Asks, ThreadId);
+pub(crate) struct PendingQuestion<'a>(&'a Asks, ThreadId);
 
 impl Asks {
     /// Begins a question. It is pending until the result is dropped.
-    pub(crate) fn begin(&self) -> UnderWay<'_> {
+    pub(crate) fn begin(&self) -> PendingQuestion<'_> {
         let own = std::thread::current().id();
         self.lock().push((Instant::now(), own));
-        UnderWay(self, own)
+        PendingQuestion(self, own)
     }
 
     /// Whether a question has been pending for long.
@@ -63,15 +63,15 @@ impl Asks {
 
     /// Guards the list only.
     fn lock(&self) -> MutexGuard<'_, Vec<(Instant, ThreadId)>> {
-        self.under_way.lock().expect(POISONED)
+        self.pending.lock().expect(POISONED)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for PendingQuestion<'_> {
     fn drop(&mut self) {
-        let mut under_way = self.0.lock();
-        if let Some(at) = under_way.iter().position(|(_, asking)| *asking == self.1) {
-            under_way.swap_remove(at);
+        let mut pending = self.0.lock();
+        if let Some(at) = pending.iter().position(|(_, asking)| *asking == self.1) {
+            pending.swap_remove(at);
         }
     }
 }

@@ -22,7 +22,7 @@ use kemari_confine::seccomp::{self, Role};
 use kemari_machine::{AttachOptions, Ended, Machine, MachineError};
 use kemari_support::shortage;
 
-use crate::primary::{Engine, EngineOptions, Makings, SealerError, Takeover};
+use crate::primary::{Engine, EngineOptions, EngineResources, SealerError, Takeover};
 use crate::session::StateBlobError;
 use crate::standby::{Inheritance, Preparing, Shown, shown};
 
@@ -78,12 +78,12 @@ pub fn take_over(
 
     // Attach after the restore: the backends need the features that the guest's drivers have
     // negotiated.
-    let makings = attach(&machine, arbiter, status, &stages).map_err(TakeoverError::Ended)?;
+    let resources = attach(&machine, arbiter, status, &stages).map_err(TakeoverError::Ended)?;
     process.has_backends(&machine);
 
     // The engine performs the requests in flight again (P3): the term is won (P2).
     let engine = Engine::after_takeover(
-        makings,
+        resources,
         machine.clone(),
         authority,
         arbiter.cloned(),
@@ -117,7 +117,7 @@ fn attach(
     arbiter: Option<&Arc<dyn Arbiter>>,
     status: &Shown,
     stages: &Stages,
-) -> Result<Makings, Ended> {
+) -> Result<EngineResources, Ended> {
     let preparing = Preparing::default();
     loop {
         stages.at("attach the backends and start the engine");
@@ -125,16 +125,16 @@ fn attach(
         // end of this side does not wait for storage that hangs (P9).
         let attached = preparing.prepare(machine).and_then(|()| {
             // Allocate these first: a failed attach releases them.
-            let makings = Makings::new(arbiter)
+            let resources = EngineResources::new(arbiter)
                 .map_err(|error| format!("cannot start the engine: {error}"))?;
             let attached = machine.attach_backends(AttachOptions::TAKEOVER);
-            attached.map(|()| makings).map_err(|error| error.to_string())
+            attached.map(|()| resources).map_err(|error| error.to_string())
         });
         stages.at(None);
         let reason = match attached.map_err(shortage::explained) {
-            Ok(makings) => {
+            Ok(resources) => {
                 shown(status).cannot_go_on(None);
-                return Ok(makings);
+                return Ok(resources);
             }
             Err(reason) => reason,
         };

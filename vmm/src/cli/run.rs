@@ -6,7 +6,7 @@ use io_gate::host::new_gate;
 use kemari_audit::{Event, Side, Won};
 use kemari_hypervisor::memory::scarce;
 use kemari_machine::{AttachOptions, Machine};
-use kemari_replication::primary::{Engine, Makings};
+use kemari_replication::primary::{Engine, EngineResources};
 use kemari_replication::standby::resources::{DescriptorError, Reserve, check_room};
 
 use super::guest::{self, Claim, observer};
@@ -64,9 +64,10 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     ending.ends(&machine);
     let terminal = guest::enter_terminal(machine.config());
     let options = guest::engine_options(&pair.replication, &args.name, security, recorder);
-    let makings = Makings::new(arbiter.as_ref())
+    let resources = EngineResources::new(arbiter.as_ref())
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
-    let engine = Engine::begin(makings, machine.clone(), authority, arbiter.clone(), term, options);
+    let engine =
+        Engine::begin(resources, machine.clone(), authority, arbiter.clone(), term, options);
     panic::runs_by(&engine);
     guest::install_sealer(&engine)?;
     let _control = guest::serve_control(control, guest::control_handler(&engine))?;

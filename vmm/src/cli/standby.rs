@@ -278,21 +278,22 @@ fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
         Command::TakeOver => take_over_command(inputs.clone(), status.clone()),
         Command::Discard => {
             let said = shown(&status).session();
-            let wish = Wish::event(inputs.clone(), Event::OperatorDiscard, Some(said));
-            wish.reply(status.clone(), || Some(Ok(done("waiting"))))
+            let request =
+                OperatorRequest::event(inputs.clone(), Event::OperatorDiscard, Some(said));
+            request.reply(status.clone(), || Some(Ok(done("waiting"))))
         }
         Command::PowerOff => {
-            let mut wish = Wish::event(inputs.clone(), Event::OperatorStop, None);
+            let mut request = OperatorRequest::event(inputs.clone(), Event::OperatorStop, None);
             // If another client or a signal has stopped the standby, this client's request is
             // fulfilled.
-            wish.when_ended = Ok(());
+            request.when_ended = Ok(());
             let seen = status.clone();
-            wish.reply(status.clone(), move || stopped(shown(&seen).state()))
+            request.reply(status.clone(), move || stopped(shown(&seen).state()))
         }
         Command::RotateKeys => {
-            let wish = Wish::new(inputs.clone(), Input::RotateKeys);
+            let request = OperatorRequest::new(inputs.clone(), Input::RotateKeys);
             let seen = status.clone();
-            wish.reply(status.clone(), move || Some(Ok(done(shown(&seen).state()))))
+            request.reply(status.clone(), move || Some(Ok(done(shown(&seen).state()))))
         }
         Command::Protect { .. } | Command::RunAlone | Command::ResetStats | Command::Shutdown => {
             Reply::refused("expected the side that runs the guest, found a standby")
@@ -314,7 +315,7 @@ fn stopped(state: &str) -> Option<Outcome> {
 
 fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
     let (said, seen) = (shown(&status).session(), status.clone());
-    Wish::event(inputs, Event::OperatorTakeOver, Some(said)).reply(status, move || {
+    OperatorRequest::event(inputs, Event::OperatorTakeOver, Some(said)).reply(status, move || {
         let seen = shown(&seen);
         if ![0, said].contains(&seen.session()) {
             return Some(Err(format!(
@@ -328,7 +329,7 @@ fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
 }
 
 /// A request to the standby's thread, which may be busy and whose queue may be full.
-struct Wish {
+struct OperatorRequest {
     inputs: SyncSender<Input>,
     input: Option<Input>,
     answer: Receiver<Result<(), String>>,
@@ -337,7 +338,7 @@ struct Wish {
     when_ended: Result<(), String>,
 }
 
-impl Wish {
+impl OperatorRequest {
     fn new(inputs: SyncSender<Input>, input: impl FnOnce(Answer) -> Input) -> Self {
         let (tell, answer) = sync_channel(1);
         let when_ended = Err("this standby has ended".to_owned());

@@ -86,7 +86,7 @@ struct State {
 }
 
 /// Work is under way until this is dropped.
-struct UnderWay(Arc<State>);
+struct RunningWork(Arc<State>);
 
 impl Aside {
     /// Runs `work`, which concerns `what`, on a thread named `thread`, and waits for the result.
@@ -120,9 +120,9 @@ impl Aside {
         !*waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    fn begin(&self) -> Option<UnderWay> {
+    fn begin(&self) -> Option<RunningWork> {
         let was_under_way = std::mem::replace(&mut *self.0.lock(), true);
-        (!was_under_way).then(|| UnderWay(self.0.clone()))
+        (!was_under_way).then(|| RunningWork(self.0.clone()))
     }
 }
 
@@ -133,7 +133,7 @@ impl State {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RunningWork {
     fn drop(&mut self) {
         *self.0.lock() = false;
         self.0.over.notify_all();

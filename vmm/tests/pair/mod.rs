@@ -25,7 +25,7 @@ use kemari_machine::boot::Boot;
 use kemari_machine::config::{DiskConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Machine};
 use kemari_replication::link::{LinkAddr, LinkSecurity};
-use kemari_replication::primary::{Engine, EngineOptions, Makings, Sealer, Steps};
+use kemari_replication::primary::{Engine, EngineOptions, EngineResources, Sealer, Steps};
 use kemari_replication::standby::resources::{Reserve, Resources};
 use kemari_replication::standby::{
     End, HostError, Input, MachineFactory, SessionId, StandbyConfig, StandbyDriver, StandbyStatus,
@@ -259,8 +259,8 @@ pub fn start_engine(
     options: EngineOptions,
 ) -> Arc<Engine> {
     machine.attach_backends(AttachOptions { shared_disks: true, append: false }).unwrap();
-    let makings = Makings::new(arbiter.as_ref()).unwrap();
-    let engine = Engine::begin(makings, machine.clone(), authority, arbiter, term, options);
+    let resources = EngineResources::new(arbiter.as_ref()).unwrap();
+    let engine = Engine::begin(resources, machine.clone(), authority, arbiter, term, options);
     start_sealing(machine, &engine);
     engine
 }

@@ -16,7 +16,7 @@ use kemari_machine::boot::Boot;
 use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Ended, Machine};
 use kemari_replication::link::{LinkAddr, LinkSecurity};
-use kemari_replication::primary::{Engine, EngineOptions, Makings, Sealer, Step, Steps};
+use kemari_replication::primary::{Engine, EngineOptions, EngineResources, Sealer, Step, Steps};
 use kemari_replication::standby::resources::{Reserve, Resources};
 use kemari_replication::standby::{
     End, HostError, Inheritance, MachineFactory, StandbyConfig, StandbyDriver, StopHandle,
@@ -171,9 +171,9 @@ pub(crate) fn run_primary(places: &Places, side: &Shared) {
     let near = places.near(Host::B);
     let options = places.engine_options(Some(&near).filter(|_| !places.late));
     judge::begins(Host::A, guest::check(&mut Whole(machine.memory())));
-    let makings = Makings::new(Some(&arbiter)).expect("threads");
+    let resources = EngineResources::new(Some(&arbiter)).expect("threads");
     let asked = Some(arbiter.clone());
-    let engine = Engine::begin(makings, machine.clone(), authority, asked, term, options);
+    let engine = Engine::begin(resources, machine.clone(), authority, asked, term, options);
     start(&machine, &engine);
     to_the_end(Host::A, &engine, &arbiter, side);
 }
@@ -263,9 +263,10 @@ fn take_over(
     machine.attach_backends(attach).expect("what is behind the devices");
     judge::begins(host, guest::check(&mut Whole(machine.memory())));
     let options = places.engine_options(None);
-    let makings = Makings::new(Some(arbiter)).expect("threads");
+    let resources = EngineResources::new(Some(arbiter)).expect("threads");
     let asked = Some(arbiter.clone());
-    let engine = Engine::after_takeover(makings, machine.clone(), authority, asked, taken, options);
+    let engine =
+        Engine::after_takeover(resources, machine.clone(), authority, asked, taken, options);
     start(&machine, &engine);
     to_the_end(host, &engine, arbiter, side);
 }

@@ -1,4 +1,4 @@
-//! Performs the actions of the protocol core, in order, under the core's lock.
+//! Performs the actions of the protocol core, in order, under the engine's lock.
 //!
 //! An action that may take long runs in a thread: the sender, a connection, a request to the
 //! arbiter.
@@ -14,48 +14,48 @@ use kemari_audit::Won;
 use kemari_confine::logging::STATE;
 use kemari_machine::Ended;
 
-use super::{Core, Engine, Step};
+use super::{Engine, EngineState, Step};
 
 impl Engine {
-    pub(super) fn perform(self: &Arc<Self>, core: &mut Core, actions: Vec<Action>) {
+    pub(super) fn perform(self: &Arc<Self>, state: &mut EngineState, actions: Vec<Action>) {
         for action in actions {
-            self.perform_one(core, action);
+            self.perform_one(state, action);
         }
     }
 
-    fn perform_one(self: &Arc<Self>, core: &mut Core, action: Action) {
+    fn perform_one(self: &Arc<Self>, state: &mut EngineState, action: Action) {
         let gate = self.machine.gate();
         match action {
-            Action::Connect => self.connect(core),
+            Action::Connect => self.connect(state),
             Action::Send { link, frame } => {
-                if let Some(session) = core.session_of(link) {
+                if let Some(session) = state.session_of(link) {
                     session.send_control(&frame);
                 }
             }
             Action::CloseLink { link, reason } => {
                 log::debug!("link {} closed: {reason}", link.0);
-                if let Some(session) = core.session_of(link) {
+                if let Some(session) = state.session_of(link) {
                     self.record(kemari_audit::Event::Left { session: session.number() });
-                    self.end_session(core);
+                    self.end_session(state);
                 }
             }
             Action::StartPrecopy { link, session: number, images, .. } => {
-                let sign = core.primary.sign_of_life(self.now()).map(|(_, sign)| sign);
-                if let Some(session) = core.session_of(link) {
+                let sign = state.primary.sign_of_life(self.now()).map(|(_, sign)| sign);
+                if let Some(session) = state.session_of(link) {
                     session.start_precopy(number, &images, sign.as_ref());
                 }
             }
             Action::SealFirst { link } => {
-                core.seal_first = Some(link);
+                state.seal_first = Some(link);
                 self.wake_sealer();
             }
             Action::Hold => gate.hold(),
             Action::Release { proof, latency } => {
                 self.checkpointed.store(true, Ordering::Release);
-                if let Some(session) = &core.session {
+                if let Some(session) = &state.session {
                     self.options.steps.reached(session.link(), Step::Releasing);
                 }
-                self.record_ack(core, proof.epoch());
+                self.record_ack(state, proof.epoch());
                 gate.release(proof);
                 self.stats().commit_latency.add_time(latency);
                 // A slot in the pipeline is free: an epoch can be sealed.
@@ -63,9 +63,9 @@ impl Engine {
             }
             Action::RunAlone(proof) => gate.run_alone(proof),
             Action::AskArbiter { term, why } => self.ask_arbiter(term, why),
-            Action::Stop { reason, fenced } => self.stop(core, reason, fenced),
+            Action::Stop { reason, fenced } => self.stop(state, reason, fenced),
             Action::Report(report) => {
-                core.attempt.note(&report);
+                state.attempt.note(&report);
                 if let Report::RunsAlone { term, .. } = &report {
                     let (how, term) = (Won::Alone, term.0);
                     let won =
@@ -88,11 +88,11 @@ impl Engine {
 
     /// Ends the session: its sender sends the queued frames, then closes the link. From here on the
     /// session touches nothing that the next session uses (P4, P8).
-    fn end_session(&self, core: &mut Core) {
+    fn end_session(&self, state: &mut EngineState) {
         self.tracking.end();
-        *self.voice() = None;
-        core.session = None;
-        core.seal_first = None;
+        *self.final_sender() = None;
+        state.session = None;
+        state.seal_first = None;
     }
 
     pub(super) fn record(&self, event: kemari_audit::Event) {
@@ -102,26 +102,26 @@ impl Engine {
     }
 
     /// P1: records the acknowledgement before any effect is released.
-    fn record_ack(&self, core: &Core, epoch: Epoch) {
-        if let Some(session) = &core.session {
-            let (term, session) = (core.primary.term().0, session.number());
+    fn record_ack(&self, state: &EngineState, epoch: Epoch) {
+        if let Some(session) = &state.session {
+            let (term, session) = (state.primary.term().0, session.number());
             self.record(kemari_audit::Event::AckReceived { epoch: epoch.0, term, session });
         }
     }
 
     /// P2: records that a standby gives up the right to take over: its Bye may open the gate.
-    pub(super) fn record_bye(&self, core: &Core, link: LinkId, message: &Message) {
+    pub(super) fn record_bye(&self, state: &EngineState, link: LinkId, message: &Message) {
         if let Message::Bye { reason, session, .. } = message
             && *reason != ByeReason::Detach
-            && core.session_of(link).is_some()
+            && state.session_of(link).is_some()
         {
             self.record(kemari_audit::Event::HeardGivenUp { session: *session });
         }
     }
 
-    fn stop(&self, core: &mut Core, reason: String, fenced: bool) {
-        core.stopped = true;
-        self.end_session(core);
+    fn stop(&self, state: &mut EngineState, reason: String, fenced: bool) {
+        state.stopped = true;
+        self.end_session(state);
         if fenced {
             self.machine.gate().set_fenced_off();
             self.machine.end(Ended::Fenced(reason));

@@ -17,7 +17,7 @@ pub(super) struct Claims {
 
 #[derive(Default)]
 struct State {
-    under_way: usize,
+    pending: usize,
     last: Option<Last>,
 }
 
@@ -31,22 +31,22 @@ pub(super) enum Last {
 }
 
 /// A claim without an answer yet. Dropping it ends the claim.
-pub(super) struct UnderWay(Arc<Claims>);
+pub(super) struct PendingClaim(Arc<Claims>);
 
 impl Claims {
     /// Call this before a claim is sent to the arbiter.
-    pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
-        self.lock().under_way += 1;
-        UnderWay(self.clone())
+    pub(super) fn begin(self: &Arc<Self>) -> PendingClaim {
+        self.lock().pending += 1;
+        PendingClaim(self.clone())
     }
 
-    /// Waits until no claim is under way and returns the result of the last answered one. Returns
+    /// Waits until no claim is pending and returns the result of the last answered one. Returns
     /// an error if a claim has no answer within `patience`.
     pub(super) fn settled(&self, patience: Duration) -> Result<Option<Last>, ()> {
         let waited =
-            self.ended.wait_timeout_while(self.lock(), patience, |state| state.under_way > 0);
+            self.ended.wait_timeout_while(self.lock(), patience, |state| state.pending > 0);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if state.under_way == 0 { Ok(state.last) } else { Err(()) }
+        if state.pending == 0 { Ok(state.last) } else { Err(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -54,7 +54,7 @@ impl Claims {
     }
 }
 
-impl UnderWay {
+impl PendingClaim {
     /// Records the arbiter's answer for `term`.
     pub(super) fn is_answered(&self, term: Term, answer: &Answer) {
         let last = match answer {
@@ -66,9 +66,9 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for PendingClaim {
     fn drop(&mut self) {
-        self.0.lock().under_way -= 1;
+        self.0.lock().pending -= 1;
         self.0.ended.notify_all();
     }
 }

@@ -19,7 +19,7 @@ use super::images::SessionBoot;
 use super::outbox::Outbox;
 use super::sender::send;
 use super::session::Session;
-use super::{Core, Engine};
+use super::{Engine, EngineState};
 use crate::link::{Buffers, Link};
 use crate::session::hello;
 use crate::session::marks::mark_disks;
@@ -30,11 +30,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Engine {
     /// Connects to the standby in a thread of its own: a connection may take seconds.
-    pub(super) fn connect(self: &Arc<Self>, core: &mut Core) {
-        let Some(addr) = core.standby.clone() else { return };
-        let link_id = LinkId(core.next_link);
-        core.next_link += 1;
-        core.connecting = Some(link_id);
+    pub(super) fn connect(self: &Arc<Self>, state: &mut EngineState) {
+        let Some(addr) = state.standby.clone() else { return };
+        let link_id = LinkId(state.next_link);
+        state.next_link += 1;
+        state.connecting = Some(link_id);
         let (engine, attempt) = (self.clone(), self.attempts.clone());
         let connect = move || {
             // Prepare before connecting: storage may be slow, and a standby does not wait long for
@@ -104,10 +104,10 @@ impl Engine {
     /// Reports the failed connection, unless a newer connection has replaced it. Only the newest
     /// one's result counts.
     fn connect_failed(self: &Arc<Self>, link: LinkId, reason: String) {
-        let mut core = self.lock();
-        if core.connecting == Some(link) {
-            core.connecting = None;
-            self.event_locked(&mut core, Event::ConnectFailed { reason });
+        let mut state = self.lock();
+        if state.connecting == Some(link) {
+            state.connecting = None;
+            self.event_locked(&mut state, Event::ConnectFailed { reason });
         }
     }
 
@@ -138,28 +138,28 @@ impl Engine {
         }
         seccomp::enter(Role::LinkReader, &self.machine.wakes());
         {
-            let mut core = self.lock();
-            if core.connecting != Some(link_id) {
+            let mut state = self.lock();
+            if state.connecting != Some(link_id) {
                 // A newer connection has replaced this one. Close the queue, or its sender would
                 // wait for ever (P9).
                 return outbox.close();
             }
-            core.connecting = None;
+            state.connecting = None;
             let source = boot.as_ref().map(|boot| boot.source().clone());
-            let hello = Hello { boot: source, ..self.hello(core.primary.term(), place) };
+            let hello = Hello { boot: source, ..self.hello(state.primary.term(), place) };
             let hello = Box::new(hello);
             let (number, term) = (hello.session, hello.term.0);
             let connected = Event::StandbyConnected { link: link_id, hello };
-            match core.primary.handle(self.now(), connected) {
+            match state.primary.handle(self.now(), connected) {
                 Ok(actions) => {
                     let closed = Arc::new(Mutex::new(closed));
                     let session = Session::new(link_id, number, outbox, closed, boot);
-                    *self.voice() = Some(session.voice(Term(term)));
-                    core.session = Some(session);
+                    *self.final_sender() = Some(session.final_sender(Term(term)));
+                    state.session = Some(session);
                     self.tracking.begin(link_id);
                     self.record(kemari_audit::Event::Joined { term, session: number });
-                    self.perform(&mut core, actions);
-                    self.tell_ticker(&core);
+                    self.perform(&mut state, actions);
+                    self.tell_ticker(&state);
                 }
                 // The operator has made another request in the meantime.
                 Err(illegal) => {

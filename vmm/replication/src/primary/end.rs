@@ -12,7 +12,7 @@ use super::Engine;
 use super::claims::Last;
 use super::session::{Closed, Session};
 
-/// Time limit for a failed machine to lock the core, in which it sees whether it has a standby.
+/// Time limit for a failed machine to lock the engine's state, in which it sees whether it has a standby.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 /// Time limit for the standby to read the last message of a machine that ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -82,12 +82,12 @@ impl Engine {
     /// Tells the standby, if there is one, that this side ends. Returns the term and the channel
     /// that disconnects when the message has left; `None` when the engine is stuck.
     fn leave(self: &Arc<Self>, event: Event) -> Option<(Term, Option<Closed>)> {
-        let Some(mut core) = self.lock_within(LAST_WORDS) else {
+        let Some(mut state) = self.lock_within(LAST_WORDS) else {
             log::error!("cannot report the end to the standby: the engine is stuck");
             return None;
         };
-        let (term, closed) = (core.primary.term(), core.session.as_ref().map(Session::closed));
-        self.event_locked(&mut core, event);
+        let (term, closed) = (state.primary.term(), state.session.as_ref().map(Session::closed));
+        self.event_locked(&mut state, event);
         Some((term, closed))
     }
 
@@ -98,12 +98,12 @@ impl Engine {
         // Do not wait long: this side still sends signs of life until the watchdog knows of the
         // failure.
         let nobody_else = |phase: Phase| !phase.standby_may_take_over() && phase != Phase::Stopped;
-        if let Some(mut core) = self.lock_within(LAST_LOOK)
-            && nobody_else(core.primary.phase())
+        if let Some(mut state) = self.lock_within(LAST_LOOK)
+            && nobody_else(state.primary.phase())
         {
-            let term = core.primary.term();
-            let closed = core.session.as_ref().map(Session::closed);
-            self.event_locked(&mut core, Event::OperatorStop);
+            let term = state.primary.term();
+            let closed = state.session.as_ref().map(Session::closed);
+            self.event_locked(&mut state, Event::OperatorStop);
             return Some((term, closed));
         }
         self.watchdog.has_failed(why);
@@ -115,15 +115,15 @@ impl Engine {
     /// most `patience` until the standby has read it. To the standby this is a lost link with a
     /// reason: it asks the arbiter (P2).
     pub fn last_word(&self, reason: String, patience: Duration) {
-        let voice = self.voice().take();
-        // P7: take the voice first. The standby closes the link now, and this side must not claim
+        let sender = self.final_sender().take();
+        // P7: take the sender first. The standby closes the link now, and this side must not claim
         // the next term because of that.
-        if let Some(voice) = &voice {
-            voice.last_word(reason.clone());
+        if let Some(sender) = &sender {
+            sender.send_refusal(reason.clone());
         }
         self.watchdog.has_failed(&reason);
-        if let Some(voice) = &voice {
-            voice.is_heard(patience);
+        if let Some(sender) = &sender {
+            sender.wait_until_read(patience);
         }
     }
 

@@ -27,7 +27,7 @@ const SPARE: usize = 4;
 pub(super) const SPARE_BYTES: usize = 64 << 20;
 
 /// Guards the dirty log, and records which session may take from it. A thread that holds the
-/// engine's core takes this lock to end a session. The only system calls under it are KVM's on the
+/// engine's state takes this lock to end a session. The only system calls under it are KVM's on the
 /// log: one millisecond per GiB of changed pages. Nothing is sent under it, and the only lock taken
 /// under it is that of the figures.
 pub(super) struct Tracking(Mutex<Tracked>);
@@ -48,7 +48,7 @@ impl Tracking {
         Self(Mutex::new(Tracked { live: None, log, spare: Vec::new() }))
     }
 
-    /// Makes the session over `link` the live one. The caller holds the core.
+    /// Makes the session over `link` the live one. The caller holds the engine's state.
     pub(super) fn begin(&self, link: LinkId) {
         let mut tracked = self.lock();
         assert!(tracked.live.is_none(), "P4: a session begins when the one before it has ended");
@@ -56,7 +56,7 @@ impl Tracking {
     }
 
     /// Ends the live session: after this call none of its threads takes pages or buffers. The
-    /// caller holds the core.
+    /// caller holds the engine's state.
     pub(super) fn end(&self) {
         self.lock().live = None;
     }

@@ -7,7 +7,7 @@
 //!   arbiter thread  answers ──────────┘     (one lock)                    in order under it
 //! ```
 //!
-//! Lock order: first the core, then the locks that an action needs (the gate's locks, a channel). A
+//! Lock order: first the engine's state, then the locks that an action needs (the gate's locks, a channel). A
 //! thread that holds a device slot or the ledger never calls [`Engine::event`].
 
 mod actions;
@@ -19,12 +19,12 @@ mod events;
 mod images;
 mod item;
 mod live;
-mod makings;
 mod operator;
 mod options;
 mod outbox;
 mod output;
 mod precopy;
+mod resources;
 mod sealer;
 mod sender;
 mod session;
@@ -48,8 +48,8 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::link::LinkAddr;
 
-pub use makings::Makings;
 pub use options::EngineOptions;
+pub use resources::EngineResources;
 pub use sealer::{Sealer, SealerError};
 pub use status::{EngineStats, Takeover};
 pub use steps::{Step, Steps};
@@ -63,7 +63,7 @@ pub struct Engine {
     arbiter: Option<Arc<dyn Arbiter>>,
     options: EngineOptions,
     origin: Instant,
-    core: Mutex<Core>,
+    state: Mutex<EngineState>,
     deadline_changed: Condvar,
     /// The sealer takes it when it is created.
     epoch_timer: Mutex<Option<TimerFd>>,
@@ -73,7 +73,7 @@ pub struct Engine {
     watchdog: watchdog::Watchdog,
     /// Counts the connection attempts under way: each holds one more reference.
     attempts: Arc<()>,
-    /// See [`Engine::mark_for`]. Lock order: taken with no lock held; the core's lock is taken
+    /// See [`Engine::mark_for`]. Lock order: taken with no lock held; the engine's lock is taken
     /// under it. Only threads that connect to a standby take it.
     marking: Mutex<()>,
     claims: Arc<claims::Claims>,
@@ -82,14 +82,14 @@ pub struct Engine {
     launcher: Launcher,
     /// How the machine has ended. Set when no work is left.
     put_away: OnceLock<Ended>,
-    /// The path to the standby of the session. Taken with or without the core held; no lock is
+    /// The path to the standby of the session. Taken with or without the engine's state held; no lock is
     /// taken under it.
-    voice: Mutex<Option<session::Voice>>,
+    final_sender: Mutex<Option<session::FinalSender>>,
     /// Whether a standby has acknowledged a checkpoint since the guest began to run here.
     checkpointed: AtomicBool,
 }
 
-struct Core {
+struct EngineState {
     primary: Primary,
     standby: Option<LinkAddr>,
     /// Set and cleared together with the session that [`Engine::live`] accepts.
@@ -109,7 +109,7 @@ struct Core {
 impl Engine {
     /// Creates the engine of a machine that starts the guest in `term`.
     pub fn begin(
-        makings: Makings,
+        resources: EngineResources,
         machine: Arc<Machine>,
         authority: CommitAuthority,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -119,13 +119,13 @@ impl Engine {
         let start = |origin: Time, options: &EngineOptions| {
             Primary::begin(authority, options.primary, term, origin)
         };
-        Self::start(makings, machine, arbiter, options, start)
+        Self::start(resources, machine, arbiter, options, start)
     }
 
     /// Creates the engine of a machine that this process has just taken over. P7: it cannot fail,
     /// because the guest exists only here, and `taken` and `authority` exist only once.
     pub fn after_takeover(
-        makings: Makings,
+        resources: EngineResources,
         machine: Arc<Machine>,
         authority: CommitAuthority,
         arbiter: Option<Arc<dyn Arbiter>>,
@@ -135,11 +135,11 @@ impl Engine {
         let start = |origin: Time, options: &EngineOptions| {
             Primary::after_takeover(authority, options.primary, taken, origin)
         };
-        Self::start(makings, machine, arbiter, options, start)
+        Self::start(resources, machine, arbiter, options, start)
     }
 
     fn start(
-        makings: Makings,
+        resources: EngineResources,
         machine: Arc<Machine>,
         arbiter: Option<Arc<dyn Arbiter>>,
         mut options: EngineOptions,
@@ -149,12 +149,12 @@ impl Engine {
         options.primary.protect = options.standby.is_some();
         let (primary, actions) = start(Time(0), &options);
         let tracking = live::Tracking::new(machine.vm().dirty_tracker());
-        let Makings { epoch_timer, launcher, threads } = makings;
+        let EngineResources { epoch_timer, launcher, threads } = resources;
         let engine = Arc::new(Self {
             machine,
             arbiter,
             origin: Instant::now(),
-            core: Mutex::new(Core {
+            state: Mutex::new(EngineState {
                 primary,
                 standby: options.standby.clone(),
                 session: None,
@@ -176,7 +176,7 @@ impl Engine {
             claims: Arc::default(),
             launcher,
             put_away: OnceLock::new(),
-            voice: Mutex::default(),
+            final_sender: Mutex::default(),
             checkpointed: AtomicBool::new(false),
         });
         // P2: when the fence stops an effect, the term is lost, as it is by the arbiter's answer.
@@ -187,12 +187,12 @@ impl Engine {
                 engine.event(Event::Fenced { reason });
             }
         });
-        // These threads first lock the core, which this thread holds until the actions are
+        // These threads first lock the state, which this thread holds until the actions are
         // performed.
-        let mut core = engine.lock();
+        let mut state = engine.lock();
         threads.begin(&engine);
-        engine.perform(&mut core, actions);
-        drop(core);
+        engine.perform(&mut state, actions);
+        drop(state);
         engine
     }
 
@@ -236,17 +236,17 @@ impl Engine {
         Time(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, EngineState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks the core for a thread that must not wait for a stuck engine.
-    fn lock_within(&self, limit: Duration) -> Option<MutexGuard<'_, Core>> {
+    /// Locks the state for a thread that must not wait for a stuck engine.
+    fn lock_within(&self, limit: Duration) -> Option<MutexGuard<'_, EngineState>> {
         const LOOK_AGAIN: Duration = Duration::from_millis(2);
         let begun = Instant::now();
         loop {
-            match self.core.try_lock() {
-                Ok(core) => return Some(core),
+            match self.state.try_lock() {
+                Ok(state) => return Some(state),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) if begun.elapsed() >= limit => return None,
                 Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
@@ -254,8 +254,8 @@ impl Engine {
         }
     }
 
-    fn voice(&self) -> MutexGuard<'_, Option<session::Voice>> {
-        self.voice.lock().unwrap_or_else(PoisonError::into_inner)
+    fn final_sender(&self) -> MutexGuard<'_, Option<session::FinalSender>> {
+        self.final_sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stats(&self) -> MutexGuard<'_, EngineStats> {
@@ -263,7 +263,7 @@ impl Engine {
     }
 }
 
-impl Core {
+impl EngineState {
     /// Requests the first checkpoint of the session over `link` again, if that session still
     /// exists.
     fn seal_first_again(&mut self, link: LinkId) {

@@ -51,7 +51,7 @@ impl Engine {
         if let Some(refusal) = ungated {
             return Err(refusal.to_string());
         }
-        let mut core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
+        let mut state = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
         // P9: each attempt is a thread, which may wait for storage or an arbiter that does not
         // answer.
         if Arc::strong_count(&self.attempts) > MAX_ATTEMPTS {
@@ -60,32 +60,32 @@ impl Engine {
                  that does not answer, then try again"
             ));
         }
-        let under_way = core.connecting;
-        let actions = core
+        let under_way = state.connecting;
+        let actions = state
             .primary
             .handle(self.now(), Event::OperatorProtect)
             .map_err(|illegal| illegal.to_string())?;
-        core.standby = Some(addr);
-        self.perform(&mut core, actions);
-        if under_way.is_some() && core.connecting == under_way {
+        state.standby = Some(addr);
+        self.perform(&mut state, actions);
+        if under_way.is_some() && state.connecting == under_way {
             // The connection under way goes to the former address, which may not answer for long.
             // Start a new one.
-            self.connect(&mut core);
+            self.connect(&mut state);
         }
-        core.attempt = Attempt { number: core.attempt.number + 1, outcome: None };
-        self.tell_ticker(&core);
-        Ok(core.attempt.number)
+        state.attempt = Attempt { number: state.attempt.number + 1, outcome: None };
+        self.tell_ticker(&state);
+        Ok(state.attempt.number)
     }
 
     /// The result of request `number`; `None` while it is not known.
     pub fn attempt(&self, number: u64) -> Option<Result<u64, String>> {
-        let core = self.lock_within(Duration::ZERO)?;
-        if core.attempt.number != number {
+        let state = self.lock_within(Duration::ZERO)?;
+        if state.attempt.number != number {
             return Some(Err("another `protect` has replaced this one".to_owned()));
         }
-        match (&core.attempt.outcome, core.primary.phase()) {
+        match (&state.attempt.outcome, state.primary.phase()) {
             (Some(outcome), _) => Some(outcome.clone()),
-            (None, Phase::Stopped) => Some(Err(core.why("the machine has ended"))),
+            (None, Phase::Stopped) => Some(Err(state.why("the machine has ended"))),
             (None, _) => None,
         }
     }
@@ -96,27 +96,27 @@ impl Engine {
     /// # Errors
     /// A sentence for the operator.
     pub fn run_alone(self: &Arc<Self>) -> Result<(), String> {
-        let mut core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
-        let actions = core
+        let mut state = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
+        let actions = state
             .primary
             .handle(self.now(), Event::OperatorRunAlone)
             .map_err(|illegal| illegal.to_string())?;
         let why = || Err("the operator has ended protection".to_owned());
-        core.attempt.outcome.get_or_insert_with(why);
-        self.perform(&mut core, actions);
-        self.tell_ticker(&core);
+        state.attempt.outcome.get_or_insert_with(why);
+        self.perform(&mut state, actions);
+        self.tell_ticker(&state);
         Ok(())
     }
 
     /// Whether the machine now runs without a standby; `None` while the standby or the arbiter has
     /// not answered.
     pub fn runs_alone(&self) -> Option<Result<(), String>> {
-        let core = self.lock_within(Duration::ZERO)?;
-        match core.primary.phase() {
+        let state = self.lock_within(Duration::ZERO)?;
+        match state.primary.phase() {
             Phase::Alone => Some(Ok(())),
             Phase::Detaching | Phase::Doubting => None,
-            Phase::Stopped => Some(Err(core.why("the machine has ended"))),
-            Phase::WaitingForOperator => Some(Err(core.why(
+            Phase::Stopped => Some(Err(state.why("the machine has ended"))),
+            Phase::WaitingForOperator => Some(Err(state.why(
                 "the standby has not confirmed that it has discarded its checkpoint; decide again",
             ))),
             phase => {
@@ -133,8 +133,8 @@ impl Engine {
         if self.options.security.tls.is_none() {
             return Err("expected a link with --tls, found one without".to_owned());
         }
-        let core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
-        let session = core.session.as_ref();
+        let state = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
+        let session = state.session.as_ref();
         let (tell, told) = sync_channel(1);
         let session = session.ok_or("expected a link to a standby, found none")?;
         match session.rotate_keys(tell) {
@@ -156,12 +156,12 @@ impl Engine {
 
     /// The state of the protection in a few words, with its reason if known.
     pub fn so_far(&self) -> String {
-        let Some(core) = self.lock_within(STATUS_PATIENCE) else { return STUCK.to_owned() };
-        core.why(core.primary.phase().name())
+        let Some(state) = self.lock_within(STATUS_PATIENCE) else { return STUCK.to_owned() };
+        state.why(state.primary.phase().name())
     }
 }
 
-impl super::Core {
+impl super::EngineState {
     fn why(&self, what: &str) -> String {
         match self.primary.reason() {
             Some(reason) => format!("{what}: {reason}"),

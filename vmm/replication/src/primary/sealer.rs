@@ -21,7 +21,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::item::{Checkpoint, Item};
 use super::session::Session;
 use super::status::EngineStats;
-use super::{Core, Engine};
+use super::{Engine, EngineState};
 use crate::session::{MachineState, hash_memory_telling};
 
 /// A guest that has written at most this many pages in an epoch counts as idle: these are its timer
@@ -100,11 +100,11 @@ impl Sealer {
     fn look(&mut self) {
         let engine = self.engine.clone();
         let (seal_first, may_seal, link) = {
-            let mut core = engine.lock();
+            let mut state = engine.lock();
             engine.watchdog.looked();
-            let first = core.seal_first.take();
-            let primary = &core.primary;
-            let room = core.session.as_ref().is_none_or(Session::has_room);
+            let first = state.seal_first.take();
+            let primary = &state.primary;
+            let room = state.session.as_ref().is_none_or(Session::has_room);
             (first, primary.may_seal() && room, primary.link())
         };
         if let Some(link) = seal_first {
@@ -327,22 +327,22 @@ impl Engine {
         let mut state = state;
         self.options.steps.change(&mut state);
         let encoded = state.encode().inspect_err(|_| self.tracking.give_back(&frames))?;
-        let mut core = self.lock();
-        let core: &mut Core = &mut core;
-        let term = core.primary.term();
-        let sealed = core.primary.handle(self.now(), Event::Sealed { link, epoch });
+        let mut state = self.lock();
+        let state: &mut EngineState = &mut state;
+        let term = state.primary.term();
+        let sealed = state.primary.handle(self.now(), Event::Sealed { link, epoch });
         let Ok(actions) = sealed.inspect_err(|illegal| log::debug!("{illegal}")) else {
             // The session ended between the decision and now. The next one may already copy memory:
             // the pages taken from the log must still be sent (P4).
             self.tracking.give_back(&frames);
             return Ok(None);
         };
-        if let Some(session) = core.session_of(link) {
+        if let Some(session) = state.session_of(link) {
             let (epoch, term, session) = (epoch.0, term.0, session.number());
             self.record(kemari_audit::Event::Sealed { epoch, term, session, next: next.0 });
         }
-        self.perform(core, actions);
-        self.tell_ticker(core);
+        self.perform(state, actions);
+        self.tell_ticker(state);
         Ok(Some(Checkpoint { epoch, term, frames, pages, state: encoded, hashes }))
     }
 

@@ -25,15 +25,15 @@ pub(super) struct Session {
 /// The path to the standby for a thread that may take only the locks in here: other locks may be
 /// held for ever.
 #[derive(Clone)]
-pub(super) struct Voice {
+pub(super) struct FinalSender {
     outbox: Arc<Outbox>,
     closed: Closed,
     term: Term,
 }
 
-impl Voice {
+impl FinalSender {
     /// Sends the last frame: this side does not continue.
-    pub(super) fn last_word(&self, reason: String) {
+    pub(super) fn send_refusal(&self, reason: String) {
         let message = Message::Refuse { reason };
         let frame = Outgoing { epoch: Epoch(0), term: self.term, message };
         let mut bytes = Vec::new();
@@ -44,7 +44,7 @@ impl Voice {
     }
 
     /// Waits at most `patience` until the standby has read the last frame.
-    pub(super) fn is_heard(&self, patience: Duration) {
+    pub(super) fn wait_until_read(&self, patience: Duration) {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         // The channel disconnects when the sender ends.
         let _ = closed.recv_timeout(patience);
@@ -67,9 +67,9 @@ impl Session {
         Self { link, number, outbox, closed, boot }
     }
 
-    /// The path to the standby in `term`, for a thread that may not take the core's lock.
-    pub(super) fn voice(&self, term: Term) -> Voice {
-        Voice { outbox: self.outbox.clone(), closed: self.closed.clone(), term }
+    /// The path to the standby in `term`, for a thread that may not take the engine's lock.
+    pub(super) fn final_sender(&self, term: Term) -> FinalSender {
+        FinalSender { outbox: self.outbox.clone(), closed: self.closed.clone(), term }
     }
 
     pub(super) fn link(&self) -> LinkId {

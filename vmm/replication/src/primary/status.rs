@@ -166,8 +166,8 @@ impl Engine {
     /// # Errors
     /// When the engine is stuck.
     pub fn state_now(&self) -> Result<&'static str, String> {
-        let core = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
-        Ok(self.state_of(&core.primary))
+        let state = self.lock_within(STATUS_PATIENCE).ok_or(STUCK)?;
+        Ok(self.state_of(&state.primary))
     }
 
     /// The state of the protection, as in `status`.
@@ -183,8 +183,8 @@ impl Engine {
     /// The status as JSON.
     pub fn status(&self) -> Value {
         let (state, term, sealed, acknowledged, reason, lack) = {
-            let Some(core) = self.lock_within(STATUS_PATIENCE) else { return self.stuck_status() };
-            let primary = &core.primary;
+            let Some(state) = self.lock_within(STATUS_PATIENCE) else { return self.stuck_status() };
+            let primary = &state.primary;
             (
                 self.state_of(primary),
                 primary.term().0,

@@ -14,7 +14,7 @@ pub enum Step {
     LogStarted,
     /// The sender has sent one round of the pre-copy.
     RoundSent,
-    /// An acknowledgement has arrived and its effects are about to be released. The engine's core
+    /// An acknowledgement has arrived and its effects are about to be released. The engine's state
     /// is locked.
     Releasing,
     /// The sender has ended.

@@ -4,7 +4,7 @@
 //! stuck would keep its standby from taking over.
 //!
 //! The device thread runs the devices and ends epochs. To end one it waits for every vCPU and for
-//! the engine's core: if one of them is stuck, the device thread stops calling
+//! the engine's state: if one of them is stuck, the device thread stops calling
 //! [`Watchdog::looked`]. The watchdog's thread takes no lock and wakes the device thread
 //! repeatedly. After `--stall-timeout` without a call, no thread sends signs of life any more, and
 //! the core, once told, lets the standby take over. This machine is then fenced like any other:
@@ -58,7 +58,7 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Called by the device thread when it has looked for work and has locked the core.
+    /// Called by the device thread when it has looked for work and has locked the engine's state.
     pub(super) fn looked(&self) {
         self.looks.fetch_add(1, Ordering::Relaxed);
     }
@@ -130,7 +130,7 @@ impl Engine {
     }
 
     /// Makes the core handle the change before any other event. In another thread, because the
-    /// core's lock may be held by the stuck one.
+    /// engine's lock may be held by the stuck one.
     fn tell_core(self: &Arc<Self>) {
         let engine = self.clone();
         let failed = |error| log::error!("cannot start a thread to report the stall: {error}");

@@ -16,7 +16,7 @@ use super::Engine;
 type Waiting = SyncSender<Weak<Engine>>;
 
 /// See the module.
-pub struct Makings {
+pub struct EngineResources {
     pub(super) epoch_timer: TimerFd,
     pub(super) launcher: Launcher,
     pub(super) threads: Waiters,
@@ -25,7 +25,7 @@ pub struct Makings {
 /// The engine's threads. Each waits for the engine.
 pub(super) struct Waiters(Vec<Waiting>);
 
-impl Makings {
+impl EngineResources {
     /// Allocates the resources of an engine. `arbiter` is the arbiter of its machine.
     ///
     /// # Errors
