@@ -4,6 +4,7 @@
 
 #[path = "../hypervisor/tests/common/mod.rs"]
 mod common;
+#[path = "../machine/tests/images/mod.rs"]
 mod images;
 mod micro;
 mod pair;
