@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod circles;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,6 +94,36 @@ const TOOLS: &[(&str, &str, &[&str])] = &[
         &["kemari-flags", "kemari-gate-check", "kemari-testbed", "xtask-bench", "xtask-common"],
     ),
 ];
+/// The circles of modules that stay: the crate, the modules (with those below them), and the reason.
+const CIRCLES: &[(&str, &[&str], &str)] = &[
+    (
+        "kemari-drivers",
+        &[
+            "blocks",
+            "cable",
+            "faults",
+            "hosts",
+            "judge",
+            "kvm",
+            "run",
+            "scheduler",
+            "sides",
+            "watch",
+            "world",
+        ],
+        "a simulated world: the scheduler asks what fails next, and those who decide it wait in the scheduler",
+    ),
+    (
+        "kemari-gate-check",
+        &["finding", "policy", "rules", "source", "subject"],
+        "the list of rules has the lints of the source, whose findings and exceptions name rules of the list",
+    ),
+    (
+        "kemari-gate-check",
+        &["source::lints", "source::scan"],
+        "the walk over the source calls the lints, which report to it and let it go on into what they were given",
+    ),
+];
 /// What is linked into the product.
 const PRODUCT: &str = "kemari-vmm";
 
@@ -151,6 +183,36 @@ fn the_product_is_made_of_the_crates_of_the_table() {
     }
     let table: BTreeSet<&str> = FLOORS.iter().map(|(_, name, _)| *name).collect();
     assert_eq!(seen, table);
+}
+
+fn is_at_or_below(module: &str, name: &str) -> bool {
+    module.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[test]
+fn no_circle_among_the_modules_of_a_crate() {
+    let metadata = metadata();
+    let mut found = Vec::new();
+    for package in &metadata.packages {
+        let roots = package.targets.iter().filter(|target| target.is_lib() || target.is_bin());
+        for root in roots {
+            let circles = circles::circles(root.src_path.as_std_path());
+            found.extend(circles.into_iter().map(|circle| (package.name.as_str(), circle)));
+        }
+    }
+    let stays = |(package, circle): &(&str, BTreeSet<String>), known: &(&str, &[&str], &str)| {
+        let is_known = |module: &String| known.1.iter().any(|name| is_at_or_below(module, name));
+        *package == known.0 && circle.iter().all(is_known)
+    };
+    let new: Vec<_> =
+        found.iter().filter(|circle| !CIRCLES.iter().any(|known| stays(circle, known))).collect();
+    assert!(
+        new.is_empty(),
+        "circles of modules: {new:?}: move what both sides need to a file of its own"
+    );
+    let gone: Vec<_> =
+        CIRCLES.iter().filter(|known| !found.iter().any(|circle| stays(circle, known))).collect();
+    assert!(gone.is_empty(), "no longer circles, take them out of CIRCLES: {gone:?}");
 }
 
 /// The text of all Rust files below a folder, without nested crates.

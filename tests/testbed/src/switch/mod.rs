@@ -5,6 +5,7 @@
 //! announcement therefore shows as a gap. The switch records each frame, and can cut a cable
 //! silently.
 
+mod frame;
 mod port;
 mod tap;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -12,11 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
+use super::frame::{InHand, MAX_FRAME};
 use super::tap;
 
-/// Maximum length of a frame in bytes: an IPv4 datagram of 64 KiB (the receiver segments it) with
-/// its Ethernet header.
-pub(super) const MAX_FRAME: usize = 65536 + 14;
 const LENGTH: usize = 4;
 
 /// The connection of a port.
@@ -149,9 +147,6 @@ impl SocketLink {
         }
     }
 }
-
-/// Whether a reader holds frames that it has not forwarded. It is set before the reader reads.
-pub(super) type InHand = Arc<AtomicBool>;
 
 /// Splits a byte stream into frames.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::port::{InHand, MAX_FRAME};
+use super::frame::{InHand, MAX_FRAME};
 
 /// Interval at which the reader checks whether the switch is closed.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };

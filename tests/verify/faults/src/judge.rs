@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use kemari_flags::faults::Fault;
 use kemari_testbed::pair::observer::Observer;
-use serde::{Deserialize, Serialize};
 
+use crate::outcome::{Line, NOT_REACHED, Outcome};
 use crate::pair::{ENOUGH, PATIENCE, Pair, Programs, Side, TURN};
 use crate::reasons::Reasons;
-use crate::results::Line;
 use crate::scenario::{self, Cell, END, Made, Phase, Sides};
 
 /// Duration of a slow call: longer than the heartbeat timeout.
@@ -30,41 +29,6 @@ const NOTICED: Duration = Duration::from_secs(14);
 /// Exit code of a process that was ordered to end.
 const TERMINATED: i32 = 128 + libc::SIGTERM;
 
-/// The result of a fault.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Outcome {
-    /// The words for the table.
-    pub(crate) what: String,
-    /// Broken promises.
-    pub(crate) violations: Vec<String>,
-    /// Promises that seemed broken in a first, shorter run: they hold only within a bound, and held
-    /// after a wait for that bound.
-    #[serde(default)]
-    pub(crate) at_first: Vec<String>,
-    /// The last lines of the sides that ended.
-    pub(crate) said: Vec<String>,
-}
-
-impl Outcome {
-    /// The result for people. `is_broken` marks a broken promise as a violation; otherwise an
-    /// argument says that the result is right.
-    pub(crate) fn describe(&self, is_broken: bool) -> String {
-        let violation = if is_broken { "VIOLATION" } else { "accepted" };
-        let mut text = self.what.clone();
-        text.extend(self.violations.iter().map(|what| format!("; {violation}: {what}")));
-        text.extend(self.at_first.iter().map(|what| format!("; at first: {what}")));
-        text.extend(self.said.iter().map(|said| format!(" ({said})")));
-        text
-    }
-
-    /// Whether the fault was injected.
-    pub(crate) fn is_made(&self) -> bool {
-        !self.what.starts_with(NOT_REACHED)
-    }
-}
-
-/// The table's words for a fault whose call did not happen this time.
-pub(crate) const NOT_REACHED: &str = "not reached";
 /// The only promise here that holds within a bound: a hang of a standby is noticed by then.
 const NO_SUCCESSOR: &str = "said `protected`, and its standby did not go on";
 

@@ -10,6 +10,7 @@ mod calls;
 mod cells;
 mod judge;
 mod lists;
+mod outcome;
 mod pair;
 mod reasons;
 mod results;
@@ -25,9 +26,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use judge::Patience;
 use kemari_flags::faults::Arguments;
+use outcome::Line;
 use pair::Programs;
 use reasons::Reasons;
-use results::{Line, Results};
+use results::Results;
 use scenario::Cell;
 
 /// Number of tries for a fault: on a busy machine, a pair may not reach its fault's phase.

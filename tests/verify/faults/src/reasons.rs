@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::results::Line;
+use crate::outcome::Line;
 
 /// The contents of `tests/verify/faults/reasons.toml`.
 #[derive(Debug, Deserialize)]

@@ -7,9 +7,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
 
-use crate::judge::Outcome;
+use crate::outcome::Line;
 use crate::reasons::Reasons;
 use crate::roles;
 use crate::scenario::Cell;
@@ -19,37 +18,6 @@ const BEGIN: &str = r#"{"side":"#;
 
 /// A fault by the role of its thread.
 pub(crate) type RoleCall = (Option<&'static str>, String, String);
-
-/// A fault and its result.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Line {
-    pub(crate) side: String,
-    pub(crate) thread: String,
-    pub(crate) call: String,
-    pub(crate) fault: String,
-    pub(crate) phase: String,
-    pub(crate) outcome: Outcome,
-}
-
-impl Line {
-    pub(crate) fn new(cell: &Cell, outcome: Outcome) -> Self {
-        Self {
-            side: cell.seen.side.name().to_owned(),
-            thread: cell.seen.thread.clone(),
-            call: cell.seen.call.name(),
-            fault: cell.fault.name().to_owned(),
-            phase: cell.phase.name().to_owned(),
-            outcome,
-        }
-    }
-
-    fn is_of(&self, cell: &Cell) -> bool {
-        self.side == cell.seen.side.name()
-            && self.thread == cell.seen.thread
-            && self.call == cell.seen.call.name()
-            && self.fault == cell.fault.name()
-    }
-}
 
 /// All results, and the file to which they are appended.
 #[derive(Debug)]

@@ -6,10 +6,9 @@ use std::fmt;
 use kemari_flags::faults::Fault;
 
 use crate::calls;
-use crate::judge::NOT_REACHED;
 use crate::lists;
+use crate::outcome::{Line, NOT_REACHED};
 use crate::reasons::Reasons;
-use crate::results::Line;
 use crate::roles;
 use crate::scenario::Counts;
 
@@ -189,7 +188,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
     use super::*;
-    use crate::judge::Outcome;
+    use crate::outcome::Outcome;
 
     const PAGE: &str = include_str!("../../../../docs/fault-table.md");
 

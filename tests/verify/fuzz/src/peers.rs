@@ -5,18 +5,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use ft_core::handshake::{ArbiterView, Hello, MachineLayout, SessionOptions};
 use ft_core::pages::{Compression, PageBatch};
 use ft_core::primary::{self, Primary, PrimaryOptions};
 use ft_core::standby::{self, Standby, StandbyOptions};
 use ft_core::wire::{
     ByeReason, Data, Decoder, End, EpochDigest, Frame, Hashes, Heartbeat, Kind, Message, Outgoing,
-    PROTOCOL, Verified, WireError,
+    Verified, WireError,
 };
 use ft_core::{Epoch, LinkId, Term, Time};
 use io_gate::host::new_gate;
 
-use crate::wire::{framed, memory, pages};
+use crate::wire::{framed, hello, memory, pages};
 use crate::{Target, over};
 
 pub(crate) const STANDBY: Target = Target {
@@ -38,25 +37,6 @@ const OURS: u64 = 9;
 /// The session number of the hostile side.
 const THEIRS: u64 = 5;
 const STEPS: usize = 64;
-
-pub(crate) fn hello(term: u64, session: u64, standby_session: u64) -> Hello {
-    Hello {
-        protocol: PROTOCOL,
-        release: String::new(),
-        name: "vm".into(),
-        term: Term(term),
-        session,
-        standby_session,
-        holder: "primary".into(),
-        arbiter: ArbiterView { kind: "file".into(), ..ArbiterView::default() },
-        layout: MachineLayout { memory: memory(), cpus: 1, page_size: 4096, devices: Vec::new() },
-        disks: Vec::new(),
-        boot: None,
-        images: Vec::new(),
-        facts: Vec::new(),
-        options: SessionOptions { verify: true },
-    }
-}
 
 fn seeds() -> Vec<Vec<u8>> {
     let ramp: Vec<u8> = (0..=255).collect();

@@ -1,15 +1,14 @@
 //! The decoder of the link's frames, and the batches of pages in frames.
 
-use ft_core::handshake::MemoryRegion;
+use ft_core::handshake::{ArbiterView, Hello, MachineLayout, MemoryRegion, SessionOptions};
 use ft_core::pages::{Compression, PAGE_SIZE, PageBatch, PageFrame, SentPages};
 use ft_core::wire::{
     ByeReason, Data, Decoder, End, EpochDigest, Frame, HEADER_LEN, Hashes, Header, Heartbeat, Kind,
-    Message, Outgoing,
+    Message, Outgoing, PROTOCOL,
 };
 use ft_core::{Epoch, Term};
 
 use crate::Target;
-use crate::peers::hello;
 
 pub(crate) const DECODER: Target = Target {
     name: "wire",
@@ -80,6 +79,25 @@ fn run_bodies(bytes: &[u8]) {
     if outgoing.encode(&mut again).is_ok() {
         let back = frames(std::iter::once(again));
         assert_eq!(back.first().map(|back| &back.message), Some(&frame.message));
+    }
+}
+
+pub(crate) fn hello(term: u64, session: u64, standby_session: u64) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        release: String::new(),
+        name: "vm".into(),
+        term: Term(term),
+        session,
+        standby_session,
+        holder: "primary".into(),
+        arbiter: ArbiterView { kind: "file".into(), ..ArbiterView::default() },
+        layout: MachineLayout { memory: memory(), cpus: 1, page_size: 4096, devices: Vec::new() },
+        disks: Vec::new(),
+        boot: None,
+        images: Vec::new(),
+        facts: Vec::new(),
+        options: SessionOptions { verify: true },
     }
 }
 

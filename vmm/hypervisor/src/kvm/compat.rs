@@ -8,7 +8,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::cpuid::leaf;
+use super::leaf::leaf;
 use super::state::SavePlan;
 use super::vm::Vm;
 use super::{msr, offered};

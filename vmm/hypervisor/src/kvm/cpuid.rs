@@ -106,18 +106,10 @@ fn extended_topology(index: u32, count: u32) -> [kvm_cpuid_entry2; 2] {
     [leaf(0, 0, 1, 1), leaf(1, id_space(count).ilog2(), count, 2)]
 }
 
-/// The registers of one leaf; zero if it is absent.
-pub fn leaf(cpuid: &CpuId, function: u32, index: u32) -> [u32; 4] {
-    cpuid
-        .as_slice()
-        .iter()
-        .find(|e| e.function == function && e.index == index)
-        .map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx])
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::leaf::leaf;
     use super::*;
 
     const VMX: u32 = 1 << 5;

@@ -4,6 +4,7 @@ pub mod compat;
 pub mod cpuid;
 mod error;
 pub mod exit;
+mod leaf;
 pub mod limits;
 pub mod long_mode;
 pub mod msr;

@@ -49,7 +49,7 @@ impl Bit {
     }
 
     fn is_set(self, cpuid: &CpuId) -> bool {
-        let [eax, ebx, ecx, edx] = super::cpuid::leaf(cpuid, self.leaf, self.index);
+        let [eax, ebx, ecx, edx] = super::leaf::leaf(cpuid, self.leaf, self.index);
         let word = match self.reg {
             Eax => eax,
             Ebx => ebx,
@@ -252,7 +252,7 @@ fn banks(capabilities: u64) -> Vec<u32> {
 
 /// The registers of Intel's architectural performance monitoring (leaf 0xa).
 fn counters(cpuid: &CpuId) -> Vec<u32> {
-    let [eax, _, _, edx] = super::cpuid::leaf(cpuid, 0xa, 0);
+    let [eax, _, _, edx] = super::leaf::leaf(cpuid, 0xa, 0);
     let (version, general, fixed) = (eax & 0xff, (eax >> 8) & 0xff, edx & 0x1f);
     if version == 0 {
         return Vec::new();
@@ -270,7 +270,7 @@ fn counters(cpuid: &CpuId) -> Vec<u32> {
 /// kernel's log.
 fn without_a_bit(cpuid: &CpuId) -> &'static [u32] {
     // The first letters of GenuineIntel, in EBX.
-    let intel = super::cpuid::leaf(cpuid, 0, 0)[1] == u32::from_le_bytes(*b"Genu");
+    let intel = super::leaf::leaf(cpuid, 0, 0)[1] == u32::from_le_bytes(*b"Genu");
     if intel { &[0x1d9] } else { &[] }
 }
 
@@ -361,8 +361,8 @@ mod tests {
         withhold(&mut entries);
         let cpuid = CpuId::from_entries(&entries).unwrap();
         assert!(NEVER.iter().all(|bit| !bit.is_set(&cpuid)));
-        assert_eq!(super::super::cpuid::leaf(&cpuid, 6, 0), [ARAT, 0, 0, 0]);
-        assert_eq!(super::super::cpuid::leaf(&cpuid, 0x14, 0), [0; 4]);
+        assert_eq!(super::super::leaf::leaf(&cpuid, 6, 0), [ARAT, 0, 0, 0]);
+        assert_eq!(super::super::leaf::leaf(&cpuid, 0x14, 0), [0; 4]);
         // All other bits are unchanged.
         assert!(bit(1, 0, Edx, 12).is_set(&cpuid) && bit(7, 0, Edx, 26).is_set(&cpuid));
     }
