@@ -7,12 +7,19 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, StatxFlags, ioctl_blksszget, statx};
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with,
+};
 use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
@@ -26,7 +33,7 @@ pub(crate) const CONSOLE_INPUT: RawFd = libc::STDIN_FILENO;
 pub(crate) const CONSOLE_OUTPUT: RawFd = libc::STDOUT_FILENO;
 
 /// Requested size of a socket's send buffer. The system may grant less.
-const SEND_BUFFER: libc::c_int = 1024 * 1024;
+const SEND_BUFFER: usize = 1024 * 1024;
 
 /// A disk image or block device, which its lane reads and writes. Never created here: a missing
 /// disk is a mistake.
@@ -122,14 +129,10 @@ const UNKNOWN_BLOCK: u64 = 4096;
 /// (STATX_DIOALIGN, Linux 6.1), or else the sector size of the device or of the file system's
 /// device, or else the largest that is known.
 pub(crate) fn direct_block(file: &File) -> io::Result<u64> {
-    // SAFETY: all-zero bytes are a valid `statx`: it is plain numbers.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is a C string, and `found` a valid `statx` to write to.
-    let result = unsafe {
-        let (fd, path) = (file.as_raw_fd(), c"".as_ptr());
-        libc::statx(fd, path, libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &raw mut found)
-    };
-    if result == 0 && found.stx_mask & libc::STATX_DIOALIGN != 0 {
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+    if let Ok(found) = found
+        && found.stx_mask & StatxFlags::DIOALIGN.bits() != 0
+    {
         return match found.stx_dio_offset_align {
             0 => Err(io::Error::from_raw_os_error(libc::EINVAL)),
             block => Ok(u64::from(block.max(found.stx_dio_mem_align))),
@@ -137,12 +140,7 @@ pub(crate) fn direct_block(file: &File) -> io::Result<u64> {
     }
     let metadata = file.metadata()?;
     if metadata.file_type().is_block_device() {
-        let mut sector: libc::c_int = 0;
-        // SAFETY: the request writes an `int`, and `sector` is one.
-        return match unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKSSZGET, &raw mut sector) } {
-            0 => Ok(u64::from(sector.cast_unsigned())),
-            _ => Err(io::Error::last_os_error()),
-        };
+        return Ok(u64::from(ioctl_blksszget(file)?));
     }
     let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
     // A partition has the block size of its disk.
@@ -207,17 +205,7 @@ pub(crate) fn kind_of(fd: RawFd) -> Option<std::fs::FileType> {
 
 /// Whether the network namespace has an interface of that name (netdevice(7)).
 pub(crate) fn interface_exists(name: &str) -> bool {
-    // SAFETY: all-zero bytes are a valid `ifreq`: it is plain numbers.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return false;
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    let Ok(socket) = unix_socket(libc::SOCK_DGRAM) else { return false };
-    // SAFETY: `request` is a valid `ifreq` for the duration of the call.
-    unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) == 0 }
+    unix_socket(SocketType::DGRAM).is_ok_and(|socket| name_to_index(socket, name).is_ok())
 }
 
 /// Guest memory that other processes may map: every store of the guest writes to it. Only its owner
@@ -243,19 +231,15 @@ pub(crate) fn tun() -> io::Result<File> {
 /// A stream to a network's peer, which need not accept it at once. The lane calls it again whenever
 /// the peer has gone.
 pub(crate) fn stream(peer: &Path) -> io::Result<UnixStream> {
-    let socket = unix_socket(libc::SOCK_STREAM)?;
-    connect(&socket, peer)?;
+    let socket = unix_socket(SocketType::STREAM)?;
+    connect(&socket, &Address::of(peer)?.0)?;
     Ok(UnixStream::from(socket))
 }
 
 /// A datagram socket of a network at its own address. It is not connected: see [`Address`].
 pub(crate) fn datagrams(local: &Path) -> io::Result<OwnedFd> {
-    let socket = unix_socket(libc::SOCK_DGRAM)?;
-    let address = Address::of(local)?;
-    // SAFETY: the address is valid and of this length for the duration of the call.
-    check(unsafe {
-        libc::bind(socket.as_raw_fd(), (&raw const address.name).cast(), address.len)
-    })?;
+    let socket = unix_socket(SocketType::DGRAM)?;
+    bind(&socket, &Address::of(local)?.0)?;
     Ok(socket)
 }
 
@@ -276,45 +260,17 @@ pub(crate) fn timer() -> io::Result<TimerFd> {
 }
 
 /// A Unix socket that never blocks.
-fn unix_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
-    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: a system call without pointers.
-    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
-    check(fd)?;
-    // SAFETY: the system has just given us this descriptor; it has no other owner.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    set_send_buffer(&socket, SEND_BUFFER);
+fn unix_socket(kind: SocketType) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    // Failure is ignored: a larger buffer only makes waiting frames less likely.
+    let _ = set_socket_send_buffer_size(&socket, SEND_BUFFER);
     Ok(socket)
-}
-
-fn connect(socket: &OwnedFd, path: &Path) -> io::Result<()> {
-    let address = Address::of(path)?;
-    // SAFETY: the address is valid and of this length for the duration of the call.
-    check(unsafe {
-        libc::connect(socket.as_raw_fd(), (&raw const address.name).cast(), address.len)
-    })
-}
-
-/// Failure is ignored: a larger buffer only makes waiting frames less likely.
-fn set_send_buffer(socket: &OwnedFd, bytes: libc::c_int) {
-    // SAFETY: the pointer and the length describe `bytes`, which lives through the call.
-    unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_SNDBUF,
-            (&raw const bytes).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        );
-    }
 }
 
 /// The name of a Unix socket in the form for system calls. A datagram goes to the socket that has
 /// the name when it is sent.
-pub(crate) struct Address {
-    pub(crate) name: libc::sockaddr_un,
-    pub(crate) len: libc::socklen_t,
-}
+pub(crate) struct Address(SocketAddrUnix);
 
 impl Address {
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
@@ -322,16 +278,15 @@ impl Address {
         if bytes.len() > MAX_SOCKET_PATH || bytes.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket path"));
         }
-        // SAFETY: all-zero bytes are a valid `sockaddr_un`: it is plain numbers.
-        let mut name: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-        name.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        for (to, from) in name.sun_path.iter_mut().zip(bytes) {
-            *to = *from as libc::c_char;
-        }
-        Ok(Self { name, len: size_of::<libc::sockaddr_un>() as libc::socklen_t })
+        Ok(Self(SocketAddrUnix::new(path)?))
     }
-}
 
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    /// Makes a call with the address and its length. The pointer is valid during the call.
+    pub(crate) fn with_parts<T>(
+        &self,
+        call: impl FnOnce(*const libc::c_void, libc::socklen_t) -> T,
+    ) -> T {
+        // SAFETY: nothing is read here; the caller's own `unsafe` reads during the call only.
+        unsafe { self.0.with_sockaddr(|name, len| call(name.cast(), len)) }
+    }
 }

@@ -8,7 +8,10 @@ mod released;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::fs::FallocateFlags;
+use rustix::net::SendFlags;
 
 use crate::descriptors::Address;
 use crate::given_up::NotPermitted;
@@ -56,50 +59,55 @@ pub(crate) fn with_permits<T>(
 /// Sends one message on a socket, to its peer or to an address, without waiting for room.
 pub(crate) fn send(
     permit: Permit,
-    fd: RawFd,
+    fd: BorrowedFd<'_>,
     to: Option<&Address>,
     bytes: &Outgoing<'_>,
 ) -> io::Result<usize> {
     gathered(bytes, |pieces| {
-        // SAFETY: all-zero bytes are a valid `msghdr`.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        if let Some(to) = to {
-            message.msg_name = (&raw const to.name).cast_mut().cast();
-            message.msg_namelen = to.len;
+        let call = |name: *const libc::c_void, len| {
+            // SAFETY: all-zero bytes are a valid `msghdr`.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            (message.msg_name, message.msg_namelen) = (name.cast_mut(), len);
+            message.msg_iov = pieces.as_ptr().cast_mut();
+            message.msg_iovlen = pieces.len() as _;
+            let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+            permit.spend()?;
+            // SAFETY: the message points to an address and to pieces that are valid for reads through the call; sendmsg does
+            // not write to them.
+            count(unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) })
+        };
+        match to {
+            Some(to) => to.with_parts(call),
+            None => call(std::ptr::null(), 0),
         }
-        message.msg_iov = pieces.as_ptr().cast_mut();
-        message.msg_iovlen = pieces.len() as _;
-        permit.spend()?;
-        // SAFETY: the message points to an address and to pieces that are valid for reads through the call; sendmsg does not
-        // write to them.
-        count(unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) })
     })
 }
 
 /// Writes one message in one call: a tap would make two frames of two calls.
-pub(crate) fn write_message(permit: Permit, fd: RawFd, bytes: &Outgoing<'_>) -> io::Result<usize> {
+pub(crate) fn write_message(
+    permit: Permit,
+    fd: BorrowedFd<'_>,
+    bytes: &Outgoing<'_>,
+) -> io::Result<usize> {
     gathered(bytes, |pieces| {
         permit.spend()?;
         // SAFETY: the pieces are valid for reads through the call.
-        count(unsafe { libc::writev(fd, pieces.as_ptr(), pieces.len() as libc::c_int) })
+        count(unsafe { libc::writev(fd.as_raw_fd(), pieces.as_ptr(), pieces.len() as libc::c_int) })
     })
 }
 
 /// Writes some bytes.
-pub(crate) fn write(permit: Permit, fd: RawFd, bytes: &Kept) -> io::Result<usize> {
+pub(crate) fn write(permit: Permit, fd: BorrowedFd<'_>, bytes: &Kept) -> io::Result<usize> {
     let bytes = bytes.bytes();
     permit.spend()?;
-    // SAFETY: the pointer and the length describe `bytes`.
-    count(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
+    Ok(rustix::io::write(fd, bytes)?)
 }
 
 /// Sends some bytes on a stream, without waiting for room.
-pub(crate) fn send_bytes(permit: Permit, fd: RawFd, bytes: &Kept) -> io::Result<usize> {
+pub(crate) fn send_bytes(permit: Permit, fd: BorrowedFd<'_>, bytes: &Kept) -> io::Result<usize> {
     let bytes = bytes.bytes();
     permit.spend()?;
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: the pointer and the length describe `bytes`.
-    count(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+    Ok(rustix::net::send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
 }
 
 /// An open image to write to.
@@ -143,15 +151,12 @@ pub(crate) fn allocate(
     permit: Permit,
     _effect: Released<'_>,
     file: &File,
-    mode: libc::c_int,
+    mode: FallocateFlags,
     at: u64,
     len: u64,
 ) -> io::Result<()> {
     permit.spend()?;
-    // SAFETY: a system call on our own descriptor, without pointers.
-    let result =
-        unsafe { libc::fallocate(file.as_raw_fd(), mode, at as libc::off_t, len as libc::off_t) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(rustix::fs::fallocate(file, mode, at, len)?)
 }
 
 /// Makes written data durable. It lets no data out, so it needs no effect.

@@ -8,7 +8,7 @@
 //! Code in this product that creates, removes or renames a file does it here, or `docs/files.md`
 //! says why not.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::{self, File, FileType, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +17,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 /// The longest path of a Unix socket: its address has 108 bytes, including the final zero.
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
@@ -339,19 +341,7 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
 
 /// Renames, unless `to` exists.
 fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
-    let name = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from);
-    let (from, to) = (name(from)?, name(to)?);
-    // SAFETY: both paths are C strings that live through the call.
-    let result = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            from.as_ptr(),
-            libc::AT_FDCWD,
-            to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }
 
 /// Describes a file for messages: `a directory`, `a regular file of 512 bytes`.

@@ -7,10 +7,11 @@
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 
 use crate::own_files::FileId;
 
@@ -167,25 +168,16 @@ fn is_locked(tried: Result<(), TryLockError>) -> io::Result<bool> {
 /// Marks a file that this process has just created with its purpose.
 fn mark(file: &File, sign: &Sign) {
     let value = sign.purpose.as_bytes();
-    // SAFETY: the name is a C string, and the pointer and the length describe `value`.
-    let result = unsafe {
-        let (file, name) = (file.as_raw_fd(), ATTRIBUTE.as_ptr());
-        libc::fsetxattr(file, name, value.as_ptr().cast(), value.len(), 0)
-    };
-    if result != 0 {
-        log::debug!("cannot mark a file: {}", io::Error::last_os_error());
+    if let Err(error) = fsetxattr(file, ATTRIBUTE, value, XattrFlags::empty()) {
+        log::debug!("cannot mark a file: {}", io::Error::from(error));
     }
 }
 
 fn is_marked(file: &File, sign: &Sign) -> bool {
     // Longer than any purpose: a longer value does not match.
     let mut found = [0_u8; 32];
-    // SAFETY: the name is a C string, and the pointer and the length describe `found`.
-    let length = unsafe {
-        let (file, name) = (file.as_raw_fd(), ATTRIBUTE.as_ptr());
-        libc::fgetxattr(file, name, found.as_mut_ptr().cast(), found.len())
-    };
-    usize::try_from(length).is_ok_and(|length| found[..length] == *sign.purpose.as_bytes())
+    let length = fgetxattr(file, ATTRIBUTE, &mut found);
+    length.is_ok_and(|length| found[..length] == *sign.purpose.as_bytes())
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use io_gate::host::{EffectOp, InputOp, Performable, Request};
 use io_gate::{Outcome, Space};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::backend::disk::Disk;
 use crate::backend::work::Work;
@@ -84,17 +86,12 @@ pub(crate) fn entropy(memory: &GuestMemory, into: &Space<'_>) -> (Outcome, Vec<u
     let mut data = vec![0_u8; into.len()];
     let mut filled = 0;
     while filled < data.len() {
-        let rest = &mut data[filled..];
-        // SAFETY: the pointer and the length describe `rest`, which is ours to write.
-        let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
-        match usize::try_from(got) {
+        match getrandom(&mut data[filled..], GetRandomFlags::empty()) {
             Ok(got) => filled += got,
-            Err(_) => {
-                let error = std::io::Error::last_os_error();
-                if error.kind() != std::io::ErrorKind::Interrupted {
-                    log::warn!("getrandom: {error}");
-                    return (Outcome::Failed, Vec::new());
-                }
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                log::warn!("getrandom: {}", std::io::Error::from(error));
+                return (Outcome::Failed, Vec::new());
             }
         }
     }

@@ -38,6 +38,27 @@ const CALLS: &[&str] = &[
     "eprintln!(",
 ];
 
+/// The same calls of rustix, by the last part of their path.
+const RUSTIX: &[&str] = &[
+    "write",
+    "writev",
+    "pwrite",
+    "pwritev",
+    "pwritev2",
+    "send",
+    "sendto",
+    "sendmsg",
+    "sendmsg_addr",
+    "sendfile",
+    "splice",
+    "tee",
+    "copy_file_range",
+    "fallocate",
+    "ftruncate",
+    "fdatasync",
+    "fsync",
+];
+
 /// Places that write data which is invisible outside, and text.
 const EXCEPTIONS: &[(&str, &str)] = &[
     // The fence record of a disk: the permission itself depends on it.
@@ -56,6 +77,16 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     // Sets the size of shared guest memory.
     ("backend/memory.rs", ".set_len("),
 ];
+
+/// The calls of [`RUSTIX`] that a text names, in `use` or in place.
+fn of_rustix(text: &str) -> Vec<&'static str> {
+    let paths = text.split("rustix::").skip(1);
+    let names = paths.flat_map(|rest| {
+        let path = rest.split([';', '(']).next().unwrap_or_default();
+        path.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+    });
+    names.filter_map(|name| RUSTIX.iter().copied().find(|call| *call == name)).collect()
+}
 
 fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -84,6 +115,7 @@ fn p2_nothing_is_let_out_but_with_a_permit() {
             assert!(text.matches("permit.spend()?").count() >= 7, "each call spends its permit");
             continue;
         }
+        findings.extend(of_rustix(text).iter().map(|call| format!("{name}: rustix' {call}")));
         for (number, line) in text.lines().enumerate() {
             let found = CALLS.iter().filter(|call| line.contains(**call));
             let found = found.filter(|call| !EXCEPTIONS.contains(&(name, call)));
@@ -94,4 +126,14 @@ fn p2_nothing_is_let_out_but_with_a_permit() {
         findings.is_empty(),
         "{findings:#?}: make the call in io-gate/host/src/out.rs, where it takes a permit"
     );
+}
+
+#[test]
+fn a_call_of_rustix_is_found_in_use_and_in_place() {
+    assert_eq!(
+        of_rustix("use rustix::io::{\n    Errno, write,\n};\nuse rustix::net::recv;"),
+        ["write"]
+    );
+    assert_eq!(of_rustix("rustix::net::send(fd, bytes, flags)"), ["send"]);
+    assert!(of_rustix("use rustix::io::read; write(1)").is_empty());
 }

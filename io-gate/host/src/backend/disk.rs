@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use io_gate::Outcome;
+use rustix::fs::{Advice, FallocateFlags, fadvise};
 
 use super::direct::Direct;
 pub use super::disk_error::DiskError;
@@ -265,11 +265,8 @@ impl Disk {
         if !self.file.metadata().is_ok_and(|metadata| is_block_device(metadata.file_type())) {
             return;
         }
-        // SAFETY: a call on a descriptor that is open, without memory.
-        let refused =
-            unsafe { libc::posix_fadvise(self.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-        if refused != 0 {
-            let error = io::Error::from_raw_os_error(refused);
+        if let Err(error) = fadvise(&*self.file, 0, None, Advice::DontNeed) {
+            let error = io::Error::from(error);
             log::warn!("disk {}: cannot drop its page cache: {error}", self.path.display());
         }
     }
@@ -385,8 +382,7 @@ impl Disk {
     ) -> Result<(), Refused> {
         self.writable()?;
         let (at, len) = self.sector_range(sector, sectors)?;
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        self.allocate(released, mode, (at, len), may)
+        self.allocate(released, FallocateFlags::PUNCH_HOLE, (at, len), may)
     }
 
     pub(crate) fn write_zeroes(
@@ -399,8 +395,8 @@ impl Disk {
     ) -> Result<(), Refused> {
         self.writable()?;
         let (at, len) = self.sector_range(sector, sectors)?;
-        let mode = if unmap { libc::FALLOC_FL_PUNCH_HOLE } else { libc::FALLOC_FL_ZERO_RANGE };
-        match self.allocate(released, mode | libc::FALLOC_FL_KEEP_SIZE, (at, len), may) {
+        let mode = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+        match self.allocate(released, mode, (at, len), may) {
             Err(Refused::Io(error)) if is_unsupported(&error) => {
                 self.write_zeroes_plainly(released, at, len, may)
             }
@@ -425,13 +421,14 @@ impl Disk {
     fn allocate(
         &self,
         released: Released<'_>,
-        mode: libc::c_int,
+        mode: FallocateFlags,
         (at, len): (u64, u64),
         may: May<'_>,
     ) -> Result<(), Refused> {
         if len == 0 {
             return Ok(());
         }
+        let mode = mode | FallocateFlags::KEEP_SIZE;
         let call = |permit| out::allocate(permit, released, &self.file, mode, at, len);
         with_permits(&mut *may, call)?;
         // O_DSYNC and RWF_DSYNC do not cover allocation.

@@ -23,6 +23,8 @@ use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, StatxFlags, statx};
+
 /// Offsets beyond the end of any image, and within the range that all systems support.
 const READER: i64 = 1 << 62;
 const PAIR: i64 = READER + 1;
@@ -195,14 +197,9 @@ pub(super) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>
 /// Makes a network file system ask its server whether the file has changed (statx(2),
 /// `AT_STATX_FORCE_SYNC`), so that later reads do not use old cached data.
 pub(super) fn revalidate(file: &File) -> io::Result<()> {
-    // SAFETY: all-zero bytes are a valid `statx`: it is plain numbers.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
-    // SAFETY: the path is a C string, and `found` is valid for writes for the duration of the call.
-    let result = unsafe {
-        libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_MTIME, &raw mut found)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    statx(file, c"", flags, StatxFlags::MTIME)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,10 +5,15 @@
 //! terminal becomes raw when the process is in the foreground or comes there.
 
 use std::cell::UnsafeCell;
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, IsTerminal};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
+
+use rustix::io::Errno;
+use rustix::process::getpgrp;
+use rustix::stdio::stdin;
+use rustix::termios::tcgetpgrp;
 
 use crate::descriptors::CONSOLE_INPUT;
 
@@ -48,7 +53,7 @@ impl RawMode {
     /// When the terminal refuses.
     pub fn enter() -> io::Result<Self> {
         let guard = Self(());
-        if is_terminal(&io::stdin()) {
+        if io::stdin().is_terminal() {
             WANTED.store(true, Ordering::SeqCst);
             restore_on_panic();
             Self::follow()?;
@@ -110,7 +115,7 @@ impl Drop for RawMode {
 /// Whether standard input is a terminal.
 #[must_use]
 pub fn is_attached() -> bool {
-    is_terminal(&io::stdin())
+    io::stdin().is_terminal()
 }
 
 /// Makes a call on another process group's terminal fail instead of stopping this process. The
@@ -125,14 +130,10 @@ pub fn never_stop() {
 /// Whether this process may change the terminal. A terminal that does not control this process is
 /// not under job control, so it may be changed.
 fn is_in_foreground() -> bool {
-    let mut group: libc::pid_t = 0;
-    // SAFETY: the argument points to a number that lives through the call.
-    let result = unsafe { libc::ioctl(CONSOLE_INPUT, libc::TIOCGPGRP, &raw mut group) };
-    if result != 0 {
-        return io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY);
+    match tcgetpgrp(stdin()) {
+        Ok(group) => group == getpgrp(),
+        Err(error) => error == Errno::NOTTY,
     }
-    // SAFETY: a system call without pointers that cannot fail.
-    group == unsafe { libc::getpgrp() }
 }
 
 fn restore_on_panic() {
@@ -163,10 +164,4 @@ fn set(attributes: *const libc::termios) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// Whether a descriptor is a terminal.
-fn is_terminal(fd: &impl AsRawFd) -> bool {
-    // SAFETY: a system call on a descriptor, without pointers.
-    unsafe { libc::isatty(fd.as_raw_fd()) == 1 }
 }

@@ -76,7 +76,7 @@ file_calls! {
     mkdir(path: *const c_char, mode: u32) -> c_int = libc::SYS_mkdir;
     statx(dir: c_int, path: *const c_char, flags: c_int, mask: u32, into: *mut c_void) -> c_int = libc::SYS_statx;
     ftruncate64(fd: c_int, len: i64) -> c_int = libc::SYS_ftruncate;
-    fallocate(fd: c_int, mode: c_int, offset: i64, len: i64) -> c_int = libc::SYS_fallocate;
+    fallocate64(fd: c_int, mode: c_int, offset: i64, len: i64) -> c_int = libc::SYS_fallocate;
     pread64(fd: c_int, into: *mut c_void, len: usize, offset: i64) -> isize = libc::SYS_pread64;
     pwrite64(fd: c_int, from: *const c_void, len: usize, offset: i64) -> isize = libc::SYS_pwrite64;
 }

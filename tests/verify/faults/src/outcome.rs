@@ -39,6 +39,7 @@ impl Outcome {
 
 /// The table's words for a fault whose call did not happen this time.
 pub(crate) const NOT_REACHED: &str = "not reached";
+
 /// A fault and its result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Line {

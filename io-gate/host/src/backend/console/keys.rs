@@ -2,9 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
+
+use rustix::io::read;
+use rustix::net::{RecvFlags, recv};
+use rustix::process::{Signal, getpid, kill_process};
+use rustix::stdio::stdin;
 
 use crate::backend::interest::{Interest, Retry};
 use crate::backend::terminal;
@@ -64,7 +69,7 @@ impl Keys {
         let (inputs, token) = &self.place;
         self.ended = false;
         // A regular file or a closed descriptor cannot be watched: there are no keys to wait for.
-        if let Err(error) = self.interest.watch(inputs.watch(self.fd(), *token)) {
+        if let Err(error) = self.interest.watch(inputs.watch(self.fd().as_raw_fd(), *token)) {
             log::debug!("console: cannot watch standard input: {error}");
             self.interest.unwatch();
             self.ended = true;
@@ -95,17 +100,15 @@ impl Keys {
     }
 
     fn read(&self, keys: &mut [u8]) -> io::Result<usize> {
-        let (fd, to, len) = (self.fd(), keys.as_mut_ptr().cast(), keys.len());
-        let got = if self.is_socket {
-            // SAFETY: the pointer and the length describe `keys`.
-            unsafe { libc::recv(fd, to, len, libc::MSG_DONTWAIT) }
-        } else if self.own.is_none() && !ready(fd, libc::POLLIN, 0) {
+        let fd = self.fd();
+        if self.is_socket {
+            let (count, _) = recv(fd, keys, RecvFlags::DONTWAIT)?;
+            return Ok(count);
+        }
+        if self.own.is_none() && !ready(fd, libc::POLLIN, 0) {
             return Err(io::ErrorKind::WouldBlock.into());
-        } else {
-            // SAFETY: the pointer and the length describe `keys`.
-            unsafe { libc::read(fd, to, len) }
-        };
-        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+        }
+        Ok(read(fd, keys)?)
     }
 
     /// Stops watching: a descriptor that has hung up is always ready.
@@ -128,8 +131,8 @@ impl Keys {
         }
     }
 
-    fn fd(&self) -> RawFd {
-        self.own.as_ref().map_or(CONSOLE_INPUT, AsRawFd::as_raw_fd)
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.own.as_ref().map_or(stdin(), AsFd::as_fd)
     }
 
     fn key(&mut self, key: u8, into: &mut Vec<u8>) {
@@ -143,9 +146,9 @@ impl Keys {
         }
         match key {
             b'x' | b'X' => {
-                // SAFETY: a system call on our own process without pointers; the handler of the
-                // signal ends the machine in good order.
-                unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+                // The handler of the signal ends the machine in good order. A process may always
+                // send itself a signal.
+                let _ = kill_process(getpid(), Signal::TERM);
             }
             ESCAPE => into.push(ESCAPE),
             other => into.extend([ESCAPE, other]),
@@ -155,8 +158,8 @@ impl Keys {
 
 /// Waits at most `patience_ms` milliseconds until a descriptor can be read or written without
 /// blocking. Returns whether it can.
-pub(super) fn ready(fd: RawFd, events: libc::c_short, patience_ms: libc::c_int) -> bool {
-    let mut poll = libc::pollfd { fd, events, revents: 0 };
+pub(super) fn ready(fd: BorrowedFd<'_>, events: libc::c_short, patience_ms: libc::c_int) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     // SAFETY: one valid `pollfd`, and the count says one.
     let count = unsafe { libc::poll(&raw mut poll, 1, patience_ms) };
     count == 1 && poll.revents & libc::POLLNVAL == 0

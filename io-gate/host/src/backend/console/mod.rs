@@ -6,6 +6,7 @@ mod output;
 mod sink;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -119,7 +120,7 @@ impl Console {
         let room = Arc::new(Mutex::new(Room::new(inputs, token)?));
         if let Some(sink) = sink.as_ref().filter(|sink| sink.has_to_be_waited_for()) {
             let token = Token { role: Role::Output, ..token };
-            let watch = inputs.watch(sink.fd(), token);
+            let watch = inputs.watch(sink.fd().as_raw_fd(), token);
             room.lock().expect(POISONED).watch(watch)?;
         }
         let input = Input { room: room.clone(), keys: keys.map(Mutex::new) };

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
+
+use rustix::stdio::stdout;
 
 use crate::descriptors::{self, CONSOLE_OUTPUT};
 use crate::out::{self, Kept, Refused, with_permits};
@@ -51,8 +53,8 @@ impl Sink {
         Self { file: None, how, name }
     }
 
-    pub(super) fn fd(&self) -> RawFd {
-        self.file.as_ref().map_or(CONSOLE_OUTPUT, AsRawFd::as_raw_fd)
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_ref().map_or(stdout(), AsFd::as_fd)
     }
 
     /// The name for messages.

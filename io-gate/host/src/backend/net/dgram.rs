@@ -9,7 +9,7 @@
 //! to a connected socket.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -116,7 +116,7 @@ impl Output {
 
     /// Returns whether the frame has left. Fails if the peer is gone.
     fn send_now(&self, permits: &mut Permits<'_>, frame: &Outgoing<'_>) -> Result<bool, Refused> {
-        let socket = self.shared.bound.socket.as_raw_fd();
+        let socket = self.shared.bound.socket.as_fd();
         Ok(send_message(permits, socket, Some(&self.peer), frame)?.is_some())
     }
 
@@ -140,7 +140,7 @@ impl Input {
     pub(crate) fn receive(&self, into: &mut Vec<u8>) -> bool {
         into.clear();
         into.resize(VNET_HEADER, 0);
-        match receive_message(self.0.bound.socket.as_raw_fd(), into, MAX_FRAME) {
+        match receive_message(self.0.bound.socket.as_fd(), into, MAX_FRAME) {
             Ok(Some(len)) if len > 0 => true,
             // An empty datagram is not a frame, and an error (the peer is gone) is not input.
             _ => {
@@ -157,7 +157,7 @@ impl Input {
         }
         // A pending error (the peer is gone) would wake the thread repeatedly. Reading clears it.
         if events.intersects(EventSet::ERROR | EventSet::HANG_UP) {
-            take_error(self.0.bound.socket.as_raw_fd());
+            take_error(self.0.bound.socket.as_fd());
         }
         Handled { attend: false, input: events.contains(EventSet::IN) }
     }

@@ -1,7 +1,7 @@
 //! Frames over a Unix stream socket, each after its length. Reconnects when the peer has gone.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -111,7 +111,7 @@ impl Output {
         let Some(socket) = &self.socket else {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         };
-        match socket::send_message(permits, socket.as_raw_fd(), None, &message) {
+        match socket::send_message(permits, socket.as_fd(), None, &message) {
             Ok(Some(sent)) if sent == message.len() => {}
             Ok(sent) => self.queue(&message, sent.unwrap_or(0)),
             Err(refused) => self.failed(refused)?,
@@ -133,7 +133,7 @@ impl Output {
             }
         }
         while let (Some(socket), Some(front)) = (&self.socket, self.outbox.front()) {
-            let fd = socket.as_raw_fd();
+            let fd = socket.as_fd();
             match socket::send_message(permits, fd, None, &front) {
                 Ok(Some(sent)) => self.outbox.advance(sent),
                 Ok(None) => break,
@@ -303,7 +303,7 @@ impl Link {
     fn fill(&mut self) -> io::Result<bool> {
         self.received.drain(..self.at);
         self.at = 0;
-        match socket::receive_message(self.socket.as_raw_fd(), &mut self.received, READ)? {
+        match socket::receive_message(self.socket.as_fd(), &mut self.received, READ)? {
             None => Ok(false),
             Some(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer has closed")),
             Some(_) => Ok(true),

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,7 @@ impl Tap {
         let mut frame = Vec::new();
         let mut next = || {
             frame.clear();
-            append(self.file.as_raw_fd(), &mut frame, VNET_HEADER + MAX_FRAME, None)
+            append(self.file.as_fd(), &mut frame, VNET_HEADER + MAX_FRAME, None)
         };
         let dropped = (0..MOST_STALE).take_while(|_| matches!(next(), Ok(Some(1..)))).count();
         if dropped > 0 {
@@ -152,7 +152,7 @@ impl Output {
         permits: &mut Permits<'_>,
         frame: &Outgoing<'_>,
     ) -> Result<(), Refused> {
-        let fd = self.shared.file.as_raw_fd();
+        let fd = self.shared.file.as_fd();
         let sent = with_permits(|| permits.next(), |permit| out::write_message(permit, fd, frame));
         if let Err(Refused::Io(error)) = &sent
             && is_gone(error)
@@ -201,7 +201,7 @@ impl Input {
         if !state.gives_input() {
             return (false, false);
         }
-        match append(self.0.file.as_raw_fd(), into, VNET_HEADER + MAX_FRAME, None) {
+        match append(self.0.file.as_fd(), into, VNET_HEADER + MAX_FRAME, None) {
             Ok(Some(len)) if len > VNET_HEADER => return (true, false),
             Err(error) if is_gone(&error) => state.is_gone(&error),
             // There is no frame, or the interface is down.
