@@ -79,6 +79,9 @@ pub fn number(text: &str, range: &RangeInclusive<u64>, unit: Unit) -> Result<u64
 }
 
 /// A function that parses a flag's value as [`number`] does.
+///
+/// # Errors
+/// In the parser, as for [`number`].
 pub fn numbers<T: TryFrom<u64>>(
     range: RangeInclusive<u64>,
     unit: Unit,

@@ -76,6 +76,9 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// Writes the record to the start of `slot`. Returns the number of bytes to write to disk, a
     /// multiple of [`SECTOR_LEN`].
+    ///
+    /// # Errors
+    /// When the payload is too long, or the operation changes no state.
     pub fn encode(&self, slot: &mut [u8; SLOT_LEN]) -> Result<usize, FormatError> {
         if self.payload.len() > MAX_PAYLOAD {
             return Err(FormatError::Payload(self.payload.len()));
@@ -100,6 +103,9 @@ impl<'a> Record<'a> {
     }
 
     /// Parses the record at the start of `slot`, which may be longer than the record.
+    ///
+    /// # Errors
+    /// When the bytes are no record: too few, other marks or fields, or another checksum.
     pub fn decode(slot: &'a [u8]) -> Result<Self, FormatError> {
         wire::at_least(slot, HEADER_LEN + CRC_LEN)?;
         wire::check_head(slot, MAGIC)?;

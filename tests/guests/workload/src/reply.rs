@@ -116,6 +116,9 @@ impl Reply {
     }
 
     /// Parses a reply, which must fill `message` exactly.
+    ///
+    /// # Errors
+    /// When the bytes are no reply: another length, other marks or fields, or another checksum.
     pub fn decode(message: &[u8]) -> Result<Self, FormatError> {
         if message.len() != REPLY_LEN {
             return Err(FormatError::Length { expected: REPLY_LEN, found: message.len() });

@@ -36,6 +36,9 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// Writes the request to the start of `out`, and returns its length.
+    ///
+    /// # Errors
+    /// When the payload is too long, or `out` too short.
     pub fn encode(&self, out: &mut [u8]) -> Result<usize, FormatError> {
         let (first, second, payload) = arguments(&self.op);
         if payload.len() > MAX_PAYLOAD {
@@ -59,6 +62,9 @@ impl<'a> Request<'a> {
     }
 
     /// Parses a request, which must fill `message` exactly.
+    ///
+    /// # Errors
+    /// When the bytes are no request: another length, other marks or fields, or another checksum.
     pub fn decode(message: &'a [u8]) -> Result<Self, FormatError> {
         wire::at_least(message, HEADER_LEN + CRC_LEN)?;
         wire::check_head(message, MAGIC)?;

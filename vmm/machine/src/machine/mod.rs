@@ -214,8 +214,8 @@ impl Machine {
     /// paused. P5: runs on the device thread, because only threads without rights to the outside
     /// run device code.
     ///
-    /// The answer is an error if the state belongs to other devices or another release, or is not
-    /// possible.
+    /// # Errors
+    /// In the answer, when the state belongs to other devices or another release, or is not possible.
     pub fn restore_devices(
         &self,
         records: &[DeviceRecord],
@@ -226,6 +226,9 @@ impl Machine {
 
     /// Restores the state as [`restore_devices`](Self::restore_devices) does, and returns the state
     /// that the devices then save.
+    ///
+    /// # Errors
+    /// In the answer, as for [`restore_devices`](Self::restore_devices).
     pub fn restored_devices(
         &self,
         records: &[DeviceRecord],

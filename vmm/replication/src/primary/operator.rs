@@ -78,6 +78,9 @@ impl Engine {
     }
 
     /// The result of request `number`; `None` while it is not known.
+    ///
+    /// # Errors
+    /// When another request has replaced it, the standby cannot protect the machine, or the machine has ended.
     pub fn attempt(&self, number: u64) -> Option<Result<u64, String>> {
         let state = self.lock_within(Duration::ZERO)?;
         if state.attempt.number != number {
@@ -110,6 +113,9 @@ impl Engine {
 
     /// Whether the machine now runs without a standby; `None` while the standby or the arbiter has
     /// not answered.
+    ///
+    /// # Errors
+    /// When the machine has ended, the operator must decide again, or another command has replaced this one.
     pub fn runs_alone(&self) -> Option<Result<(), String>> {
         let state = self.lock_within(Duration::ZERO)?;
         match state.primary.phase() {

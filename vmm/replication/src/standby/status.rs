@@ -76,6 +76,9 @@ impl StandbyStatus {
     }
 
     /// The result of an operator's takeover request; `None` while it is not known.
+    ///
+    /// # Errors
+    /// When this standby could not take over, or waits again.
     #[must_use]
     pub fn takeover(&self) -> Option<Result<u64, String>> {
         match (self.state, &self.taken_over) {
