@@ -1,6 +1,7 @@
 //! A world of its own for own disks: hosts with an image each, a volatile cache, a sidecar and
 //! marks; power losses, failing and hanging storage, cold starts. See `docs/simulation.md`.
 
+mod fault;
 mod faults;
 mod guest;
 mod host;
@@ -24,7 +25,7 @@ use ft_core::{Backoff, Term, Time};
 use crate::plan::Planned;
 use crate::random::{Random, mix};
 use crate::tally::Tally;
-pub use faults::DiskFault;
+pub use fault::DiskFault;
 pub(crate) use faults::plan;
 use host::{Disk, Engine};
 use image::Content;
