@@ -49,7 +49,8 @@ mod switch {
         AcceptOlderTerm,
         /// the standby says that it gave its checkpoint up, and keeps it
         RenounceAndKeep,
-        /// a standby that was asked to give its checkpoint up, and does not say so in time, is taken to have done it
+        /// a standby that was asked to give its checkpoint up, and does not say so in time, is
+        /// taken to have done it
         DetachTimesOut,
         /// a primary that slept takes what came meanwhile for news
         StaleAck,

@@ -113,7 +113,8 @@ impl EpochPolicy {
         &self.options
     }
 
-    /// Decides whether the epoch ends now, for a primary that [may seal](crate::primary::Primary::may_seal).
+    /// Decides whether the epoch ends now, for a primary that [may
+    /// seal](crate::primary::Primary::may_seal).
     #[must_use]
     pub fn next(&self, now: Time, inputs: &PolicyInputs) -> Decision {
         let (due, reason) = [self.output_due(now, inputs), self.budget_due(inputs)]

@@ -81,7 +81,8 @@ impl CommitAuthority {
     /// of `epoch`.
     ///
     /// # Panics
-    /// When epochs are acknowledged out of order: the protocol core is wrong, and P1 could be broken.
+    /// When epochs are acknowledged out of order: the protocol core is wrong, and P1 could be
+    /// broken.
     pub fn acknowledged(&mut self, epoch: Epoch) -> Committed {
         assert!(
             self.acknowledged.is_none_or(|last| last < epoch),

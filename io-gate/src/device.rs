@@ -199,7 +199,8 @@ pub trait Device: Send {
     /// Restores a saved state, on an instance built as the saved one was.
     ///
     /// # Errors
-    /// When the kind or version differs, a field is missing or left over, or a value is out of range.
+    /// When the kind or version differs, a field is missing or left over, or a value is out of
+    /// range.
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
         state.open(&self.identity())?.close()
     }

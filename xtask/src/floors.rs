@@ -1,5 +1,5 @@
-//! Tests that the folders are the architecture: which crate of the product lies where, and which other crates it may depend on.
-//! Every dependency that a crate declares must be used.
+//! Tests that the folders are the architecture: which crate of the product lies where, and which
+//! other crates it may depend on. Every dependency that a crate declares must be used.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -13,7 +13,8 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 use crate::build::repository;
 
-/// A crate of the product, from the lowest floor up: its folder, its package, and the crates of this tree that it depends on.
+/// A crate of the product, from the lowest floor up: its folder, its package, and the crates of
+/// this tree that it depends on.
 const FLOORS: &[(&str, &str, &[&str])] = &[
     ("io-gate", "io-gate", &[]),
     ("io-gate/memory", "io-gate-memory", &[]),
@@ -74,7 +75,8 @@ const FLOORS: &[(&str, &str, &[&str])] = &[
         ],
     ),
 ];
-/// The tools, from the lowest up, in the same form. They know no crate of the product: they build it and run it as processes.
+/// The tools, from the lowest up, in the same form. They know no crate of the product: they build
+/// it and run it as processes.
 const TOOLS: &[(&str, &str, &[&str])] = &[
     ("xtask/common", "xtask-common", &[]),
     ("tests/guests/workload", "kemari-workload", &[]),
@@ -94,7 +96,8 @@ const TOOLS: &[(&str, &str, &[&str])] = &[
         &["kemari-flags", "kemari-gate-check", "kemari-testbed", "xtask-bench", "xtask-common"],
     ),
 ];
-/// The circles of modules that stay: the crate, the modules (with those below them), and the reason.
+/// The circles of modules that stay: the crate, the modules (with those below them), and the
+/// reason.
 const CIRCLES: &[(&str, &[&str], &str)] = &[
     (
         "kemari-drivers",

@@ -1,7 +1,8 @@
-//! Mistakes in a command line of `cargo xtask`: each is refused with a message that names it, before anything is
-//! built or written.
+//! Mistakes in a command line of `cargo xtask`: each is refused with a message that names it,
+//! before anything is built or written.
 //!
-//! `@` is a directory with a report (`report.json`), notes (`notes`), a directory (`dir`) and a FIFO (`fifo`) in it.
+//! `@` is a directory with a report (`report.json`), notes (`notes`), a directory (`dir`) and a
+//! FIFO (`fifo`) in it.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -176,7 +177,8 @@ const WORDS: &[Case] = &[
     ("certs @ --host a --host dir", &["dir", "remove it, or choose another"]),
 ];
 
-/// A directory with the files that the cases name, and a stand-in for `cargo` that records each call.
+/// A directory with the files that the cases name, and a stand-in for `cargo` that records each
+/// call.
 fn place() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

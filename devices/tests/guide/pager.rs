@@ -1,4 +1,5 @@
-//! A pager: it prints what the driver gives it, unless the driver has muted it. The guide builds it step by step.
+//! A pager: it prints what the driver gives it, unless the driver has muted it. The guide builds it
+//! step by step.
 
 use io_gate::{
     Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState, StateError,

@@ -243,8 +243,9 @@ impl Client {
         if self.asked.is_some() {
             return None;
         }
-        // A due renewal goes first: a request can wait, the lease cannot. But no renewal comes between
-        // a look and the replacement that follows, which would then find the renewal number changed.
+        // A due renewal goes first: a request can wait, the lease cannot. But no renewal comes
+        // between a look and the replacement that follows, which would then find the renewal number
+        // changed.
         let midway = self.wanted.as_ref().is_some_and(|wanted| !matches!(wanted.step, Step::Look));
         if self.due <= now && !midway {
             self.asked = Some(Asked { renewal: true, sent: now });
@@ -325,8 +326,8 @@ impl Client {
         let expected = mine.held.record.term;
         match reply {
             Reply::Renewed => self.lease.renewed(sent, now),
-            // P2: the record is unchanged, but a renewal of this process is missing: others may have
-            // performed since, and have been undone too.
+            // P2: the record is unchanged, but a renewal of this process is missing: others may
+            // have performed since, and have been undone too.
             Reply::Found(Some(found)) if found.value == mine.value => {
                 return Ok(Err(ClientError::WentBack { term: expected }));
             }

@@ -2,8 +2,8 @@
 //! code that carries them out (etcd, a simulation) lives outside. The [`Client`] claims terms there
 //! and holds the [`Lease`] (P2).
 //!
-//! For each virtual machine the register has one record of the current term, and a renewal number that
-//! changes with every renewal. It is asked one question at a time, and can only compare and
+//! For each virtual machine the register has one record of the current term, and a renewal number
+//! that changes with every renewal. It is asked one question at a time, and can only compare and
 //! replace. An answer may be lost, and a question that was given up may still be carried out later.
 
 mod client;
@@ -154,7 +154,8 @@ pub enum Question {
 pub enum Reply<E> {
     /// To [`Question::Look`].
     Looked(Snapshot),
-    /// To [`Question::Replace`]: the written record, or `None` if record or renewal number differed.
+    /// To [`Question::Replace`]: the written record, or `None` if record or renewal number
+    /// differed.
     Replaced(Option<Written>),
     /// To [`Question::Renew`]: the lease was renewed.
     Renewed,

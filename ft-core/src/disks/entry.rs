@@ -1,4 +1,5 @@
-//! The entries of the list: one order for everything that happens to all own disks of a machine (R1).
+//! The entries of the list: one order for everything that happens to all own disks of a machine
+//! (R1).
 
 use alloc::vec::Vec;
 

@@ -100,7 +100,8 @@ impl List {
         self.recording
     }
 
-    /// R2: whether one more operation may be staged now. Never while the standby has too much to do.
+    /// R2: whether one more operation may be staged now. Never while the standby has too much to
+    /// do.
     #[must_use]
     pub fn admits(&self, operation: &Operation) -> bool {
         let bytes = self.open_bytes + self.sent_bytes + operation.bytes();

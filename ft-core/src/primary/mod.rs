@@ -3,25 +3,25 @@
 //! (P2).
 //!
 //! ```text
-//!   begin, after_takeover
-//!        |
-//!        v      connected        welcome         pre-copy done       sealed           ack
-//!  +-> ALONE ------------> JOINING ----> COPYING ----------> SEALING ------> ARMING -----> PROTECTED
-//!  |   ^  ^                   |             |                   |              |              | |
-//!  |   |  +-- link lost ------+-------------+-------------------+              |              | |
-//!  |   |      (no standby can hold a checkpoint: the arbiter is not asked)     |              | |
-//!  |   |                                                                       |              | |
-//!  |   +-- the standby says Bye: it has given its checkpoint up ---------------+--------------+ |
-//!  |   |                                                                       |              | |
-//!  |   +------------------------- Bye ------------------ DETACHING <-----------+-- run alone -+ |
-//!  |                                                        |                  |              | |
-//!  |        granted                                         v    link lost, silence           | |
-//!  +------------------------ DOUBTING, the arbiter asked <--+------------------+--------------+ |
-//!  |                             |       ^ unreachable: asked again later                       |
-//!  |                      denied v       +---                                                   |
-//!  |                          STOPPED (fenced)      <-- fenced, power-off, operator's stop -----+
-//!  |   run alone                                          (from every state)
-//!  +------------- WAITING FOR THE OPERATOR <-- as DOUBTING, where there is no arbiter
+//!  begin, after_takeover
+//!       |
+//!       v      connected        welcome         pre-copy done       sealed           ack
+//! +-> ALONE ------------> JOINING ----> COPYING ----------> SEALING ------> ARMING ----> PROTECTED
+//! |   ^  ^                   |             |                   |              |             | |
+//! |   |  +-- link lost ------+-------------+-------------------+              |             | |
+//! |   |      (no standby can hold a checkpoint: the arbiter is not asked)     |             | |
+//! |   |                                                                       |             | |
+//! |   +-- the standby says Bye: it has given its checkpoint up ---------------+-------------+ |
+//! |   |                                                                       |             | |
+//! |   +------------------------- Bye ------------------ DETACHING <-----------+- run alone -+ |
+//! |                                                        |                  |             | |
+//! |        granted                                         v    link lost, silence          | |
+//! +------------------------ DOUBTING, the arbiter asked <--+------------------+-------------+ |
+//! |                             |       ^ unreachable: asked again later                      |
+//! |                      denied v       +---                                                  |
+//! |                          STOPPED (fenced)      <-- fenced, power-off, operator's stop ----+
+//! |   run alone                                          (from every state)
+//! +------------- WAITING FOR THE OPERATOR <-- as DOUBTING, where there is no arbiter
 //! ```
 //!
 //! The gate is open in ALONE, JOINING and COPYING, and holds in all other states. From ARMING on, a
@@ -76,7 +76,8 @@ pub struct PrimaryOptions {
     pub arbiter_retry: Backoff,
     /// Wait before a standby that could not be joined is tried again.
     pub connect_retry: Backoff,
-    /// The most epochs that are sealed and not acknowledged: with this many, no epoch is sealed and the guest runs on.
+    /// The most epochs that are sealed and not acknowledged: with this many, no epoch is sealed and
+    /// the guest runs on.
     pub max_in_flight: usize,
 }
 

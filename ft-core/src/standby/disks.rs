@@ -23,7 +23,8 @@ impl Standby {
         deliberate!(TakeOverWhileSyncing) || matches!(self.disks, None | Some(Standing::Covered))
     }
 
-    /// A primary is about to be joined: its images have to be copied first. Returns why they cannot.
+    /// A primary is about to be joined: its images have to be copied first. Returns why they
+    /// cannot.
     pub(super) fn disks_begin(&mut self) -> Option<String> {
         match &mut self.disks {
             Some(Standing::Failed { reason }) => {

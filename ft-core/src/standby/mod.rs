@@ -3,24 +3,24 @@
 //! term that it has won (P2).
 //!
 //! ```text
-//!              connected             Hello fits              first checkpoint
-//!  WAITING ----------------> GREETING ---------> FILLING ----- checked ------> READY <--+ checked:
-//!    ^ ^ ^                      |                   |                           | | |   | Ack, Apply
-//!    | | +-- refused, lost -----+                   |                           | | +---+
-//!    | +---- lost: Discard -------------------------+                           | |
-//!    | +---- Bye (detach), or hashes that differ: Bye, Discard -----------------+ |
-//!    |                                                                            |
-//!    |    denied: Discard                         lost, silence, a corrupt stream v
-//!    +------------------------- DOUBTING, the arbiter asked <---------------------+
-//!    |                            |       ^ unreachable: asked again later        |
-//!    |                    granted v       +---                                    |
-//!    |                          ACTIVE (TakeOver)                                 |
-//!    |                            ^ take over                                     |
-//!    |                            |                                               |
-//!    +-- discard, or a Hello -- WAITING FOR THE OPERATOR <-- where there is no arbiter
-//!        of a later term
+//!             connected             Hello fits              first checkpoint
+//! WAITING ----------------> GREETING ---------> FILLING ----- checked ------> READY <-+ checked:
+//!   ^ ^ ^                      |                   |                           | | |  | Ack, Apply
+//!   | | +-- refused, lost -----+                   |                           | | +--+
+//!   | +---- lost: Discard -------------------------+                           | |
+//!   | +---- Bye (detach), or hashes that differ: Bye, Discard -----------------+ |
+//!   |                                                                            |
+//!   |    denied: Discard                         lost, silence, a corrupt stream v
+//!   +------------------------- DOUBTING, the arbiter asked <---------------------+
+//!   |                            |       ^ unreachable: asked again later        |
+//!   |                    granted v       +---                                    |
+//!   |                          ACTIVE (TakeOver)                                 |
+//!   |                            ^ take over                                     |
+//!   |                            |                                               |
+//!   +-- discard, or a Hello -- WAITING FOR THE OPERATOR <-- where there is no arbiter
+//!       of a later term
 //!
-//!  From every state: STOPPED, by Bye (powered off, stopped) or by the operator.
+//! From every state: STOPPED, by Bye (powered off, stopped) or by the operator.
 //! ```
 //!
 //! If the operator wants a takeover, READY goes to DOUBTING too, with the link still up.

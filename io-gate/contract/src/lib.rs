@@ -36,7 +36,9 @@
 //! #     fn intake(&mut self, _: Port, data: &[u8], _: &mut Gate<'_>) -> usize { data.len() }
 //! #     fn line(&mut self) -> LineState { LineState::Quiet }
 //! #     fn reset(&mut self) { self.pitch = 0 }
-//! #     fn save(&self) -> SavedState { SavedState::new(&BEEPER).number("pitch", self.pitch.into()) }
+//! #     fn save(&self) -> SavedState {
+//! #         SavedState::new(&BEEPER).number("pitch", self.pitch.into())
+//! #     }
 //! #     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
 //! #         let mut fields = state.open(&BEEPER)?;
 //! #         let pitch = fields.small("pitch")?;

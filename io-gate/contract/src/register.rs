@@ -101,7 +101,8 @@ impl RegisterContract {
     /// Checks the whole contract.
     ///
     /// # Panics
-    /// When the device breaks the contract. The message names the rule, what was seen, and what to change.
+    /// When the device breaks the contract. The message names the rule, what was seen, and what to
+    /// change.
     #[track_caller]
     pub fn check(self) {
         if let Err(violation) = self.try_check() {

@@ -59,7 +59,8 @@ impl VirtioContract {
         Self { make: Arc::new(make), steps: Vec::new(), needs: Vec::new(), without_requests: 0 }
     }
 
-    /// The driver makes a chain available: bytes for the device to read, and room in bytes for it to write.
+    /// The driver makes a chain available: bytes for the device to read, and room in bytes for it
+    /// to write.
     #[must_use]
     pub fn request(self, queue: u16, readable: &[u8], room: usize) -> Self {
         self.add(Step::Request { queue, readable: readable.to_vec(), room })
@@ -104,7 +105,8 @@ impl VirtioContract {
     /// Checks the whole contract.
     ///
     /// # Panics
-    /// When the device breaks the contract. The message names the rule, what was seen, and what to change.
+    /// When the device breaks the contract. The message names the rule, what was seen, and what to
+    /// change.
     #[track_caller]
     pub fn check(self) {
         if let Err(violation) = self.try_check() {

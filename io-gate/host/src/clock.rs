@@ -20,8 +20,8 @@ pub fn since_boot() -> Duration {
 #[must_use]
 pub fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // The Gregorian calendar repeats every 400 years of 146097 days; counted from 1 March of the year 0, the leap day is the
-    // last of its year.
+    // The Gregorian calendar repeats every 400 years of 146097 days; counted from 1 March of the
+    // year 0, the leap day is the last of its year.
     let day = days + 719_468;
     let (era, day) = (day / 146_097, day % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -72,8 +72,8 @@ pub(crate) fn send(
             message.msg_iovlen = pieces.len() as _;
             let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
             permit.spend()?;
-            // SAFETY: the message points to an address and to pieces that are valid for reads through the call; sendmsg does
-            // not write to them.
+            // SAFETY: the message points to an address and to pieces that are valid for reads
+            // through the call; sendmsg does not write to them.
             count(unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) })
         };
         match to {
@@ -132,7 +132,8 @@ pub(crate) fn write_at(
         libc::off_t::try_from(at).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let (file, count_of) = (target.file.as_raw_fd(), pieces.len() as libc::c_int);
     permit.spend()?;
-    // SAFETY: the pieces are valid for reads while `bytes` borrows them, and there are at most UIO_MAXIOV of them.
+    // SAFETY: the pieces are valid for reads while `bytes` borrows them, and there are at most
+    // UIO_MAXIOV of them.
     let written = unsafe {
         match target.durably {
             false => libc::pwritev(file, pieces.as_ptr(), count_of, offset),

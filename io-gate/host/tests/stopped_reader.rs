@@ -184,7 +184,8 @@ type Start = fn() -> Stopped;
 
 fn pty() -> Stopped {
     let (mut master, mut slave) = (0, 0);
-    // SAFETY: both pointers are to integers that live through the call; the others may be null; the descriptors are new.
+    // SAFETY: both pointers are to integers that live through the call; the others may be null; the
+    // descriptors are new.
     let (master, slave) = unsafe {
         let null = std::ptr::null_mut();
         assert_eq!(

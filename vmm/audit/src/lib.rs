@@ -2,8 +2,8 @@
 //! pair can prove P1 and P2 afterwards.
 //!
 //! ```text
-//!   gate, engine, standby ──► Recorder (one buffer, fixed size) ──► thread `audit` ──► FILE.<run>.<n>
-//!                                                                        files opened at the start
+//!   gate, engine, standby ─► Recorder (one buffer, fixed size) ─► thread `audit` ─► FILE.<run>.<n>
+//!                                                                     files opened at the start
 //! ```
 //!
 //! One log holds the events of one side in order: what permits an action is recorded before it, and

@@ -18,8 +18,9 @@ use kvm_bindings::kvm_regs;
 use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
-/// `1: inc rax; movq rcx, xmm0; inc rcx; movq xmm0, rcx; mov rdx, [rdi]; inc rdx; mov [rdi], rdx; cmp rcx, rax;`
-/// `jne 2f; cmp rdx, rax; jne 2f; cmp rax, r8; jb 1b; mov [rbx], rax; jmp $; 2: mov [rsi], rax; jmp $`
+/// `1: inc rax; movq rcx, xmm0; inc rcx; movq xmm0, rcx; mov rdx, [rdi]; inc rdx; mov [rdi], rdx`
+/// `   cmp rcx, rax; jne 2f; cmp rdx, rax; jne 2f; cmp rax, r8; jb 1b; mov [rbx], rax; jmp $`
+/// `2: mov [rsi], rax; jmp $`
 const COUNT: &[u8] = &[
     0x48, 0xff, 0xc0, 0x66, 0x48, 0x0f, 0x7e, 0xc1, 0x48, 0xff, 0xc1, 0x66, 0x48, 0x0f, 0x6e, 0xc1,
     0x48, 0x8b, 0x17, 0x48, 0xff, 0xc2, 0x48, 0x89, 0x17, 0x48, 0x39, 0xc1, 0x75, 0x0f, 0x48, 0x39,
@@ -27,7 +28,8 @@ const COUNT: &[u8] = &[
     0xeb, 0xfe,
 ];
 
-/// `1: mov rax, [rdi]; cmp rax, r9; jne 2f; inc r9; cmp r9, r8; jb 1b; mov [rbx], r9; jmp $; 2: mov [rsi], rax; jmp $`
+/// `1: mov rax, [rdi]; cmp rax, r9; jne 2f; inc r9; cmp r9, r8; jb 1b; mov [rbx], r9; jmp $`
+/// `2: mov [rsi], rax; jmp $`
 const READ_SEQUENCE: &[u8] = &[
     0x48, 0x8b, 0x07, 0x4c, 0x39, 0xc8, 0x75, 0x0d, 0x49, 0xff, 0xc1, 0x4d, 0x39, 0xc1, 0x72, 0xf0,
     0x4c, 0x89, 0x0b, 0xeb, 0xfe, 0x48, 0x89, 0x06, 0xeb, 0xfe,

@@ -1,5 +1,6 @@
-//! Kernels and initrds against one map of guest memory. What does not fit is refused before anything runs, with a hint that
-//! helps; what is accepted is in memory completely, and nothing overlaps it.
+//! Kernels and initrds against one map of guest memory. What does not fit is refused before
+//! anything runs, with a hint that helps; what is accepted is in memory completely, and nothing
+//! overlaps it.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod images;
@@ -565,7 +566,8 @@ fn bad_initrds_are_refused_with_hints_that_help() {
 fn an_initrd_of_more_than_2_gib_is_loaded_whole() {
     const LEN: u64 = (2 << 30) + (5 << 20) + 8;
     let files = Files::new();
-    // 3 GiB below the hole. The file is sparse and reads as zeros, but the kernel touches the pages.
+    // 3 GiB below the hole. The file is sparse and reads as zeros, but the kernel touches the
+    // pages.
     if create(MemoryOptions { size: 5 << 30, huge_pages: false }).is_err() {
         kemari_not_tested::not_tested("the host has less than 5 GiB available");
         return;

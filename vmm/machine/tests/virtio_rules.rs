@@ -1,5 +1,6 @@
-//! What a driver must not do, tested through the registers of virtio-mmio (virtio 1.2, 2.1, 2.2, 2.7, 3.1 and 4.2): it
-//! is refused at once, never replaced by something else, and guest memory does not change.
+//! What a driver must not do, tested through the registers of virtio-mmio (virtio 1.2, 2.1, 2.2,
+//! 2.7, 3.1 and 4.2): it is refused at once, never replaced by something else, and guest memory
+//! does not change.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -213,8 +214,8 @@ fn the_status_follows_its_steps() {
     }
 }
 
-/// 2.2.2: features that were not offered, or that require others which were not accepted (5.1.3.1), are not a valid
-/// set.
+/// 2.2.2: features that were not offered, or that require others which were not accepted (5.1.3.1),
+/// are not a valid set.
 #[test]
 fn features_are_accepted_as_valid_sets_only() {
     let bench = Bench::new();
@@ -243,7 +244,8 @@ fn features_are_accepted_as_valid_sets_only() {
     assert_eq!(status(net), UP);
 }
 
-/// 2.7, 4.2.2.2: a queue is as the driver has set it or is refused; the driver learns of it at once.
+/// 2.7, 4.2.2.2: a queue is as the driver has set it or is refused; the driver learns of it at
+/// once.
 #[test]
 fn an_impossible_queue_is_refused_when_it_is_set_up() {
     let bench = Bench::new();

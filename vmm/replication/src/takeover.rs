@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   restore   KVM and the devices take on the state of the last acknowledged checkpoint
-//!   attach    the devices get their backends; a failure is retried, because the guest exists only here (P7)
-//!   begin     an engine performs the requests in flight again (P3) and looks for a standby of its own
+//!   attach    the devices get their backends; a failure is retried, as the guest is only here (P7)
+//!   begin     an engine performs the requests in flight again (P3) and looks for a standby
 //!   announce  the networks learn where the guest is now
 //!   start     the vCPUs run
 //! ```

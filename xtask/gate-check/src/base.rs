@@ -1,4 +1,5 @@
-//! The trusted base: how much code the claim rests on. Printed each time, so that a reviewer notices growth.
+//! The trusted base: how much code the claim rests on. Printed each time, so that a reviewer
+//! notices growth.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -77,7 +78,8 @@ pub(crate) fn report(subject: &Subject) -> Result<String> {
     Ok(said)
 }
 
-/// The crates of the registry that the monitor is built from, as listed; the layer `graph` checks that the list is complete.
+/// The crates of the registry that the monitor is built from, as listed; the layer `graph` checks
+/// that the list is complete.
 fn linked(entries: &[Linked]) -> String {
     let count = |names: fn(&Linked) -> &Vec<String>| -> usize {
         entries.iter().map(|entry| names(entry).len()).sum()
@@ -173,7 +175,8 @@ fn count_unsafe(tokens: TokenStream, tests: &Tests) -> usize {
     trees.iter().enumerate().map(counted).sum()
 }
 
-/// Whether `unsafe` counts before these tokens. A function that is `unsafe` to call counts where it is called.
+/// Whether `unsafe` counts before these tokens. A function that is `unsafe` to call counts where it
+/// is called.
 fn is_counted_unsafe(next: &[TokenTree]) -> bool {
     let is_block = |tree: Option<&TokenTree>| matches!(tree, Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace);
     match next.first() {
@@ -233,7 +236,8 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
 
 fn is_counted(name: &str) -> bool {
     let name = Path::new(name);
-    // The files of an old tag are not parsed for the `mod` that names them. A file of this name that ships counts as growth.
+    // The files of an old tag are not parsed for the `mod` that names them. A file of this name
+    // that ships counts as growth.
     let is_tests = name.ends_with("tests.rs") || name.iter().any(|folder| folder == "tests");
     name.extension().is_some_and(|end| end == "rs") && !is_tests
 }
@@ -261,7 +265,8 @@ mod tests {
         assert_eq!(size_of(text).unsafes, 2);
     }
 
-    /// A tree with the gate, one crate of the far side and the monitor, in a folder of a repository.
+    /// A tree with the gate, one crate of the far side and the monitor, in a folder of a
+    /// repository.
     fn scratch(root: &Path) {
         let file = |name: &str, text: &str| {
             let path = root.join(name);
@@ -318,7 +323,8 @@ mod tests {
         run(&["checkout", "--quiet", "-"]);
         assert_eq!(grown(), "there is none");
         run(&["tag", "v1"]);
-        // `b.rs` did not exist at the tag: its one line is new. The gate has two new lines, one of them `unsafe`.
+        // `b.rs` did not exist at the tag: its one line is new. The gate has two new lines, one of
+        // them `unsafe`.
         std::fs::write(
             root.join("io-gate/src/lib.rs"),
             "// A note.\nfn a() {}\nfn f() {}\nfn g() { unsafe { h() } }\n",

@@ -55,7 +55,8 @@ pub(crate) fn run_as_given(cargo: &mut Command) -> Result<Compiled> {
     Ok(Compiled { errors, artifacts })
 }
 
-/// The errors without those that follow from a crate that is missing: in a package that imports from std, each name is one.
+/// The errors without those that follow from a crate that is missing: in a package that imports
+/// from std, each name is one.
 fn without_consequences(errors: Vec<(PackageId, Diagnostic)>) -> Vec<Diagnostic> {
     let is_missing =
         |said: &Diagnostic| said.code.as_ref().is_some_and(|code| code.code == MISSING);

@@ -1,5 +1,5 @@
-//! Configuration of cargo and rustup that changes what is compiled: others would build something else than what is checked
-//! here.
+//! Configuration of cargo and rustup that changes what is compiled: others would build something
+//! else than what is checked here.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,8 +17,8 @@ const HARMLESS: [&str; 7] =
 const CARGO: [&str; 2] = [".cargo/config.toml", ".cargo/config"];
 const RUSTUP: [&str; 2] = ["rust-toolchain.toml", "rust-toolchain"];
 
-/// Checks the tree, its parent folders and the folders of its packages: cargo and rustup read their configuration from all of
-/// these.
+/// Checks the tree, its parent folders and the folders of its packages: cargo and rustup read their
+/// configuration from all of these.
 pub(super) fn look(subject: &Subject) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let home = std::env::var_os("CARGO_HOME").or_else(|| {
@@ -27,7 +27,8 @@ pub(super) fn look(subject: &Subject) -> Result<Vec<Finding>> {
     });
     for folder in folders(subject) {
         for path in CARGO.map(|name| folder.join(name)) {
-            // The user's own configuration applies to all that the user builds, for instance a mirror of crates.io.
+            // The user's own configuration applies to all that the user builds, for instance a
+            // mirror of crates.io.
             if path.parent() != home.as_deref().map(Path::new) {
                 findings.extend(keys(subject, &path, &rules::GRAPH_CONFIG, cargo_changes)?);
             }
@@ -50,7 +51,8 @@ fn cargo_changes(table: &toml::Table) -> Vec<String> {
     table.keys().filter(|key| !HARMLESS.contains(&key.as_str())).cloned().collect()
 }
 
-/// The settings that choose a toolchain by path: such a toolchain may compile anything into anything.
+/// The settings that choose a toolchain by path: such a toolchain may compile anything into
+/// anything.
 fn rustup_changes(table: &toml::Table) -> Vec<String> {
     let toolchain = table.get("toolchain").and_then(toml::Value::as_table);
     let path = toolchain.is_some_and(|toolchain| toolchain.contains_key("path"));

@@ -1,5 +1,5 @@
-//! The files and environment variables that rustc read to compile a crate (its dep-info). The list is complete whatever macro
-//! named them.
+//! The files and environment variables that rustc read to compile a crate (its dep-info). The list
+//! is complete whatever macro named them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -55,7 +55,8 @@ impl DepInfo {
     }
 }
 
-/// Inputs of the monitor's compilation that no layer checks: files elsewhere, and variables that differ from build to build.
+/// Inputs of the monitor's compilation that no layer checks: files elsewhere, and variables that
+/// differ from build to build.
 pub(super) fn far_side(
     subject: &Subject,
     compiled: &Compiled,
@@ -76,7 +77,8 @@ pub(super) fn far_side(
     Ok(findings)
 }
 
-/// The dep-info of the program, which lies beside its package's library. The newest one counts, because cargo keeps older ones.
+/// The dep-info of the program, which lies beside its package's library. The newest one counts,
+/// because cargo keeps older ones.
 fn of_program(
     subject: &Subject,
     compiled: &Compiled,
@@ -99,7 +101,8 @@ fn of_program(
     DepInfo::read(subject, &newest.path())
 }
 
-/// The files that rustc has read since `begin`, by all dep-info in the build directories of the layers.
+/// The files that rustc has read since `begin`, by all dep-info in the build directories of the
+/// layers.
 pub(super) fn read_since(subject: &Subject, begin: SystemTime) -> Result<BTreeSet<PathBuf>> {
     let (mut left, mut read) = (vec![subject.target.clone()], BTreeSet::new());
     while let Some(next) = left.pop() {

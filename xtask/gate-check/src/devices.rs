@@ -1,5 +1,6 @@
-//! The layer `devices`: where devices are implemented. Every crate of the product that can name the gate is either checked by all
-//! layers, or is on the list with a reason. A crate on the list implements devices only in its listed places.
+//! The layer `devices`: where devices are implemented. Every crate of the product that can name the
+//! gate is either checked by all layers, or is on the list with a reason. A crate on the list
+//! implements devices only in its listed places.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -89,7 +90,8 @@ impl<'s> Graph<'s> {
         Ok(graph)
     }
 
-    /// The crates that depend on a crate of this name, directly or not: a crate may re-export what it depends on.
+    /// The crates that depend on a crate of this name, directly or not: a crate may re-export what
+    /// it depends on.
     fn who_know(&self, name: &str) -> Vec<&'s Package> {
         let named = |id: &&PackageId| self.packages[*id].name == name;
         let mut known: BTreeSet<&PackageId> = self.packages.keys().copied().filter(named).collect();
@@ -115,7 +117,8 @@ fn manifest(subject: &Subject, package: &Package) -> Place {
     Place::line(subject.shown(&package.manifest_path), 1)
 }
 
-/// Checks all files of a crate. `far` says where devices may be implemented; in a gated crate they may be anywhere.
+/// Checks all files of a crate. `far` says where devices may be implemented; in a gated crate they
+/// may be anywhere.
 fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for file in files_below(&package_dir(package).join("src"))? {
@@ -143,8 +146,9 @@ fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<V
     Ok(findings)
 }
 
-/// Judges a method in the compiled code, by the module of its `impl` and by the path of the trait method that it implements: finds
-/// a device that is implemented where that is not allowed, whatever macro wrote it.
+/// Judges a method in the compiled code, by the module of its `impl` and by the path of the trait
+/// method that it implements: finds a device that is implemented where that is not allowed,
+/// whatever macro wrote it.
 pub(super) fn compiled(subject: &Subject, stands: &str, of_trait: &str) -> Result<Option<Finding>> {
     let mut names = of_trait.rsplit("::").skip(1);
     let name = names.next().unwrap_or_default();
@@ -196,7 +200,8 @@ fn scan_text(text: &str) -> Result<Vec<Seen>, (usize, String)> {
 struct Scan(Vec<Seen>);
 
 impl Scan {
-    /// Checks tokens, which may become any code: `Device for`, and `impl $name for`, whose name the macro's caller gives.
+    /// Checks tokens, which may become any code: `Device for`, and `impl $name for`, whose name the
+    /// macro's caller gives.
     fn tokens(&mut self, tokens: TokenStream) {
         let trees: Vec<TokenTree> = tokens.into_iter().collect();
         for (index, tree) in trees.iter().enumerate() {

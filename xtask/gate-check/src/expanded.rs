@@ -1,8 +1,8 @@
-//! The layer `expanded`: applies the rules of `source` to the code after macro expansion. A foreign macro may
-//! write `unsafe` even where the crate forbids it.
+//! The layer `expanded`: applies the rules of `source` to the code after macro expansion. A foreign
+//! macro may write `unsafe` even where the crate forbids it.
 //!
-//! The compiler prints expanded code only with unstable features enabled: `RUSTC_BOOTSTRAP` is set for this
-//! purpose only, and nothing that is compiled this way is used.
+//! The compiler prints expanded code only with unstable features enabled: `RUSTC_BOOTSTRAP` is set
+//! for this purpose only, and nothing that is compiled this way is used.
 
 use std::fs;
 

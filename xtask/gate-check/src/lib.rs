@@ -1,7 +1,8 @@
-//! `cargo xtask gate`: checks that the gate is the only way out of a device (P5). Several layers check the same crates in
-//! different ways; each finding explains its rule and how to do it right.
+//! `cargo xtask gate`: checks that the gate is the only way out of a device (P5). Several layers
+//! check the same crates in different ways; each finding explains its rule and how to do it right.
 //!
-//! It may depend on `xtask-common`, and on no other crate of this workspace: the crates that it checks are read and compiled, not linked.
+//! It may depend on `xtask-common`, and on no other crate of this workspace: the crates that it
+//! checks are read and compiled, not linked.
 
 mod base;
 mod calls;
@@ -61,16 +62,19 @@ pub struct Arguments {
     /// A further allow-list, in the format of gate.toml.
     #[arg(long, value_name = "FILE")]
     allow: Option<PathBuf>,
-    /// Apply every known attack to a scratch copy instead, and check that the layers that claim it catch it.
+    /// Apply every known attack to a scratch copy instead, and check that the layers that claim it
+    /// catch it.
     #[arg(long, conflicts_with_all = ["layer", "package", "manifest_path", "allow", "json", "sarif", "github"])]
     self_test: bool,
-    /// Check the crates behind the gate with an independent tool, cargo-acl, instead, and check that it detects some attacks.
+    /// Check the crates behind the gate with an independent tool, cargo-acl, instead, and check
+    /// that it detects some attacks.
     #[arg(long, conflicts_with_all = ["layer", "without", "package", "manifest_path", "allow", "self_test", "json", "sarif", "github"])]
     witness: bool,
     /// With --self-test: only attacks whose name contains this; may be given more than once.
     #[arg(long, value_name = "NAME", requires = "self_test")]
     attack: Vec<String>,
-    /// With --self-test: only this many attacks, drawn by the seed; among them one for each layer that no other layer catches.
+    /// With --self-test: only this many attacks, drawn by the seed; among them one for each layer
+    /// that no other layer catches.
     #[arg(long, value_name = "COUNT", requires = "self_test", conflicts_with = "attack")]
     sample: Option<usize>,
     /// With --sample: the seed.
@@ -90,8 +94,8 @@ pub struct Arguments {
     github: bool,
 }
 
-/// Runs the compiler, if cargo has started this program in its place: a program that runs layers calls this first in `main`.
-/// `None` if it was started in another way.
+/// Runs the compiler, if cargo has started this program in its place: a program that runs layers
+/// calls this first in `main`. `None` if it was started in another way.
 pub fn run_as_compiler() -> Option<ExitCode> {
     calls::run_as_compiler()
 }
@@ -142,7 +146,8 @@ pub fn program_at(root: &Path) -> Result<PathBuf> {
     calls::runnable(&Subject::tree(root, None, vec!["--locked".to_owned()])?)
 }
 
-/// Runs this many of the known attacks, drawn by the seed; `true` when each was caught by the layers that claim it.
+/// Runs this many of the known attacks, drawn by the seed; `true` when each was caught by the
+/// layers that claim it.
 ///
 /// # Errors
 /// The scratch copy cannot be made, or an attack does not fit it.
@@ -150,7 +155,8 @@ pub fn sample_passes(count: usize, seed: u64) -> Result<bool> {
     self_test::run(&self_test::Run { sample: Some((count, seed)), ..Default::default() })
 }
 
-/// Runs an independent tool; `true` when it finds nothing in the tree, and finds the attacks that it can detect.
+/// Runs an independent tool; `true` when it finds nothing in the tree, and finds the attacks that
+/// it can detect.
 ///
 /// # Errors
 /// cargo-acl is missing and cannot be built, or it could not run.

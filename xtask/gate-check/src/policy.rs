@@ -106,7 +106,8 @@ pub(crate) struct Exception {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Harmless {
-    /// Crates, modules or items, and everything below them. `C::` is the prefix of names that are not Rust's.
+    /// Crates, modules or items, and everything below them. `C::` is the prefix of names that are
+    /// not Rust's.
     pub(crate) names: Vec<String>,
     /// Names below them that are not harmless.
     #[serde(default)]
@@ -128,7 +129,8 @@ pub(crate) struct End {
     pub(crate) why: String,
 }
 
-/// Functions of the far side by which something leaves it. Another module may call them only where it is listed.
+/// Functions of the far side by which something leaves it. Another module may call them only where
+/// it is listed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Door {

@@ -1,4 +1,5 @@
-//! The subject of the check: a workspace, its packages that every layer checks, and what they may do.
+//! The subject of the check: a workspace, its packages that every layer checks, and what they may
+//! do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +27,8 @@ pub(crate) struct Subject {
     pub(crate) compiled: Vec<String>,
     /// What is allowed.
     pub(crate) policy: Policy,
-    /// Whether unneeded entries of the policy are findings. They are only in the tree that the policy was written for.
+    /// Whether unneeded entries of the policy are findings. They are only in the tree that the
+    /// policy was written for.
     pub(crate) whole: bool,
     /// All packages of the workspace and their dependencies.
     pub(crate) metadata: Metadata,
@@ -34,8 +36,8 @@ pub(crate) struct Subject {
     pub(crate) target: PathBuf,
     /// Flags for every call of cargo.
     pub(crate) cargo_flags: Vec<String>,
-    /// Whether cargo compiles incrementally. The first compilation takes half again as long; later compilations of small
-    /// changes take half the time.
+    /// Whether cargo compiles incrementally. The first compilation takes half again as long; later
+    /// compilations of small changes take half the time.
     pub(crate) incremental: bool,
 }
 
@@ -85,7 +87,8 @@ impl Subject {
             .with_context(|| format!("there is no manifest {}", manifest.display()))?;
         let metadata = metadata(&manifest, &[])?;
         if metadata.workspace_root.as_std_path() != tree {
-            // Exceptions are for files of this tree, and another tree may have files of the same names.
+            // Exceptions are for files of this tree, and another tree may have files of the same
+            // names.
             policy.exception.clear();
         }
         if let Some(path) = allow {
@@ -136,8 +139,8 @@ impl Subject {
         self.root == self.tree && self.packages == self.policy.gate.packages
     }
 
-    /// Whether a crate that comes from a path is checked like a device: it is a gated package of the policy's own tree, or a
-    /// package of the subject.
+    /// Whether a crate that comes from a path is checked like a device: it is a gated package of
+    /// the policy's own tree, or a package of the subject.
     pub(crate) fn is_scanned(&self, package: &Package) -> bool {
         let name = package.name.to_string();
         let own = self.policy.gate.packages.contains(&name)
@@ -151,7 +154,8 @@ impl Subject {
         path.strip_prefix(&self.root).unwrap_or(path).to_owned()
     }
 
-    /// `cargo` at the root, without the variables of the caller's environment that change what is compiled.
+    /// `cargo` at the root, without the variables of the caller's environment that change what is
+    /// compiled.
     pub(crate) fn cargo(&self, command: &str) -> Command {
         let mut cargo = bare_cargo();
         cargo.env("CARGO_INCREMENTAL", if self.incremental { "1" } else { "0" });

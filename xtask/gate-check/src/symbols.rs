@@ -1,5 +1,6 @@
-//! The layer `symbols`: what the compiled code calls, and which instructions it contains. Names may be hidden
-//! from every other layer, but a call is always a symbol in the end, and a system call an instruction.
+//! The layer `symbols`: what the compiled code calls, and which instructions it contains. Names may
+//! be hidden from every other layer, but a call is always a symbol in the end, and a system call an
+//! instruction.
 //!
 //! Built with `-C link-dead-code`, so that code which is never called is there too.
 
@@ -19,7 +20,8 @@ use super::rules;
 use super::subject::{LINUX, Subject};
 use super::without_std::libraries;
 
-/// Symbols that the compiler itself calls and that the linker or the program provides: they are no way out.
+/// Symbols that the compiler itself calls and that the linker or the program provides: they are no
+/// way out.
 const PROVIDED: [&str; 12] = [
     "memcpy",
     "memmove",
@@ -45,8 +47,8 @@ const CONSTRUCTORS: [&str; 6] =
 /// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let mut cargo = subject.cargo("build");
-    // Optimized, because only then each crate has its own instances of generic functions. Otherwise a crate that
-    // uses std's instance looks like one that calls std.
+    // Optimized, because only then each crate has its own instances of generic functions. Otherwise
+    // a crate that uses std's instance looks like one that calls std.
     let flags = [
         "-Clink-dead-code",
         "-Cdebuginfo=0",

@@ -1,5 +1,5 @@
-//! The layer `types`: the crates as rustc compiles them. Every error is a finding. Every file that rustc read and the other
-//! layers did not check is a finding too.
+//! The layer `types`: the crates as rustc compiles them. Every error is a finding. Every file that
+//! rustc read and the other layers did not check is a finding too.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

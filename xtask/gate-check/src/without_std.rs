@@ -1,5 +1,6 @@
-//! The layers `bare` and `linux-core`: compile the crates without std, once for a target that has no
-//! operating system, and once for Linux with a sysroot of core and alloc alone, so that no `cfg` hides code.
+//! The layers `bare` and `linux-core`: compile the crates without std, once for a target that has
+//! no operating system, and once for Linux with a sysroot of core and alloc alone, so that no `cfg`
+//! hides code.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -38,8 +39,8 @@ fn look(
     let mut cargo = subject.cargo("check");
     cargo.args(["--lib", "--all-features", "--keep-going", "--target", target]);
     if let Some(sysroot) = sysroot {
-        // With `--target` these flags apply to the target only: serde_derive runs on the host, with the
-        // host's std.
+        // With `--target` these flags apply to the target only: serde_derive runs on the host, with
+        // the host's std.
         let flags = ["--sysroot".into(), sysroot.as_os_str().to_owned()];
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}".as_ref()));
     }

@@ -1,8 +1,10 @@
-//! `cargo xtask gate --witness`: a second opinion from an independent tool. `cargo acl` (cackle) follows each reference in linked
-//! code to the crate that it came from; no crate behind the gate may use std or `unsafe`.
+//! `cargo xtask gate --witness`: a second opinion from an independent tool. `cargo acl` (cackle)
+//! follows each reference in linked code to the crate that it came from; no crate behind the gate
+//! may use std or `unsafe`.
 //!
-//! The tool checks programs, so it is given a program that links all devices. It then checks the same program with an attack in
-//! it, and must report the attack; otherwise a clean result would prove nothing.
+//! The tool checks programs, so it is given a program that links all devices. It then checks the
+//! same program with an attack in it, and must report the attack; otherwise a clean result would
+//! prove nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +27,8 @@ const SEEN: [(&str, &str); 3] = [
 /// One reference into the devices' only object links all of the object.
 const PROGRAM: &str = "//! Holds all devices.\n\nfn main() {\n    std::hint::black_box(<kemari_devices::Beeper as io_gate::Device>::reset as fn(&mut _));\n}\n";
 
-/// Checks the tree and the attacks; `true` when the tool finds nothing in the tree and finds each attack.
+/// Checks the tree and the attacks; `true` when the tool finds nothing in the tree and finds each
+/// attack.
 pub(crate) fn run() -> Result<bool> {
     let subject = Subject::tree(build::repository(), None, vec!["--locked".to_owned()])?;
     let folder = subject.target.join("witness");

@@ -1,7 +1,9 @@
-//! Circles among the modules of a crate: modules each of which uses the others, directly or through further ones.
+//! Circles among the modules of a crate: modules each of which uses the others, directly or through
+//! further ones.
 //!
-//! The paths `crate::`, `super::` and `self::` are read from the tokens of each file, within macros too, and followed through
-//! `use` to the file that has the item. A module and a subfile of its own are no circle. Code for tests is left out.
+//! The paths `crate::`, `super::` and `self::` are read from the tokens of each file, within macros
+//! too, and followed through `use` to the file that has the item. A module and a subfile of its own
+//! are no circle. Code for tests is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

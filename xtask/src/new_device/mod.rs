@@ -1,5 +1,5 @@
-//! `cargo xtask new-device`: writes a device that compiles, passes the contract tests and is in the catalogue, for its
-//! author to change.
+//! `cargo xtask new-device`: writes a device that compiles, passes the contract tests and is in the
+//! catalogue, for its author to change.
 
 mod name;
 mod panic;

@@ -1,5 +1,6 @@
-//! A device that panics on a guest's request. Its fuzz test finds the panic. If the device runs anyway, the primary ends with the
-//! reason, the standby takes over and ends the same way, and no host starts the guest again without `--seize`.
+//! A device that panics on a guest's request. Its fuzz test finds the panic. If the device runs
+//! anyway, the primary ends with the reason, the standby takes over and ends the same way, and no
+//! host starts the guest again without `--seize`.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +12,8 @@ use kemari_testbed::process::{Process, tied_to_us};
 
 /// Its name.
 pub(super) const NAME: &str = "fragile";
-/// Indexes an array of 11 entries by a length that the guest chooses. The first text of 11 bytes, `line 10000\n`, comes after 20
-/// s.
+/// Indexes an array of 11 entries by a length that the guest chooses. The first text of 11 bytes,
+/// `line 10000\n`, comes after 20 s.
 const SOUND: &str = "self.count = self.count.wrapping_add(1);";
 const FRAGILE: &str = "self.count = self.count.wrapping_add([1; 11][len]);";
 /// The device under test follows the console that every machine has.

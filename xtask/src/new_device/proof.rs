@@ -1,5 +1,5 @@
-//! The proof of the scaffold: devices of each kind, in a copy of this workspace, go through the steps that their author is
-//! told to follow.
+//! The proof of the scaffold: devices of each kind, in a copy of this workspace, go through the
+//! steps that their author is told to follow.
 
 use std::fs;
 use std::path::Path;

@@ -36,7 +36,8 @@ fn the_lines_are_where_they_belong() {
     assert!(text(CATALOGUE).contains(entry));
 }
 
-/// Regression: the device `ticker_tape` was inserted between an attribute and its module, where rustfmt refuses it.
+/// Regression: the device `ticker_tape` was inserted between an attribute and its module, where
+/// rustfmt refuses it.
 #[test]
 fn an_attribute_stays_with_its_module() {
     let library = "mod power;\n#[cfg(test)]\nmod test_support;\n\npub use power::Power;\n";

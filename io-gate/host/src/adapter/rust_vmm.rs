@@ -14,7 +14,9 @@
 //! // A device of another author: port 0 takes letters for a printer, port 1 counts them.
 //! struct Printer<W> { paper: W, count: u8 }
 //! # impl<W: Write> MutDevicePio for Printer<W> {
-//! #     fn pio_read(&mut self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) { data[0] = self.count }
+//! #     fn pio_read(&mut self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) {
+//! #         data[0] = self.count
+//! #     }
 //! #     fn pio_write(&mut self, _: PioAddress, _: PioAddressOffset, data: &[u8]) {
 //! #         self.paper.write_all(data).unwrap();
 //! #         self.count += 1;

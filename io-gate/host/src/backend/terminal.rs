@@ -26,7 +26,8 @@ pub const REQUESTS: [u64; 3] = [libc::TCGETS, libc::TCSETS, libc::TIOCGPGRP];
 
 struct Before(UnsafeCell<libc::termios>);
 
-// SAFETY: written under `CHANGES` while `IS_RAW` is not set; read only by the caller that cleared it.
+// SAFETY: written under `CHANGES` while `IS_RAW` is not set; read only by the caller that cleared
+// it.
 unsafe impl Sync for Before {}
 
 // SAFETY: all-zero bytes are a valid `termios`: it is plain numbers.
@@ -159,7 +160,8 @@ fn attributes() -> io::Result<libc::termios> {
 }
 
 fn set(attributes: *const libc::termios) -> io::Result<()> {
-    // SAFETY: the kernel's `termios` is the beginning of the library's, which lives through the call.
+    // SAFETY: the kernel's `termios` is the beginning of the library's, which lives through the
+    // call.
     match unsafe { libc::ioctl(CONSOLE_INPUT, libc::TCSETS, attributes) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -1,4 +1,5 @@
-//! What the protocol does with a gate: it ends epochs, and spends proofs that they are committed (P1).
+//! What the protocol does with a gate: it ends epochs, and spends proofs that they are committed
+//! (P1).
 
 use std::sync::atomic::Ordering;
 

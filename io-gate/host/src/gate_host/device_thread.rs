@@ -1,4 +1,5 @@
-//! The device thread's work: completions, the events that wake the thread, and full slots that wait.
+//! The device thread's work: completions, the events that wake the thread, and full slots that
+//! wait.
 
 use std::os::fd::{AsRawFd, RawFd};
 

@@ -1,4 +1,5 @@
-//! The disks of a gate: sharing them with another host, and the records that name their writer (P2).
+//! The disks of a gate: sharing them with another host, and the records that name their writer
+//! (P2).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -90,7 +90,8 @@ pub struct Driver {
     seen: u16,
 }
 
-// SAFETY: its pointers are into guest memory, which a reference that was leaked keeps; it is used by one thread at a time.
+// SAFETY: its pointers are into guest memory, which a reference that was leaked keeps; it is used
+// by one thread at a time.
 unsafe impl Send for Driver {}
 
 impl Driver {

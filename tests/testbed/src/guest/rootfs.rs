@@ -106,7 +106,8 @@ fn configure(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An ext4 image of a directory, without a loop device; fixed identifiers, so equal trees give like images.
+/// An ext4 image of a directory, without a loop device; fixed identifiers, so equal trees give like
+/// images.
 fn make_image(tree: &Path, image: &Path) -> Result<()> {
     run(Command::new("mke2fs")
         .args(["-q", "-t", "ext4", "-L", "kemari-root", "-m", "0"])

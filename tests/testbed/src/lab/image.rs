@@ -1,4 +1,5 @@
-//! The lab's initramfs: busybox, kvm-amd and network modules, and a script that runs the caller's command.
+//! The lab's initramfs: busybox, kvm-amd and network modules, and a script that runs the caller's
+//! command.
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,7 +24,8 @@ pub(super) fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {
             archive.directory(mount_point);
         }
         archive.symlink("var/run", "/run");
-        // Debian's dynamically linked programs find their loader and libraries in the guest's image.
+        // Debian's dynamically linked programs find their loader and libraries in the guest's
+        // image.
         for (link, target) in [
             ("lib64", "/debian/usr/lib64"),
             ("lib/x86_64-linux-gnu", "/debian/usr/lib/x86_64-linux-gnu"),

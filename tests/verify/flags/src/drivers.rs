@@ -60,15 +60,15 @@ pub struct Arguments {
     /// Run only worlds with this story; by default the stories take turns.
     #[arg(long)]
     pub story: Option<Story>,
-    /// Fail as well if a kind of event that can happen in a world happens in none: a reset, a takeover, a slow
-    /// fence.
+    /// Fail as well if a kind of event that can happen in a world happens in none: a reset, a
+    /// takeover, a slow fence.
     #[arg(long, conflicts_with_all = ["seed", "until_broken", "story"])]
     pub every_kind: bool,
     /// Number of worlds that run at the same time.
     #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = numbers::<u64>(JOBS, "worlds at once"))]
     pub jobs: u64,
-    /// Put each defect of tests/verify/drivers/defects.toml back into a copy of the tree, and check that it is
-    /// found.
+    /// Put each defect of tests/verify/drivers/defects.toml back into a copy of the tree, and check
+    /// that it is found.
     #[arg(long, conflicts_with_all = ["seed", "seeds", "until_broken", "story", "every_kind"])]
     pub defects: bool,
     /// Only the defects whose name contains this.

@@ -1,5 +1,5 @@
-//! The arbiter, and each process's client of it: a register of terms that may answer late, never, or to a client that has
-//! given up. It either grants leases, or is asked before every effect.
+//! The arbiter, and each process's client of it: a register of terms that may answer late, never,
+//! or to a client that has given up. It either grants leases, or is asked before every effect.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::random::Random;
 /// A question to the arbiter.
 #[derive(Clone, Debug)]
 pub(crate) enum Question {
-    /// `file`: take the term if it is free, and if the term before belongs to the process that the asker has followed (or
-    /// is).
+    /// `file`: take the term if it is free, and if the term before belongs to the process that the
+    /// asker has followed (or is).
     Claim { term: u64, after: u64 },
     /// `etcd`: a question of the protocol core's client.
     Lease(Box<LeaseQuestion>),
@@ -250,8 +250,8 @@ impl Client {
         self.asked.map(|(number, ..)| number)
     }
 
-    /// Gives up questions that take too long, and asks the next one. A question that was given up may still be carried
-    /// out.
+    /// Gives up questions that take too long, and asks the next one. A question that was given up
+    /// may still be carried out.
     pub(crate) fn tick(&mut self, now: Time) -> (Option<Outcome>, Option<Question>) {
         let mut outcome = None;
         if self.asked.is_some_and(|(_, sent)| now.since(sent) > PATIENCE) {

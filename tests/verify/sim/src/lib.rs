@@ -1,8 +1,9 @@
-//! Machines, hosts, a network, an arbiter and a storage that run and fail as a seed decides, around the real
-//! protocol core, the real gate and the real wire format; and an outside observer that must not notice (P1, P2, P3,
-//! P4, P7). See `docs/simulation.md`.
+//! Machines, hosts, a network, an arbiter and a storage that run and fail as a seed decides, around
+//! the real protocol core, the real gate and the real wire format; and an outside observer that
+//! must not notice (P1, P2, P3, P4, P7). See `docs/simulation.md`.
 //!
-//! Of the product it may depend on `ft-core` and `io-gate` only: a world has no real thread, file, socket or clock.
+//! Of the product it may depend on `ft-core` and `io-gate` only: a world has no real thread, file,
+//! socket or clock.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a violation, told with its seed")]
 
 /// Whether a deliberate bug is active; `false`, without any code, unless the feature `bugs` is on.

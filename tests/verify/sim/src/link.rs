@@ -77,7 +77,8 @@ impl Link {
         end.incoming.push_back(Chunk { arrives, bytes });
     }
 
-    /// The process at `end` closes it; with `lingers`, frames that have arrived are still delivered.
+    /// The process at `end` closes it; with `lingers`, frames that have arrived are still
+    /// delivered.
     pub(crate) fn close(&mut self, end: usize, lingers: bool) {
         let end = &mut self.ends[end];
         end.open = false;

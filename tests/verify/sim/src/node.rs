@@ -24,7 +24,8 @@ pub(crate) enum Task {
     Send(LinkId, Vec<u8>),
 }
 
-/// A checkpoint that was taken and that the core does not know of yet: the sealer is a thread of its own.
+/// A checkpoint that was taken and that the core does not know of yet: the sealer is a thread of
+/// its own.
 pub(crate) struct Taken {
     /// The session that it was taken for.
     pub(crate) link: LinkId,
@@ -63,7 +64,8 @@ pub(crate) struct Active {
     /// The next page to be sent while the guest runs.
     pub(crate) precopy: Option<usize>,
     pub(crate) verify: bool,
-    /// Released effects in the order in which they are performed: packets and console, and the disk's.
+    /// Released effects in the order in which they are performed: packets and console, and the
+    /// disk's.
     pub(crate) net: VecDeque<Performable>,
     pub(crate) disk: VecDeque<Performable>,
     /// The disk's lane waits for the storage.
@@ -76,20 +78,23 @@ pub(crate) struct Active {
     pub(crate) asks_operator: bool,
     /// How long it has waited since it asked its standby to give its checkpoint up.
     pub(crate) detaches: Option<u64>,
-    /// What it last reported of its protection in this session, and for how long the standby has contradicted it.
+    /// What it last reported of its protection in this session, and for how long the standby has
+    /// contradicted it.
     pub(crate) says_protected: Option<bool>,
     pub(crate) lies: u64,
-    /// When data last came over the link to the standby, and the longest silence since a standby may hold a checkpoint.
+    /// When data last came over the link to the standby, and the longest silence since a standby
+    /// may hold a checkpoint.
     pub(crate) heard: Time,
     pub(crate) silence: Duration,
     /// The operator wants it to have a standby.
     pub(crate) searches: bool,
-    /// Number of sessions so far. What a failed session took from the dirty log is not in the next session's log.
+    /// Number of sessions so far. What a failed session took from the dirty log is not in the next
+    /// session's log.
     pub(crate) sessions: u64,
     /// Used only if a deliberate bug makes the host keep writes in its own cache.
     pub(crate) host_cache: HashMap<usize, (Tag, u64)>,
-    /// The slot of the console; it changes after each packet. Waiting bytes of one slot become one effect before the packets
-    /// between them, but the observer needs all outputs in one order.
+    /// The slot of the console; it changes after each packet. Waiting bytes of one slot become one
+    /// effect before the packets between them, but the observer needs all outputs in one order.
     pub(crate) console: u16,
 }
 
@@ -112,7 +117,8 @@ pub(crate) struct Passive {
     pub(crate) heard_term: u64,
     /// It has reported that the operator has to decide.
     pub(crate) asks_operator: bool,
-    /// Its primary has said in their session that the machine ends, or the operator wants it to stop.
+    /// Its primary has said in their session that the machine ends, or the operator wants it to
+    /// stop.
     pub(crate) may_stop: bool,
     /// The reason with which it last asked the arbiter or its operator.
     pub(crate) asked: Option<String>,
@@ -161,8 +167,8 @@ pub(crate) struct Node {
     pub(crate) nap: Option<Fate>,
     /// What happens to it after this many tasks.
     pub(crate) fuse: Option<(u64, Fate)>,
-    /// This host's clocks: their rate (parts per million), and the amount that was added to the clock that the protocol core
-    /// reads (which stands still while the host is suspended).
+    /// This host's clocks: their rate (parts per million), and the amount that was added to the
+    /// clock that the protocol core reads (which stands still while the host is suspended).
     pub(crate) rate: u64,
     pub(crate) added: i64,
 }
@@ -198,7 +204,8 @@ impl Active {
                 self.heard = now;
             }
             Event::StandbyConnected { .. } => self.heard = now,
-            // From here on a silence lets the core suspect the standby, so it is measured from here.
+            // From here on a silence lets the core suspect the standby, so it is measured from
+            // here.
             Event::Sealed { .. } if self.core.phase() == Phase::Sealing => {
                 self.heard = self.heard.max(now);
                 self.silence = Duration::ZERO;

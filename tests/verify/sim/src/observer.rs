@@ -73,8 +73,8 @@ impl Observer {
         self.held.remove(&process);
     }
 
-    /// P4: a standby gives an acknowledged checkpoint up only after it has said so, or after another machine was permitted to
-    /// go on without it.
+    /// P4: a standby gives an acknowledged checkpoint up only after it has said so, or after
+    /// another machine was permitted to go on without it.
     pub(crate) fn discards(&mut self, process: u64, replaced: bool) {
         if let Some(Held { term, epoch, .. }) = self.held.remove(&process) {
             assert!(
@@ -105,8 +105,8 @@ impl Observer {
         assert!(same, "P4: epoch {epoch} of term {term} {what}, but is not what was sealed");
     }
 
-    /// An effect is performed. P2: terms never go back. P1: an effect that an earlier term still performs is in the
-    /// checkpoint from which the later term began.
+    /// An effect is performed. P2: terms never go back. P1: an effect that an earlier term still
+    /// performs is in the checkpoint from which the later term began.
     pub(crate) fn performs(&mut self, process: u64, term: u64, epoch: u64) {
         // Work that a process began in one term may end after it has won its next term.
         let (last, by) = self.performed;
@@ -120,8 +120,8 @@ impl Observer {
         }
     }
 
-    /// The outside must see the output of one machine that never failed: each output once and in order, except for
-    /// repetitions of what was in flight at a takeover.
+    /// The outside must see the output of one machine that never failed: each output once and in
+    /// order, except for repetitions of what was in flight at a takeover.
     pub(crate) fn sees(&mut self, output: Output, replay: bool) {
         self.tally.packets += 1;
         let last = self.seen.last().copied();

@@ -1,5 +1,5 @@
-//! The faults of a world and their times. They are made from the seed before the world begins, so that a fault can be left out,
-//! and the smallest plan that still breaks a promise can be found.
+//! The faults of a world and their times. They are made from the seed before the world begins, so
+//! that a fault can be left out, and the smallest plan that still breaks a promise can be found.
 
 use crate::disks::DiskFault;
 use crate::random::{Random, mix};
@@ -17,8 +17,8 @@ pub enum Fault {
     Pause(usize, u64),
     /// A process is stopped for some milliseconds, after this many more steps of its driver.
     PauseAfter(usize, u64, u64),
-    /// A process is stopped for some milliseconds once it has sealed its next epoch; the flag says whether its host is
-    /// suspended.
+    /// A process is stopped for some milliseconds once it has sealed its next epoch; the flag says
+    /// whether its host is suspended.
     Nap(usize, u64, bool),
     /// A host is suspended: its monotonic clock stands still during that time.
     Suspend(usize, u64),
@@ -30,7 +30,8 @@ pub enum Fault {
     Stall(usize, usize, u64),
     /// A host hears nothing from another for some milliseconds.
     Partition(usize, usize, u64),
-    /// A host, or the primary's host, neither reaches another host or the arbiter nor is reached, for some milliseconds.
+    /// A host, or the primary's host, neither reaches another host or the arbiter nor is reached,
+    /// for some milliseconds.
     Isolate(usize, u64),
     /// A bit flips in transit.
     Flip(usize, usize),
@@ -44,12 +45,15 @@ pub enum Fault {
     Swap(usize, usize),
     /// An earlier frame comes again.
     Replay(usize, usize, usize),
-    /// A stranger connects to the standby on a host, and repeats what a primary said in an earlier session.
+    /// A stranger connects to the standby on a host, and repeats what a primary said in an earlier
+    /// session.
     Impostor(usize, usize),
-    /// The next primary that connects hears what a standby said in an earlier session, either first or after it was welcomed.
+    /// The next primary that connects hears what a standby said in an earlier session, either first
+    /// or after it was welcomed.
     Echo(usize, bool),
-    /// A forged message: an acknowledgement in another term before the standby's own (0, 1); a primary's Bye to no session (2);
-    /// a standby's message (3) or a primary's Bye (4) of another session.
+    /// A forged message: an acknowledgement in another term before the standby's own (0, 1); a
+    /// primary's Bye to no session (2); a standby's message (3) or a primary's Bye (4) of another
+    /// session.
     Forge(usize, u64),
     /// A standby that holds a checkpoint lives, but makes no checks for some milliseconds.
     Hang(usize, u64),
@@ -90,7 +94,8 @@ impl core::fmt::Display for Planned {
     }
 }
 
-/// Number of steps in which faults happen: one world in six lasts longer than all time-outs together.
+/// Number of steps in which faults happen: one world in six lasts longer than all time-outs
+/// together.
 #[must_use]
 pub(crate) fn steps(seed: u64) -> u64 {
     if Random::new(mix(seed, u64::MAX - 2)).one_in(6) { 6000 } else { 1500 }
@@ -165,7 +170,8 @@ fn fault(random: &mut Random, nodes: usize) -> Fault {
     }
 }
 
-/// The smallest part of a plan that is still `bad`, found by leaving out ever smaller parts (delta debugging).
+/// The smallest part of a plan that is still `bad`, found by leaving out ever smaller parts (delta
+/// debugging).
 pub fn shrink(mut plan: Vec<Planned>, mut bad: impl FnMut(&[Planned]) -> bool) -> Vec<Planned> {
     let mut size = plan.len().div_ceil(2);
     while size > 0 {

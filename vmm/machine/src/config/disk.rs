@@ -20,7 +20,8 @@ pub enum FenceRecord {
     Off,
 }
 
-/// `path=FILE[,format=raw][,readonly=on][,serial=TEXT][,cache=writethrough|writeback][,direct=on][,queues=N][,fence=FILE|off]`
+/// `path=FILE`, then any of `,format=raw`, `,readonly=on`, `,serial=TEXT`,
+/// `,cache=writethrough|writeback`, `,direct=on`, `,queues=N` and `,fence=FILE|off`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
     /// A raw image or a block device.

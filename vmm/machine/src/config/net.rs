@@ -30,7 +30,8 @@ pub enum NetModel {
     E1000,
 }
 
-/// `tap=IFNAME[,create=on]|stream=PATH|dgram=LOCAL:PEER[,mac=XX:XX:XX:XX:XX:XX][,model=virtio|e1000][,queues=N]`
+/// `tap=IFNAME[,create=on]`, `stream=PATH` or `dgram=LOCAL:PEER`, then any of
+/// `,mac=XX:XX:XX:XX:XX:XX`, `,model=virtio|e1000` and `,queues=N`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetConfig {
     /// The backend.

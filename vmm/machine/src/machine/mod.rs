@@ -215,7 +215,8 @@ impl Machine {
     /// run device code.
     ///
     /// # Errors
-    /// In the answer, when the state belongs to other devices or another release, or is not possible.
+    /// In the answer, when the state belongs to other devices or another release, or is not
+    /// possible.
     pub fn restore_devices(
         &self,
         records: &[DeviceRecord],

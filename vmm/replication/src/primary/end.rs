@@ -12,7 +12,8 @@ use super::Engine;
 use super::claims::Last;
 use super::session::{Closed, Session};
 
-/// Time limit for a failed machine to lock the engine's state, in which it sees whether it has a standby.
+/// Time limit for a failed machine to lock the engine's state, in which it sees whether it has a
+/// standby.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 /// Time limit for the standby to read the last message of a machine that ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -7,8 +7,8 @@
 //!   arbiter thread  answers ──────────┘     (one lock)                    in order under it
 //! ```
 //!
-//! Lock order: first the engine's state, then the locks that an action needs (the gate's locks, a channel). A
-//! thread that holds a device slot or the ledger never calls [`Engine::event`].
+//! Lock order: first the engine's state, then the locks that an action needs (the gate's locks, a
+//! channel). A thread that holds a device slot or the ledger never calls [`Engine::event`].
 
 mod actions;
 mod claims;
@@ -82,8 +82,8 @@ pub struct Engine {
     launcher: Launcher,
     /// How the machine has ended. Set when no work is left.
     put_away: OnceLock<Ended>,
-    /// The path to the standby of the session. Taken with or without the engine's state held; no lock is
-    /// taken under it.
+    /// The path to the standby of the session. Taken with or without the engine's state held; no
+    /// lock is taken under it.
     final_sender: Mutex<Option<session::FinalSender>>,
     /// Whether a standby has acknowledged a checkpoint since the guest began to run here.
     checkpointed: AtomicBool,

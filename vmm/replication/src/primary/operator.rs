@@ -80,7 +80,8 @@ impl Engine {
     /// The result of request `number`; `None` while it is not known.
     ///
     /// # Errors
-    /// When another request has replaced it, the standby cannot protect the machine, or the machine has ended.
+    /// When another request has replaced it, the standby cannot protect the machine, or the machine
+    /// has ended.
     pub fn attempt(&self, number: u64) -> Option<Result<u64, String>> {
         let state = self.lock_within(Duration::ZERO)?;
         if state.attempt.number != number {
@@ -115,7 +116,8 @@ impl Engine {
     /// not answered.
     ///
     /// # Errors
-    /// When the machine has ended, the operator must decide again, or another command has replaced this one.
+    /// When the machine has ended, the operator must decide again, or another command has replaced
+    /// this one.
     pub fn runs_alone(&self) -> Option<Result<(), String>> {
         let state = self.lock_within(Duration::ZERO)?;
         match state.primary.phase() {

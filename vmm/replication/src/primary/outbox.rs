@@ -21,8 +21,8 @@ pub(super) const MAX_FRAMES: usize = 64;
 pub(super) const MAX_COPIED: u64 = 256 << 20;
 
 /// Guards the queue only: no thread blocks under it, and no other lock is taken. Threads that hold
-/// the engine's state take it for a few instructions. The sender takes it too, and it gives signs of
-/// life even when the engine's state is held (P7).
+/// the engine's state take it for a few instructions. The sender takes it too, and it gives signs
+/// of life even when the engine's state is held (P7).
 #[derive(Default)]
 pub(super) struct Outbox {
     state: Mutex<State>,

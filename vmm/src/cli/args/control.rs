@@ -20,9 +20,11 @@ pub struct CtlArgs {
     // The former name, for scripts of earlier versions.
     #[arg(long, alias = "socket", value_name = "SOCKET")]
     pub control: PathBuf,
-    /// Wait this long for the outcome of a command, in seconds. The command goes on afterwards. 0: do not wait.
+    /// Wait this long for the outcome of a command, in seconds. The command goes on afterwards. 0:
+    /// do not wait.
     ///
-    /// With 0 the answer says `"done": false`. The connection is given up 5 seconds after the time-out.
+    /// With 0 the answer says `"done": false`. The connection is given up 5 seconds after the
+    /// time-out.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=86_400, Unit::Seconds))]
     pub timeout: u64,
     /// Print one line of JSON, also on a terminal.
@@ -39,15 +41,17 @@ fn address_of_a_standby(text: &str) -> Result<String, String> {
     text.parse::<LinkAddr>().map(|_| text.to_owned())
 }
 
-/// The commands. Exit code 0: done; the answer is JSON: one line, or on a terminal one line per field. Exit code 1: refused,
-/// failed, or not done in time.
+/// The commands. Exit code 0: done; the answer is JSON: one line, or on a terminal one line per
+/// field. Exit code 1: refused, failed, or not done in time.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum CtlCommand {
     /// Show the status.
     Status,
-    /// Protect the machine with the standby at this address. Answers when the machine is protected, or why it is not.
+    /// Protect the machine with the standby at this address. Answers when the machine is protected,
+    /// or why it is not.
     ///
-    /// Replaces a standby that is being joined. Looks for a standby that does not answer until `run-alone`.
+    /// Replaces a standby that is being joined. Looks for a standby that does not answer until
+    /// `run-alone`.
     Protect {
         /// HOST:PORT or unix:PATH
         #[arg(value_parser = address_of_a_standby)]
@@ -63,12 +67,15 @@ pub enum CtlCommand {
     TakeOver,
     /// Discard the checkpoint of a standby that waits for an operator: the primary goes on.
     Discard,
-    /// Change the keys of the link without ending it. Each new connection reads the certificates again.
+    /// Change the keys of the link without ending it. Each new connection reads the certificates
+    /// again.
     RotateKeys,
     /// Clear the distributions of times and sizes in `status`.
     ResetStats,
-    /// Press the ACPI power button of the guest. Answers when the machine is off, or that the guest does not react.
+    /// Press the ACPI power button of the guest. Answers when the machine is off, or that the guest
+    /// does not react.
     Shutdown,
-    /// Cut the power: the guest is not told, and loses what it has not written. A standby ends and discards its checkpoint.
+    /// Cut the power: the guest is not told, and loses what it has not written. A standby ends and
+    /// discards its checkpoint.
     PowerOff,
 }

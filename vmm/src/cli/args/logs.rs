@@ -20,14 +20,16 @@ pub struct AuditArgs {
 /// The commands.
 #[derive(Debug, clap::Subcommand)]
 pub enum AuditCommand {
-    /// Prove P1 (nothing leaves before its checkpoint is acknowledged) and P2 (only one side performs effects).
+    /// Prove P1 (nothing leaves before its checkpoint is acknowledged) and P2 (only one side
+    /// performs effects).
     ///
     /// Exit codes: 0 proved, 1 broken, 2 not a log, 3 incomplete.
     Verify {
         /// The --audit of each host that has run the machine: primary, standby, and each later one.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Accept that rotation has removed old records: judge the rest, without exit code 3 for them.
+        /// Accept that rotation has removed old records: judge the rest, without exit code 3 for
+        /// them.
         #[arg(long)]
         rotated: bool,
     },

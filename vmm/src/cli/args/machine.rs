@@ -8,7 +8,8 @@ use kemari_machine::config::{
 };
 use kemari_machine::ungated::{Asked, Found, Refusal, Ungated};
 
-/// The kernel. A standby receives the primary's; a copy of its own saves the transfer and has to be the same.
+/// The kernel. A standby receives the primary's; a copy of its own saves the transfer and has to be
+/// the same.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct BootArgs {
@@ -44,10 +45,11 @@ impl BootArgs {
 pub struct GuestDevices {
     /// Serial port (8250): `stdio`, `file=PATH` or `none`.
     ///
-    /// `stdio`: Ctrl-A x quits; on a terminal, `2>>FILE` keeps the log apart from the guest's output.
+    /// `stdio`: Ctrl-A x quits; on a terminal, `2>>FILE` keeps the log apart from the guest's
+    /// output.
     ///
-    /// `file=PATH`: a new file, or an earlier console file, which starts empty. Text of any other file is kept, and the output
-    /// is appended.
+    /// `file=PATH`: a new file, or an earlier console file, which starts empty. Text of any other
+    /// file is kept, and the output is appended.
     #[arg(long, value_name = "SPEC", default_value = "stdio", help_heading = "Machine")]
     pub serial: ConsoleConfig,
     /// Add a virtio console: `stdio`, `file=PATH` or `none`.
@@ -64,17 +66,19 @@ pub struct GuestDevices {
     pub devices: Vec<Asked<DeviceConfig>>,
     /// Add a disk: `path=FILE[,OPTION...]`. Repeatable.
     ///
-    /// Options: `readonly=on`; `serial=TEXT`; `cache=writethrough|writeback`; `direct=on` bypasses the page cache (O_DIRECT);
-    /// `queues=N`; `format=raw` accepts the file as raw whatever it looks like; `fence=FILE|off` places the record of the term
-    /// that may write [default: beside the image].
+    /// Options: `readonly=on`; `serial=TEXT`; `cache=writethrough|writeback`; `direct=on` bypasses
+    /// the page cache (O_DIRECT); `queues=N`; `format=raw` accepts the file as raw whatever it
+    /// looks like; `fence=FILE|off` places the record of the term that may write [default: beside
+    /// the image].
     ///
     /// Write a comma in a path twice.
     #[arg(long = "disk", value_name = "SPEC", help_heading = "Disks")]
     pub disks: Vec<Asked<DiskConfig>>,
-    /// Add a network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then `[,OPTION...]`. Repeatable.
+    /// Add a network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then
+    /// `[,OPTION...]`. Repeatable.
     ///
-    /// Options: `create=on` creates the tap, down and without a bridge; `mac=XX:XX:XX:XX:XX:XX`; `queues=N` pairs of queues;
-    /// `model=virtio|e1000` [default: virtio].
+    /// Options: `create=on` creates the tap, down and without a bridge; `mac=XX:XX:XX:XX:XX:XX`;
+    /// `queues=N` pairs of queues; `model=virtio|e1000` [default: virtio].
     #[arg(long = "net", value_name = "SPEC", help_heading = "Network")]
     pub nets: Vec<Asked<NetConfig>>,
     /// Devices that are refused.
@@ -82,7 +86,8 @@ pub struct GuestDevices {
     pub ungated: UngatedDevices,
 }
 
-/// Flags of other monitors for devices that cannot be gated: known, so that the error says why and what to use instead.
+/// Flags of other monitors for devices that cannot be gated: known, so that the error says why and
+/// what to use instead.
 #[derive(Debug, Args)]
 pub struct UngatedDevices {
     /// A host device.

@@ -1,7 +1,7 @@
 //! The command line: the flags of every command, and the configurations made from them.
 //!
-//! Each group of flags under one heading of the help is one struct. A flag's doc comment is its help: `-h` prints
-//! the first paragraph, `--help` all of it.
+//! Each group of flags under one heading of the help is one struct. A flag's doc comment is its
+//! help: `-h` prints the first paragraph, `--help` all of it.
 
 mod control;
 mod logs;

@@ -1,4 +1,5 @@
-//! The flags that both hosts of a pair have: the groups Replication, Arbiter, Security and Operation.
+//! The flags that both hosts of a pair have: the groups Replication, Arbiter, Security and
+//! Operation.
 
 use std::path::PathBuf;
 
@@ -38,7 +39,8 @@ pub struct PairArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Replication")]
 pub struct ReplicationArgs {
-    /// Address of the standby: HOST:PORT or unix:PATH. On a standby: the standby to use after a takeover.
+    /// Address of the standby: HOST:PORT or unix:PATH. On a standby: the standby to use after a
+    /// takeover.
     #[arg(long, value_name = "ADDR")]
     pub standby: Option<LinkAddr>,
     /// Longest time between two checkpoints of a busy guest.
@@ -73,8 +75,8 @@ pub struct ReplicationArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Arbiter")]
 pub struct ArbiterArgs {
-    /// Arbiter that decides which side goes on: `etcd:HOST:PORT,...`, `file:DIR` (a directory on storage that both hosts
-    /// mount) or `none` (the operator decides).
+    /// Arbiter that decides which side goes on: `etcd:HOST:PORT,...`, `file:DIR` (a directory on
+    /// storage that both hosts mount) or `none` (the operator decides).
     #[arg(id = "arbiter", long = "arbiter", value_name = "SPEC", default_value = "none")]
     pub spec: ArbiterSpec,
     /// etcd: certificate authority (PEM). Without it the connection is not encrypted.
@@ -104,8 +106,9 @@ pub struct ArbiterArgs {
     pub password_file: Option<PathBuf>,
     /// etcd: lease duration.
     ///
-    /// A side performs effects for this long without asking etcd again. A takeover waits until the lease of the other side has
-    /// expired. Output pauses while etcd takes longer than this to answer.
+    /// A side performs effects for this long without asking etcd again. A takeover waits until the
+    /// lease of the other side has expired. Output pauses while etcd takes longer than this to
+    /// answer.
     #[arg(id = "arbiter_lease", long = "arbiter-lease", value_name = "MS", default_value_t = 1000, allow_negative_numbers = true, value_parser = numbers::<u64>(100..=600_000, Unit::Milliseconds))]
     pub lease: u64,
 }
@@ -114,7 +117,8 @@ pub struct ArbiterArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Security")]
 pub struct SecurityArgs {
-    /// Encrypt and authenticate the link with `ca.pem`, `cert.pem` and `key.pem` of this directory. On both sides.
+    /// Encrypt and authenticate the link with `ca.pem`, `cert.pem` and `key.pem` of this directory.
+    /// On both sides.
     #[arg(long, value_name = "DIR", conflicts_with = "insecure_plain_tcp")]
     pub tls: Option<PathBuf>,
     /// Name that the certificate of the other side must carry [default: the host of --standby].

@@ -28,7 +28,8 @@ pub struct RunArgs {
     pub boot: BootArgs,
     /// Guest memory.
     ///
-    /// `MIB,file=PATH,share=on` places it in a file that other processes can map; not possible with fault tolerance.
+    /// `MIB,file=PATH,share=on` places it in a file that other processes can map; not possible with
+    /// fault tolerance.
     #[arg(
         long,
         value_name = "MIB",
@@ -46,10 +47,12 @@ pub struct RunArgs {
     /// What both sides have.
     #[command(flatten)]
     pub pair: PairArgs,
-    /// End with exit code 5 unless the machine is protected within this time after its start, or if the standby refuses it.
+    /// End with exit code 5 unless the machine is protected within this time after its start, or if
+    /// the standby refuses it.
     #[arg(long, value_name = "MS", requires = "standby", allow_negative_numbers = true, value_parser = numbers::<u64>(1..=3_600_000, Unit::Milliseconds), help_heading = "Replication")]
     pub require_protected: Option<u64>,
-    /// Take the term over from its recorded holder, at the arbiter or beside a disk. Use only if that host is known to be dead.
+    /// Take the term over from its recorded holder, at the arbiter or beside a disk. Use only if
+    /// that host is known to be dead.
     #[arg(long, help_heading = "Arbiter")]
     pub seize: bool,
 }

@@ -95,7 +95,8 @@ impl Code {
                 places.entry(section).or_default().insert(symbol.address(), node);
             }
         }
-        // Data without a name, such as the table of a trait object's functions, has a section of its own.
+        // Data without a name, such as the table of a trait object's functions, has a section of
+        // its own.
         for section in object.sections().filter(holds_code_or_data) {
             let here = places.entry(section.index()).or_default();
             here.entry(0).or_insert_with(|| self.add(""));
@@ -161,7 +162,8 @@ impl Code {
     }
 }
 
-/// Whether the compiler gives this name: v0 mangling, a program's entry, or a reference to its unwinder.
+/// Whether the compiler gives this name: v0 mangling, a program's entry, or a reference to its
+/// unwinder.
 fn is_rusts(name: &str) -> bool {
     name.starts_with("_R") || ["main", "DW.ref.rust_eh_personality"].contains(&name)
 }

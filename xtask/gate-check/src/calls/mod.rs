@@ -1,11 +1,13 @@
-//! The layer `calls`: which module of the far side calls functions that reach outside, judged by the compiled code. Aliases and
-//! macros do not matter: the compiled code names each function that is called or put into a table.
+//! The layer `calls`: which module of the far side calls functions that reach outside, judged by
+//! the compiled code. Aliases and macros do not matter: the compiled code names each function that
+//! is called or put into a table.
 //!
-//! Everything outside of the far side's own crates belongs to a family of names: a module of std, another crate, or libc's
-//! functions. A function that is not listed as harmless may be called only in the listed modules; the same holds for the far
-//! side's own doors. A function belongs to the module that contains its code, whatever its type. Code that runs when a foreign
-//! value is dropped counts as called by the function that drops it. The product is compiled as it ships, but not optimized, so no
-//! function is inlined into its caller.
+//! Everything outside of the far side's own crates belongs to a family of names: a module of std,
+//! another crate, or libc's functions. A function that is not listed as harmless may be called only
+//! in the listed modules; the same holds for the far side's own doors. A function belongs to the
+//! module that contains its code, whatever its type. Code that runs when a foreign value is dropped
+//! counts as called by the function that drops it. The product is compiled as it ships, but not
+//! optimized, so no function is inlined into its caller.
 
 mod code;
 mod name;
@@ -201,8 +203,9 @@ impl Rules<'_> {
         entries.any(|entry| is_below(&entry.names) && !is_below(&entry.except))
     }
 
-    /// Why a foreign function is not harmless, if it is not: its name, its trait, or its module. Traits count because `str` has a
-    /// method that looks it up as a host name, and `Arc<File>` has one that writes to the file.
+    /// Why a foreign function is not harmless, if it is not: its name, its trait, or its module.
+    /// Traits count because `str` has a method that looks it up as a host name, and `Arc<File>` has
+    /// one that writes to the file.
     fn harmful(&self, known: &Known, named: &Named) -> Option<String> {
         let Known { path, module, of_trait } = known;
         if path.is_empty() {
@@ -231,8 +234,8 @@ impl Rules<'_> {
         if let Some(name) = name.filter(|_| !is_languages) {
             return Some(name.clone());
         }
-        // The name of an instance lists all types whose functions it may call: its own type and trait, and those of its
-        // arguments.
+        // The name of an instance lists all types whose functions it may call: its own type and
+        // trait, and those of its arguments.
         let is_own = |other: &str| {
             is_below(path, other) || of_trait.as_ref().is_some_and(|name| is_below(name, other))
         };
@@ -296,8 +299,8 @@ fn uses(code: &Code, rules: &Rules<'_>) -> BTreeSet<Use> {
         for instruction in &code.nodes[user].instructions {
             told(&format!("instruction {instruction}"));
         }
-        // Instances of foreign generic functions are compiled into our crates: what they use counts as used by their caller. The
-        // same holds for the code that drops values of foreign types.
+        // Instances of foreign generic functions are compiled into our crates: what they use counts
+        // as used by their caller. The same holds for the code that drops values of foreign types.
         let mut left: Vec<Node> = code.nodes[user].uses.iter().copied().collect();
         let mut seen = BTreeSet::new();
         while let Some(next) = left.pop() {

@@ -8,10 +8,11 @@ pub(super) fn demangle(symbol: &str) -> String {
     }
 }
 
-/// The path by which a function is known. For a method it is the path of its type, or of its trait if the type belongs
-/// to no crate.
+/// The path by which a function is known. For a method it is the path of its type, or of its trait
+/// if the type belongs to no crate.
 ///
-/// `<a::B>::c`, `<a::B as d::E>::c` and `<&mut a::B<f::G> as d::E>::c` are of `a::B`; `<[u8] as d::E>::c` is of `d::E`.
+/// `<a::B>::c`, `<a::B as d::E>::c` and `<&mut a::B<f::G> as d::E>::c` are of `a::B`;
+/// `<[u8] as d::E>::c` is of `d::E`.
 pub(super) fn path(name: &str) -> String {
     let Some(inner) = name.strip_prefix('<') else { return plain(name) };
     let (whole, method) = split_closing(inner);
@@ -33,8 +34,8 @@ pub(super) fn trait_path(name: &str) -> Option<String> {
     Some(format!("{}{}", type_path(of_trait)?, plain(method)))
 }
 
-/// The path of the crate's item that a type names, through references, slices and the like; none for a type of no
-/// crate.
+/// The path of the crate's item that a type names, through references, slices and the like; none
+/// for a type of no crate.
 fn type_path(text: &str) -> Option<String> {
     let mut text = text.trim();
     loop {

@@ -1,8 +1,8 @@
 //! The module that contains a function's code, read from rustc's symbol names (v0 mangling).
 //!
-//! A method belongs to the module of its `impl`, which may differ from the module of its type. A function written by a
-//! foreign crate's macro belongs to the module that uses the macro. A closure, and an item inside of a function, belongs to
-//! the function's module.
+//! A method belongs to the module of its `impl`, which may differ from the module of its type. A
+//! function written by a foreign crate's macro belongs to the module that uses the macro. A
+//! closure, and an item inside of a function, belongs to the function's module.
 
 use super::name;
 
@@ -15,7 +15,8 @@ pub(super) fn module(symbol: &str) -> Option<String> {
     }
 }
 
-/// A module that nothing lists, in the crate of a trait: for a method of a type that the reader does not know.
+/// A module that nothing lists, in the crate of a trait: for a method of a type that the reader
+/// does not know.
 fn unread(symbol: &str) -> Option<String> {
     let of_trait = name::trait_path(&name::demangle(symbol))?;
     let (of_crate, _) = of_trait.split_once("::")?;
@@ -77,7 +78,8 @@ impl<'n> Reader<'n> {
         }
     }
 
-    /// A trait's path: its provided methods belong to the trait's module, or to the function that contains the trait.
+    /// A trait's path: its provided methods belong to the trait's module, or to the function that
+    /// contains the trait.
     fn of_trait(&mut self) -> Option<Stands> {
         match self.next()? {
             b'I' => self.of_trait(),
@@ -146,7 +148,8 @@ impl<'n> Reader<'n> {
         Some(())
     }
 
-    /// The rest of the path of an `impl` or of a trait's method: the place of the `impl`, the type, and the trait.
+    /// The rest of the path of an `impl` or of a trait's method: the place of the `impl`, the type,
+    /// and the trait.
     fn skip_of_impl(&mut self, start: u8) -> Option<()> {
         if start != b'Y' {
             self.disambiguator()?;
@@ -287,7 +290,8 @@ mod tests {
             ),
             // `<a::link::S as a::link::k::T>::prov`, which the trait provides.
             ("_RNvYNtNtCs4Q2Qx8jI5j6_1a4link1SNtNtB4_1k1T4provB6_", "a::link::k"),
-            // The same of `T<u8>` for `&[[u8; 4]]`, for `(fn(&u8) -> u8, *const str)`, and for `dyn Iterator<Item = u8>`.
+            // The same of `T<u8>` for `&[[u8; 4]]`, for `(fn(&u8) -> u8, *const str)`, and for
+            // `dyn Iterator<Item = u8>`.
             ("_RNvYRSAhj4_INtNtNtCs4Q2Qx8jI5j6_1a4link1k1ThE4provB6_", "a::link::k"),
             ("_RNvYTFG_RL0_hEhPeENtNtNtCs4Q2Qx8jI5j6_1a4link1k1T4provB6_", "a::link::k"),
             (

@@ -1,8 +1,9 @@
-//! The compiler as the layer `calls` runs it for the workspace's own crates: code that is not called yet is kept, and no function
-//! is inlined, whatever a crate's own profile says.
+//! The compiler as the layer `calls` runs it for the workspace's own crates: code that is not
+//! called yet is kept, and no function is inlined, whatever a crate's own profile says.
 //!
-//! The first flag costs time, and in a dependency it keeps code that no function of the far side names. Cargo has no flags for the
-//! workspace's crates alone, but runs a wrapper for them: this program itself.
+//! The first flag costs time, and in a dependency it keeps code that no function of the far side
+//! names. Cargo has no flags for the workspace's crates alone, but runs a wrapper for them: this
+//! program itself.
 
 use std::env;
 use std::os::unix::process::CommandExt;

@@ -1,5 +1,5 @@
-//! The layer `graph`: checks all dependencies of the crates, for every target, against the allow-list, and everything that the
-//! product is built from.
+//! The layer `graph`: checks all dependencies of the crates, for every target, against the
+//! allow-list, and everything that the product is built from.
 
 mod lock;
 pub(super) mod product;
@@ -59,8 +59,8 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(findings))
 }
 
-/// Name and version of every crate that packages are built from, with the features that are on when the packages are built by
-/// themselves.
+/// Name and version of every crate that packages are built from, with the features that are on when
+/// the packages are built by themselves.
 pub(super) type Closure = BTreeMap<(String, String), BTreeSet<String>>;
 
 fn closure(subject: &Subject) -> Result<Closure> {
@@ -100,7 +100,8 @@ fn package<'a>(subject: &'a Subject, name: &str, version: &str) -> Result<&'a Pa
     found.with_context(|| format!("cargo metadata does not know {name} {version}"))
 }
 
-/// The line of a manifest that brings the crate in: the checked package's line for the first crate on the way.
+/// The line of a manifest that brings the crate in: the checked package's line for the first crate
+/// on the way.
 fn place(subject: &Subject, name: &str) -> Result<Place> {
     let first = way_to(subject, name).into_iter().nth(1).unwrap_or_else(|| name.to_owned());
     for package in subject.checked()? {
@@ -231,8 +232,8 @@ fn stale(subject: &Subject, closure: &Closure) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Findings in the manifest of a checked package: there must be one way to build it, or the checked program is not the one that
-/// ships.
+/// Findings in the manifest of a checked package: there must be one way to build it, or the checked
+/// program is not the one that ships.
 fn manifest(subject: &Subject, package: &Package) -> Vec<Finding> {
     let place = Place::line(subject.shown(&package.manifest_path), 1);
     let name = &package.name;

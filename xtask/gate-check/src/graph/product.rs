@@ -1,5 +1,6 @@
-//! The crates of the monitor. Every crate that is linked into it, or that runs while it is built, is either a crate of the tree
-//! that the layers check, or comes from crates.io under its own name and is on the list with a reason.
+//! The crates of the monitor. Every crate that is linked into it, or that runs while it is built,
+//! is either a crate of the tree that the layers check, or comes from crates.io under its own name
+//! and is on the list with a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -139,7 +140,8 @@ fn replaces(manifest: &toml::Table) -> impl Iterator<Item = &'static str> {
     REPLACES.into_iter().filter(|key| manifest.contains_key(*key))
 }
 
-/// The cargo features of a crate of the tree: which features are on in what ships, and which are for tests only.
+/// The cargo features of a crate of the tree: which features are on in what ships, and which are
+/// for tests only.
 fn features(subject: &Subject, entry: &FarSide, closure: &Closure) -> Result<Vec<Finding>> {
     let package = subject.package(&entry.name)?;
     let on: BTreeSet<&String> = closure

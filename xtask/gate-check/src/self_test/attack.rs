@@ -30,8 +30,8 @@ impl Catcher {
         [Layer::Types, Layer::Bare, Layer::LinuxCore].map(Self::Layer).contains(&self)
     }
 
-    /// Whether it shows that the attack's code compiles, or fails to compile in the claimed way. Without std, one error hides
-    /// all others.
+    /// Whether it shows that the attack's code compiles, or fails to compile in the claimed way.
+    /// Without std, one error hides all others.
     pub(super) fn shows_life(self) -> bool {
         match self {
             Self::Counts | Self::Start => true,

@@ -1,6 +1,7 @@
-//! `cargo xtask gate --self-test`: applies every known attack to a scratch copy of the tree; the layers that claim the attack
-//! must catch it. A layer is needed only if some attack gets through without it. All layers therefore check the attacks that one
-//! layer alone claims to catch, and the attacks that are said to pass.
+//! `cargo xtask gate --self-test`: applies every known attack to a scratch copy of the tree; the
+//! layers that claim the attack must catch it. A layer is needed only if some attack gets through
+//! without it. All layers therefore check the attacks that one layer alone claims to catch, and the
+//! attacks that are said to pass.
 
 mod alive;
 mod attack;
@@ -62,7 +63,8 @@ pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
         attacks = sample::draw(attacks, count, seed);
         println!("{} of {all} attacks, drawn with the seed {seed}", attacks.len());
     }
-    // Attacks that change the same crates run one after the other, so that other crates are not compiled again.
+    // Attacks that change the same crates run one after the other, so that other crates are not
+    // compiled again.
     attacks.sort_by_cached_key(|attack| copy.crates(attack));
     let (mut judged, mut failed) = (Vec::new(), 0);
     for attack in attacks {
@@ -197,8 +199,8 @@ impl TestCopy {
         let begin = SystemTime::now();
         let tree = attack.apply(&self.scratch.clean, &self.scratch.registry)?;
         let mut subject = self.attacked(&tree)?;
-        // Most attacks change one or two files. A new release of a dependency makes cargo compile everything above it from the
-        // start.
+        // Most attacks change one or two files. A new release of a dependency makes cargo compile
+        // everything above it from the start.
         subject.incremental = attack.releases.is_empty();
         let changed: Vec<&Path> = self.scratch.changed(&tree).collect();
         let unseen = unseen(&subject, &changed)?;
@@ -298,8 +300,8 @@ fn look(subject: &Subject, layers: &[Layer], result: &mut AttackResult) {
             }
         }
     }
-    // The layer `types` reports code that does not compile, but it does not read the monitor. An attack that fits the tree no
-    // longer is not one that passes.
+    // The layer `types` reports code that does not compile, but it does not read the monitor. An
+    // attack that fits the tree no longer is not one that passes.
     if !result.caught.contains_key(&Catcher::Layer(Layer::Types)) {
         let says =
             |(layer, why)| format!("`{layer}` cannot look at code that does not compile: {why}");
@@ -307,7 +309,8 @@ fn look(subject: &Subject, layers: &[Layer], result: &mut AttackResult) {
     }
 }
 
-/// The layers that read none of the changed files. Skipping them saves compilation, the longest part.
+/// The layers that read none of the changed files. Skipping them saves compilation, the longest
+/// part.
 fn unseen(subject: &Subject, changed: &[&Path]) -> Result<&'static [Layer]> {
     let directory = |name: &str| Ok(subject.shown(package_dir(subject.package(name)?)));
     let far_side = subject.policy.far_side.iter().map(|entry| directory(&entry.name));

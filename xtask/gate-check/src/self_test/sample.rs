@@ -1,4 +1,5 @@
-//! A part of the attacks, drawn by a seed: for a test that runs often. It shows for every layer that the layer is needed.
+//! A part of the attacks, drawn by a seed: for a test that runs often. It shows for every layer
+//! that the layer is needed.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,8 @@ use sha2::{Digest, Sha256};
 
 use super::attack::{Attack, Catcher};
 
-/// One attack for each layer that is the only one to catch it, then others until there are `count`, in the order of the seed.
+/// One attack for each layer that is the only one to catch it, then others until there are `count`,
+/// in the order of the seed.
 pub(super) fn draw(mut attacks: Vec<Attack>, count: usize, seed: u64) -> Vec<Attack> {
     attacks.sort_by_cached_key(|attack| place(&attack.name, seed));
     let mut shown: BTreeSet<Catcher> = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! The scratch copy that attacks are applied to: the crates behind the gate and around it, with all their
-//! dependencies taken from a directory, so that a dependency can be attacked too.
+//! The scratch copy that attacks are applied to: the crates behind the gate and around it, with all
+//! their dependencies taken from a directory, so that a dependency can be attacked too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,8 +60,8 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Flags that make cargo take dependencies from `vendor/`. They are flags because a tree with such a configuration is
-    /// refused.
+    /// Flags that make cargo take dependencies from `vendor/`. They are flags because a tree with
+    /// such a configuration is refused.
     pub(crate) fn flags(&self) -> Vec<String> {
         let directory = format!("source.vendored.directory={:?}", self.root.join("vendor"));
         let replace = "source.crates-io.replace-with=\"vendored\"".to_owned();
@@ -69,7 +69,8 @@ impl Scratch {
             .to_vec()
     }
 
-    /// Makes the copy contain exactly this tree. Unchanged files are not touched, so cargo does not compile them again.
+    /// Makes the copy contain exactly this tree. Unchanged files are not touched, so cargo does not
+    /// compile them again.
     pub(crate) fn write(&mut self, tree: &Tree) -> Result<()> {
         let gone: Vec<PathBuf> =
             self.written.keys().filter(|path| !tree.contains_key(*path)).cloned().collect();
@@ -151,8 +152,8 @@ pub(crate) fn release(tree: &mut Tree, name: &str, source: &Path, attack: &str) 
     let table: toml::Table = toml::from_str(&text)?;
     let version = table["package"]["version"].as_str().context("it has no version")?.to_owned();
     let digest = Sha256::digest(attack);
-    // Each attack gets a version of its own: cargo considers a release that it has compiled as unchanged. The version's numbers
-    // stay, because crates of one family compare them.
+    // Each attack gets a version of its own: cargo considers a release that it has compiled as
+    // unchanged. The version's numbers stay, because crates of one family compare them.
     let newer = format!("{version}+{}", u16::from_be_bytes([digest[0], digest[1]]));
     *manifest = text
         .replacen(&format!("version = \"{version}\""), &format!("version = \"{newer}\""), 1)
@@ -178,7 +179,8 @@ fn vendored(checksum: &str) -> String {
     format!("{{\"files\":{{}},\"package\":\"{checksum}\"}}")
 }
 
-/// The checked and compiled packages, and the packages of the tree that they need, dev-dependencies included.
+/// The checked and compiled packages, and the packages of the tree that they need, dev-dependencies
+/// included.
 fn packages(subject: &Subject) -> Result<Vec<&Package>> {
     let product = subject.policy.gate.product.iter();
     let mut names: Vec<String> =

@@ -1,4 +1,5 @@
-//! Starts the product, built from the scratch copy, with a device of an attack: tests what the gate does at run time.
+//! Starts the product, built from the scratch copy, with a device of an attack: tests what the gate
+//! does at run time.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,8 +10,9 @@ use crate::calls;
 use crate::subject::Subject;
 use xtask_common::build;
 
-/// The exit codes of a refusal at start, and of a system call that a thread may not make, with the product's words for them. It
-/// ends with the first code for other reasons as well: a device that is not in the catalogue.
+/// The exit codes of a refusal at start, and of a system call that a thread may not make, with the
+/// product's words for them. It ends with the first code for other reasons as well: a device that
+/// is not in the catalogue.
 const REFUSED: [(i32, &str); 2] =
     [(2, "which `cargo xtask gate` does not check"), (159, "tried the system call")];
 /// A machine that has run for this long has accepted the device.

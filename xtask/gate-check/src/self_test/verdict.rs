@@ -17,8 +17,8 @@ pub(crate) struct AttackResult {
 }
 
 impl AttackResult {
-    /// The catchers without this layer. Layers run independently, so ignoring a layer's result is the same
-    /// as not running it.
+    /// The catchers without this layer. Layers run independently, so ignoring a layer's result is
+    /// the same as not running it.
     fn without(&self, layer: Option<Layer>) -> BTreeSet<Catcher> {
         let gone = layer.map(Catcher::Layer);
         self.caught.keys().copied().filter(|catcher| Some(*catcher) != gone).collect()
@@ -67,8 +67,9 @@ pub(crate) fn judge(attack: &Attack, result: &AttackResult, gone: Option<Layer>)
     wrong
 }
 
-/// What is wrong with what a catcher said. Each error of a compiler has to be an expected one, since the attack would be caught
-/// by any other as well, for instance by the name of a function that has moved.
+/// What is wrong with what a catcher said. Each error of a compiler has to be an expected one,
+/// since the attack would be caught by any other as well, for instance by the name of a function
+/// that has moved.
 fn says_otherwise(attack: &Attack, catcher: Catcher, said: &[String]) -> Option<Wrong> {
     let expected = attack.says(catcher);
     let is_said = |words: &&String| said.iter().any(|said| said.contains(words.as_str()));

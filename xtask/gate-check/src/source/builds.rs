@@ -1,6 +1,8 @@
-//! Finds code of the monitor that is not in every build: the checked code would differ from the code that ships.
+//! Finds code of the monitor that is not in every build: the checked code would differ from the
+//! code that ships.
 //!
-//! Each word of a file is checked, whatever surrounds it: the arguments of a macro may become code, too.
+//! Each word of a file is checked, whatever surrounds it: the arguments of a macro may become code,
+//! too.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;

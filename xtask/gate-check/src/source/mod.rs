@@ -1,5 +1,5 @@
-//! The layer `source`: scans every file of the crates for what the compiler accepts and the gate forbids. In the monitor's files
-//! it looks for code that is not in every build.
+//! The layer `source`: scans every file of the crates for what the compiler accepts and the gate
+//! forbids. In the monitor's files it looks for code that is not in every build.
 
 mod builds;
 mod files;
@@ -121,7 +121,8 @@ fn too_deep(tokens: TokenStream) -> Option<usize> {
     None
 }
 
-/// Removes the findings that gate.toml allows, and adds a finding for each exception that is not needed.
+/// Removes the findings that gate.toml allows, and adds a finding for each exception that is not
+/// needed.
 pub(crate) fn except(subject: &Subject, findings: Vec<Finding>) -> Vec<Finding> {
     let exceptions = &subject.policy.exception;
     let mut used = vec![false; exceptions.len()];

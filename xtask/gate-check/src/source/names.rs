@@ -5,7 +5,8 @@ use syn::ext::IdentExt;
 
 use super::lints::{ALL, Lint, Names};
 
-/// Names in the code that `derive` writes to compare enums; code written by hand needs an unstable feature to use them.
+/// Names in the code that `derive` writes to compare enums; code written by hand needs an unstable
+/// feature to use them.
 pub(super) const DERIVED: [&[&str]; 2] =
     [&["core", "intrinsics", "discriminant_value"], &["core", "intrinsics", "unreachable"]];
 
@@ -16,7 +17,8 @@ pub(super) fn segments(path: &Path) -> Vec<String> {
 
 /// The rule that a path breaks.
 pub(super) fn path(segments: &[String]) -> Option<&'static Lint> {
-    // `crate::io_gate` and `self::io_gate` are imports of that name; `crate::host` is the crate's own.
+    // `crate::io_gate` and `self::io_gate` are imports of that name; `crate::host` is the crate's
+    // own.
     let relative = |name: &&str| ["crate", "self", "super"].contains(name);
     let names: Vec<&str> = segments.iter().map(String::as_str).skip_while(relative).collect();
     // What follows a type belongs to the type: a variant may be called `Cell`.

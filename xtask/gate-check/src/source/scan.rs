@@ -1,5 +1,5 @@
-//! One walk over the syntax of a file, or of a crate after expansion. It hands each piece of syntax to the rules (`lints`) that are
-//! about it.
+//! One walk over the syntax of a file, or of a crate after expansion. It hands each piece of syntax
+//! to the rules (`lints`) that are about it.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,8 @@ use crate::layer::Layer;
 pub(crate) enum Mode {
     /// A file as its author wrote it.
     Source,
-    /// A crate as the compiler sees it. It contains the code that derives write, so some rules are not applied.
+    /// A crate as the compiler sees it. It contains the code that derives write, so some rules are
+    /// not applied.
     Expanded,
 }
 

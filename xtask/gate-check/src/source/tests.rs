@@ -141,8 +141,8 @@ fn what_derives_write_is_let_be_after_expansion_and_nothing_else() {
     assert_eq!(broken(Mode::Expanded, "extern crate std;"), ["source/extern-crate"]);
 }
 
-/// Fails if a recursive parser is given input with a hundred thousand levels of nesting: it would overflow the stack and
-/// end the tool.
+/// Fails if a recursive parser is given input with a hundred thousand levels of nesting: it would
+/// overflow the stack and end the tool.
 #[test]
 fn what_is_nested_without_end_is_told_and_not_parsed() {
     let text = format!("fn a() -> u8 {{\n{}0{}\n}}", "(".repeat(100_000), ")".repeat(100_000));

@@ -19,7 +19,8 @@ fn it_keeps_the_contract() {
     contract().check();
 }
 
-/// A panic over what a guest does ends the guest on every host: it makes the same request wherever it goes on.
+/// A panic over what a guest does ends the guest on every host: it makes the same request wherever
+/// it goes on.
 #[test]
 fn it_bears_any_guest() {
     contract().fuzz();

@@ -534,7 +534,8 @@ impl World {
         }
     }
 
-    /// Both images are equal when the machine says that it is protected, and both sides are at rest.
+    /// Both images are equal when the machine says that it is protected, and both sides are at
+    /// rest.
     fn compare(&mut self) {
         let Some(node) = self.protected() else { return };
         let Role::Active(active) = &self.hosts[node].role else { return };

@@ -1,5 +1,5 @@
-//! Messages that were never sent, or not in this session: a link without authentication carries them like all
-//! others.
+//! Messages that were never sent, or not in this session: a link without authentication carries
+//! them like all others.
 
 use ft_core::wire::{ByeReason, Message, Outgoing};
 use ft_core::{Epoch, Term};

@@ -1,4 +1,5 @@
-//! The lanes that perform the effects, one for packets and console and one for the disk, and the storage.
+//! The lanes that perform the effects, one for packets and console and one for the disk, and the
+//! storage.
 
 use ft_core::arbiter::Right;
 use ft_core::primary::Event as P;
@@ -129,8 +130,8 @@ impl World {
         }
     }
 
-    /// P1, P2: every standby that could take this machine's place has the state from which the effect
-    /// comes.
+    /// P1, P2: every standby that could take this machine's place has the state from which the
+    /// effect comes.
     fn watch(&mut self, process: u64, term: u64, item: &Performable) {
         let epoch = item.record().epoch.0;
         self.observer.performs(process, term, epoch);
@@ -218,7 +219,8 @@ impl World {
             let alive =
                 self.nodes[landing.node].process == landing.process && self.is_active(landing.node);
             if write && answer == Answer::Done {
-                // A machine that won its next term while the request was in transit is the same machine.
+                // A machine that won its next term while the request was in transit is the same
+                // machine.
                 let term =
                     if alive { self.active(landing.node).core.term().0 } else { landing.term };
                 self.watch(landing.process, term, &landing.request);

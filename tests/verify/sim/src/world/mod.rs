@@ -70,11 +70,13 @@ pub(crate) struct World {
     cut: [u64; NODES],
     /// Sent frames, by the receiving end, for a network that repeats them.
     captured: [VecDeque<Captured>; 2],
-    /// The last messages of sessions. They are rare among the captured frames, and have the greatest effect.
+    /// The last messages of sessions. They are rare among the captured frames, and have the
+    /// greatest effect.
     words: [VecDeque<Captured>; 2],
     /// Messages that standbys sent when a session began.
     greetings: VecDeque<Captured>,
-    /// Which of them the next primary that connects hears, and whether before or after it has been welcomed.
+    /// Which of them the next primary that connects hears, and whether before or after it has been
+    /// welcomed.
     echo: Option<(usize, bool)>,
     /// The sessions that standbys have opened, by the numbers of both sides.
     welcomed: HashSet<(u64, u64)>,
@@ -93,7 +95,8 @@ pub(crate) struct World {
 
 const UNSERVED: &str = "P7, P9: a time-out is over, and nothing was done about it";
 
-/// Whether no time-out is overdue: the core must act on an expired time-out, or its driver would ask again forever.
+/// Whether no time-out is overdue: the core must act on an expired time-out, or its driver would
+/// ask again forever.
 fn is_served(deadline: Option<Time>, now: Time) -> bool {
     deadline.is_none_or(|deadline| deadline >= now)
 }
@@ -107,7 +110,8 @@ impl World {
         let mut random = Random::new(mix(seed, u64::MAX - 1));
         let kind = [Kind::None, Kind::File, Kind::File, Kind::Lease, Kind::Lease][random.index(5)];
         let ack_timeout = Duration::from_millis([400, 900][random.index(2)]);
-        // Clocks differ by up to two per cent, forty times more than Linux permits, or all by the most that a lease allows.
+        // Clocks differ by up to two per cent, forty times more than Linux permits, or all by the
+        // most that a lease allows.
         let worst = random.one_in(2);
         let punctual = random.one_in(2);
         let nodes = (0..NODES)
@@ -338,7 +342,8 @@ impl World {
         false
     }
 
-    /// Runs the pending tasks one after the other, until the process dies or is stopped, or other threads have their turn.
+    /// Runs the pending tasks one after the other, until the process dies or is stopped, or other
+    /// threads have their turn.
     fn run_tasks(&mut self, node: usize) {
         while self.is_awake(node) && !self.nodes[node].tasks.is_empty() {
             if self.random.one_in(20) || !self.burn(node) {
@@ -367,7 +372,8 @@ impl World {
             }
             (Role::Passive(passive), Task::Standby(event)) => {
                 if matches!(event, S::Frame { .. } | S::Progress { .. }) {
-                    // This does not count as silence: the last frames of a dead primary may be processed late.
+                    // This does not count as silence: the last frames of a dead primary may be
+                    // processed late.
                     host.waits = 0;
                 }
                 if !matches!(event, S::Tick | S::Frame { .. } | S::Progress { .. }) {
@@ -515,8 +521,8 @@ impl World {
         );
     }
 
-    /// The processes that can go on with the guest: the holder of the last term, or, if it is dead, a standby with a checkpoint
-    /// of that term.
+    /// The processes that can go on with the guest: the holder of the last term, or, if it is dead,
+    /// a standby with a checkpoint of that term.
     fn successors(&self) -> Vec<usize> {
         let (last, holder) = self.register.last();
         let can = |node: &usize| {
@@ -524,7 +530,8 @@ impl World {
             match &host.role {
                 Role::Gone => false,
                 Role::Active(_) => host.process == holder,
-                // By its acknowledgement and not by its state, so that a standby that loses what it has acknowledged is noticed.
+                // By its acknowledgement and not by its state, so that a standby that loses what it
+                // has acknowledged is noticed.
                 Role::Passive(_) => self
                     .observer
                     .held(host.process)
@@ -605,8 +612,9 @@ impl World {
                 };
                 self.give(node, Task::Primary(event));
             }
-            // As in the product: a standby in the middle of a check gets no ticks, and it gets pending frames before a tick.
-            // Without this rule the simulation would demand more of the core than the product does.
+            // As in the product: a standby in the middle of a check gets no ticks, and it gets
+            // pending frames before a tick. Without this rule the simulation would demand more of
+            // the core than the product does.
             Role::Passive(passive)
                 if passive.check.is_some() && self.nodes[node].hangs_until > self.now => {}
             Role::Passive(_) if self.ending && self.has_mail(node) => {}
@@ -758,7 +766,8 @@ impl World {
                     let lack = lack.then(|| Lack { reason: "no disk".into(), blocks: choice == 4 });
                     self.give(node, Task::Standby(S::Resources { lack }));
                 }
-                // The core refuses this while the standby lacks what the guest could not run without.
+                // The core refuses this while the standby lacks what the guest could not run
+                // without.
                 (StandbyPhase::Ready, 0..3)
                     if self.kind != Kind::None
                         && passive.core.lack().is_none_or(|lack| !lack.blocks) =>

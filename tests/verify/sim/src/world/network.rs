@@ -131,7 +131,8 @@ impl World {
         }
     }
 
-    /// Records that a standby opens a session: the number that the primary chose, and the standby's own.
+    /// Records that a standby opens a session: the number that the primary chose, and the standby's
+    /// own.
     pub(super) fn note_welcome(&mut self, id: LinkId, (of_primary, own): (u64, u64)) {
         self.welcomed.insert((of_primary, own));
         if let Some((link, _)) = self.find(id) {
@@ -139,8 +140,9 @@ impl World {
         }
     }
 
-    /// Whether a standby has opened this session. It need not be the standby at the other end: a network that carries the
-    /// primary's greeting to another standby, and that standby's answer back, repeats real messages.
+    /// Whether a standby has opened this session. It need not be the standby at the other end: a
+    /// network that carries the primary's greeting to another standby, and that standby's answer
+    /// back, repeats real messages.
     pub(super) fn has_welcomed(&self, id: LinkId, session: u64) -> bool {
         let opened = |link: &Link| self.welcomed.contains(&(link.of_primary, session));
         self.find(id).is_some_and(|(link, _)| opened(&self.links[link]))
@@ -159,8 +161,8 @@ impl World {
         }
     }
 
-    /// A stranger connects to a standby and repeats what a primary sent in an earlier session. It either sends everything and
-    /// closes, or sends a part and stays silent.
+    /// A stranger connects to a standby and repeats what a primary sent in an earlier session. It
+    /// either sends everything and closes, or sends a part and stays silent.
     pub(super) fn impersonate(&mut self, node: usize, which: usize) {
         let listens = matches!(self.nodes[node].role, Role::Passive(_));
         let count = self.recorded.len();

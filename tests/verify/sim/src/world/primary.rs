@@ -34,7 +34,8 @@ impl World {
         match action {
             Action::Connect => {
                 let event = self.connect(node);
-                // Usually at once. If it takes time, the operator may in the meantime order that no standby is wanted.
+                // Usually at once. If it takes time, the operator may in the meantime order that no
+                // standby is wanted.
                 let takes = if self.random.one_in(4) { self.random.below(150 * MS) } else { 0 };
                 let due = self.now + takes;
                 let active = self.active(node);
@@ -350,8 +351,8 @@ impl World {
         self.observer.seals(term.0, epoch.0, guest);
         trace!(self, "{node} seals epoch {epoch} of term {term}");
         let frames = split(&bytes);
-        // The guest goes on, and the checkpoint is encoded, before the core learns of it. Sometimes the next session has begun by
-        // then.
+        // The guest goes on, and the checkpoint is encoded, before the core learns of it. Sometimes
+        // the next session has begun by then.
         let held = !self.calm && self.random.one_in(30);
         let until = self.now + if held { self.random.below(250 * MS) } else { 0 };
         self.active(node).taken = Some(Taken { link, epoch, dirty, frames, until });
@@ -360,8 +361,8 @@ impl World {
         }
     }
 
-    /// Tells the core of a checkpoint that was taken. P4: the core refuses one whose session has ended in the meantime, and its
-    /// pages still have to be sent.
+    /// Tells the core of a checkpoint that was taken. P4: the core refuses one whose session has
+    /// ended in the meantime, and its pages still have to be sent.
     fn submit(&mut self, node: usize) {
         let now = self.nodes[node].core_time(self.now);
         let active = self.active(node);

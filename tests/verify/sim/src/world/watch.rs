@@ -1,8 +1,8 @@
-//! Checks after each step, whatever has failed: who may perform (P2), whether a gate is as its machine says (P1), and how long
-//! pending work has made no progress (P7).
+//! Checks after each step, whatever has failed: who may perform (P2), whether a gate is as its
+//! machine says (P1), and how long pending work has made no progress (P7).
 //!
-//! Deadlines count only time without an excuse: the process is awake and makes progress, the arbiter can be reached and owes it
-//! no answer, and the operator need not act.
+//! Deadlines count only time without an excuse: the process is awake and makes progress, the
+//! arbiter can be reached and owes it no answer, and the operator need not act.
 
 use ft_core::primary::Phase;
 use ft_core::standby::Phase as StandbyPhase;
@@ -27,7 +27,8 @@ impl World {
         }
     }
 
-    /// P2: however the clocks drift, a lease is over, and every answer made from it is too old, before the next lease begins.
+    /// P2: however the clocks drift, a lease is over, and every answer made from it is too old,
+    /// before the next lease begins.
     fn look_at_rights(&mut self) {
         if self.kind != Kind::Lease {
             return;
@@ -54,7 +55,8 @@ impl World {
         );
     }
 
-    /// P1, P7: nothing is held when there is no standby, and nothing is let out past a standby that may take over.
+    /// P1, P7: nothing is held when there is no standby, and nothing is let out past a standby that
+    /// may take over.
     fn look_at_gate(&self, node: usize) {
         let host = &self.nodes[node];
         let Role::Active(active) = &host.role else { return };
@@ -101,7 +103,8 @@ impl World {
         assert!(waits < limit, "P7: {what} for {} ms", limit / MS);
     }
 
-    /// P7, P9: a standby that does not give its checkpoint up in time is given up; a machine without progress keeps no standby.
+    /// P7, P9: a standby that does not give its checkpoint up in time is given up; a machine
+    /// without progress keeps no standby.
     fn look_at_detach(&mut self, node: usize, passed: u64) {
         let limit = self.primary_options().setup_timeout.as_nanos() as u64 + SLACK;
         let (awake, busy) = (self.is_awake(node), !self.nodes[node].tasks.is_empty());
@@ -117,8 +120,8 @@ impl World {
         }
     }
 
-    /// P9: a machine that is becoming protected, or is protected, reports no reason why it is not. It never has more epochs in
-    /// flight than it was configured for.
+    /// P9: a machine that is becoming protected, or is protected, reports no reason why it is not.
+    /// It never has more epochs in flight than it was configured for.
     fn look_at_reasons(&self, node: usize) {
         let host = &self.nodes[node];
         let (phase, said) = match &host.role {
@@ -152,8 +155,8 @@ impl World {
         assert!(said == [None, None], "P9: a machine that is {phase} gives a reason: {said:?}");
     }
 
-    /// P7: a machine that runs alone, and has to be protected, looks for a standby, and waits for no answer forever, even while
-    /// things fail.
+    /// P7: a machine that runs alone, and has to be protected, looks for a standby, and waits for
+    /// no answer forever, even while things fail.
     fn look_at_search(&mut self, node: usize, passed: u64) {
         let options = self.primary_options();
         let (awake, busy) = (self.is_awake(node), !self.nodes[node].tasks.is_empty());
@@ -203,8 +206,8 @@ impl World {
         );
     }
 
-    /// Whether the standby at the other end lacks something; none if the primary cannot know, or the standby's message may be
-    /// lost.
+    /// Whether the standby at the other end lacks something; none if the primary cannot know, or
+    /// the standby's message may be lost.
     fn lacks(&self, link: ft_core::LinkId) -> Option<bool> {
         let link = self.links.iter().find(|one| one.ends[0].id == link)?;
         let [near, far] = &link.ends;
@@ -220,8 +223,8 @@ impl World {
         }
     }
 
-    /// The longest wait that it may have: for an acknowledgement, or for a standby that has to give its checkpoint up. The time
-    /// starts anew with whatever it does or hears after such a wait.
+    /// The longest wait that it may have: for an acknowledgement, or for a standby that has to give
+    /// its checkpoint up. The time starts anew with whatever it does or hears after such a wait.
     fn patience(&self) -> u64 {
         let options = self.primary_options();
         let longest = options.ack_timeout.max(options.setup_timeout);
@@ -231,7 +234,8 @@ impl World {
     fn patience_of_standby(&self) -> u64 {
         let options = self.standby_options();
         let longest = options.heartbeat_timeout.max(options.arbiter_retry.longest);
-        // With the smallest slack that randomness permits, because a takeover begins with suspicion.
+        // With the smallest slack that randomness permits, because a takeover begins with
+        // suspicion.
         longest.as_nanos() as u64 + 380 * MS
     }
 

@@ -22,10 +22,12 @@ pub(crate) static GENERIC: Lint = Lint {
     names: Names::NONE,
 };
 
-/// The only bounds that a type parameter of a device's type may have: otherwise the parameter brings in its user's code.
+/// The only bounds that a type parameter of a device's type may have: otherwise the parameter
+/// brings in its user's code.
 const SEALED_BOUNDS: [&str; 1] = ["EffectKind"];
-/// Bounds through which no effect can be passed in: a device does not choose the arguments of their methods. `From` and
-/// `PartialEq` are not among them: their methods are foreign code and take the guest's bytes.
+/// Bounds through which no effect can be passed in: a device does not choose the arguments of their
+/// methods. `From` and `PartialEq` are not among them: their methods are foreign code and take the
+/// guest's bytes.
 pub(in crate::source) const PLAIN_BOUNDS: [&str; 14] = [
     "Into",
     "TryInto",
@@ -55,7 +57,8 @@ pub(in crate::source) fn function(scan: &mut Scan, signature: &Signature) {
     conditions(scan, &signature.generics, &of);
 }
 
-/// What others can pass in through a public trait: they implement it, and call its methods with their own types.
+/// What others can pass in through a public trait: they implement it, and call its methods with
+/// their own types.
 pub(in crate::source) fn contract(scan: &mut Scan, item: &syn::ItemTrait) {
     let of = format!("the trait `{}`", item.ident);
     parameters(scan, &item.generics, &PLAIN_BOUNDS, &of);

@@ -1,8 +1,8 @@
-//! The rules of the scan, one family in a file: what each forbids and why, an example, and how to do it right. The error and the
-//! book (`docs/rules.md`) show these texts.
+//! The rules of the scan, one family in a file: what each forbids and why, an example, and how to
+//! do it right. The error and the book (`docs/rules.md`) show these texts.
 //!
-//! A rule that is about a name lists it in `names`; the other rules have functions that the walk (`scan.rs`) calls for the syntax
-//! that they are about.
+//! A rule that is about a name lists it in `names`; the other rules have functions that the walk
+//! (`scan.rs`) calls for the syntax that they are about.
 
 pub(super) mod attributes;
 pub(super) mod conditions;
@@ -34,7 +34,8 @@ pub(crate) struct Lint {
     pub(crate) forbids: &'static str,
     /// Code that it catches.
     pub(crate) example: &'static str,
-    /// Whether it applies only to code that an author wrote, and not to what macros expand to: derives write such code.
+    /// Whether it applies only to code that an author wrote, and not to what macros expand to:
+    /// derives write such code.
     pub(super) is_written: bool,
     /// The names that break it.
     pub(super) names: Names,

@@ -52,7 +52,8 @@ pub(in crate::source) fn block(scan: &mut Scan, expression: &syn::ExprUnsafe) {
     }
 }
 
-/// Whether a block is the one that `derive(PartialEq)` writes: `::core::intrinsics::unreachable()` alone.
+/// Whether a block is the one that `derive(PartialEq)` writes: `::core::intrinsics::unreachable()`
+/// alone.
 fn is_derived(block: &Block) -> bool {
     let [Stmt::Expr(Expr::Call(call), None)] = block.stmts.as_slice() else { return false };
     let Expr::Path(path) = &*call.func else { return false };

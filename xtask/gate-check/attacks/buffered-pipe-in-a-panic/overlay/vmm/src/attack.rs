@@ -1,4 +1,5 @@
-//! Panics with a buffered pipe: what catches the panic drops it, and so writes what is still in the buffer.
+//! Panics with a buffered pipe: what catches the panic drops it, and so writes what is still in the
+//! buffer.
 
 use std::io::{BufWriter, PipeWriter};
 

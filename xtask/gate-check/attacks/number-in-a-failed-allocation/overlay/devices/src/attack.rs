@@ -1,4 +1,5 @@
-//! Asks for as many bytes as the guest says: std prints the number on the standard error, and aborts.
+//! Asks for as many bytes as the guest says: std prints the number on the standard error, and
+//! aborts.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,5 @@
-//! Says it by the position of an open file: `/proc/PID/fdinfo` shows it, and so does a shared description.
+//! Says it by the position of an open file: `/proc/PID/fdinfo` shows it, and so does a shared
+//! description.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};

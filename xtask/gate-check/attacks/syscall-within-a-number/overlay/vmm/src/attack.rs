@@ -3,7 +3,8 @@
 use std::arch::asm;
 
 pub(crate) fn say(bytes: &[u8]) {
-    // SAFETY: none is claimed. `jmp` into `mov eax, 0xc3050f`: what is at its second byte is `syscall`.
+    // SAFETY: none is claimed. `jmp` into `mov eax, 0xc3050f`: what is at its second byte is
+    // `syscall`.
     unsafe {
         asm!(
             "call 2f + 1",

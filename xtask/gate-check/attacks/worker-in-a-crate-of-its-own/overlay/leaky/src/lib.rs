@@ -1,4 +1,5 @@
-//! A pager that was ported as it was: its worker prints what the guest sends, before anybody has committed it.
+//! A pager that was ported as it was: its worker prints what the guest sends, before anybody has
+//! committed it.
 
 use std::sync::mpsc::{Sender, channel};
 

@@ -1,4 +1,5 @@
-//! Takes a name for a temporary one: its end removes the file of that name, and a shared folder shows that.
+//! Takes a name for a temporary one: its end removes the file of that name, and a shared folder
+//! shows that.
 
 use std::path::Path;
 
