@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod book;
 mod certs;
+#[cfg(test)]
+mod comments;
 mod faults;
 #[cfg(test)]
 mod floors;
