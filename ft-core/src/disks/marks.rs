@@ -7,7 +7,7 @@
 //! - A mark goes only when everything under it is durable on **both** sides.
 //!
 //! ```text
-//!    begin -> wanted --next_write--> writing --written--> durable: the write may begin
+//!    begin -> wanted -(next_write)-> writing -(written)-> durable: the write may begin
 //! ```
 //!
 //! A write that meets a mark whose removal is under way waits until the mark is durable again.

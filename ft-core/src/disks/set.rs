@@ -97,7 +97,7 @@ pub enum SetError {
         state: State,
     },
     /// A forced start names another term than the one that it gives up.
-    #[error("--force-outdated gives up term {named}, but the last term is {}", found.term)]
+    #[error("expected the last term, {}, as the one to give up, found {named}", found.term)]
     OtherTerm {
         /// The term that was named.
         named: u64,
