@@ -218,8 +218,10 @@ impl Marks {
         self.drop_coarse();
     }
 
-    /// The peer connects again.
+    /// A peer connects, and recording begins. From now on the last entry of each block is kept:
+    /// once the images are [equal](Self::equal), only marks of later entries stay.
     pub fn peer_connects(&mut self) {
+        self.alone = false;
         if deliberate!(MarksClearedAtConnect) {
             self.blocks.clear();
             self.inherited.clear();

@@ -125,3 +125,21 @@ fn r8_what_is_written_after_the_images_are_equal_stays_marked() {
     assert_eq!(marks.differences().0, BTreeSet::from([4]));
     assert_eq!(coarse(&marks), [1]);
 }
+
+#[test]
+fn r8_a_write_between_the_covering_checkpoint_and_the_news_of_it_stays_marked() {
+    // Simulation, seed 1003221: its fine mark took the place of its entry's number.
+    let mut marks = paired();
+    marks.peer_gone();
+    marks.peer_connects();
+    for (at, seq) in [(0, 1), (16, 2)] {
+        marks.begin(&extent(at, 1), Seq(seq));
+        flush(&mut marks);
+        marks.performed(&extent(at, 1));
+        flush(&mut marks);
+    }
+    marks.equal(B, 6, Seq(1));
+    flush(&mut marks);
+    assert_eq!(marks.differences().0, BTreeSet::from([1]));
+    assert_eq!(coarse(&marks), [0]);
+}

@@ -29,11 +29,10 @@ pub enum DiskFault {
     SyncFails(usize),
     /// A host's storage does not answer for some milliseconds.
     Hang(usize, u64),
-    /// The image of a host that is off is replaced by another file.
+    /// The image of a host that is off, and not in the set, is replaced by another file.
     Swap(usize),
-    /// A host's storage is copied, to be set back later.
-    Copy(usize),
-    /// The storage of a host that is off, and not in the set, is set back to that copy.
+    /// The storage of a host that is off, and not in the set, is set back to an earlier
+    /// state.
     SetBack(usize),
     /// A host's disk is lost, if another host has the data.
     Lose(usize),

@@ -1,9 +1,10 @@
 //! The faults of a world with own disks.
 
 use super::fault::DiskFault;
-use super::{MS, NODES, Role, World, trace};
+use super::{MS, NODES, Tamper, World, trace};
 use crate::plan::{Fault, Planned};
 use crate::random::{Random, mix};
+use ft_core::disks::set::SetRecord;
 
 /// The plan of a seed.
 pub(crate) fn plan(seed: u64, steps: u64) -> Vec<Planned> {
@@ -40,9 +41,8 @@ fn fault(random: &mut Random) -> DiskFault {
         30 => DiskFault::SyncFails(node),
         // Longer than any time-out.
         31..33 => DiskFault::Hang(node, 2 * time),
-        33..35 => DiskFault::Swap(node),
-        35..37 => DiskFault::Copy(node),
-        37..39 => DiskFault::SetBack(node),
+        33..36 => DiskFault::Swap(node),
+        36..39 => DiskFault::SetBack(node),
         _ => DiskFault::Lose(node),
     }
 }
@@ -79,11 +79,8 @@ impl World {
             DiskFault::WriteFails(node) => self.hosts[node].disk.image.failing[0] = 1,
             DiskFault::SyncFails(node) => self.hosts[node].disk.image.failing[1] = 1,
             DiskFault::Hang(node, time) => self.hosts[node].disk.hangs_until = now + time * MS,
-            DiskFault::Swap(node) => self.swap(node),
-            DiskFault::Copy(node) => {
-                self.hosts[node].copy = Some(Box::new(self.hosts[node].disk.clone()));
-            }
-            DiskFault::SetBack(node) => self.set_back(node),
+            DiskFault::Swap(node) => self.hosts[node].tampers = Some(Tamper::Swap),
+            DiskFault::SetBack(node) => self.hosts[node].tampers = Some(Tamper::SetBack),
             DiskFault::Lose(node) => {
                 let record = self.register.record.as_ref();
                 let alone = record.is_none_or(|record| record.members.len() < 2);
@@ -122,13 +119,27 @@ impl World {
         true
     }
 
-    /// Another file is in the place of the image.
-    fn swap(&mut self, node: usize) {
-        let host = &mut self.hosts[node];
-        let off = matches!(host.role, Role::Off);
-        if !off || self.in_set(node) {
+    /// Whether the set names the image of a host, or may do so soon.
+    fn may_be_in_set(&self, node: usize) -> bool {
+        self.in_set(node) || self.register.may_name(self.hosts[node].disk.sidecar().disk)
+    }
+
+    /// Carries out what the operator does to the image of a host that is off.
+    pub(super) fn tamper(&mut self, node: usize) {
+        let Some(tamper) = self.hosts[node].tampers else { return };
+        if self.may_be_in_set(node) {
             return;
         }
+        self.hosts[node].tampers = None;
+        match tamper {
+            Tamper::Swap => self.swap(node),
+            Tamper::SetBack => self.set_back(node),
+        }
+    }
+
+    /// Another file is in the place of the image.
+    fn swap(&mut self, node: usize) {
+        trace!(self, "{node} has another image");
         self.tally.swapped += 1;
         let image = &mut self.hosts[node].disk.image;
         image.inode += 1;
@@ -138,20 +149,17 @@ impl World {
     }
 
     fn set_back(&mut self, node: usize) {
-        let off = matches!(self.hosts[node].role, Role::Off);
-        if !off || self.in_set(node) {
+        let Some(copy) = self.hosts[node].copy.take() else { return };
+        let disk = copy.sidecar().disk;
+        let record = self.register.record.as_ref();
+        let named = |record: &SetRecord| record.members.iter().any(|member| member.disk == disk);
+        if record.is_some_and(named) || self.register.may_name(disk) {
             return;
         }
-        let Some(copy) = self.hosts[node].copy.take() else { return };
-        let named = |disk| {
-            let record = self.register.record.as_ref();
-            record.is_some_and(|record| record.members.iter().any(|member| member.disk == disk))
-        };
-        if !named(copy.sidecar().disk) {
-            self.tally.set_back += 1;
-            self.hosts[node].disk = *copy;
-            let mut random = Random::new(self.random.next());
-            self.hosts[node].disk.lose_power(&mut random);
-        }
+        trace!(self, "{node} is set back");
+        self.tally.set_back += 1;
+        self.hosts[node].disk = *copy;
+        let mut random = Random::new(self.random.next());
+        self.hosts[node].disk.lose_power(&mut random);
     }
 }

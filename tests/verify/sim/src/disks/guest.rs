@@ -144,9 +144,11 @@ pub(super) fn sectors(extent: &Extent) -> std::ops::Range<usize> {
     (extent.start / SECTOR) as usize..(extent.end() / SECTOR) as usize
 }
 
-/// One to three sectors.
-pub(super) fn some_extent(random: &mut Random) -> Extent {
+/// One to three sectors; `local`: mostly at the beginning of the disk, so that other parts stay as
+/// they are for long.
+pub(super) fn some_extent(random: &mut Random, local: bool) -> Extent {
     let len = 1 + random.index(3);
-    let start = random.index(SECTORS + 1 - len) as u64 * SECTOR;
+    let room = if local && !random.one_in(32) { 4 } else { SECTORS };
+    let start = random.index(room + 1 - len) as u64 * SECTOR;
     Extent { disk: 0, start, len: len as u64 * SECTOR }
 }

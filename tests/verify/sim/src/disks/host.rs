@@ -58,6 +58,11 @@ impl Disk {
         ImageIdentity { inode: self.image.inode, filesystem: 1, size }
     }
 
+    /// Another file is in the place of the image.
+    pub(super) fn is_swapped(&self) -> bool {
+        self.sidecar().image != self.identity()
+    }
+
     pub(super) fn read_slots(&self) -> Result<Slots, SidecarError> {
         let slots = Slots::read([&self.slots[0], &self.slots[1]])?;
         slots.sidecar().check_image(self.identity())?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ft_core::disks::Seq;
 
 use super::guest::{Guest, Output, Places, Request};
-use super::image::{Content, SECTORS};
+use super::image::{Content, Image, SECTORS};
 
 /// A flush that a guest saw complete: what it covers, and the places of the writes that were staged
 /// before it completed.
@@ -135,8 +135,9 @@ impl Judge {
     }
 
     /// The operator has given up what only lost images had.
-    pub(super) fn forced(&mut self, content: &Content) {
-        self.history = content.map(|value| vec![value]);
+    pub(super) fn forced(&mut self, image: &Image) {
+        self.history =
+            std::array::from_fn(|sector| vec![image.durable[sector], image.content[sector]]);
         self.told = [0; SECTORS];
         self.flushes.clear();
     }

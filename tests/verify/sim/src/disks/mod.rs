@@ -69,6 +69,15 @@ struct Host {
     fuse: Option<(u32, bool)>,
     /// An earlier state of its storage.
     copy: Option<Box<Disk>>,
+    /// When it is off and the set does not name its image, the image is replaced, or set back.
+    tampers: Option<Tamper>,
+}
+
+/// What an operator does to an image, by mistake.
+#[derive(Clone, Copy)]
+enum Tamper {
+    Swap,
+    SetBack,
 }
 
 pub(crate) struct World {
@@ -88,6 +97,8 @@ pub(crate) struct World {
     cut: [u64; NODES],
     judge: Judge,
     healing: bool,
+    /// The guest writes mostly to a part of its disk.
+    local: bool,
     /// Steps without a machine.
     dead: u64,
     tally: Tally,
@@ -119,6 +130,7 @@ impl World {
             replace_at: None,
             fuse: None,
             copy: None,
+            tampers: None,
         });
         let hosts = hosts.collect();
         let ack_timeout = Duration::from_millis([400, 900][random.index(2)]);
@@ -139,6 +151,7 @@ impl World {
             cut: Default::default(),
             judge: Judge::new(),
             healing: false,
+            local: seed.is_multiple_of(8) || seed % 8 == 1,
             dead: 0,
             tally: Tally::default(),
         };
@@ -230,7 +243,7 @@ impl World {
     /// P3: what was told after a flush is durable on every image that the set names.
     fn check_set(&self) {
         for node in 0..NODES {
-            if self.in_set(node) {
+            if self.in_set(node) && !self.hosts[node].disk.is_swapped() {
                 self.judge.in_set(node, &self.hosts[node].disk.image.durable);
             }
         }
@@ -284,8 +297,7 @@ impl World {
         self.register.record = Some(record);
         if force.is_some() {
             self.tally.forced += 1;
-            let content = self.content(node);
-            self.judge.forced(&content);
+            self.judge.forced(&self.hosts[node].disk.image);
         }
         if self.random.one_in(10) && !self.healing && !first {
             trace!(self, "{node} loses power right after its claim");
@@ -409,7 +421,8 @@ impl World {
     /// The images of all members of the set are gone or failed: no machine can begin.
     fn is_lost(&self) -> bool {
         let usable = |node: usize| {
-            self.in_set(node) && self.hosts[node].disk.sidecar().state == State::Whole
+            let disk = &self.hosts[node].disk;
+            self.in_set(node) && !disk.is_swapped() && disk.sidecar().state == State::Whole
         };
         let lives = |host: &Host| matches!(host.role, Role::Active(_));
         !self.hosts.iter().any(lives) && !(0..NODES).any(usable)
@@ -446,6 +459,10 @@ impl World {
         }
         self.operate();
         let first = self.random.index(NODES);
+        if self.random.one_in(40) {
+            let disk = self.hosts[first].disk.clone();
+            self.hosts[first].copy = Some(Box::new(disk));
+        }
         for node in 0..NODES {
             self.work((first + node) % NODES);
         }
@@ -505,6 +522,9 @@ impl World {
                 self.replace_image(node);
             }
             let off = matches!(self.hosts[node].role, Role::Off);
+            if off {
+                self.tamper(node);
+            }
             if off
                 && self.hosts[node].starts_at <= self.now
                 && self.hosts[node].replace_at.is_none()

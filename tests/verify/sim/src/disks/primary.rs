@@ -508,6 +508,7 @@ impl World {
     fn run_guest(&mut self, node: usize) {
         let mut random = Random::new(self.random.next());
         let (counts, process) = (self.counts(node), self.hosts[node].process);
+        let local = self.local;
         let Role::Active(active) = &mut self.hosts[node].role else { return };
         if !random.one_in(3)
             && let Some(head) = (!active.completed.is_empty())
@@ -548,7 +549,7 @@ impl World {
             }
             _ if waits => {}
             3..6 => {
-                let extent = some_extent(&mut random);
+                let extent = some_extent(&mut random, local);
                 let values: Vec<u64> = sectors(&extent)
                     .map(|_| match random.below(4) {
                         0 => 0,
@@ -561,13 +562,13 @@ impl World {
                 self.stage(node, process, counts, Operation::Write { extent, payload }, &values);
             }
             6 => {
-                let extent = some_extent(&mut random);
+                let extent = some_extent(&mut random, local);
                 let values = vec![0; (extent.len / SECTOR) as usize];
                 self.stage(node, process, counts, Operation::Zero { extent }, &values);
             }
             7 => self.stage(node, process, counts, Operation::Flush, &[]),
             8 => {
-                let extent = some_extent(&mut random);
+                let extent = some_extent(&mut random, local);
                 let head = active.guest.ask(Kind::Read(extent), Seq(0), process);
                 let ticket = active.lane.push(None, Reach::Reads(extent), Job::Read(extent));
                 active.heads.insert(ticket, head);

@@ -1,5 +1,6 @@
 //! The arbiter, with its set record: answers late, or never, and carries out what was given up.
 
+use ft_core::disks::DiskId;
 use ft_core::disks::set::{Claim, Member, SetError, SetRecord, claim, enlarge};
 
 use super::MS;
@@ -34,6 +35,15 @@ impl Register {
         self.next += 1;
         self.letters.push(Letter { number: self.next, node, question, answer: None, due });
         self.next
+    }
+
+    /// Whether a question under way would bring an image into the set.
+    pub(super) fn may_name(&self, disk: DiskId) -> bool {
+        let waiting = self.letters.iter().filter(|letter| letter.answer.is_none());
+        waiting.into_iter().any(|letter| match &letter.question {
+            Question::Claim(claim) => claim.member.disk == disk,
+            Question::Enlarge { member, .. } => member.disk == disk,
+        })
     }
 
     /// The next question that has arrived, with its effect.
