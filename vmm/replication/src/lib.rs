@@ -6,6 +6,7 @@
 //! This crate does not know the command line and the control socket.
 
 pub mod link;
+pub mod ownership;
 pub mod primary;
 mod repeats;
 pub mod session;

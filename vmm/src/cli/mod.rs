@@ -3,9 +3,11 @@
 mod arbiter;
 mod args;
 mod audit;
+mod control_guest;
 mod ctl;
-mod guest;
+mod ending;
 mod last;
+mod options;
 mod output;
 mod panic;
 mod paths;
@@ -13,12 +15,13 @@ mod pid_file;
 mod run;
 mod standby;
 mod start;
+mod terminal;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use io_gate_host::backend::terminal::{self, RawMode};
+use io_gate_host::backend::terminal::{REQUESTS, RawMode, TERMINAL, never_stop};
 use kemari_confine::{Terminal, logging, seccomp};
 use kemari_support::shortage;
 
@@ -28,6 +31,7 @@ pub use args::{
 };
 
 use kemari_machine::MachineError;
+use kemari_replication::ownership::ClaimError;
 
 /// A mistake in the command line, or in a file that it names.
 const EXIT_USAGE: u8 = 2;
@@ -69,6 +73,15 @@ impl From<MachineError> for CliError {
             Self::usage(error.to_string())
         } else {
             Self::failed(error.to_string())
+        }
+    }
+}
+
+impl From<ClaimError> for CliError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Disks(error) => error.into(),
+            ClaimError::Arbiter(error) => Self::usage(error.to_string()),
         }
     }
 }
@@ -129,8 +142,8 @@ fn not_parsed(error: &clap::Error) -> Result<u8, CliError> {
 #[must_use]
 pub fn console_terminal() -> Terminal {
     Terminal {
-        descriptor: terminal::TERMINAL,
-        requests: &terminal::REQUESTS,
+        descriptor: TERMINAL,
+        requests: &REQUESTS,
         restores_from: RawMode::restores_from(),
         restore: RawMode::restore,
     }
@@ -141,7 +154,7 @@ pub fn console_terminal() -> Terminal {
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
     kemari_hypervisor::memory::begin();
     kemari_replication::standby::resources::raise_limit();
-    terminal::never_stop();
+    never_stop();
     seccomp::start(mode, console_terminal())
         .map_err(|error| CliError::failed(error.to_string()))?;
     logging::start_writer()

@@ -6,12 +6,13 @@ use io_gate::host::new_gate;
 use kemari_audit::{Event, Side, Won};
 use kemari_hypervisor::memory::scarce;
 use kemari_machine::{AttachOptions, Machine};
+use kemari_replication::ownership::Claim;
 use kemari_replication::primary::{Engine, EngineResources};
 use kemari_replication::standby::resources::{DescriptorError, Reserve, check_room};
 
-use super::guest::{self, Claim, observer};
+use super::ending::{self, Ending};
 use super::pid_file::PidFile;
-use super::{CliError, RunArgs, arbiter, audit, panic, start};
+use super::{CliError, RunArgs, arbiter, audit, control_guest, options, panic, start, terminal};
 use crate::control::most_clients;
 
 /// Runs a machine until its end. Returns the exit code.
@@ -22,23 +23,24 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     args.machine().boot.as_ref().map_or(Ok(()), start::check_host)?;
     // Check in order of what costs least to undo: first what no other process sees, last the
     // machine's name. A failure releases what was taken before.
-    let security = guest::link_security(&pair.security)?;
+    let security = options::link_security(&pair.security)?;
     start::check_peer(&pair.replication, &security)?;
     // From here on there are files to remove and names to release.
-    let ending = guest::Ending::watch()?;
+    let ending = Ending::watch()?;
     let _pid_file = pair.operation.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let control = guest::take_control(&pair.operation)?;
+    let control = control_guest::take(&pair.operation)?;
     let arbiter = arbiter::open(pair, &args.name, "primary")?;
     let log = audit::start(&pair.operation, &args.name, Side::Primary)?;
     log.iter().for_each(|log| log.keep(false));
     let recorder = audit::recorder(log.as_ref());
     let (ledger, authority) = new_gate();
-    let fence = guest::fence(arbiter.as_ref());
+    let fence = options::fence(arbiter.as_ref());
     let config = args.machine();
     // The memory cannot be protected from other processes that map it.
     let protectable = config.memory_file.is_none();
     let scarce = scarce(config.memory, 1).filter(|_| protectable);
-    let machine = Machine::build_audited(config, ledger, fence, observer(recorder.as_ref()))?;
+    let observer = options::observer(recorder.as_ref());
+    let machine = Machine::build_audited(config, ledger, fence, observer)?;
     if let Some(scarce) = scarce {
         log::warn!("{scarce}");
     }
@@ -48,7 +50,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     Reserve::of_start(machine.config(), clients).hold().map_err(too_few)?;
     // Claim before the machine uses any network or terminal, because another process may use them
     // for the same machine.
-    let claim = Claim::begin(arbiter.as_ref(), &machine, args.seize)?;
+    let claim = Claim::begin(arbiter.as_ref(), &machine, args.seize, ending::fails)?;
     let term = claim.term();
     // If the start fails, this is dropped before the claim: releasing a name opens files.
     let spare = Reserve::of_running(machine.config(), clients);
@@ -62,17 +64,19 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     let shared_disks = arbiter.is_some() || pair.replication.standby.is_some();
     machine.attach_backends(AttachOptions { shared_disks, append: false })?;
     ending.ends(&machine);
-    let terminal = guest::enter_terminal(machine.config());
-    let options = guest::engine_options(&pair.replication, &args.name, security, recorder);
+    let terminal = terminal::enter(machine.config());
+    let options = options::engine_options(&pair.replication, &args.name, security, recorder);
     let resources = EngineResources::new(arbiter.as_ref())
         .map_err(|error| CliError::failed(format!("cannot start the engine: {error}")))?;
     let engine =
         Engine::begin(resources, machine.clone(), authority, arbiter.clone(), term, options);
     panic::runs_by(&engine);
-    guest::install_sealer(&engine)?;
-    let _control = guest::serve_control(control, guest::control_handler(&engine))?;
+    engine.install_sealer().map_err(|error| CliError::failed(error.to_string()))?;
+    let _control = control_guest::serve(control, control_guest::handler(&engine))?;
     if let Some(patience) = args.require_protected {
-        guest::require_protected(&engine, Duration::from_millis(patience))?;
+        engine.require_protected(Duration::from_millis(patience)).map_err(|error| {
+            CliError::failed(format!("cannot watch for --require-protected: {error}"))
+        })?;
     }
     drop(spare);
     if let Err(few) = check_room() {
@@ -81,5 +85,5 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     machine.start()?;
     claim.keep();
     log.iter().for_each(|log| log.keep(true));
-    Ok(guest::to_the_end(&engine, arbiter.as_ref(), terminal))
+    Ok(ending::to_the_end(&engine, terminal))
 }

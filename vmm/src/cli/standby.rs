@@ -16,6 +16,7 @@ use kemari_hypervisor::memory::{MemoryError, check_limits, scarce};
 use kemari_machine::boot::{Boot, BootError};
 use kemari_machine::config::MachineConfig;
 use kemari_machine::{Ended, Machine, MachineError};
+use kemari_replication::ownership::Claim;
 use kemari_replication::primary::{Engine, EngineOptions};
 use kemari_replication::standby::resources::{Reserve, Resources};
 use kemari_replication::standby::{
@@ -25,9 +26,11 @@ use kemari_replication::standby::{
 use kemari_replication::takeover::{self, Process, TakeoverError};
 use serde_json::json;
 
-use super::guest::{self, Claim, Ending};
+use super::ending::{self, Ending};
 use super::pid_file::PidFile;
-use super::{CliError, StandbyArgs, arbiter, audit, last, panic, start};
+use super::{
+    CliError, StandbyArgs, arbiter, audit, control_guest, last, options, panic, start, terminal,
+};
 use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
 
 /// Holds a primary's checkpoints until it is stopped, or takes over and runs the guest until its
@@ -39,12 +42,12 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     // Find errors now, not when the primary dies.
     kvm::open().map_err(MachineError::from)?;
     let boot = open_boot(args)?;
-    let security = guest::link_security(&pair.security)?;
+    let security = options::link_security(&pair.security)?;
     start::check_peer(&pair.replication, &security)?;
     // From here on there are files to remove and names to release.
     let ending = Ending::watch()?;
     let _pid_file = pair.operation.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let control = guest::take_control(&pair.operation)?;
+    let control = control_guest::take(&pair.operation)?;
     let arbiter = arbiter::open(pair, &args.name, "standby")?;
     let listener =
         args.listen.listen(security.clone()).map_err(|error| CliError::usage(error.to_string()))?;
@@ -57,8 +60,8 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let recorder = audit::recorder(log.as_ref());
     let factory = Factory {
         told: Once::new(),
-        fence: guest::fence(arbiter.as_ref()),
-        observer: guest::observer(recorder.as_ref()),
+        fence: options::fence(arbiter.as_ref()),
+        observer: options::observer(recorder.as_ref()),
         config: {
             let template = args.machine(0, 0);
             Box::new(move |memory, cpus| MachineConfig { memory, cpus, ..template.clone() })
@@ -74,7 +77,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     ending.by(move |_| stop.stop());
     let status = driver.status();
     let handler = control_handler(driver.inputs(), status.clone());
-    let control = guest::serve_control(control, handler)?;
+    let control = control_guest::serve(control, handler)?;
     let lacks = driver.inputs();
     // Sending fails when the standby has ended. It needs no report then.
     let tell = move |lack| drop(lacks.send(Input::Event(Event::Resources { lack })));
@@ -94,10 +97,11 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
             let signal = ending.signal().filter(|_| had_won).map(Ended::Signal);
             let code = signal.map_or(0, |ended| ended.exit_code());
             last::ends(code);
-            Ok(guest::judged(code, shown(&status).mismatches()))
+            Ok(ending::judged(code, shown(&status).mismatches()))
         }
         End::TakeOver(inheritance) => {
-            let options = guest::engine_options(&pair.replication, &args.name, security, recorder);
+            let options =
+                options::engine_options(&pair.replication, &args.name, security, recorder);
             let here =
                 Here { arbiter: arbiter.as_ref(), control: control.as_ref(), status: &status };
             let ended = take_over(options, *inheritance, &here, &ending);
@@ -129,7 +133,7 @@ fn take_over(
     panic::goes_on_from(inheritance.taken.epoch(), &inheritance.reason);
     // If the takeover fails, no machine runs the guest. Release the term then, so that the next
     // start does not need to seize it.
-    let claim = Claim::of(arbiter, &machine, term);
+    let claim = Claim::of(arbiter, &machine, term, ending::fails);
     // A signal that has arrived since the standby last looked ends the machine too.
     ending.ends(&machine);
     let goes_on = Arc::new(OnceLock::new());
@@ -145,10 +149,10 @@ fn take_over(
     // Set only here.
     let _ = goes_on.set(engine.clone());
     if let Some(control) = here.control {
-        control.replace_handler(guest::control_handler(&engine));
+        control.replace_handler(control_guest::handler(&engine));
     }
     shown(here.status).taken_over(Ok(term.0));
-    Ok(guest::to_the_end(&engine, arbiter, steps.terminal))
+    Ok(ending::to_the_end(&engine, steps.terminal))
 }
 
 /// The work of this process at the steps of a takeover.
@@ -160,7 +164,7 @@ struct Steps {
 
 impl Process for Steps {
     fn has_backends(&mut self, machine: &Machine) {
-        self.terminal = guest::enter_terminal(machine.config());
+        self.terminal = terminal::enter(machine.config());
     }
 
     fn has_engine(&mut self, engine: &Arc<Engine>) {
@@ -175,7 +179,7 @@ fn not_taken_over(error: TakeoverError, status: &Shown) -> Result<u8, CliError> 
     match error {
         TakeoverError::Ended(ended) => {
             shown(status).taken_over(Err(why));
-            Ok(guest::judged(guest::report(&ended), shown(status).mismatches()))
+            Ok(ending::judged(ending::report(&ended), shown(status).mismatches()))
         }
         TakeoverError::Start(error) => Err(error.into()),
         TakeoverError::State(_) | TakeoverError::Sealer(_) => Err(CliError::failed(why)),
@@ -195,7 +199,7 @@ fn active_handler(
             machine.end(Ended::PoweredOff);
             let (looked_at, seen, goes_on) = (status.clone(), status.clone(), goes_on.clone());
             let off = move || match goes_on.get() {
-                Some(engine) => guest::outcome(engine),
+                Some(engine) => control_guest::outcome(engine),
                 // The guest has not run here.
                 None => match shown(&looked_at).takeover()? {
                     Ok(_) => None,

@@ -11,6 +11,7 @@ use kemari_machine::Ended;
 use super::Engine;
 use super::claims::Last;
 use super::session::{Closed, Session};
+use crate::ownership;
 
 /// Time limit for a failed machine to lock the engine's state, in which it sees whether it has a
 /// standby.
@@ -27,6 +28,21 @@ const STUCK_REST: Duration = Duration::from_secs(1);
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 impl Engine {
+    /// Waits for the end of the running guest, shuts everything down in good order and releases the
+    /// term. Returns how the guest has ended. `ends` is called first: the steps after it may wait.
+    pub fn to_the_end(self: &Arc<Self>, ends: impl FnOnce(&Ended)) -> Ended {
+        // Leak one reference: the thread that drops the last one would have to tear the engine
+        // down, and most threads may not. The engine ends with the process.
+        std::mem::forget(self.clone());
+        let ended = self.machine.wait();
+        ends(&ended);
+        if let Some(term) = self.conclude(&ended) {
+            ownership::release(self.arbiter.as_ref(), term);
+        }
+        self.note_put_away(ended.clone());
+        ended
+    }
+
     /// Stops a machine that has ended. Returns the term to release, if no machine is to continue
     /// the guest and no disk write can still arrive.
     pub fn conclude(self: &Arc<Self>, ended: &Ended) -> Option<Term> {

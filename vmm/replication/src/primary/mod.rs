@@ -24,6 +24,7 @@ mod options;
 mod outbox;
 mod output;
 mod precopy;
+mod require;
 mod resources;
 mod sealer;
 mod sender;
