@@ -171,6 +171,11 @@ impl<T> Lane<T> {
         self.failed = true;
     }
 
+    /// R5: a sync that is no entry has failed.
+    pub fn sync_failed(&mut self) {
+        self.failed = true;
+    }
+
     /// Whether an operation has failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {

@@ -160,9 +160,17 @@ impl Queue {
         self.lane.fail(ticket);
     }
 
-    /// A sync that began when everything up to `seq` was performed has ended well.
+    /// A sync of the driver's own has failed (R5). No later one counts.
+    pub fn sync_failed(&mut self) {
+        self.lane.sync_failed();
+    }
+
+    /// A sync has ended well that began in this queue when everything up to `seq` was performed.
+    /// A sync that began before this queue does not count: its numbers are another list's.
     pub fn synced(&mut self, seq: Seq) {
-        self.durable = self.durable.max(seq);
+        if !self.lane.has_failed() {
+            self.durable = self.durable.max(seq);
+        }
     }
 
     /// Whether something performed is not durable.

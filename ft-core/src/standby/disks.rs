@@ -23,6 +23,17 @@ impl Standby {
         deliberate!(TakeOverWhileSyncing) || matches!(self.disks, None | Some(Standing::Covered))
     }
 
+    /// R5: why the term that was won must not be used, if a disk has failed while the arbiter was
+    /// asked.
+    pub(super) fn won_too_late(&self) -> Option<String> {
+        match &self.disks {
+            Some(Standing::Failed { reason }) => Some(format!(
+                "the next term is won, but a disk of this side has failed: {reason}; start another host"
+            )),
+            _ => None,
+        }
+    }
+
     /// A primary is about to be joined: its images have to be copied first. Returns why they
     /// cannot.
     pub(super) fn disks_begin(&mut self) -> Option<String> {

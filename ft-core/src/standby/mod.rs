@@ -932,6 +932,10 @@ impl Standby {
 
     fn granted(&mut self, term: Term, out: &mut Vec<Action>) -> Result<()> {
         self.check_answer("arbiter: granted", Some(term))?;
+        if let Some(why) = self.won_too_late() {
+            self.stop(why, out);
+            return Ok(());
+        }
         // Restore the original reason: the arbiter's failures no longer matter.
         self.reason = self.asking.as_ref().map(|asking| asking.why.clone());
         self.take_over(out);

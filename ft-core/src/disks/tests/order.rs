@@ -243,3 +243,14 @@ fn r4_the_weaker_mode_waits_for_no_standbys_image() {
     assert_eq!(holds.release(), Some((Epoch(2), Time(2))));
     assert!(!Holds::after_takeover(FlushMode::Memory, Seq(3)).holds_takeover());
 }
+
+#[test]
+fn r5_after_a_failed_sync_no_other_one_counts() {
+    let mut queue = committed([write(0, &[1; 8]), write(64, &[2; 8])]);
+    queue.start(Ticket(1));
+    queue.done(Ticket(1));
+    queue.sync_failed();
+    queue.synced(Seq(1));
+    assert_eq!((queue.durable(), startable(&queue)), (Seq(0), Vec::new()));
+    assert!(queue.into_lane().has_failed());
+}

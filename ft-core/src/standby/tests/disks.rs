@@ -61,3 +61,14 @@ fn r5_a_standby_whose_disk_fails_during_the_resync_says_so() {
     assert_eq!(effects(&filling.give(failed())), ["send Refuse", "close", "discard"]);
     assert_eq!(filling.phase(), Phase::Waiting);
 }
+
+#[test]
+fn r5_a_term_that_is_won_after_a_disk_has_failed_is_not_used() {
+    // Simulation, seed 21001197.
+    let mut covered = pair();
+    covered.give(Event::Disks(Standing::Covered));
+    assert_eq!(effects(&covered.give(lost())), ["close", "ask 2"]);
+    assert_eq!(effects(&covered.give(failed())), [""; 0]);
+    assert_eq!(effects(&covered.give(Event::ArbiterGranted { term: Term(2) })), ["stop"]);
+    assert_eq!(covered.phase(), Phase::Stopped);
+}

@@ -1,5 +1,7 @@
 //! An image with a volatile cache: a power loss keeps any of the writes that were not synced.
 
+use std::collections::VecDeque;
+
 use ft_core::disks::Extent;
 
 use crate::random::Random;
@@ -16,8 +18,10 @@ pub(super) struct Image {
     pub(super) content: Content,
     /// What survives a power loss for certain.
     pub(super) durable: Content,
-    /// Written since the last sync, in order.
-    pending: Vec<(usize, u64)>,
+    /// Written and not synced, in order.
+    pending: VecDeque<(usize, u64)>,
+    /// Number of writes that were synced.
+    synced: usize,
     pub(super) inode: u64,
     /// This many of the next writes, and syncs, fail.
     pub(super) failing: [u32; 2],
@@ -39,7 +43,7 @@ impl Image {
         for (sector, value) in sectors(extent).zip(bytes.chunks_exact(SECTOR as usize)) {
             let value = u64::from_le_bytes(value.try_into().expect("a sector"));
             self.content[sector] = value;
-            self.pending.push((sector, value));
+            self.pending.push_back((sector, value));
         }
         Ok(())
     }
@@ -50,16 +54,19 @@ impl Image {
         fails
     }
 
-    /// What a sync that begins now will make durable.
+    /// What a sync that begins now will make durable: all writes so far, by number.
     pub(super) fn sync_begins(&self) -> usize {
-        self.pending.len()
+        self.synced + self.pending.len()
     }
 
     /// The sync has ended. After one that failed, the kernel takes the pages for clean: a second
     /// one ends well, and writes nothing.
     pub(super) fn sync_ends(&mut self, begun: usize) -> Result<(), String> {
         let failed = self.fails(1);
-        for (sector, value) in self.pending.drain(..begun.min(self.pending.len())) {
+        while self.synced < begun
+            && let Some((sector, value)) = self.pending.pop_front()
+        {
+            self.synced += 1;
             if !failed {
                 self.durable[sector] = value;
             }
@@ -69,6 +76,7 @@ impl Image {
 
     pub(super) fn lose_power(&mut self, random: &mut Random) {
         let pending = std::mem::take(&mut self.pending);
+        self.synced = 0;
         for (sector, value) in pending {
             if random.one_in(2) {
                 self.durable[sector] = value;

@@ -30,6 +30,8 @@ pub(super) struct Passive {
     link: Option<LinkId>,
     /// The image has still to be described to the primary.
     describes: bool,
+    /// The list of this session has begun: reports of an earlier list say nothing about it.
+    begun: bool,
     /// The process of the primary that has staged what is in the queue.
     by: u64,
     follows: String,
@@ -54,6 +56,7 @@ impl Passive {
             applied: None,
             link: None,
             describes: false,
+            begun: false,
             by: 0,
             follows: String::new(),
             resync: false,
@@ -151,7 +154,7 @@ impl World {
                 self.send(link, &frame);
                 if matches!(frame.message, Wired::Welcome(_)) {
                     let passive = self.passive(node);
-                    (passive.link, passive.describes) = (Some(link), true);
+                    (passive.link, passive.describes, passive.begun) = (Some(link), true, false);
                     (passive.cover, passive.equal, passive.covered) = (None, false, false);
                     passive.reported = Report::default();
                 }
@@ -222,6 +225,8 @@ impl World {
                 passive.queue = Some(Queue::new(LIMITS.bytes, last));
                 passive.marked.clear();
                 passive.flushes.clear();
+                passive.engine.sync = None;
+                passive.begun = true;
                 (passive.by, passive.resync) = (process, resync);
                 if resync {
                     passive.engine.want.state = State::Inconsistent;
@@ -404,8 +409,10 @@ impl World {
         self.tally.failed_disks += 1;
         let (now, host) = (self.now, &mut self.hosts[node]);
         let Role::Passive(passive) = &mut host.role else { return };
-        if let (Some(ticket), Some(queue)) = (ticket, &mut passive.queue) {
-            queue.fail(ticket);
+        match (ticket, &mut passive.queue) {
+            (Some(ticket), Some(queue)) => queue.fail(ticket),
+            (None, Some(queue)) if !deliberate!(FailedSyncRetried) => queue.sync_failed(),
+            _ => {}
         }
         if deliberate!(FailedSyncRetried) {
             return;
@@ -467,6 +474,9 @@ impl World {
         let lazily = self.random.one_in(10);
         let passive = self.passive(node);
         let (Some(link), Some(queue)) = (passive.link, &passive.queue) else { return };
+        if !passive.begun {
+            return;
+        }
         let mut report = Report { performed: queue.performed(), ..Report::default() };
         if passive.covered {
             if lazily {
