@@ -4,6 +4,7 @@ mod arbiter;
 mod args;
 mod audit;
 mod control_guest;
+mod control_standby;
 mod ctl;
 mod ending;
 mod last;

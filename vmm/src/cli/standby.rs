@@ -1,37 +1,30 @@
 //! `kemari standby`.
 
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ft_core::handshake::MachineLayout;
 use ft_core::standby::{Event, StandbyOptions};
-use io_gate::host::{CommitAuthority, new_gate};
 use io_gate_host::backend::terminal::RawMode;
-use io_gate_host::{Fence, Observer};
 use kemari_arbiter::Arbiter;
 use kemari_audit::{Recorder, Side};
 use kemari_hypervisor::kvm;
-use kemari_hypervisor::memory::{MemoryError, check_limits, scarce};
 use kemari_machine::boot::{Boot, BootError};
-use kemari_machine::config::MachineConfig;
 use kemari_machine::{Ended, Machine, MachineError};
 use kemari_replication::ownership::Claim;
 use kemari_replication::primary::{Engine, EngineOptions};
 use kemari_replication::standby::resources::{Reserve, Resources};
 use kemari_replication::standby::{
-    Answer, End, HostError, Inheritance, Input, MachineFactory, SessionId, Shown, StandbyConfig,
-    StandbyDriver, shown,
+    End, HostFactory, Inheritance, Input, Shown, StandbyConfig, StandbyDriver, shown,
 };
 use kemari_replication::takeover::{self, Process, TakeoverError};
-use serde_json::json;
 
 use super::ending::{self, Ending};
 use super::pid_file::PidFile;
 use super::{
-    CliError, StandbyArgs, arbiter, audit, control_guest, last, options, panic, start, terminal,
+    CliError, StandbyArgs, arbiter, audit, control_guest, control_standby, last, options, panic,
+    start, terminal,
 };
-use crate::control::{Command, ControlSocket, Handler, Outcome, Reply, done};
+use crate::control::ControlSocket;
 
 /// Holds a primary's checkpoints until it is stopped, or takes over and runs the guest until its
 /// end.
@@ -58,15 +51,11 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     reserve.hold_first().map_err(|error| CliError::usage(error.to_string()))?;
     let log = audit::start(&pair.operation, &args.name, Side::Standby)?;
     let recorder = audit::recorder(log.as_ref());
-    let factory = Factory {
-        told: Once::new(),
-        fence: options::fence(arbiter.as_ref()),
-        observer: options::observer(recorder.as_ref()),
-        config: {
-            let template = args.machine(0, 0);
-            Box::new(move |memory, cpus| MachineConfig { memory, cpus, ..template.clone() })
-        },
-    };
+    let factory = HostFactory::new(
+        args.machine(0, 0),
+        options::fence(arbiter.as_ref()),
+        options::observer(recorder.as_ref()),
+    );
     let driver = StandbyDriver::new(
         standby_config(args, boot, recorder.clone()),
         arbiter.clone(),
@@ -76,7 +65,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
     let stop = driver.stop_handle();
     ending.by(move |_| stop.stop());
     let status = driver.status();
-    let handler = control_handler(driver.inputs(), status.clone());
+    let handler = control_standby::handler(driver.inputs(), status.clone());
     let control = control_guest::serve(control, handler)?;
     let lacks = driver.inputs();
     // Sending fails when the standby has ended. It needs no report then.
@@ -138,7 +127,7 @@ fn take_over(
     ending.ends(&machine);
     let goes_on = Arc::new(OnceLock::new());
     if let Some(control) = here.control {
-        control.replace_handler(active_handler(&machine, here.status, &goes_on));
+        control.replace_handler(control_standby::active_handler(&machine, here.status, &goes_on));
     }
     let mut steps = Steps::default();
     let engine = match takeover::take_over(inheritance, options, arbiter, here.status, &mut steps) {
@@ -186,35 +175,6 @@ fn not_taken_over(error: TakeoverError, status: &Shown) -> Result<u8, CliError> 
     }
 }
 
-/// The handler of the control socket from the won term until the guest runs here.
-fn active_handler(
-    machine: &Arc<Machine>,
-    status: &Shown,
-    goes_on: &Arc<OnceLock<Arc<Engine>>>,
-) -> Handler {
-    let (machine, status, goes_on) = (machine.clone(), status.clone(), goes_on.clone());
-    Arc::new(move |command| match command {
-        Command::Status => Reply::Now(Ok(shown(&status).json())),
-        Command::PowerOff => {
-            machine.end(Ended::PoweredOff);
-            let (looked_at, seen, goes_on) = (status.clone(), status.clone(), goes_on.clone());
-            let off = move || match goes_on.get() {
-                Some(engine) => control_guest::outcome(engine),
-                // The guest has not run here.
-                None => match shown(&looked_at).takeover()? {
-                    Ok(_) => None,
-                    Err(_) => Some(Ok(done("powered-off"))),
-                },
-            };
-            Reply::later(off, move || shown(&seen).so_far())
-        }
-        _ => Reply::refused(format!(
-            "expected a running guest, found one that is being taken over: {}",
-            shown(&status).so_far()
-        )),
-    })
-}
-
 /// Opens this side's own kernel and reads it once, so that a joining primary does not wait for
 /// that.
 fn open_boot(args: &StandbyArgs) -> Result<Option<Arc<Boot>>, CliError> {
@@ -243,167 +203,5 @@ fn standby_config(
             setup_timeout: timeout.saturating_mul(20),
             ..StandbyOptions::default()
         },
-    }
-}
-
-/// Number of times that a standby maps a guest's memory: for the guest, and for the machine on
-/// which states are tried.
-const COPIES: u64 = 2;
-
-struct Factory {
-    /// Whether the warning about this process's memory limit was logged.
-    told: Once,
-    fence: Arc<dyn Fence>,
-    observer: Option<Arc<dyn Observer>>,
-    config: Box<dyn Fn(u64, u32) -> MachineConfig + Send>,
-}
-
-impl MachineFactory for Factory {
-    fn build(&self, layout: &MachineLayout) -> Result<(Arc<Machine>, CommitAuthority), HostError> {
-        let memory = layout.memory_size();
-        // P4: the machine on which states are tried is as large as the guest, and is created later.
-        check_limits(memory, COPIES).map_err(MemoryError::from).map_err(MachineError::from)?;
-        if let Some(scarce) = scarce(memory, COPIES) {
-            // Log it once: a primary may join repeatedly.
-            self.told.call_once(|| log::warn!("{scarce}"));
-        }
-        let (ledger, authority) = new_gate();
-        let config = (self.config)(layout.memory_size(), layout.cpus);
-        let (fence, observer) = (self.fence.clone(), self.observer.clone());
-        let machine = Machine::build_audited(config, ledger, fence, observer)?;
-        machine.check_backends()?;
-        Ok((machine, authority))
-    }
-}
-
-fn control_handler(inputs: SyncSender<Input>, status: Shown) -> Handler {
-    Arc::new(move |command| match command {
-        Command::Status => Reply::Now(Ok(shown(&status).json())),
-        Command::TakeOver => take_over_command(inputs.clone(), status.clone()),
-        Command::Discard => {
-            let said = shown(&status).session();
-            let request =
-                OperatorRequest::event(inputs.clone(), Event::OperatorDiscard, Some(said));
-            request.reply(status.clone(), || Some(Ok(done("waiting"))))
-        }
-        Command::PowerOff => {
-            let mut request = OperatorRequest::event(inputs.clone(), Event::OperatorStop, None);
-            // If another client or a signal has stopped the standby, this client's request is
-            // fulfilled.
-            request.when_ended = Ok(());
-            let seen = status.clone();
-            request.reply(status.clone(), move || stopped(shown(&seen).state()))
-        }
-        Command::RotateKeys => {
-            let request = OperatorRequest::new(inputs.clone(), Input::RotateKeys);
-            let seen = status.clone();
-            request.reply(status.clone(), move || Some(Ok(done(shown(&seen).state()))))
-        }
-        Command::Protect { .. } | Command::RunAlone | Command::ResetStats | Command::Shutdown => {
-            Reply::refused("expected the side that runs the guest, found a standby")
-        }
-    })
-}
-
-/// The outcome of a request to stop the standby.
-fn stopped(state: &str) -> Option<Outcome> {
-    match state {
-        "stopped" => Some(Ok(done("stopped"))),
-        // The request had no effect: the standby is taking over, and there is a guest to power off.
-        "active" => Some(Err(
-            "expected a standby, found one that is taking over now: to end the guest, send power-off again".to_owned(),
-        )),
-        _ => None,
-    }
-}
-
-fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
-    let (said, seen) = (shown(&status).session(), status.clone());
-    OperatorRequest::event(inputs, Event::OperatorTakeOver, Some(said)).reply(status, move || {
-        let seen = shown(&seen);
-        if ![0, said].contains(&seen.session()) {
-            return Some(Err(format!(
-                "it failed, as another session has begun: {}",
-                seen.so_far()
-            )));
-        }
-        let term = seen.takeover()?;
-        Some(term.map(|term| json!({ "done": true, "state": "active", "term": term })))
-    })
-}
-
-/// A request to the standby's thread, which may be busy and whose queue may be full.
-struct OperatorRequest {
-    inputs: SyncSender<Input>,
-    input: Option<Input>,
-    answer: Receiver<Result<(), String>>,
-    taken: bool,
-    /// The answer if the standby has ended.
-    when_ended: Result<(), String>,
-}
-
-impl OperatorRequest {
-    fn new(inputs: SyncSender<Input>, input: impl FnOnce(Answer) -> Input) -> Self {
-        let (tell, answer) = sync_channel(1);
-        let when_ended = Err("this standby has ended".to_owned());
-        Self { inputs, input: Some(input(tell)), answer, taken: false, when_ended }
-    }
-
-    /// A request with an event. `said` is the session that the operator saw, if the request applies
-    /// only to that one.
-    fn event(inputs: SyncSender<Input>, event: Event, said: Option<SessionId>) -> Self {
-        Self::new(inputs, |answer| Input::Operator(event, said, answer))
-    }
-
-    /// Whether the standby has accepted the request; `None` while that is not known. Does not
-    /// block.
-    fn look(&mut self) -> Option<Result<(), String>> {
-        if let Some(input) = self.input.take() {
-            match self.inputs.try_send(input) {
-                Ok(()) => {}
-                Err(TrySendError::Full(input)) => {
-                    self.input = Some(input);
-                    return None;
-                }
-                Err(TrySendError::Disconnected(_)) => return Some(self.when_ended.clone()),
-            }
-        }
-        match self.answer.try_recv() {
-            Ok(answer) => Some(answer),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(self.when_ended.clone()),
-        }
-    }
-
-    /// Replies with `outcome` once the standby has accepted the request.
-    fn reply(
-        mut self,
-        status: Shown,
-        mut outcome: impl FnMut() -> Option<Outcome> + Send + 'static,
-    ) -> Reply {
-        let look = move || {
-            if !self.taken {
-                match self.look()? {
-                    Ok(()) => self.taken = true,
-                    Err(refusal) => return Some(Err(refusal)),
-                }
-            }
-            outcome()
-        };
-        Reply::later(look, move || shown(&status).so_far())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Fails if a client that sends `power-off` during a takeover does not learn that the standby
-    /// is taking over.
-    #[test]
-    fn who_wants_a_standby_off_that_takes_over_is_told_so() {
-        assert!(matches!(stopped("stopped"), Some(Ok(_))));
-        assert!(matches!(stopped("active"), Some(Err(_))));
-        assert!(stopped("doubting").is_none(), "it may still be stopped");
     }
 }

@@ -55,8 +55,9 @@ use pulse::Pulse;
 use question::Question;
 use resources::{Devices, Expected, Reserve, Resources};
 
-pub use host::{HostError, MachineFactory};
+pub use host::{HostError, HostFactory, MachineFactory};
 pub use input::{Answer, Input, SessionId, StopHandle};
+pub use operator::OperatorRequest;
 pub(crate) use ready::Preparing;
 pub use shown::{Shown, shown};
 pub use status::StandbyStatus;

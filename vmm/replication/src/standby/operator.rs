@@ -3,6 +3,8 @@
 //! A request to use or drop a checkpoint applies only to the checkpoint that the operator saw (P2).
 //! The resources of a takeover are opened before the request takes effect.
 
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+
 use ft_core::standby::{Event, Phase};
 
 use super::{Answer, End, Input, SessionId, StandbyDriver};
@@ -125,6 +127,70 @@ impl StandbyDriver {
                 let _ = answer.try_send(Err(ended));
                 None
             }
+        }
+    }
+}
+
+/// A request to the standby's thread, which may be busy and whose queue may be full. No call
+/// blocks.
+pub struct OperatorRequest {
+    inputs: SyncSender<Input>,
+    input: Option<Input>,
+    answer: Receiver<Result<(), String>>,
+    accepted: bool,
+    /// The answer if the standby has ended.
+    when_ended: Result<(), String>,
+}
+
+impl OperatorRequest {
+    /// A request whose answer goes to the sender that `input` gets.
+    pub fn new(inputs: SyncSender<Input>, input: impl FnOnce(Answer) -> Input) -> Self {
+        let (tell, answer) = sync_channel(1);
+        let when_ended = Err("this standby has ended".to_owned());
+        Self { inputs, input: Some(input(tell)), answer, accepted: false, when_ended }
+    }
+
+    /// A request with an event. `said` is the session that the operator saw, if the request applies
+    /// only to that one.
+    pub fn event(inputs: SyncSender<Input>, event: Event, said: Option<SessionId>) -> Self {
+        Self::new(inputs, |answer| Input::Operator(event, said, answer))
+    }
+
+    /// A request to stop the standby. If another client or a signal has stopped it, the request is
+    /// fulfilled.
+    pub fn stop(inputs: SyncSender<Input>) -> Self {
+        Self { when_ended: Ok(()), ..Self::event(inputs, Event::OperatorStop, None) }
+    }
+
+    /// Whether the standby has accepted the request; `None` while that is not known.
+    ///
+    /// # Errors
+    /// Why the standby refuses it.
+    pub fn accepted(&mut self) -> Option<Result<(), String>> {
+        if !self.accepted {
+            match self.look()? {
+                Ok(()) => self.accepted = true,
+                refused => return Some(refused),
+            }
+        }
+        Some(Ok(()))
+    }
+
+    fn look(&mut self) -> Option<Result<(), String>> {
+        if let Some(input) = self.input.take() {
+            match self.inputs.try_send(input) {
+                Ok(()) => {}
+                Err(TrySendError::Full(input)) => {
+                    self.input = Some(input);
+                    return None;
+                }
+                Err(TrySendError::Disconnected(_)) => return Some(self.when_ended.clone()),
+            }
+        }
+        match self.answer.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(self.when_ended.clone()),
         }
     }
 }
