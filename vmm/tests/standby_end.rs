@@ -16,8 +16,8 @@ use ft_core::standby::{Event, Lack};
 use io_gate_host::Unfenced;
 use kemari_arbiter::Arbiter;
 use kemari_machine::config::{DiskConfig, MachineConfig};
+use kemari_replication::descriptors::Reserve;
 use kemari_replication::primary::Engine;
-use kemari_replication::standby::resources::Reserve;
 use kemari_replication::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 

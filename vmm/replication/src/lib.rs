@@ -5,6 +5,7 @@
 //! checkpoint. The decisions of the protocol are in `ft-core`, and the devices in `kemari-machine`.
 //! This crate does not know the command line and the control socket.
 
+pub mod descriptors;
 pub mod link;
 pub mod ownership;
 pub mod primary;

@@ -154,7 +154,7 @@ pub fn console_terminal() -> Terminal {
 /// there are other threads.
 fn confine(mode: seccomp::Mode) -> Result<(), CliError> {
     kemari_hypervisor::memory::begin();
-    kemari_replication::standby::resources::raise_limit();
+    kemari_replication::descriptors::raise_limit();
     never_stop();
     seccomp::start(mode, console_terminal())
         .map_err(|error| CliError::failed(error.to_string()))?;

@@ -6,9 +6,9 @@ use io_gate::host::new_gate;
 use kemari_audit::{Event, Side, Won};
 use kemari_hypervisor::memory::scarce;
 use kemari_machine::{AttachOptions, Machine};
+use kemari_replication::descriptors::{DescriptorError, Reserve, check_room};
 use kemari_replication::ownership::Claim;
 use kemari_replication::primary::{Engine, EngineResources};
-use kemari_replication::standby::resources::{DescriptorError, Reserve, check_room};
 
 use super::ending::{self, Ending};
 use super::pid_file::PidFile;

@@ -10,9 +10,10 @@ use kemari_audit::{Recorder, Side};
 use kemari_hypervisor::kvm;
 use kemari_machine::boot::{Boot, BootError};
 use kemari_machine::{Ended, Machine, MachineError};
+use kemari_replication::descriptors::Reserve;
 use kemari_replication::ownership::Claim;
 use kemari_replication::primary::{Engine, EngineOptions};
-use kemari_replication::standby::resources::{Reserve, Resources};
+use kemari_replication::standby::resources::Resources;
 use kemari_replication::standby::{
     End, HostFactory, Inheritance, Input, Shown, StandbyConfig, StandbyDriver, shown,
 };

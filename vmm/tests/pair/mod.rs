@@ -24,9 +24,10 @@ use kemari_arbiter::{Arbiter, ArbiterError, FileArbiter, Verdict};
 use kemari_machine::boot::Boot;
 use kemari_machine::config::{DiskConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Machine};
+use kemari_replication::descriptors::Reserve;
 use kemari_replication::link::{LinkAddr, LinkSecurity};
 use kemari_replication::primary::{Engine, EngineOptions, EngineResources, Sealer, Steps};
-use kemari_replication::standby::resources::{Reserve, Resources};
+use kemari_replication::standby::resources::Resources;
 use kemari_replication::standby::{
     End, HostError, Input, MachineFactory, SessionId, StandbyConfig, StandbyDriver, StandbyStatus,
     StopHandle,

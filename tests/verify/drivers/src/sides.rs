@@ -15,9 +15,10 @@ use kemari_arbiter::{Arbiter, FileArbiter};
 use kemari_machine::boot::Boot;
 use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Ended, Machine};
+use kemari_replication::descriptors::Reserve;
 use kemari_replication::link::{LinkAddr, LinkSecurity};
 use kemari_replication::primary::{Engine, EngineOptions, EngineResources, Sealer, Step, Steps};
-use kemari_replication::standby::resources::{Reserve, Resources};
+use kemari_replication::standby::resources::Resources;
 use kemari_replication::standby::{
     End, HostError, Inheritance, MachineFactory, StandbyConfig, StandbyDriver, StopHandle,
 };

@@ -18,8 +18,8 @@ use kemari_support::identity::holder_name;
 use kemari_support::random::random_number;
 
 use super::hosted::Hosted;
-use super::resources::Reserve;
 use super::{MachineFactory, StandbyDriver};
+use crate::descriptors::Reserve;
 use crate::session::hello;
 use crate::session::marks::answer_marks;
 

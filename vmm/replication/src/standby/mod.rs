@@ -43,6 +43,7 @@ use kemari_machine::Machine;
 use kemari_machine::boot::Boot;
 use kemari_machine::config::MachineConfig;
 
+use crate::descriptors::Reserve;
 use crate::link::{Buffers, Link, LinkListener};
 use crate::session::MachineState;
 
@@ -53,7 +54,7 @@ use images::Images;
 use input::QUEUE;
 use pulse::Pulse;
 use question::Question;
-use resources::{Devices, Expected, Reserve, Resources};
+use resources::{Devices, Expected, Resources};
 
 pub use host::{HostError, HostFactory, MachineFactory};
 pub use input::{Answer, Input, SessionId, StopHandle};

@@ -15,7 +15,7 @@ use ft_core::wire::{Frame, HEADER_LEN, Header, Kind};
 use kemari_confine::seccomp::{self, Role};
 
 use super::Input;
-use super::resources::Reserve;
+use crate::descriptors::Reserve;
 use crate::link::{HangUp, Link, LinkListener, Stranger};
 
 /// Upper bound of connections that have not said Hello, or whose Hello the standby has not taken

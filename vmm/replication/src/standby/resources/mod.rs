@@ -7,7 +7,6 @@
 //! changes to the standby's thread. A resource that does not answer counts as missing (P9).
 
 mod consoles;
-mod descriptors;
 mod networks;
 mod records;
 mod storage;
@@ -32,9 +31,9 @@ use kemari_machine::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBacken
 use kemari_machine::{LoopHandle, interface};
 use kemari_support::given_file::open_at_once;
 
+use crate::descriptors::Reserve;
 use crate::link::Credentials;
 
-pub use descriptors::{DescriptorError, Reserve, check_room, raise_limit};
 pub use records::Expected;
 use records::Record;
 
