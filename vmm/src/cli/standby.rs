@@ -94,7 +94,7 @@ pub(super) fn standby(args: &StandbyArgs) -> Result<u8, CliError> {
                 options::engine_options(&pair.replication, &args.name, security, recorder);
             let here =
                 Here { arbiter: arbiter.as_ref(), control: control.as_ref(), status: &status };
-            let ended = take_over(options, *inheritance, &here, &ending);
+            let ended = run_takeover(options, *inheritance, &here, &ending);
             if let Err(error) = &ended {
                 shown(&status).taken_over(Err(format!("the guest cannot continue: {error}")));
             }
@@ -111,7 +111,7 @@ struct Here<'h> {
 }
 
 /// Takes over, with the work of this process before the takeover, at its steps and after it.
-fn take_over(
+fn run_takeover(
     options: EngineOptions,
     inheritance: Inheritance,
     here: &Here<'_>,

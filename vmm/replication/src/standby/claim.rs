@@ -83,7 +83,7 @@ impl StandbyDriver {
         }
     }
 
-    pub(super) fn take_over(&mut self, taken: TakenOver, reason: String) -> Next {
+    pub(super) fn hand_over(&mut self, taken: TakenOver, reason: String) -> Next {
         if let Some((_, link)) = self.link.take() {
             link.shutdown();
         }

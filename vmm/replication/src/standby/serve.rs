@@ -198,7 +198,7 @@ impl StandbyDriver {
                 self.reserve.release();
                 self.ask_arbiter(term, why)
             }
-            Action::TakeOver { taken, reason } => self.take_over(taken, reason),
+            Action::TakeOver { taken, reason } => self.hand_over(taken, reason),
             Action::Discard { reason } => {
                 log::info!("checkpoint discarded: {reason}");
                 self.record(kemari_audit::Event::Discarded { session: self.session.1 });
