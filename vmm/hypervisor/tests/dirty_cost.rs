@@ -97,7 +97,7 @@ impl Row {
         }
     }
 
-    fn frames(self) -> impl Iterator<Item = u64> {
+    fn page_numbers(self) -> impl Iterator<Item = u64> {
         (0..self.count).map(move |i| (self.start + i * self.stride) / PAGE)
     }
 }
@@ -175,7 +175,7 @@ fn a_look() {
         let mut tracker = vm.dirty_tracker();
         for (pattern, count) in cases(size, huge_pages) {
             let rows = rows(pattern, size, count);
-            let expected: Vec<u64> = rows.iter().flat_map(|row| row.frames()).collect();
+            let expected: Vec<u64> = rows.iter().flat_map(|row| row.page_numbers()).collect();
             let mut times = Times::default();
             for look in 0..=looks(count) {
                 for row in &rows {
@@ -183,14 +183,14 @@ fn a_look() {
                     assert_eq!(run(&set, &events), Event::Done(0));
                 }
                 let begun = Instant::now();
-                let frames = tracker.collect().unwrap();
+                let page_numbers = tracker.collect().unwrap();
                 times.0.push(begun.elapsed());
                 if look == 0 {
                     // Ignore the first run: it maps pages, and KVM may report a page as dirty when
                     // it is read.
                     times.0.clear();
                 } else {
-                    assert_eq!(frames, expected);
+                    assert_eq!(page_numbers, expected);
                 }
             }
             println!("| {} MiB | {huge_pages} | {count} {pattern:?} | {times} |", size / MIB);
@@ -209,7 +209,7 @@ fn own_bitmap() {
         let ours = PageBitmap::new(size as usize);
         for count in COUNTS {
             let row = Row::spread(0, size, count);
-            let pages: Vec<usize> = row.frames().map(|frame| frame as usize).collect();
+            let pages: Vec<usize> = row.page_numbers().map(|number| number as usize).collect();
             let mut times: [Times; 4] = Default::default();
             for _ in 0..300 {
                 let offsets = || pages.iter().map(|page| page * PAGE as usize);

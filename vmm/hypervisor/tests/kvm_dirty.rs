@@ -31,8 +31,8 @@ const WRITE_FOREVER: &[u8] = &[
 fn warm_up(set: &VcpuSet, events: &Receiver<Event>, tracker: &mut DirtyTracker) {
     set.with_vcpu(0, |fd| enter(fd, write_pages(0x70_0000, 1, PAGE))).unwrap();
     assert_eq!(run(set, events), Event::Done(0));
-    let frames = tracker.collect().unwrap();
-    assert!(frames.contains(&0x700), "{frames:?}");
+    let page_numbers = tracker.collect().unwrap();
+    assert!(page_numbers.contains(&0x700), "{page_numbers:?}");
 }
 
 fn write_pages(start: u64, count: u64, stride: u64) -> kvm_regs {
@@ -121,12 +121,12 @@ fn p8_a_look_that_fails_loses_nothing() {
     vm.memory().write_obj(1u8, GuestAddress(9 * PAGE)).unwrap();
     tracker.mark(&[3]);
     vm.stop_dirty_log().unwrap();
-    let mut frames = vec![77];
-    assert!(tracker.collect_epoch(&mut frames).is_err(), "KVM has no log now");
-    assert_eq!(frames, [77], "nothing was appended");
+    let mut page_numbers = vec![77];
+    assert!(tracker.collect_epoch(&mut page_numbers).is_err(), "KVM has no log now");
+    assert_eq!(page_numbers, [77], "nothing was appended");
     vm.start_dirty_log().unwrap();
-    tracker.collect_epoch(&mut frames).unwrap();
-    assert_eq!(frames, [77, 3, 9]);
+    tracker.collect_epoch(&mut page_numbers).unwrap();
+    assert_eq!(page_numbers, [77, 3, 9]);
 }
 
 #[test]
@@ -180,11 +180,11 @@ fn p8_a_live_copy_converges() {
     let mut tracker = vm.dirty_tracker();
     tracker.mark_all();
     let mut copy = vec![0u8; 32 << 20];
-    let mut copy_pages = |frames: &[u64]| {
-        for &frame in frames {
-            let at = (frame * PAGE) as usize;
+    let mut copy_pages = |page_numbers: &[u64]| {
+        for &number in page_numbers {
+            let at = (number * PAGE) as usize;
             vm.memory()
-                .read_slice(&mut copy[at..at + PAGE as usize], GuestAddress(frame * PAGE))
+                .read_slice(&mut copy[at..at + PAGE as usize], GuestAddress(number * PAGE))
                 .unwrap();
         }
     };
@@ -192,9 +192,9 @@ fn p8_a_live_copy_converges() {
     let mut live = 0;
     // Continue until twenty looks have found writes of the guest.
     while live < 20 {
-        let frames = tracker.collect().unwrap();
-        live += u32::from(!frames.is_empty());
-        copy_pages(frames);
+        let page_numbers = tracker.collect().unwrap();
+        live += u32::from(!page_numbers.is_empty());
+        copy_pages(page_numbers);
     }
     set.pause();
     copy_pages(tracker.collect().unwrap());
@@ -220,7 +220,7 @@ fn p8_pages_that_are_not_watched_are_told() {
     vm.start_dirty_log().unwrap();
     let mut tracker = vm.dirty_tracker();
     let (mut copy, mut real) = (vec![0u8; 16 << 20], vec![0u8; 16 << 20]);
-    let mut frames = Vec::new();
+    let mut page_numbers = Vec::new();
     // The guest moves on to other pages, which overlap with the former ones, and back.
     for start in [0x40_0000, 0x48_0000, 0x40_0000] {
         let regs = kvm_regs { rsi: start, r8: PAGES, rdx: PAGE, ..Default::default() };
@@ -234,18 +234,18 @@ fn p8_pages_that_are_not_watched_are_told() {
                 while vm.memory().read_obj::<u64>(last).unwrap() == before {}
                 set.pause();
             }
-            frames.clear();
-            tracker.collect_epoch(&mut frames).unwrap();
-            for frame in &frames {
-                let at = (frame * PAGE) as usize;
+            page_numbers.clear();
+            tracker.collect_epoch(&mut page_numbers).unwrap();
+            for number in &page_numbers {
+                let at = (number * PAGE) as usize;
                 let page = &mut copy[at..at + PAGE as usize];
-                vm.memory().read_slice(page, GuestAddress(frame * PAGE)).unwrap();
+                vm.memory().read_slice(page, GuestAddress(number * PAGE)).unwrap();
             }
             vm.memory().read_slice(&mut real, GuestAddress(0)).unwrap();
             assert!(copy == real, "the copy differs from guest memory");
         }
         let expected: Vec<u64> = (0..PAGES).map(|page| start / PAGE + page).collect();
-        assert_eq!(frames, expected, "those written of late alone");
+        assert_eq!(page_numbers, expected, "those written of late alone");
     }
     // One call of `collect` makes KVM watch all pages again.
     assert_eq!(tracker.collect().unwrap().len() as u64, PAGES);

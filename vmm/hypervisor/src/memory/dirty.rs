@@ -16,7 +16,7 @@ use super::{GuestMemory, PageBitmap};
 use crate::layout::PAGE_SIZE;
 
 struct Region {
-    first_frame: u64,
+    first_page: u64,
     mapping: Arc<MmapRegion<PageBitmap>>,
     log: KvmLog,
     set: DirtySet,
@@ -44,7 +44,7 @@ pub struct DirtyTracker {
     vm: Arc<VmFd>,
     manual_protect: bool,
     regions: Vec<Region>,
-    frames: Vec<u64>,
+    page_numbers: Vec<u64>,
 }
 
 impl DirtyTracker {
@@ -56,7 +56,7 @@ impl DirtyTracker {
             .map(|(region, slot)| {
                 let pages = region.len() / PAGE_SIZE;
                 Region {
-                    first_frame: region.start_addr().raw_value() / PAGE_SIZE,
+                    first_page: region.start_addr().raw_value() / PAGE_SIZE,
                     mapping: region.get_mmap(),
                     log: KvmLog { slot, pages },
                     set: DirtySet::new(pages),
@@ -65,7 +65,7 @@ impl DirtyTracker {
                 }
             })
             .collect();
-        DirtyTracker { vm, manual_protect, regions, frames: Vec::new() }
+        DirtyTracker { vm, manual_protect, regions, page_numbers: Vec::new() }
     }
 
     /// The numbers of the guest pages that changed since the last call, ascending, each once. They
@@ -78,11 +78,11 @@ impl DirtyTracker {
     /// # Errors
     /// When KVM refuses a call. The next look reports the pages of this one again.
     pub fn collect(&mut self) -> Result<&[u64], DirtyError> {
-        let mut frames = std::mem::take(&mut self.frames);
-        frames.clear();
-        let result = self.look(Watch::All, &mut frames);
-        self.frames = frames;
-        result.map(|()| self.frames.as_slice())
+        let mut page_numbers = std::mem::take(&mut self.page_numbers);
+        page_numbers.clear();
+        let result = self.look(Watch::All, &mut page_numbers);
+        self.page_numbers = page_numbers;
+        result.map(|()| self.page_numbers.as_slice())
     }
 
     /// Does what [`collect`](Self::collect) does, and appends to the caller's buffer. Pages that
@@ -92,19 +92,20 @@ impl DirtyTracker {
     ///
     /// # Errors
     /// When KVM refuses a call.
-    pub fn collect_epoch(&mut self, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
-        self.look(Watch::Cold, frames)
+    pub fn collect_epoch(&mut self, page_numbers: &mut Vec<u64>) -> Result<(), DirtyError> {
+        self.look(Watch::Cold, page_numbers)
     }
 
-    fn look(&mut self, watch: Watch, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
-        let before = frames.len();
+    fn look(&mut self, watch: Watch, page_numbers: &mut Vec<u64>) -> Result<(), DirtyError> {
+        let before = page_numbers.len();
         // Without manual protection, KVM watches every page again that it reports.
         let watch = self.manual_protect.then_some(watch);
         let vm = &self.vm;
-        let result = self.regions.iter_mut().try_for_each(|region| region.look(vm, watch, frames));
+        let result =
+            self.regions.iter_mut().try_for_each(|region| region.look(vm, watch, page_numbers));
         if result.is_err() {
-            self.mark(&frames[before..]);
-            frames.truncate(before);
+            self.mark(&page_numbers[before..]);
+            page_numbers.truncate(before);
         }
         result
     }
@@ -117,18 +118,18 @@ impl DirtyTracker {
         }
     }
 
-    /// Marks the pages `frames` again, after a failed transfer: no change is lost.
-    pub fn mark(&mut self, frames: &[u64]) {
-        for &frame in frames {
+    /// Marks these pages again, after a failed transfer: no change is lost.
+    pub fn mark(&mut self, page_numbers: &[u64]) {
+        for &page in page_numbers {
             let found = self
                 .regions
                 .iter()
-                .find(|r| frame >= r.first_frame && frame - r.first_frame < r.log.pages);
+                .find(|r| page >= r.first_page && page - r.first_page < r.log.pages);
             let Some(region) = found else {
                 // A page outside all regions cannot come from this tracker.
-                unreachable!("page {frame:#x} is outside guest memory");
+                unreachable!("page {page:#x} is outside guest memory");
             };
-            let offset = (frame - region.first_frame) * PAGE_SIZE;
+            let offset = (page - region.first_page) * PAGE_SIZE;
             region.mapping.bitmap().mark_dirty(offset as usize, PAGE_SIZE as usize);
         }
     }
@@ -144,7 +145,7 @@ impl Region {
         &mut self,
         vm: &VmFd,
         watch: Option<Watch>,
-        frames: &mut Vec<u64>,
+        page_numbers: &mut Vec<u64>,
     ) -> Result<(), DirtyError> {
         self.log.get(vm, &mut self.set)?;
         // Do this before adding anything to the set: KVM must watch exactly the pages again that it
@@ -152,7 +153,7 @@ impl Region {
         let watched = watch.map_or(Ok(()), |watch| self.watch_again(vm, watch));
         let set = &mut self.set;
         self.mapping.bitmap().take(|group, bits| set.add(group, bits));
-        set.drain_into(self.first_frame, frames);
+        set.drain_into(self.first_page, page_numbers);
         watched
     }
 

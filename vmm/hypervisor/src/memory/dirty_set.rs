@@ -92,15 +92,15 @@ impl DirtySet {
         &self.words[span]
     }
 
-    /// Appends the pages to `frames`, ascending, each as its number plus `first_frame`, and empties
-    /// the set.
-    pub(super) fn drain_into(&mut self, first_frame: u64, frames: &mut Vec<u64>) {
+    /// Appends the pages to `page_numbers`, ascending, each as its number plus `first_page`, and
+    /// empties the set.
+    pub(super) fn drain_into(&mut self, first_page: u64, page_numbers: &mut Vec<u64>) {
         for (above, summary) in self.summary.iter_mut().enumerate() {
             for bit in Ones(std::mem::take(summary)) {
                 let group = above * BITS + bit;
-                let first = first_frame + (group * BITS) as u64;
+                let first = first_page + (group * BITS) as u64;
                 let pages = Ones(std::mem::take(&mut self.words[group]));
-                frames.extend(pages.map(|page| first + page as u64));
+                page_numbers.extend(pages.map(|page| first + page as u64));
             }
         }
     }
@@ -139,10 +139,10 @@ mod tests {
         set
     }
 
-    fn drained(set: &mut DirtySet, first_frame: u64) -> Vec<u64> {
-        let mut frames = Vec::new();
-        set.drain_into(first_frame, &mut frames);
-        frames
+    fn drained(set: &mut DirtySet, first_page: u64) -> Vec<u64> {
+        let mut page_numbers = Vec::new();
+        set.drain_into(first_page, &mut page_numbers);
+        page_numbers
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) struct Checkpoint {
     pub(super) epoch: Epoch,
     pub(super) term: Term,
     /// Page numbers, ascending.
-    pub(super) frames: Vec<u64>,
+    pub(super) page_numbers: Vec<u64>,
     /// The content of these pages.
     pub(super) pages: PageFrames,
     /// The rest of the machine's state, encoded.
@@ -46,6 +46,6 @@ pub(super) struct Checkpoint {
 impl Checkpoint {
     /// Bytes of guest memory in the checkpoint.
     pub(super) fn copied(&self) -> u64 {
-        self.frames.len() as u64 * PAGE_SIZE as u64
+        self.page_numbers.len() as u64 * PAGE_SIZE as u64
     }
 }

@@ -63,8 +63,8 @@ impl Tracking {
 
     /// Returns pages to the log that were taken and cannot be sent, whether the session is live or
     /// not. A page that is marked once too often is only sent once too often.
-    pub(super) fn give_back(&self, frames: &[u64]) {
-        self.lock().log.mark(frames);
+    pub(super) fn give_back(&self, page_numbers: &[u64]) {
+        self.lock().log.mark(page_numbers);
     }
 
     fn lock(&self) -> MutexGuard<'_, Tracked> {
@@ -110,8 +110,8 @@ impl Live<'_> {
     }
 
     /// See [`DirtyTracker::collect_epoch`].
-    pub(super) fn collect_epoch(&mut self, frames: &mut Vec<u64>) -> Result<(), DirtyError> {
-        self.tracked.log.collect_epoch(frames)
+    pub(super) fn collect_epoch(&mut self, page_numbers: &mut Vec<u64>) -> Result<(), DirtyError> {
+        self.tracked.log.collect_epoch(page_numbers)
     }
 
     /// Ends the gate's epoch. The device thread calls this with the vCPUs paused.
@@ -130,7 +130,7 @@ impl Live<'_> {
         &mut self,
         bytes: u64,
         time: Duration,
-        mut frames: Vec<u64>,
+        mut page_numbers: Vec<u64>,
         pages: PageFrames,
     ) {
         self.note(|stats| {
@@ -138,8 +138,8 @@ impl Live<'_> {
             stats.send.add_time(time);
         });
         if pages.capacity() <= SPARE_BYTES && self.tracked.spare.len() < SPARE {
-            frames.clear();
-            self.tracked.spare.push((frames, pages));
+            page_numbers.clear();
+            self.tracked.spare.push((page_numbers, pages));
         }
     }
 

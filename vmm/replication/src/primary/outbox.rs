@@ -268,7 +268,7 @@ mod tests {
         Item::Checkpoint(Box::new(Checkpoint {
             epoch: Epoch(1),
             term: Term(1),
-            frames: (0..pages).collect(),
+            page_numbers: (0..pages).collect(),
             pages: PageFrames::default(),
             state: Vec::new(),
             hashes: None,

@@ -119,8 +119,8 @@ impl Output {
         let begun = Instant::now();
         self.sent = 0;
         let copied = checkpoint.copied();
-        let Checkpoint { epoch, term, frames, mut pages, state, hashes } = checkpoint;
-        assert!(pages.pages() == frames.len() as u64, "P4: a page for every number");
+        let Checkpoint { epoch, term, page_numbers, mut pages, state, hashes } = checkpoint;
+        assert!(pages.pages() == page_numbers.len() as u64, "P4: a page for every number");
         self.flush()?;
         self.checkpoint_pages((epoch, term), &mut pages)?;
         if pages.capacity() > SPARE_BYTES {
@@ -136,7 +136,7 @@ impl Output {
             .map_err(io::Error::other)?;
         self.flush()?;
         if let Ok(mut live) = engine.live(link) {
-            live.sent(self.sent, begun.elapsed(), frames, pages);
+            live.sent(self.sent, begun.elapsed(), page_numbers, pages);
         }
         Ok(())
     }

@@ -48,19 +48,19 @@ pub(super) fn precopy(
     let mut last = usize::MAX;
     for round in 1..=MAX_ROUNDS {
         let Ok(mut live) = engine.live(link) else { return Ok(false) };
-        let frames = live.collect().map_err(io::Error::other)?;
+        let page_numbers = live.collect().map_err(io::Error::other)?;
         drop(live);
         // A set that no longer shrinks is the guest's working set: more rounds would only repeat
         // it.
-        let stuck = round > 2 && frames.len() * 10 > last * 9;
-        if round > 1 && (frames.len() <= FEW_PAGES || stuck || round == MAX_ROUNDS) {
+        let stuck = round > 2 && page_numbers.len() * 10 > last * 9;
+        if round > 1 && (page_numbers.len() <= FEW_PAGES || stuck || round == MAX_ROUNDS) {
             // These pages belong to the first checkpoint.
-            engine.tracking.give_back(&frames);
+            engine.tracking.give_back(&page_numbers);
             break;
         }
-        last = frames.len();
-        sent += frames.len();
-        for slice in frames.chunks(SLICE) {
+        last = page_numbers.len();
+        sent += page_numbers.len();
+        for slice in page_numbers.chunks(SLICE) {
             let mut numbers = slice.iter().copied();
             out.pages(Kind::Bulk, epoch, term, |frame| {
                 let Some(number) = numbers.next() else { return Ok(false) };

@@ -198,7 +198,7 @@ impl Sealer {
         };
         match sealed {
             Ok(Some(checkpoint)) => {
-                self.last_dirty = checkpoint.frames.len() as u64;
+                self.last_dirty = checkpoint.page_numbers.len() as u64;
                 if let Ok(mut live) = engine.live(link) {
                     live.note(|stats| {
                         pause.note(stats, self.last_dirty);
@@ -272,7 +272,7 @@ struct Taken {
     /// Number of effects staged in the epoch.
     staged: usize,
     state: MachineState,
-    frames: Vec<u64>,
+    page_numbers: Vec<u64>,
     pages: PageFrames,
     hashes: Option<Hashes>,
 }
@@ -292,17 +292,19 @@ impl Engine {
         // P8: collect after the vCPUs are read, because KVM itself writes guest memory during that
         // read.
         let Ok(mut live) = self.live(link) else { return Ok(None) };
-        let (mut frames, mut pages) = live.buffers();
-        live.collect_epoch(&mut frames)?;
+        let (mut page_numbers, mut pages) = live.buffers();
+        live.collect_epoch(&mut page_numbers)?;
         drop(live);
         pause.collected = Instant::now();
-        let copied = self.copy_pages(&frames, &mut pages);
+        let copied = self.copy_pages(&page_numbers, &mut pages);
         pause.copied = Instant::now();
         let hashes = copied.and_then(|()| self.hashes(&state));
         match hashes {
-            Ok(hashes) => Ok(Some(Taken { epoch, next, staged, state, frames, pages, hashes })),
+            Ok(hashes) => {
+                Ok(Some(Taken { epoch, next, staged, state, page_numbers, pages, hashes }))
+            }
             Err(error) => {
-                self.tracking.give_back(&frames);
+                self.tracking.give_back(&page_numbers);
                 Err(error)
             }
         }
@@ -323,10 +325,10 @@ impl Engine {
         link: LinkId,
         taken: Taken,
     ) -> Result<Option<Checkpoint>, Failure> {
-        let Taken { epoch, next, state, frames, pages, hashes, staged: _ } = taken;
+        let Taken { epoch, next, state, page_numbers, pages, hashes, staged: _ } = taken;
         let mut state = state;
         self.options.steps.change(&mut state);
-        let encoded = state.encode().inspect_err(|_| self.tracking.give_back(&frames))?;
+        let encoded = state.encode().inspect_err(|_| self.tracking.give_back(&page_numbers))?;
         let mut state = self.lock();
         let state: &mut EngineState = &mut state;
         let term = state.primary.term();
@@ -334,7 +336,7 @@ impl Engine {
         let Ok(actions) = sealed.inspect_err(|illegal| log::debug!("{illegal}")) else {
             // The session ended between the decision and now. The next one may already copy memory:
             // the pages taken from the log must still be sent (P4).
-            self.tracking.give_back(&frames);
+            self.tracking.give_back(&page_numbers);
             return Ok(None);
         };
         if let Some(session) = state.session_of(link) {
@@ -343,17 +345,17 @@ impl Engine {
         }
         self.perform(state, actions);
         self.tell_ticker(state);
-        Ok(Some(Checkpoint { epoch, term, frames, pages, state: encoded, hashes }))
+        Ok(Some(Checkpoint { epoch, term, page_numbers, pages, state: encoded, hashes }))
     }
 
-    fn copy_pages(&self, frames: &[u64], pages: &mut PageFrames) -> Result<(), Failure> {
-        pages.begin(frames.len());
+    fn copy_pages(&self, page_numbers: &[u64], pages: &mut PageFrames) -> Result<(), Failure> {
+        pages.begin(page_numbers.len());
         let mut memory = PageReader::new(self.machine.memory());
-        for (index, frame) in frames.iter().enumerate() {
+        for (index, page) in page_numbers.iter().enumerate() {
             if index % WORK_PAGES == 0 {
                 self.machine.note_work();
             }
-            let address = frame * PAGE_SIZE as u64;
+            let address = page * PAGE_SIZE as u64;
             pages.push(address, |page| memory.read(address, page))?;
         }
         Ok(())
