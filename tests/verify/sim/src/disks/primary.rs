@@ -825,7 +825,21 @@ impl World {
             session.both = own;
             engine.marks.both_durable(own);
             let link = session.link;
+            self.check_unmarked(link, own);
             self.say(link, &Message::BothDurable(own));
+        }
+    }
+
+    /// R3: what loses its mark is durable on the standby.
+    fn check_unmarked(&self, link: LinkId, seq: Seq) {
+        let Some(peer) = self.peer(link) else { return };
+        if let Role::Passive(passive) = &self.hosts[peer].role
+            && self.peer_process(link) == Some(self.hosts[peer].process)
+        {
+            assert!(
+                passive.is_durable(seq),
+                "R3: entry {seq:?} loses its mark, and is not durable on {peer}"
+            );
         }
     }
 

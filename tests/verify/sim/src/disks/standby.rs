@@ -90,6 +90,11 @@ impl Passive {
         self.core.phase() == Phase::Waiting
     }
 
+    /// Whether everything up to this entry is durable.
+    pub(super) fn is_durable(&self, seq: Seq) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.durable() >= seq)
+    }
+
     /// Whether everything up to this entry is performed, and nothing after it has come.
     pub(super) fn is_at(&self, seq: Seq) -> bool {
         self.queue.as_ref().is_some_and(|queue| {
