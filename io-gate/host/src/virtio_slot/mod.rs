@@ -156,12 +156,6 @@ impl VirtioSlot {
         self.rings.get(usize::from(queue)).map_or(0, Ring::max_size)
     }
 
-    /// The size of a virtqueue; 0 if there is no such virtqueue.
-    #[must_use]
-    pub fn queue_size(&self, queue: u16) -> u16 {
-        self.rings.get(usize::from(queue)).map_or(0, Ring::size)
-    }
-
     /// Whether a virtqueue is enabled.
     #[must_use]
     pub fn queue_ready(&self, queue: u16) -> bool {

@@ -23,7 +23,7 @@ use crate::terminal::{self, Terminal};
 /// The target of lines that report a change of state to an operator, for instance `protected` and
 /// `standby lost`. One place may log several such lines within a second: it may log a burst of 16,
 /// then one line per second as any other place.
-pub const STATE: &str = "kemari_vmm::state";
+pub const STATE: &str = "kemari::state";
 
 /// How long the end of the process waits for the last lines: a stalled stderr must not block it.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -175,16 +175,8 @@ impl Vm {
         self.set_memory_slots(KVM_MEM_LOG_DIRTY_PAGES)
     }
 
-    /// Stops the log: the guest runs at full speed again.
-    ///
-    /// # Errors
-    /// When KVM refuses to change a memory slot.
-    pub fn stop_dirty_log(&self) -> Result<(), VmError> {
-        self.set_memory_slots(0)
-    }
-
-    /// The collector of dirty pages. Use it between [`start_dirty_log`](Self::start_dirty_log) and
-    /// [`stop_dirty_log`](Self::stop_dirty_log). Have one per VM: each look resets what the next
+    /// The collector of dirty pages. Its looks fail before
+    /// [`start_dirty_log`](Self::start_dirty_log). Have one per VM: each look resets what the next
     /// one sees.
     pub fn dirty_tracker(&self) -> DirtyTracker {
         DirtyTracker::new(Arc::clone(&self.fd), &self.memory, self.manual_protect)

@@ -133,11 +133,6 @@ impl DirtyTracker {
             region.mapping.bitmap().mark_dirty(offset as usize, PAGE_SIZE as usize);
         }
     }
-
-    /// Number of tracked pages of guest memory.
-    pub fn total_pages(&self) -> u64 {
-        self.regions.iter().map(|r| r.log.pages).sum()
-    }
 }
 
 impl Region {

@@ -203,11 +203,9 @@ impl Machine {
     }
 
     /// Saves the state of all devices. Call it on the device thread with the vCPUs paused.
-    ///
-    /// # Errors
-    /// None: saving cannot fail. The callers treat it as a step of a checkpoint that can fail.
-    pub fn save_devices(&self) -> Result<Vec<DeviceRecord>, MachineError> {
-        Ok(self.devices.save())
+    #[must_use]
+    pub fn save_devices(&self) -> Vec<DeviceRecord> {
+        self.devices.save()
     }
 
     /// Restores the state of all devices of a machine that has not started or whose vCPUs are

@@ -85,7 +85,7 @@ impl MachineState {
             in_flight: sealed.in_flight,
             vcpus: machine.vcpus().save(machine.plan())?,
             vm: VmState::save(machine.vm())?,
-            devices: machine.save_devices()?,
+            devices: machine.save_devices(),
             arrived: None,
         })
     }
