@@ -50,7 +50,7 @@ pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
 pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
     let asked = arbiter.clone();
     let note = move || asked.end(term).map_err(|error| error.to_string());
-    let begun = aside::begin("arbiter", note);
+    let begun = aside::begin("term-end", note);
     begun.and_then(|answer| answer.within(LAST_NOTE)).unwrap_or_else(|missing| match missing {
         // Call the arbiter from this thread: an unrecorded end leaves a term that the next start
         // must seize. The end of the whole process has a time limit.

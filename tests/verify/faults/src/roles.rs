@@ -11,8 +11,9 @@ pub(crate) fn kind(thread: &str) -> &str {
 /// The role of a kind of thread; `None` if the product has no thread of that kind.
 pub(crate) fn role(kind: &str) -> Option<&'static str> {
     Some(match kind {
-        "main" | "launcher" | "acceptor" | "stranger" | "resources" | "resources-told"
-        | "arbiter" | "takeover" | "prepare" | "describe" | "former" | "stall" | "stopper"
+        "main" | "launcher" | "acceptor" | "stranger" | "resources" | "resources-told" | "pace"
+        | "etcd" | "claim" | "give-back" | "term-end" | "arbiter-check" | "counter-mark"
+        | "mark-check" | "takeover" | "prepare" | "describe" | "former" | "stall" | "stopper"
         | "audit-end" | "disks" => "main",
         "devices" => "device",
         "vcpu" => "vcpu",

@@ -67,8 +67,7 @@ impl EtcdArbiter {
             .map_err(problem)?;
         let client = Client::new(options.client(vm, holder.clone()), boottime());
         let worker = Worker::new(Store::new(options, vm), client, lease.clone());
-        threads::start("arbiter", move || runtime.block_on(worker.run(received)))
-            .map_err(problem)?;
+        threads::start("etcd", move || runtime.block_on(worker.run(received))).map_err(problem)?;
         let arbiter = Self { commands, lease, holder, endpoints, patience };
         arbiter.ask(Command::Look)?;
         Ok(arbiter)

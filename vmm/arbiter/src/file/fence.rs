@@ -81,7 +81,7 @@ impl TermFence {
             reason: Mutex::new("this process has not won a term".to_owned()),
         });
         let weak = Arc::downgrade(&fence);
-        threads::start("arbiter", move || keep_pace(&weak, &asked))?;
+        threads::start("pace", move || keep_pace(&weak, &asked))?;
         Ok(fence)
     }
 

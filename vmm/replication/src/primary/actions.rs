@@ -139,7 +139,7 @@ impl Engine {
         let (asking, failed) = (self.clone(), self.clone());
         let under_way = self.claims.begin();
         self.launcher.launch(
-            "arbiter",
+            "claim",
             move || {
                 let answer = ask(&*arbiter, term, &why);
                 under_way.is_answered(term, &answer);

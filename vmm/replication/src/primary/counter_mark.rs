@@ -54,7 +54,7 @@ impl Engine {
             // P9: a look that hangs counts as an attempt to reach a standby.
             drop(attempt);
         };
-        self.launcher.launch("arbiter", look, failed);
+        self.launcher.launch("mark-check", look, failed);
         answer.within(longest).unwrap_or_else(|missing| match missing {
             NoAnswer::NoThread(error) => {
                 Err(format!("cannot start a thread to read the standby's counter-marks: {error}"))

@@ -4,7 +4,7 @@
 //!   device thread   Sealer: policy, pause, collect, resume ──► sender thread ──► link
 //!   reader thread   link ──► frames ──┐
 //!   ticker thread   deadlines ────────┼──► Engine::event ──► Primary ──► actions, performed
-//!   arbiter thread  answers ──────────┘     (one lock)                    in order under it
+//!   claim thread    answers ──────────┘     (one lock)                    in order under it
 //! ```
 //!
 //! Lock order: first the engine's state, then the locks that an action needs (the gate's locks, a

@@ -77,7 +77,7 @@ impl StandbyDriver {
             // A standby that has ended needs no answer.
             let _ = inputs.send(Input::Event(event));
         };
-        match std::thread::Builder::new().name("arbiter".to_owned()).spawn(asking) {
+        match std::thread::Builder::new().name("claim".to_owned()).spawn(asking) {
             Ok(_) => Next::Nothing,
             Err(error) => Next::Event(event(Answer::no_thread(&error))),
         }

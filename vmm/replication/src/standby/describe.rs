@@ -118,7 +118,7 @@ impl StandbyDriver {
 
     fn leave_counter_mark(&self, patience: Duration) -> Result<Option<ArbiterView>, String> {
         let Some(arbiter) = self.arbiter.clone() else { return Ok(None) };
-        let task = ("arbiter", "arbiter: expected to write a counter-mark for the primary");
+        let task = ("counter-mark", "arbiter: expected to write a counter-mark for the primary");
         let leave = move || arbiter.counter_mark().map_err(|error| error.to_string());
         self.describing.word.run(task, patience, leave).map(Some)
     }

@@ -75,7 +75,7 @@ impl StandbyDriver {
                 }
             }
         };
-        if let Err(error) = threads::start("arbiter", end) {
+        if let Err(error) = threads::start("give-back", end) {
             log::warn!("term {term} was won and could not be given back: {error}");
         }
     }

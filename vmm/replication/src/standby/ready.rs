@@ -73,7 +73,7 @@ impl Preparing {
     /// Checks that the arbiter answers now: after an operator's request the primary's output waits
     /// for the arbiter's answer (P7).
     pub(crate) fn can_ask(&self, arbiter: Arc<dyn Arbiter>) -> Result<(), String> {
-        let what = ("arbiter", "the arbiter");
+        let what = ("arbiter-check", "the arbiter");
         self.look.run(what, PATIENCE, move || arbiter.answers().map_err(|error| error.to_string()))
     }
 }
