@@ -1,5 +1,5 @@
-//! The right to run a machine: its name at the arbiter and its disks, from the start until the guest
-//! runs (P2). The end of a running guest releases the same right ([`release`]).
+//! The right to run a machine: its name at the arbiter and its disks, from the start until the
+//! guest runs (P2). The end of a running guest releases the same right ([`release`]).
 
 use std::sync::Arc;
 
