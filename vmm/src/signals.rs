@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use io_gate_host::backend::terminal::RawMode;
 use kemari_confine::logging;
-use kemari_confine::seccomp::{self, ENDING, Role};
+use kemari_confine::seccomp::{ENDING, Role};
 use kemari_confine::threads;
 use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
@@ -63,8 +63,7 @@ pub fn watch(first: impl FnOnce(i32) + Send + 'static) -> std::io::Result<()> {
     ignore_what_means_nothing();
     let asked = ENDING.into_iter().filter(|signal| !is_ignored(*signal));
     let mut signals = Signals::new(asked)?;
-    threads::start("signals", move || {
-        seccomp::enter(Role::Signals, &[]);
+    threads::start("signals", Role::Signals, move || {
         let mut first = Some(first);
         let mut came = Instant::now();
         for number in signals.forever() {

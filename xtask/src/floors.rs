@@ -21,8 +21,8 @@ const FLOORS: &[(&str, &str, &[&str])] = &[
     ("devices", "kemari-devices", &["io-gate"]),
     ("ft-core", "ft-core", &["io-gate"]),
     ("io-gate/host", "io-gate-host", &["io-gate", "io-gate-memory"]),
-    ("vmm/support", "kemari-support", &["io-gate-host"]),
     ("vmm/confine", "kemari-confine", &[]),
+    ("vmm/support", "kemari-support", &["io-gate-host", "kemari-confine"]),
     ("vmm/hypervisor", "kemari-hypervisor", &["io-gate-memory"]),
     (
         "vmm/machine",

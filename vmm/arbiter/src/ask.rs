@@ -64,7 +64,7 @@ pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
 impl Answer {
     /// The answer when there is no thread to ask with.
     pub fn no_thread(error: &io::Error) -> Self {
-        Self::Unreachable { reason: format!("cannot start a thread to ask it: {error}") }
+        Self::Unreachable { reason: format!("cannot ask it: {error}") }
     }
 }
 

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use io_gate::host::{EffectId, Term};
 use io_gate_host::own_files::{self, FileId};
 use io_gate_host::{Noted, Observer};
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
+use kemari_confine::threads;
 use kemari_support::identity::holder_name;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -164,7 +165,6 @@ impl Recorder {
     }
 
     fn write(&self, files: Files) {
-        seccomp::enter(Role::Audit, &[]);
         let mut writer = Writer { files, taken: Vec::with_capacity(CAPACITY), failing: false };
         while self.wait_for_work() {
             self.flush(&mut writer);
@@ -369,14 +369,13 @@ impl AuditLog {
         })?;
         let recorder = Arc::new(Recorder::new(monotonic));
         let writer = recorder.clone();
-        std::thread::Builder::new()
-            .name("audit".to_owned())
-            .spawn(move || writer.write(files))
-            .map_err(|source| AuditError {
+        threads::start("audit", Role::Audit, move || writer.write(files)).map_err(|source| {
+            AuditError {
                 what: "start the thread that writes",
                 path: spec.base.display().to_string(),
                 source,
-            })?;
+            }
+        })?;
         Ok(Self { recorder, spare, kept: AtomicBool::new(true) })
     }
 
@@ -404,7 +403,7 @@ impl Drop for AuditLog {
         };
         // Remove the files on a thread of its own: the file system may hang, and the process must
         // not. A file that stays does no harm, since a reader skips it.
-        if std::thread::Builder::new().name("audit-end".to_owned()).spawn(remove).is_ok() {
+        if threads::start("audit-end", Role::Main, remove).is_ok() {
             let _ = is_done.recv_timeout(LAST_RECORDS);
         }
     }

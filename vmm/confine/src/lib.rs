@@ -7,6 +7,6 @@
 pub mod logging;
 pub mod seccomp;
 mod terminal;
-pub mod threads;
 
+pub use seccomp::threads;
 pub use terminal::Terminal;

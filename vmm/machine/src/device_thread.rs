@@ -186,7 +186,7 @@ impl DeviceThread {
             EventManager::<Subscriber>::new().map_err(|e| io::Error::other(e.to_string()))?;
         manager.add_subscriber(Box::new(Wake(handle.clone())));
         let own = handle.clone();
-        let thread = threads::start("devices", move || {
+        let thread = threads::start_without_role("devices", move || {
             confine();
             run(manager, &own)
         })?;

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kemari_arbiter::Arbiter;
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
+use kemari_confine::threads;
 use kemari_machine::{AttachOptions, Ended, Machine, MachineError};
 use kemari_support::shortage;
 
@@ -151,9 +152,8 @@ fn announce(machine: &Arc<Machine>) {
     /// The same schedule as QEMU's after a migration: five rounds, with growing gaps.
     const ROUNDS: u64 = 5;
     const FIRST_GAP: Duration = Duration::from_millis(50);
-    let machine = machine.clone();
+    let (machine, wakes) = (machine.clone(), machine.wakes());
     let rounds = move || {
-        seccomp::enter(Role::Timer, &machine.wakes());
         for round in 1..=ROUNDS {
             for slot in machine.devices().slots() {
                 machine.gate().announce(slot);
@@ -161,7 +161,7 @@ fn announce(machine: &Arc<Machine>) {
             std::thread::sleep(FIRST_GAP * u32::try_from(round).unwrap_or(1));
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("announce".to_owned()).spawn(rounds) {
+    if let Err(error) = threads::start_waking("announce", Role::Timer, wakes, rounds) {
         log::warn!("cannot announce the guest's new host to the network: {error}");
     }
 }

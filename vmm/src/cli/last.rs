@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use io_gate_host::backend::terminal::RawMode;
 use kemari_confine::logging;
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 
 /// Longer than all steps of an end that have a limit of their own (docs/operating.md).
@@ -34,8 +34,7 @@ enum Notice {
 /// When the thread cannot be started.
 pub(super) fn watch() -> io::Result<()> {
     let (notices, notice) = sync_channel(1);
-    threads::start("end", move || {
-        seccomp::enter(Role::Main, &[]);
+    threads::start("end", Role::Main, move || {
         while let Ok(notice) = notice.recv() {
             match notice {
                 // Only the first code counts.

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use io_gate_host::backend::terminal::{self, RawMode};
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 use kemari_machine::config::MachineConfig;
 
@@ -50,13 +50,12 @@ fn shares_terminal_with_log() -> bool {
 fn follow() {
     const EVERY: Duration = Duration::from_millis(500);
     let poll = || {
-        seccomp::enter(Role::Terminal, &[]);
         // A terminal that is gone does not come back.
         while RawMode::follow().is_ok() {
             std::thread::sleep(EVERY);
         }
     };
-    if let Err(error) = threads::start("terminal", poll) {
+    if let Err(error) = threads::start("terminal", Role::Terminal, poll) {
         log::warn!(
             "cannot follow the terminal: {error}; after `fg` the guest gets lines, not keys"
         );

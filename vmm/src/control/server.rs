@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use io_gate_host::own_files::{self, OwnName};
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{SocketFlags, accept_with};
@@ -85,8 +85,7 @@ impl ControlPlace {
             clients: VecDeque::new(),
             most: most_clients(),
         };
-        threads::start("control", move || {
-            seccomp::enter(Role::Control, &[]);
+        threads::start("control", Role::Control, move || {
             server.serve();
             drop(end);
         })

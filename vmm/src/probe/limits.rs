@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use kemari_confine::seccomp::Role;
+use kemari_confine::threads;
 use kemari_hypervisor::kvm::limits::{self, Limits, LimitsError};
 use kemari_replication::link::do_not_pace;
 
@@ -35,7 +37,7 @@ impl Wire {
         for end in [&stream, &peer] {
             end.set_nodelay(true)?;
         }
-        std::thread::Builder::new().name("wire".to_owned()).spawn(move || answer(&peer))?;
+        threads::start("wire", Role::Main, move || answer(&peer))?;
         Ok(Self { stream, message: Vec::new(), answer: [0; ANSWER] })
     }
 

@@ -6,6 +6,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kemari_confine::seccomp::Role;
+use kemari_confine::threads;
+
 /// Why there is no result.
 #[derive(Debug)]
 pub enum NoAnswer {
@@ -40,7 +43,7 @@ pub fn begin<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Answer<T>, NoAnswer> {
     let (tell, answer) = answer();
-    let begun = std::thread::Builder::new().name(thread.to_owned()).spawn(|| tell.done(work()));
+    let begun = threads::start(thread, Role::Main, || tell.done(work()));
     begun.map(|_| answer).map_err(NoAnswer::NoThread)
 }
 
@@ -105,9 +108,7 @@ impl Aside {
         let begun = begin(thread, move || (work(), under_way));
         match begun.and_then(|answer| answer.within(patience)) {
             Ok((done, _under_way)) => done,
-            Err(NoAnswer::NoThread(error)) => {
-                Err(format!("{what}: cannot start a thread for it: {error}"))
-            }
+            Err(NoAnswer::NoThread(error)) => Err(format!("{what}: {error}")),
             Err(NoAnswer::Late) => Err(format!("{what}: no answer for {patience:?}")),
             Err(NoAnswer::Panicked) => Err(format!("{what}: its thread has panicked")),
         }

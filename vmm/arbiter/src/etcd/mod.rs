@@ -22,6 +22,7 @@ use ft_core::arbiter::{Client, DiskClaim};
 use ft_core::handshake::ArbiterView;
 use io_gate::host::Term;
 use io_gate_host::Fence;
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -58,7 +59,7 @@ impl EtcdArbiter {
         let (commands, received) = unbounded_channel();
         let problem = |error: std::io::Error| ArbiterError::Etcd {
             endpoint: endpoints.clone(),
-            problem: format!("cannot start a thread to ask it: {error}"),
+            problem: format!("cannot ask it: {error}"),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -67,7 +68,8 @@ impl EtcdArbiter {
             .map_err(problem)?;
         let client = Client::new(options.client(vm, holder.clone()), boottime());
         let worker = Worker::new(Store::new(options, vm), client, lease.clone());
-        threads::start("etcd", move || runtime.block_on(worker.run(received))).map_err(problem)?;
+        threads::start("etcd", Role::Main, move || runtime.block_on(worker.run(received)))
+            .map_err(problem)?;
         let arbiter = Self { commands, lease, holder, endpoints, patience };
         arbiter.ask(Command::Look)?;
         Ok(arbiter)

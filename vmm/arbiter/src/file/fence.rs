@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use io_gate::host::Term;
 use io_gate_host::{ANSWER_MAX_AGE, Fence, Permission};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 
 use super::records::Records;
@@ -81,7 +82,7 @@ impl TermFence {
             reason: Mutex::new("this process has not won a term".to_owned()),
         });
         let weak = Arc::downgrade(&fence);
-        threads::start("pace", move || keep_pace(&weak, &asked))?;
+        threads::start("pace", Role::Main, move || keep_pace(&weak, &asked))?;
         Ok(fence)
     }
 

@@ -17,7 +17,7 @@ use log::{Log, Metadata, Record};
 
 use self::limit::{Line, Place};
 use self::queue::Queue;
-use crate::seccomp::{self, Role};
+use crate::seccomp::{self, Role, threads};
 use crate::terminal::{self, Terminal};
 
 /// The target of lines that report a change of state to an operator, for instance `protected` and
@@ -59,14 +59,8 @@ pub fn start(terminal: Terminal) {
 /// When the thread cannot be started.
 pub fn start_writer() -> io::Result<()> {
     let queue = queue();
-    queue.begin_writing(|| {
-        let thread = std::thread::Builder::new().name("log".to_owned());
-        let write = move || {
-            seccomp::enter(Role::Log, &[]);
-            queue.write_all(show)
-        };
-        thread.spawn(write).map(drop)
-    })
+    queue
+        .begin_writing(|| threads::start("log", Role::Log, move || queue.write_all(show)).map(drop))
 }
 
 /// Waits up to 1 s until the last lines are written. Call it before the process ends.

@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::io;
 
-use crate::threads;
+use super::threads;
 
 /// Size of a block in bytes. It comes from a thread's own heap; the allocator maps blocks above 128
 /// KiB one by one.
@@ -37,6 +37,6 @@ pub(super) fn settle() -> io::Result<()> {
         drop(black_box(blocks));
     };
     // Ignore a failure of this allocation: the next one reports it.
-    let _ = threads::start("allocator", allocate)?.join();
+    let _ = threads::start_without_role("allocator", allocate)?.join();
     Ok(())
 }

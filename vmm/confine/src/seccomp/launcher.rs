@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 
-use crate::threads;
+use super::{Role, threads};
 
 type Work = Box<dyn FnOnce() + Send>;
 type Failed = Box<dyn FnOnce(io::Error) + Send>;
@@ -25,10 +25,9 @@ impl Launcher {
     /// When the thread cannot be started.
     pub fn start() -> io::Result<Self> {
         let (sender, orders) = channel::<Order>();
-        threads::start("launcher", move || {
-            super::enter(super::Role::Main, &[]);
+        threads::start("launcher", Role::Main, move || {
             while let Ok(Order { name, work, failed }) = orders.recv() {
-                if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
+                if let Err(error) = threads::start(name, Role::Main, work) {
                     failed(error);
                 }
             }
@@ -36,7 +35,8 @@ impl Launcher {
         Ok(Self(sender))
     }
 
-    /// Runs `work` on a thread of this name; calls `failed` if the thread cannot be started.
+    /// Runs `work` in the role `main`, on a thread of this name; calls `failed` if the thread cannot
+    /// be started.
     pub fn launch(
         &self,
         name: &'static str,

@@ -16,6 +16,7 @@ mod allocator;
 mod filter;
 mod launcher;
 mod names;
+pub mod threads;
 
 use std::cell::Cell;
 use std::os::fd::RawFd;

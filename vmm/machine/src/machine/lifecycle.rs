@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use io_gate::PowerEvent;
 use kemari_confine::seccomp::{self, Role};
+use kemari_confine::threads;
 use kemari_hypervisor::kvm::{ClockPolicy, FatalExit};
 use kemari_hypervisor::layout::PAGE_SIZE;
 use kvm_bindings::KVM_SYSTEM_EVENT_RESET;
@@ -206,11 +207,11 @@ impl Machine {
             // Fails if the caller has stopped waiting.
             let _ = stopped.send(());
         };
-        match std::thread::Builder::new().name("stopper".to_owned()).spawn(stop) {
+        match threads::start("stopper", Role::Main, stop) {
             Ok(_) => wait.recv_timeout(limit).is_ok(),
             Err(error) => {
                 log::warn!(
-                    "cannot start a thread for the end of the machine: {error}; the thread that requested it may wait \
+                    "the machine is ended without a time limit: {error}; the thread that requested it may wait \
                     for a long time"
                 );
                 self.stop();

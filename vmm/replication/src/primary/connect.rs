@@ -57,7 +57,7 @@ impl Engine {
         };
         let engine = self.clone();
         self.launcher.launch("link", connect, move |error| {
-            engine.connect_failed(link_id, format!("cannot start a thread for the link: {error}"));
+            engine.connect_failed(link_id, format!("cannot connect: {error}"));
         });
     }
 
@@ -128,8 +128,7 @@ impl Engine {
         let (open, closed) = channel::<()>();
         let (reading, reader) = channel::<()>();
         let engine = self.clone();
-        let sender = threads::start("sender", move || {
-            seccomp::enter(Role::LinkSender, &[]);
+        let sender = threads::start("sender", Role::LinkSender, move || {
             send(&engine, link_id, writer, &items, &reader);
             drop(open);
         });

@@ -57,7 +57,7 @@ impl Engine {
         self.launcher.launch("mark-check", look, failed);
         answer.within(longest).unwrap_or_else(|missing| match missing {
             NoAnswer::NoThread(error) => {
-                Err(format!("cannot start a thread to read the standby's counter-marks: {error}"))
+                Err(format!("cannot read the standby's counter-marks: {error}"))
             }
             NoAnswer::Late | NoAnswer::Panicked => Err(format!(
                 "expected to read the standby's counter-marks {}beside the disks within {longest:?}, found no answer",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 use kemari_machine::Ended;
 
@@ -20,8 +20,7 @@ impl Engine {
     /// When the process is out of threads.
     pub fn require_protected(self: &Arc<Self>, patience: Duration) -> std::io::Result<()> {
         let engine = self.clone();
-        threads::start("protected", move || {
-            seccomp::enter(Role::Timer, &engine.machine.wakes());
+        threads::start_waking("protected", Role::Timer, self.machine.wakes(), move || {
             if let Some(reason) = engine.stays_unprotected(patience) {
                 engine.machine.end(Ended::Unprotected(reason));
             }

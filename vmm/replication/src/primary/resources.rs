@@ -48,7 +48,7 @@ impl EngineResources {
 /// Starts a thread that waits for the engine and then runs `work`.
 fn waiting(name: &str, work: fn(Weak<Engine>)) -> io::Result<Waiting> {
     let (tell, told) = sync_channel(1);
-    threads::start(name, move || {
+    threads::start_without_role(name, move || {
         if let Ok(engine) = told.recv() {
             work(engine);
         }

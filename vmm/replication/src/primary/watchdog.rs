@@ -133,7 +133,7 @@ impl Engine {
     /// engine's lock may be held by the stuck one.
     fn tell_core(self: &Arc<Self>) {
         let engine = self.clone();
-        let failed = |error| log::error!("cannot start a thread to report the stall: {error}");
+        let failed = |error| log::error!("cannot report the stall: {error}");
         self.launcher.launch("stall", move || engine.event(Event::Tick), failed);
     }
 

@@ -7,6 +7,8 @@ use ft_core::Term;
 use ft_core::standby::{Event, Phase, TakenOver};
 use kemari_arbiter::{Answer, ask};
 use kemari_audit::Won;
+use kemari_confine::seccomp::Role;
+use kemari_confine::threads;
 use kemari_hypervisor::kvm::trial::TrialError;
 
 use super::hosted::Hosted;
@@ -77,7 +79,7 @@ impl StandbyDriver {
             // A standby that has ended needs no answer.
             let _ = inputs.send(Input::Event(event));
         };
-        match std::thread::Builder::new().name("claim".to_owned()).spawn(asking) {
+        match threads::start("claim", Role::Main, asking) {
             Ok(_) => Next::Nothing,
             Err(error) => Next::Event(event(Answer::no_thread(&error))),
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ft_core::LinkId;
 use ft_core::standby::Event;
 use ft_core::wire::{Kind, Message, Outgoing};
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 
 use super::serve::Next;
@@ -33,8 +33,7 @@ impl StandbyDriver {
         let every = self.config.options.heartbeat_interval;
         let reader = link.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| link.try_clone());
         let started = reader.and_then(|reader| {
-            threads::start("reader", move || {
-                seccomp::enter(Role::LinkReader, &[]);
+            threads::start("reader", Role::LinkReader, move || {
                 read(reader, id, every, &buffers, &inputs);
             })
         });

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ft_core::Term;
 use ft_core::standby::Event;
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 use kemari_machine::config::MachineConfig;
 use kemari_machine::disks;
@@ -75,7 +76,7 @@ impl StandbyDriver {
                 }
             }
         };
-        if let Err(error) = threads::start("give-back", end) {
+        if let Err(error) = threads::start("give-back", Role::Main, end) {
             log::warn!("term {term} was won and could not be given back: {error}");
         }
     }

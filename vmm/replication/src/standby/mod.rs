@@ -37,7 +37,7 @@ use ft_core::{LinkId, Term, Time};
 use io_gate::host::CommitAuthority;
 use kemari_arbiter::Arbiter;
 use kemari_audit::Recorder;
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 use kemari_machine::Machine;
 use kemari_machine::boot::Boot;
@@ -214,9 +214,8 @@ impl StandbyDriver {
     /// When the process is out of threads.
     pub fn run(mut self, listener: LinkListener) -> std::io::Result<End> {
         let (inputs, reserve) = (self.inputs.clone(), self.reserve.clone());
-        threads::start("acceptor", move || {
-            // This thread starts a thread for each unauthenticated connection.
-            seccomp::enter(Role::Main, &[]);
+        // It starts a thread for each unauthenticated connection.
+        threads::start("acceptor", Role::Main, move || {
             strangers::accept(&listener, &inputs, &reserve);
         })?;
         let options = &self.config.options;

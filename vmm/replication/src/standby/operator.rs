@@ -6,6 +6,8 @@
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use ft_core::standby::{Event, Phase};
+use kemari_confine::seccomp::Role;
+use kemari_confine::threads;
 
 use super::{Answer, End, Input, SessionId, StandbyDriver};
 
@@ -89,11 +91,10 @@ impl StandbyDriver {
             // A standby that has ended needs no result.
             let _ = inputs.send(Input::Opened(said, opened, answer));
         };
-        if let Err(error) = std::thread::Builder::new().name("takeover".to_owned()).spawn(prepare) {
+        if let Err(error) = threads::start("takeover", Role::Main, prepare) {
             self.opens_for_operator = false;
             self.reserve.renew();
-            let _ =
-                refused.try_send(Err(format!("cannot start a thread for the takeover: {error}")));
+            let _ = refused.try_send(Err(format!("cannot take over: {error}")));
         }
     }
 

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 
 use crate::link::Link;
@@ -48,8 +48,7 @@ impl Pulse {
     pub(super) fn start(interval: Duration, patience: Duration) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let thread = shared.clone();
-        threads::start("pulse", move || {
-            seccomp::enter(Role::LinkSender, &[]);
+        threads::start("pulse", Role::LinkSender, move || {
             thread.run(interval, patience);
         })?;
         Ok(Self(shared))

@@ -12,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ft_core::wire::{Frame, HEADER_LEN, Header, Kind};
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
+use kemari_confine::threads;
 
 use super::Input;
 use crate::descriptors::Reserve;
@@ -76,7 +77,6 @@ impl Strangers {
         };
         let (strangers, inputs) = (self.clone(), inputs.clone());
         let hear = move || {
-            seccomp::enter(Role::Main, &[]);
             match admit(stranger) {
                 // From here on the core decides. A standby that has ended needs no link.
                 Ok((link, hello)) if strangers.has_said_hello(number) => {
@@ -89,9 +89,9 @@ impl Strangers {
             }
             strangers.leave(number);
         };
-        if let Err(error) = std::thread::Builder::new().name("stranger".to_owned()).spawn(hear) {
+        if let Err(error) = threads::start("stranger", Role::Main, hear) {
             self.leave(number);
-            log::error!("cannot start a thread for a connection: {error}");
+            log::error!("cannot serve a connection: {error}");
         }
     }
 

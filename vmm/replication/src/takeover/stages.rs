@@ -4,7 +4,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 
 use crate::standby::{Shown, shown};
@@ -22,8 +22,7 @@ impl Stages {
     pub(super) fn watched(status: &Shown, patience: Duration) -> Self {
         let (tell, told) = sync_channel(ROOM);
         let status = status.clone();
-        let started = threads::start("stages", move || {
-            seccomp::enter(Role::Timer, &[]);
+        let started = threads::start("stages", Role::Timer, move || {
             listen(&told, &status, patience);
         });
         Self(started.map(|_| tell).inspect_err(|error| log::warn!("{error}")).ok())

@@ -25,7 +25,7 @@ use ft_core::standby::Lack;
 use io_gate_host::backend::disk::check_unused;
 use io_gate_host::own_files;
 use kemari_arbiter::Arbiter;
-use kemari_confine::seccomp::{self, Role};
+use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 use kemari_machine::config::{ConsoleConfig, DiskConfig, MachineConfig, NetBackend};
 use kemari_machine::{LoopHandle, interface};
@@ -323,15 +323,13 @@ impl Resources {
         let over = Arc::new(AtomicBool::new(false));
         let (found, finding) = sync_channel(1);
         let (resources, ends) = (self.clone(), over.clone());
-        threads::start("resources", move || {
-            seccomp::enter(Role::Main, &[]);
+        threads::start("resources", Role::Main, move || {
             resources.look_on(&ends, &found);
         })?;
         let mut last = self.found(&finding).unwrap_or_default();
         told(last.clone());
         let resources = self.clone();
-        threads::start("resources-told", move || {
-            seccomp::enter(Role::Main, &[]);
+        threads::start("resources-told", Role::Main, move || {
             while let Some(lack) = resources.found(&finding) {
                 if lack != last {
                     last.clone_from(&lack);
