@@ -35,8 +35,8 @@ impl Launcher {
         Ok(Self(sender))
     }
 
-    /// Runs `work` in the role `main`, on a thread of this name; calls `failed` if the thread cannot
-    /// be started.
+    /// Runs `work` in the role `main`, on a thread of this name; calls `failed` if the thread
+    /// cannot be started.
     pub fn launch(
         &self,
         name: &'static str,
