@@ -113,7 +113,7 @@ fn a_takeover_that_no_key_asked_for_is_followed() {
     is_ready(dir.path(), "01-standby-b");
     let socket = dir.path().join("01-standby-b.ctl");
     control(Path::new(KEMARI), &socket, &["take-over"]).unwrap();
-    wait_for("no key has asked for that");
+    wait_for("no key asked for that");
     wait_for("host b has taken over");
     wait_for("protected by a fresh standby");
     typed.send(b"\x1dp".to_vec()).unwrap();

@@ -177,7 +177,7 @@ fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
     bench.protect().unwrap();
     faults.arm();
     guest.tell(Op::Ping);
-    standby.wait_line("took over in term", PATIENCE).expect("the guest goes on");
+    standby.wait_line("took over in term", PATIENCE).expect("the guest continues");
     let ended = guest.process.wait_exit(PATIENCE).unwrap();
     assert_eq!(ended.code(), Some(3), "P2: {:?}", guest.process.lines());
 }
@@ -244,7 +244,7 @@ fn p9_what_a_takeover_hangs_in_is_told() {
         status["lacks"].as_str().is_some_and(|lacks| lacks.contains("the device thread"))
     });
     faults.injector.release();
-    standby.wait_line("took over in term", PATIENCE).expect("the guest goes on");
+    standby.wait_line("took over in term", PATIENCE).expect("the guest continues");
     bench.wait("b", |status| status["state"] == "alone");
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         println!("{}: for `--tls` on that host", dir.display());
     }
     println!(
-        "These are for trials: the authority's key was not kept, so that no more certificates can be issued. \
+        "These are for trials. The authority's key was not kept, so no more certificates can be issued. \
          docs/security.md says what to do in production."
     );
     Ok(true)

@@ -10,7 +10,7 @@ use crate::{build, given_file, report_file, run_pair};
 /// The calls that any role may make; the tool reads the same list.
 const LISTS: &str = include_str!("../../tests/verify/faults/lists.txt");
 
-/// What is given on to the tool; see its own `--help`.
+/// Flags for the tool; see its own `--help`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {

@@ -41,13 +41,13 @@ enum Command {
     Faults(faults::Arguments),
     /// Measure a pair side by side with the limits of the machine.
     Bench(bench::Arguments),
-    /// Give hostile bytes to every parser and state machine that reads foreign data.
+    /// Fuzz every parser and state machine that reads data from outside.
     Fuzz(fuzz::Arguments),
     /// Write a new device: its code, its tests, its entry in the catalogue.
     NewDevice(new_device::Arguments),
     /// Write credentials for trials of an encrypted link.
     Certs(certs::Arguments),
-    /// Run all tests; what they need is prepared.
+    /// Prepare what the tests need, and run all tests.
     #[command(after_help = test::steps())]
     Test(test::Arguments),
     /// Check that the gate is the only way out of a device.

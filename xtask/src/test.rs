@@ -12,10 +12,10 @@ use crate::{bench, build, faults, gate, guest, new_device, run_pair, sim, stop, 
 /// Which tests.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Only the steps whose name contains this.
+    /// Run only the steps whose name contains this.
     #[arg(value_name = "NAME")]
     only: Option<String>,
-    /// Leave the stock Debian guest out; a warning is printed at the end.
+    /// Leave out the stock Debian guest, and print a warning at the end.
     #[arg(long)]
     skip_linux: bool,
 }
@@ -68,7 +68,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let named = |step: &Step| arguments.only.as_ref().is_none_or(|only| step.name.contains(only));
     let wanted = |step: &&Step| named(step) && !(step.linux && arguments.skip_linux);
     let steps: Vec<&Step> = STEPS.iter().filter(wanted).collect();
-    ensure!(!steps.is_empty(), "no step has this in its name; there are: {}", names());
+    ensure!(
+        !steps.is_empty(),
+        "--only: no step's name contains this text; the steps are: {}",
+        names()
+    );
     prepare()?;
     let (mut failed, mut times) = (Vec::new(), Vec::new());
     for step in &steps {

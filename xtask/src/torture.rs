@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// Seed of the pairs, faults and moments.
     #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     seed: u64,
-    /// Only these kinds of fault; see --list.
+    /// Use only these kinds of fault; see --list.
     #[arg(long, value_delimiter = ',', value_name = "KIND")]
     fault: Vec<String>,
     /// Maximum number of faults in one pair.

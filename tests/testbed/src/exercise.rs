@@ -44,7 +44,8 @@ fn judge(bytes: &[u8], takeovers: u64) -> (Exercise, Vec<Finding>) {
         }
         let Some(last) = next.iter().copied().max() else {
             let what = format!(
-                "byte {at} of the device's output belongs nowhere: {byte:#04x}; expected the guest's numbered lines, unchanged (a device that prints something else is tested by its contract)"
+                "byte {at} of the device's output is {byte:#04x}; expected the guest's numbered lines, unchanged (a \
+                 device that prints something else is tested by its contract)"
             );
             return (Exercise::default(), vec![Finding::new(Kind::Corrupt, what)]);
         };

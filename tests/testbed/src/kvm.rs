@@ -19,7 +19,8 @@ pub fn check() -> Result<()> {
     let path = Path::new("/dev/kvm");
     ensure!(
         path.exists(),
-        "there is no /dev/kvm: load the module (`modprobe kvm-intel` or `kvm-amd`) and enable virtualization in the \
+        "/dev/kvm does not exist: load the module (`modprobe kvm-intel` or `kvm-amd`) and enable virtualization in \
+         the \
          firmware, or, in a virtual machine, nested virtualization"
     );
     File::options().read(true).write(true).open(path).context(

@@ -195,7 +195,7 @@ impl Observer for MicroObserver {
             let found = self.disk.check_all(&before)?;
             findings = self.findings(found);
             if reply.applied != 0 {
-                let what = format!("it was reset, and counts {} operations", reply.applied);
+                let what = format!("expected 0 operations after a reset, found {}", reply.applied);
                 findings.push(Finding::new(Kind::Behaviour, what));
             }
         }

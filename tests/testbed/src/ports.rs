@@ -23,5 +23,5 @@ pub fn free_address() -> io::Result<SocketAddr> {
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::other("no port can be had"))
+    Err(io::Error::other("cannot find a free port"))
 }

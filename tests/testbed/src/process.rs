@@ -119,7 +119,8 @@ impl Process {
     pub fn keep_output(&mut self, path: &Path) -> Result<()> {
         let mut file =
             File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut output = self.child.stdout.take().context("standard output is no pipe")?;
+        let mut output =
+            self.child.stdout.take().context("expected a pipe as standard output, found none")?;
         let valve = Valve::default();
         self.valves[0] = Some(valve.clone());
         thread::spawn(move || {

@@ -156,7 +156,8 @@ pub enum ArbiterError {
     },
     /// Another process holds the virtual machine that is to start.
     #[error(
-        "virtual machine `{}`: {} (its record is {place}); if that process and its host are known to be dead, start with --seize",
+        "virtual machine `{}`: {} (record: {place}); if that process and its host are known to be dead, start with \
+         --seize",
         record.vm, describe(record)
     )]
     Taken {
@@ -167,8 +168,8 @@ pub enum ArbiterError {
     },
     /// Another process has started the machine at the same time.
     #[error(
-        "virtual machine `{}`: another process has started it at the same time: {} (its record is {place}); one of \
-         the two is enough",
+        "virtual machine `{}`: another process started it at the same time: {} (record: {place}). This start is \
+         refused; the other one runs",
         record.vm, describe(record)
     )]
     Outrun {

@@ -22,7 +22,7 @@ impl Won {
         match self {
             Self::Begin => "begins",
             Self::TakeOver => "takes over",
-            Self::Alone => "goes on alone",
+            Self::Alone => "continues alone",
         }
     }
 }
@@ -217,10 +217,10 @@ impl std::fmt::Display for Event {
                 "takes over in term {term} from epoch {epoch} of session {session:#x}; its own effects begin at {next}"
             ),
             Self::TermWon { how, term, .. } => write!(f, "{} in term {term}", how.name()),
-            Self::Opened { term } => write!(f, "gate opened by the right of term {term}"),
-            Self::Held { next } => write!(f, "gate holds from effect {next} on"),
+            Self::Opened { term } => write!(f, "gate opened in term {term}"),
+            Self::Held { next } => write!(f, "gate holds effects from {next} on"),
             Self::Joined { term, session } => {
-                write!(f, "session {session:#x} begun with a standby, term {term}")
+                write!(f, "session {session:#x} started with a standby, term {term}")
             }
             Self::Accepted { term, session } => {
                 write!(f, "session {session:#x} of a primary accepted, term {term}")
@@ -238,7 +238,7 @@ impl std::fmt::Display for Event {
             ),
             Self::GaveUp { session } => write!(f, "session {session:#x} given up"),
             Self::HeardGivenUp { session } => {
-                write!(f, "the standby has given session {session:#x} up")
+                write!(f, "the standby has given up session {session:#x}")
             }
             Self::Left { session } => write!(f, "session {session:#x} left"),
             Self::Discarded { session } => {
@@ -260,7 +260,7 @@ impl std::fmt::Display for Event {
             }
             Self::Withheld { id } => write!(f, "effect {id} withheld: the right was lost"),
             Self::Returned { id } => {
-                write!(f, "effect {id} returned to its device: nothing is behind it")
+                write!(f, "effect {id} returned to its device, which has no backend")
             }
             Self::Cancelled { id } => write!(f, "effect {id} cancelled"),
             Self::Fenced => f.write_str("fenced: the right to perform is lost"),

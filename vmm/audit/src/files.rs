@@ -77,7 +77,7 @@ fn parse_size(part: &Part) -> Result<u64, String> {
 /// The files of a log cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--audit: cannot {what} {path}: {source}; it must be a name in a directory that exists and can be written to"
+    "--audit: cannot {what} {path}: {source}; expected a name in an existing, writable directory"
 )]
 pub struct AuditError {
     pub(super) what: &'static str,

@@ -59,7 +59,7 @@ fn take_over_command(inputs: SyncSender<Input>, status: Shown) -> Reply {
         let seen = shown(&seen);
         if ![0, said].contains(&seen.session()) {
             return Some(Err(format!(
-                "it failed, as another session has begun: {}",
+                "expected a takeover in this session, found that another session has begun: {}",
                 seen.so_far()
             )));
         }

@@ -66,7 +66,7 @@ pub fn probe() -> Probe {
             ring0_ns: None,
             ring3_ns: Some(per_turn(ring3)),
         },
-        (_, Err(e)) => nothing(format!("a loop of ten bytes does not run in ring 3: {e}")),
+        (_, Err(e)) => nothing(format!("a test program of ten bytes does not run in ring 3: {e}")),
     }
 }
 
@@ -87,12 +87,12 @@ fn judge(ring0: Duration, ring3: Duration) -> Probe {
     let verdict = if emulated {
         "ring 0 is emulated: bare-metal guests only"
     } else {
-        "all rings run alike: stock kernels run"
+        "all rings run at the same speed: stock kernels run"
     };
     Probe {
         kvm,
         reason: format!(
-            "a loop takes {r0:.1} ns a turn in ring 0, {r3:.1} ns in ring 3; {verdict}"
+            "an iteration of a loop takes {r0:.1} ns in ring 0, {r3:.1} ns in ring 3; {verdict}"
         ),
         ring0_ns: Some(r0),
         ring3_ns: Some(r3),

@@ -31,8 +31,8 @@ fn hint(message: &str) -> Option<String> {
     if names(libc::EAGAIN) && message.contains("thread") {
         return Some(format!(
             "this user may have {} processes and threads (`ulimit -Hu`, or LimitNPROC= of the service), this service {} \
-             (TasksMax=), this host {} (`sysctl kernel.threads-max`): raise the one that is reached; a machine takes some 20, \
-             and 2 for each disk, network and vCPU",
+             (TasksMax=), this host {} (`sysctl kernel.threads-max`): raise the limit that is reached; a machine \
+             needs about 20, and 2 more for each disk, network and vCPU",
             limit(Resource::Nproc),
             most_tasks().unwrap_or_else(|| "unlimited".to_owned()),
             text("/proc/sys/kernel/threads-max"),
@@ -40,8 +40,8 @@ fn hint(message: &str) -> Option<String> {
     }
     if names(libc::ENOMEM) {
         return Some(format!(
-            "this process may have {} bytes of addresses (`ulimit -v`), this host has {} of memory available: raise the limit, \
-             give less --memory, or free some",
+            "this process may have {} bytes of addresses (`ulimit -v`), this host has {} of memory available: raise \
+             the limit, lower --memory, or free some memory",
             limit(Resource::As),
             available().unwrap_or_else(|| "an unknown amount".to_owned()),
         ));

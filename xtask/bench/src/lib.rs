@@ -35,7 +35,8 @@ pub struct Arguments {
 /// What to measure.
 #[derive(Debug, Args)]
 struct Measure {
-    /// Measure less of everything: under two minutes. Without QEMU, unless --only names `peers`.
+    /// Take a shorter measurement of each part, in under two minutes. QEMU is left out unless
+    /// --only names `peers`.
     #[arg(long)]
     quick: bool,
     /// Write the report to this file as well.
@@ -44,7 +45,8 @@ struct Measure {
     /// Draw the curves into this directory.
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
-    /// Only these parts: checkpoint, cpus, requests, disk, guest, idle, memory, takeover, peers.
+    /// Measure only these parts: checkpoint, cpus, requests, disk, guest, idle, memory, takeover,
+    /// peers.
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     only: Vec<String>,
     /// Measure this program, instead of building it.

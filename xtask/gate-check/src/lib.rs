@@ -47,49 +47,49 @@ const STACK: usize = 256 << 20;
 /// What to check, and how to say what was found.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only this layer; may be given more than once.
+    /// Run only this layer. Repeatable.
     #[arg(long, value_name = "NAME")]
     layer: Vec<Layer>,
-    /// All layers but this one; may be given more than once.
+    /// Run all layers except this one. Repeatable.
     #[arg(long, value_name = "NAME", conflicts_with = "layer")]
     without: Vec<Layer>,
-    /// Check this package instead of those that gate.toml names.
+    /// Check this package instead of the packages that gate.toml names.
     #[arg(long, value_name = "NAME")]
     package: Option<String>,
-    /// The Cargo.toml of the package, or of its workspace, if it is not in this one.
+    /// Cargo.toml of the package or of its workspace, if the package is outside of this workspace.
     #[arg(long, value_name = "FILE")]
     manifest_path: Option<PathBuf>,
-    /// A further allow-list, in the format of gate.toml.
+    /// Use this allow-list as well, in the format of gate.toml.
     #[arg(long, value_name = "FILE")]
     allow: Option<PathBuf>,
-    /// Apply every known attack to a scratch copy instead, and check that the layers that claim it
-    /// catch it.
+    /// Apply each known attack to a scratch copy instead, and check that the layers named in the
+    /// attack catch it.
     #[arg(long, conflicts_with_all = ["layer", "package", "manifest_path", "allow", "json", "sarif", "github"])]
     self_test: bool,
-    /// Check the crates behind the gate with an independent tool, cargo-acl, instead, and check
+    /// Check the crates behind the gate with an independent tool instead (cargo-acl), and check
     /// that it detects some attacks.
     #[arg(long, conflicts_with_all = ["layer", "without", "package", "manifest_path", "allow", "self_test", "json", "sarif", "github"])]
     witness: bool,
-    /// With --self-test: only attacks whose name contains this; may be given more than once.
+    /// With --self-test: apply only attacks whose name contains this. Repeatable.
     #[arg(long, value_name = "NAME", requires = "self_test")]
     attack: Vec<String>,
-    /// With --self-test: only this many attacks, drawn by the seed; among them one for each layer
-    /// that no other layer catches.
+    /// With --self-test: draw this number of attacks at random, with one for each layer that only
+    /// this layer catches.
     #[arg(long, value_name = "COUNT", requires = "self_test", conflicts_with = "attack")]
     sample: Option<usize>,
-    /// With --sample: the seed.
+    /// Seed for --sample.
     #[arg(long, value_name = "NUMBER", requires = "sample", default_value_t = 1)]
     seed: u64,
-    /// With --self-test: run all layers on each attack, not only those that claim it.
+    /// With --self-test: run all layers on each attack, not only the layers named in it.
     #[arg(long, requires = "self_test")]
     every_layer: bool,
-    /// Write everything that was found to the standard output, as JSON.
+    /// Print all findings as JSON.
     #[arg(long)]
     json: bool,
-    /// Write everything that was found to a file, as SARIF 2.1.0.
+    /// Write all findings to this file as SARIF 2.1.0.
     #[arg(long, value_name = "FILE")]
     sarif: Option<PathBuf>,
-    /// Write what was found as annotations of GitHub's checks as well.
+    /// Also print the findings as GitHub annotations.
     #[arg(long)]
     github: bool,
 }

@@ -24,7 +24,7 @@ const MEMORY: &str = "-rss_limit_mb=1024";
 /// Which targets, and for how long.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Only this target; may be given several times. See --list.
+    /// Fuzz only this target. Repeatable; see --list.
     #[arg(long, value_name = "NAME")]
     target: Vec<String>,
     /// Minutes for each target.

@@ -58,15 +58,15 @@ impl Kind {
 /// What to write.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Its name, as a Rust module is called: `pager`, `rain_gauge`.
+    /// Name of the device, in snake case: `pager`, `rain_gauge`.
     name: String,
-    /// How it is driven.
+    /// How the guest drives it.
     #[arg(long, value_enum)]
     kind: Kind,
     /// Print what would be written, and write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// The workspace to write to [default: the one that this was built from].
+    /// Workspace to write to [default: the workspace of this command].
     #[arg(long, value_name = "DIR", hide = true)]
     workspace: Option<PathBuf>,
 }
@@ -104,7 +104,7 @@ fn format(root: &Path, changes: &[Change]) -> Result<()> {
     let files = changes.iter().map(|change| root.join(&change.path));
     let status = Command::new("rustfmt").args(["--edition", "2024"]).args(files).status();
     let formatted = status.context("cannot run rustfmt: `rustup component add rustfmt`")?;
-    ensure!(formatted.success(), "rustfmt does not take what was written");
+    ensure!(formatted.success(), "rustfmt rejects the new file");
     Ok(())
 }
 
@@ -126,7 +126,7 @@ fn plan(root: &Path, name: &Name, kind: Kind) -> Result<Vec<Change>> {
     for path in [&device, &test, &PathBuf::from(format!("devices/src/{name}"))] {
         ensure!(
             !root.join(path).exists(),
-            "{}: expected nothing there, found a file: choose another name, or remove it",
+            "{}: expected no file, found one: choose another name, or remove the file",
             path.display()
         );
     }

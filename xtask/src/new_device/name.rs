@@ -41,7 +41,8 @@ impl Name {
         );
         ensure!(
             !FOREIGN.iter().any(|word| text.contains(word)),
-            "expected a name that says what the device does, found `{text}`: devices know nothing of fault tolerance"
+            "expected a name that says what the device does, found `{text}`: a device does not know of fault \
+             tolerance"
         );
         let capital = |word: &str| {
             let mut letters = word.chars();

@@ -71,6 +71,7 @@ fn start() -> Result<(Duration, Vec<String>)> {
     let said: Vec<String> = said.join().map_err(|_| anyhow::anyhow!("the reader has panicked"))?;
     ensure!(status.success(), "run-pair failed ({status}):\n{}", said.join("\n"));
     let compiled = said.iter().filter_map(|line| line.trim().strip_prefix(COMPILES));
-    let started = started.with_context(|| format!("run-pair never said `{STARTED}`"))?;
+    let started =
+        started.with_context(|| format!("run-pair ended without the line `{STARTED}`"))?;
     Ok((started, compiled.map(str::to_owned).collect()))
 }

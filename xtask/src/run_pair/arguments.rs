@@ -17,8 +17,8 @@ use kemari_testbed::run_pair::{LinuxFiles, OPERATIONS_AFTER};
 pub(crate) enum Guest {
     /// The embedded bare-metal guest; takes seconds.
     Micro,
-    /// A stock Debian kernel with Redis on ext4; directly where /dev/kvm can, else in the nested
-    /// lab.
+    /// A stock Debian kernel with Redis on ext4. Runs directly if /dev/kvm can run it, otherwise in
+    /// the nested lab.
     Linux,
 }
 
@@ -67,8 +67,8 @@ pub(crate) struct Arguments {
     /// The guest's network card.
     #[arg(long, value_enum, default_value = "virtio")]
     pub(crate) net_model: NetModel,
-    /// How to break the pair; several kinds, or `all`, take turns. `cargo xtask torture --list`
-    /// describes each.
+    /// How to break the pair. Several kinds, or `all`, are used in turn. `cargo xtask torture
+    /// --list` describes each.
     #[arg(long, value_delimiter = ',', default_value = "primary", value_name = "KIND|all")]
     pub(crate) kill: Vec<String>,
     /// Number of rounds.
@@ -101,7 +101,7 @@ pub(crate) struct Arguments {
     /// Write the report to this file as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Factor for all waits, for a machine slower than an ordinary one.
+    /// Factor for all waits, on a slow machine.
     #[arg(long, value_name = "FACTOR", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=1000, "how many times longer"))]
     pub(crate) slow: u32,
     /// Encrypt and authenticate the replication link, with credentials made for this run.
@@ -120,10 +120,10 @@ pub(crate) struct Arguments {
     /// Do not use network namespaces.
     #[arg(long)]
     pub(crate) loopback: bool,
-    /// Who decides which side goes on alone.
+    /// Arbiter that decides which side continues alone.
     #[arg(long, value_enum, default_value = "file")]
     pub(crate) arbiter: ArbiterChoice,
-    /// Begin alone: the standby joins after the guest has served for a while.
+    /// Start without a standby: the standby joins after the guest has answered for a while.
     #[arg(long)]
     pub(crate) late: bool,
     /// Keep the logs and the disk even if the run was good.

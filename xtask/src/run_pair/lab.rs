@@ -36,7 +36,7 @@ pub(super) fn run(
     ];
     if let Some((_, flag)) = ignored.iter().find(|(given, _)| *given) {
         bail!(
-            "{flag}: expected a /dev/kvm that runs stock kernels: the nested lab does not have it; leave it out"
+            "{flag}: expected a /dev/kvm that runs stock kernels: the nested lab has none. Leave the flag out"
         );
     }
     let terminal = of.terminal;

@@ -42,7 +42,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         (Guest::Micro, _) if arguments.interactive => {
             let config = micro_config(arguments, &terminal)?;
             terminal.line(
-                "the micro-guest prints to its console and reads no keys from it; a Debian that you can log in to: --guest linux",
+                "the micro-guest prints to its console and reads no keys; for a Debian with a login, add --guest \
+                 linux",
             );
             run.play_micro(&config).map(|()| true)
         }
@@ -91,8 +92,8 @@ fn run_linux(arguments: &Arguments, run: &Run<'_>) -> Result<bool> {
     let direct = probe.kvm == HostKvm::Full && !arguments.lab;
     ensure!(
         direct || !arguments.interactive,
-        "--interactive with --guest linux needs a /dev/kvm that runs stock kernels, and here is none ({}); \
-         --guest micro works",
+        "--interactive with --guest linux: expected a /dev/kvm that runs stock kernels, found none ({}); use --guest \
+         micro",
         probe.reason
     );
     let what =

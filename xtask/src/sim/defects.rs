@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<bool> {
     let chosen: Vec<&Defect> = list.defect.iter().filter(wanted).collect();
     ensure!(
         !chosen.is_empty(),
-        "--only: no defect has this in its name; there are: {}",
+        "--only: no defect's name contains this text; the defects are: {}",
         list.names()
     );
     // Without KVM no world can start: every world breaks, and every defect seems to be found.

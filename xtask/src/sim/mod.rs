@@ -11,7 +11,7 @@ use crate::{build, run_pair};
 
 mod defects;
 
-/// What is given on to the simulation; see its own `--help`.
+/// Flags for the simulation; see its own `--help`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {

@@ -31,7 +31,9 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
         .context(
             "no directory for prepared guests: set KEMARI_CACHE to a directory, or set HOME",
         )?;
-    std::path::absolute(&dir).with_context(|| format!("the cache directory {}", dir.display()))
+    std::path::absolute(&dir).with_context(|| {
+        format!("cannot make {} an absolute path for the cache directory", dir.display())
+    })
 }
 
 #[derive(Debug, Serialize, Deserialize)]

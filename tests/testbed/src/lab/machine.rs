@@ -44,7 +44,8 @@ impl Machine {
             // Returns an error when the machine is dropped.
             let _ = until_dropped.recv();
         })?;
-        let (child, input) = from_reader.recv().context("the lab's reader ended")??;
+        let (child, input) =
+            from_reader.recv().context("the thread that reads the lab's output ended")??;
         let started = Instant::now();
         Ok(Self { child, input, lines, _alive: alive, started, errors })
     }
@@ -82,7 +83,10 @@ impl Machine {
                 bail!("interrupted");
             }
             if self.started.elapsed() > spec.timeout {
-                bail!("no end after {} s; LabSpec::timeout allows more", spec.timeout.as_secs());
+                bail!(
+                    "expected the lab to end within {} s, found it running; raise LabSpec::timeout",
+                    spec.timeout.as_secs()
+                );
             }
             if silent_since.elapsed() > spec.stall {
                 bail!(Stalled(format!("no output for {} s", spec.stall.as_secs())));
@@ -105,10 +109,7 @@ impl Machine {
 
     /// Fails if QEMU still runs.
     pub(super) fn ensure_ended(&mut self) -> Result<()> {
-        ensure!(
-            self.child.try_wait()?.is_some(),
-            "the lab still runs and may still write its disk"
-        );
+        ensure!(self.child.try_wait()?.is_some(), "the lab runs, and may still write to its disk");
         Ok(())
     }
 

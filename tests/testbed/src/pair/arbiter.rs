@@ -108,7 +108,7 @@ impl Arbiter {
                 unlink(&link_of(dir, host))?;
                 link_to(&copy, &link_of(dir, host))
             }
-            (Self::Etcd { .. }, Outage::Copied(_)) => bail!("an etcd has no copy here"),
+            (Self::Etcd { .. }, Outage::Copied(_)) => bail!("an etcd arbiter cannot be copied"),
             (Self::Etcd { server, .. }, Outage::Gone) => {
                 server.kill();
                 Ok(())

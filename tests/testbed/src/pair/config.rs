@@ -162,13 +162,16 @@ impl Kill {
         match self {
             Self::Primary => ("primary", "the primary dies"),
             Self::Standby => ("standby", "the standby dies"),
-            Self::BothLinks => ("both-links", "the primary reaches neither standby nor network"),
-            Self::PausePrimary => {
-                ("pause-primary", "the primary is stopped, and continues after it was replaced")
+            Self::BothLinks => {
+                ("both-links", "the primary reaches neither the standby nor the network")
             }
-            Self::Arbiter => ("arbiter", "the arbiter is gone for a while"),
+            Self::PausePrimary => (
+                "pause-primary",
+                "the primary is stopped, and continues after a standby has replaced it",
+            ),
+            Self::Arbiter => ("arbiter", "the arbiter is out of reach for a while"),
             Self::PrimaryWithoutArbiter => {
-                ("primary-without-arbiter", "the primary dies while the arbiter is gone")
+                ("primary-without-arbiter", "the primary dies while the arbiter is out of reach")
             }
             Self::PauseStandby => (
                 "pause-standby",
@@ -201,7 +204,7 @@ impl Kill {
             ),
             Self::PrimaryCutOff => (
                 "primary-cut-off",
-                "the primary reaches its clients, but no standby and no arbiter",
+                "the primary reaches its clients, but neither the standby nor the arbiter",
             ),
             Self::Unread => {
                 ("unread", "consoles and standard error are not read, and the primary dies")

@@ -187,7 +187,7 @@ impl<'a> Playing<'a> {
     /// busy for heartbeats in time is replaced.
     fn hear(&mut self, answers: &Answers) -> Result<Next> {
         if let Some(takeover) = answers.passive.as_ref().filter(|status| status.has_taken_over()) {
-            self.say("the standby goes on with the guest, and no key has asked for that");
+            self.say("the standby continues the guest, although no key asked for that");
             return self.goes_on(takeover);
         }
         if self.is_joining && answers.active.as_ref().is_some_and(Status::is_protected) {
@@ -202,7 +202,7 @@ impl<'a> Playing<'a> {
     fn passive_has_ended(&mut self, exit: ExitStatus) -> Result<()> {
         if exit.success() {
             if self.dismissed.is_none() {
-                self.say("the standby was told to end; the primary should end, too");
+                self.say("the standby was ordered to end; the primary must end too");
             }
             let since = *self.dismissed.get_or_insert_with(Instant::now);
             if since.elapsed() < self.watch.patience() {
@@ -236,7 +236,7 @@ impl<'a> Playing<'a> {
             Fate::TookOver(takeover) => {
                 self.say(match asked_for {
                     true => "the primary is dead",
-                    false => "the primary is replaced, and no key has asked for that",
+                    false => "the primary is replaced, although no key asked for that",
                 });
                 let after = ended.elapsed().as_millis();
                 self.say(&format!(

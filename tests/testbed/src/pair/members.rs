@@ -94,7 +94,7 @@ impl<'a> Launcher<'a> {
         let taps = config.has_taps() && network.is_of_namespaces();
         if taps {
             for (port, tap) in network.make_networks()?.into_iter().enumerate() {
-                switch.plug_in_tap(port, tap).context("a tap as a port of the switch")?;
+                switch.plug_in_tap(port, tap).context("cannot make a tap a port of the switch")?;
             }
         }
         let slowness = config.is_slow().then(|| Slowness::new(dir)).transpose()?;

@@ -231,13 +231,13 @@ impl<'a> Pair<'a> {
         }
         report.unasked = self.unasked;
         let exit = self.active.process.wait_exit(patience);
-        let exit = exit.context("the guest was told to power off, but its monitor goes on")?;
+        let exit = exit.context("the guest was told to power off, but its monitor continues")?;
         if exit.code() != Some(0) {
             let what = format!("expected exit code 0 after power-off, found {exit}");
             report.findings.push(Finding::new(Kind::Behaviour, what));
         }
         let left = self.passive.process.wait_exit(patience);
-        ensure!(left.is_some(), "the guest is off, but its standby goes on");
+        ensure!(left.is_some(), "the guest is off, but its standby continues");
         if self.context.config.device.is_some() {
             let takeovers = u64::from(self.context.config.rounds);
             let (seen, findings) = exercise::check(&self.launcher.device_output(), takeovers)?;

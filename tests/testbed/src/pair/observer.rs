@@ -61,7 +61,7 @@ pub trait Observer {
     /// # Errors
     /// The guest cannot reset itself, or its disk cannot be read.
     fn reset(&mut self, _is_idle: bool) -> Result<()> {
-        bail!("this guest cannot be told to reset itself")
+        bail!("this guest does not reset itself on request")
     }
 
     /// Waits until the guest answers after its reset, checks the disk of an idle guest, and starts
@@ -70,7 +70,7 @@ pub trait Observer {
     /// # Errors
     /// The guest does not answer, or its disk cannot be read.
     fn begin_anew(&mut self, _patience: Duration) -> Result<Vec<Finding>> {
-        bail!("this guest cannot be told to reset itself")
+        bail!("this guest does not reset itself on request")
     }
 
     /// Orders the guest to power itself off, repeatedly, until it does.

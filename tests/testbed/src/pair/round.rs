@@ -67,7 +67,7 @@ pub(super) struct DiedAlone {
 
 impl fmt::Display for DiedAlone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the primary that was killed ran alone: {}", self.reason)
+        write!(f, "the killed primary ran alone: {}", self.reason)
     }
 }
 
@@ -218,7 +218,7 @@ impl Pair<'_> {
 
     pub(super) fn kill_standby(&mut self) -> Result<Outcome> {
         self.passive.process.kill();
-        self.watch.until("the primary goes on alone", &mut [&mut self.active], |members| {
+        self.watch.until("the primary continues alone", &mut [&mut self.active], |members| {
             Ok((members[0].status()?.state() == "alone").then_some(()))
         })?;
         Ok(Outcome::default())
@@ -546,7 +546,7 @@ impl Pair<'_> {
         for _ in 0..UNASKED {
             if !self.writes_to_new_blocks()? {
                 let line =
-                    "NOT TESTED: disk-full, the guest writes over what it has written before";
+                    "NOT TESTED: disk-full: the guest overwrites old data, which needs no space";
                 self.context.progress.line(line);
                 return Ok(Outcome::default());
             }
@@ -598,7 +598,7 @@ impl Pair<'_> {
     fn pause_standby(&mut self) -> Result<Outcome> {
         let term = self.active.status()?.number("term");
         self.passive.process.signal(Signal::STOP);
-        self.watch.until("the primary goes on alone", &mut [&mut self.active], |members| {
+        self.watch.until("the primary continues alone", &mut [&mut self.active], |members| {
             Ok((members[0].status()?.number("term") > term).then_some(()))
         })?;
         let oversleep = self.scaled_random(OVERSLEEP);
@@ -611,7 +611,7 @@ impl Pair<'_> {
     /// The sides suspect each other. Waits until one of them continues, and returns the standby's
     /// status if it is the standby.
     pub(super) fn wait_decision(&mut self, term: u64) -> Result<Option<Status>> {
-        self.watch.until("one side goes on", &mut [], |_| {
+        self.watch.until("one side continues", &mut [], |_| {
             let standby = self.passive.status().ok().filter(Status::has_taken_over);
             if let Some(standby) = standby {
                 return Ok(Some(Some(standby)));
@@ -737,7 +737,7 @@ impl Pair<'_> {
         let surplus = early.surplus_answers + if outcome.moved { 0 } else { late.surplus_answers };
         if surplus > 0 {
             let what = format!(
-                "{surplus} answers came more often than their requests, without a takeover"
+                "expected at most one answer for each request without a takeover, found {surplus} more"
             );
             report.findings.push(Finding::new(Kind::Duplicated, what));
         }

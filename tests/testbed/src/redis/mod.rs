@@ -161,7 +161,7 @@ impl Observer for RedisObserver {
         self.enter(Phase::ReadBack);
         ensure!(
             self.wait(patience, |state| state.idle == usize::MAX),
-            "what was acknowledged cannot be read back: Redis does not answer"
+            "cannot read back what Redis acknowledged: Redis does not answer"
         );
         let mut state = self.shared.state();
         state.judge.finish();

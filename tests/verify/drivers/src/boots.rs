@@ -65,7 +65,7 @@ impl Boots {
     pub(crate) fn may_be_reset(&self, boot: u64, acknowledged: Option<u64>) -> Result<(), String> {
         let Some(found) = self.of(boot) else { return Ok(()) };
         if !found.asked {
-            return Err(format!("P1: a reset that boot {boot} has not asked for"));
+            return Err(format!("P1: a reset that boot {boot} has not requested"));
         }
         match (found.sent, acknowledged) {
             (Some(sent), Some(acknowledged)) if acknowledged <= sent => Err(format!(

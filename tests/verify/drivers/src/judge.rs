@@ -245,7 +245,7 @@ impl Judge {
 
     fn boots(&mut self, host: Host) -> Result<u64, String> {
         let Some(run) = self.runs.iter_mut().rfind(|run| run.host == host) else {
-            return Err("P2: a guest boots where there is none".to_owned());
+            return Err("P2: a guest boots on a host that has no guest".to_owned());
         };
         let former = std::mem::take(&mut run.now);
         for boot in &former {

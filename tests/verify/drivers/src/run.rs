@@ -96,7 +96,7 @@ fn watch_turns() {
         let turns = scheduler::turns();
         if turns == before {
             scheduler::hung().iter().for_each(|line| raw::say(line));
-            broken(&format!("nobody was given a turn for {LONGEST_TURN:?}"));
+            broken(&format!("no thread got a turn for {LONGEST_TURN:?}"));
         }
         before = turns;
     }

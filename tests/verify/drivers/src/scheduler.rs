@@ -386,7 +386,7 @@ impl Scheduler {
             }
             match self.next_moment() {
                 Some(moment) => self.now = moment,
-                None => self.give_up("P7: no thread can go on"),
+                None => self.give_up("P7: no thread can continue"),
             }
         }
     }

@@ -429,14 +429,14 @@ impl World {
         for _ in 0..self.random.usize(1..=3) {
             self.pass(1..300);
             if self.phase() == Some(Phase::Protected) {
-                broken("P2: protected, and each side asks an arbiter of its own");
+                broken("P2: protected, although each side has a different arbiter");
             }
             self.cause_any();
         }
         self.heal();
         self.pass(1000..2000);
         if judge::runs() > 1 {
-            broken("P2: a standby that asks another arbiter has taken over");
+            broken("P2: a standby with another arbiter has taken over");
         }
     }
 
@@ -534,7 +534,7 @@ impl World {
     }
 
     fn heal(&mut self) {
-        trace("all is well again");
+        trace("no fault is left");
         faults::set_trap(None);
         faults::release();
         self.cable.set_silent(false);

@@ -347,7 +347,7 @@ impl Run<'_> {
         match survivor.process.wait_exit(END).map(ExitStatus::into_raw) {
             Some(0) => {}
             Some(_) => self.note_end(&mut survivor, "its end"),
-            None => self.violation("it does not end with its guest"),
+            None => self.violation("the process does not end with its guest"),
         }
         match self.pair.observer.check_disk() {
             Ok(check) => self.violations.extend(check.findings.iter().map(ToString::to_string)),
@@ -360,7 +360,7 @@ impl Run<'_> {
         let Sides { mut active, standby } = sides;
         active.terminate();
         let Some(end) = active.process.wait_exit(END) else {
-            self.violation("told to end, it does not");
+            self.violation("does not end after SIGTERM");
             return;
         };
         if !self.made.has_fired() {

@@ -34,7 +34,7 @@ A number in brackets says how often it came.
 | no status | the control socket does not answer: the thread that answers, or one that starts it, hangs |
 | ended N, the standby ended N | a process ended with exit code N and a reason on standard error |
 | ended by signal 6 | the kernel gave no memory, or refused the filter of a thread; `tests/verify/faults/reasons.toml` says why this is right |
-| ended in order | the process was told to end, and ended |
+| ended in order | the process was ordered to end, and ended |
 | accepted: ... | the result looks like a broken promise; `tests/verify/faults/reasons.toml` says why it is none |
 | at first: ... | at the first check, the promise did not hold; it allows some time, and after that time it held |
 | **bold** | a promise was broken |
@@ -211,13 +211,13 @@ mod tests {
     fn what_is_right_although_it_looks_wrong_is_told() {
         let outcome = Outcome {
             what: String::new(),
-            violations: vec!["told to end, it does not".to_owned()],
+            violations: vec!["does not end after SIGTERM".to_owned()],
             at_first: Vec::new(),
             said: Vec::new(),
         };
         let [side, call, fault, phase] = ["primary", "futex", "hang", "end"].map(str::to_owned);
         let line = Line { side, thread: "signals".to_owned(), call, fault, phase, outcome };
         let told = describe(&line, &crate::reasons::read().unwrap());
-        assert_eq!(told, "accepted: told to end, it does not");
+        assert_eq!(told, "accepted: does not end after SIGTERM");
     }
 }

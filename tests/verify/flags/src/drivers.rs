@@ -4,7 +4,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::{JOBS, SEEDS, WORLDS, numbers};
 
-/// What a world is about.
+/// What happens in a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Story {
     /// Random faults.
@@ -71,7 +71,7 @@ pub struct Arguments {
     /// that it is found.
     #[arg(long, conflicts_with_all = ["seed", "seeds", "until_broken", "story", "every_kind"])]
     pub defects: bool,
-    /// Only the defects whose name contains this.
+    /// Put back only the defects whose name contains this.
     #[arg(long, requires = "defects")]
     pub only: Option<String>,
     /// Number of searches for each defect, with different seeds.

@@ -55,23 +55,24 @@ pub const ROLES: [&str; 12] = [
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask faults", bin_name = "cargo xtask faults")]
 pub struct Arguments {
-    /// Only threads of this role.
+    /// Inject faults only into threads of this role.
     #[arg(long, value_name = "ROLE", value_parser = ROLES)]
     pub only: Option<String>,
-    /// Only this system call.
+    /// Inject faults only into this system call.
     #[arg(long, value_name = "NAME")]
     pub call: Option<String>,
-    /// Only this fault.
+    /// Inject only this fault.
     #[arg(long)]
     pub fault: Option<Fault>,
     /// Only the faults that this file names, one per line, in the format that a run prints. Nothing
     /// is observed first, and a fault that is not reached is a failure.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sample", "once", "table", "observe"])]
     pub cells: Option<PathBuf>,
-    /// Only this many of them, drawn by `--seed`.
+    /// Inject only this number of them, drawn by `--seed`.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "faults"))]
     pub sample: Option<usize>,
-    /// Each call of each role once for each fault, in any thread that makes it, not in each.
+    /// For each call of each role, inject each fault once, in one of the threads that make the
+    /// call.
     #[arg(long)]
     pub once: bool,
     /// Seed of the sample, and of the choice between similar calls.

@@ -8,18 +8,18 @@ use crate::{JOBS, SEEDS, WORLDS, numbers};
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask sim --mutants", bin_name = "cargo xtask sim --mutants")]
 pub struct Arguments {
-    /// Number of worlds after which a mutant that did not show counts as invisible to the
+    /// Number of worlds in which a mutant must show; otherwise it counts as invisible to the
     /// simulation.
     #[arg(long, default_value_t = 4000, allow_negative_numbers = true, value_parser = numbers::<u64>(WORLDS, "worlds"))]
     pub seeds: u64,
-    /// Only mutants whose name contains this.
+    /// Judge only mutants whose name contains this.
     #[arg(long)]
     pub only: Option<String>,
-    /// Only each Nth mutant: the same ones each time.
+    /// Judge only each Nth mutant: the same ones each time.
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "a step"))]
     pub every: usize,
-    /// Only N mutants, drawn by `--seed`: the same ones each time, even if others were added to the
-    /// core.
+    /// Judge only N mutants, drawn by `--seed`: the same ones each time, even if others were added
+    /// to the core.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "mutants"))]
     pub sample: Option<usize>,
     /// Seed of the sample.

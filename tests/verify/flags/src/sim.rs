@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Put in one deliberate bug after the other, and check that each is found.
     #[arg(long, conflicts_with_all = ["seed", "seeds", "minutes", "until_broken"])]
     pub bugs: bool,
-    /// Only the deliberate bugs whose name contains this.
+    /// Put in only the deliberate bugs whose name contains this.
     #[arg(long, requires = "bugs")]
     pub only: Option<String>,
     /// Number of searches for each deliberate bug, with different seeds.

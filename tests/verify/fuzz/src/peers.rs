@@ -329,7 +329,11 @@ impl StandbySide {
                 });
             }
             Action::TakeOver { taken, .. } => {
-                assert_eq!(Some(taken.epoch()), self.applied, "gone on from what is not applied");
+                assert_eq!(
+                    Some(taken.epoch()),
+                    self.applied,
+                    "continued from a checkpoint that is not applied"
+                );
                 self.over = true;
             }
             Action::Discard { .. } => {
@@ -483,7 +487,7 @@ impl PrimarySide {
                 self.bound = true;
             }
             Action::RunAlone(_) => {
-                assert!(!self.bound, "P2: it runs alone, and nobody has allowed it");
+                assert!(!self.bound, "P2: it runs alone without permission");
                 self.sealed.clear();
             }
             Action::CloseLink { .. } => {

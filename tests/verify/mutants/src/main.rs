@@ -42,7 +42,10 @@ fn main() -> Result<ExitCode> {
     if arguments.only.is_none() {
         println!("NOT JUDGED: the mutants of {}; `--only` judges them", LATER.join(", "));
     }
-    anyhow::ensure!(!numbers.is_empty(), "no mutant has this in its name; `--list` names them");
+    anyhow::ensure!(
+        !numbers.is_empty(),
+        "no mutant's name contains this text; `--list` prints them"
+    );
     if arguments.list {
         for number in numbers {
             println!("{}", line(&copied.mutants[number - 1]));

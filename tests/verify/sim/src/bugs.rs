@@ -37,7 +37,9 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
     }
     println!("{found} of {all} deliberate bugs are found");
     if all == 0 {
-        println!("--only: no deliberate bug has this in its name: see ft-core/src/bugs.rs");
+        println!(
+            "--only: no deliberate bug's name contains this text; ft-core/src/bugs.rs lists them"
+        );
     }
     found == all && all > 0
 }

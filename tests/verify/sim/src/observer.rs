@@ -79,7 +79,7 @@ impl Observer {
         if let Some(Held { term, epoch, .. }) = self.held.remove(&process) {
             assert!(
                 replaced,
-                "P4: epoch {epoch} of term {term} was acknowledged, and is given up without a word"
+                "P4: epoch {epoch} of term {term} was acknowledged, and is discarded without a report"
             );
         }
     }

@@ -100,8 +100,8 @@ impl Store {
             // P2: etcd has lost a renewal of this process; other machines' terms may be lost as
             // well.
             let problem = format!(
-                "expected {} at revision {} or later, as this process has written it, found {renewal}: etcd's data went \
-                 back to an earlier state, and what other machines did since is not known; stop the wrong machine",
+                "expected {} at revision {} or later, as this process has written it, found {renewal}: etcd's data \
+                 went back to an earlier state. Another machine may also run this guest: stop one of the two",
                 self.renewal_key, self.last_renewal
             );
             return Err(ArbiterError::Etcd { endpoint: self.endpoint().to_owned(), problem });

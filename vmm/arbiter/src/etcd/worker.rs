@@ -190,7 +190,7 @@ impl Worker {
             }
             ClientError::WentBack { term } => format!(
                 "expected term {term} of virtual machine `{}` in the state that this process saw last, found an older \
-                 state: etcd's data went back, and what other machines did since is not known; stop the wrong machine",
+                 state: etcd's data went back. Another machine may also run this guest: stop one of the two",
                 self.store.vm()
             ),
             ClientError::Missing { expected, found } => self.missing(expected, found.as_deref()),

@@ -242,10 +242,8 @@ impl<'i, 'l> Walk<'i, 'l> {
     /// P1: the gate must not open while a standby may hold a checkpoint that it can still use.
     fn opened(&mut self, term: u64) -> Step {
         if !self.won.contains(&term) || term < self.term {
-            let what = format!(
-                "expected the gate to open by the right of term {}, found term {term}",
-                self.term
-            );
+            let what =
+                format!("expected the gate to open in term {}, found term {term}", self.term);
             return Err(self.stop("P2", what, &[]));
         }
         if let Some((session, since)) = self.armed.take().filter(|_| !self.right) {

@@ -495,8 +495,8 @@ impl VmState {
         let passed = now.saturating_sub(Duration::from_nanos(self.clock.realtime));
         if passed > at_most {
             log::warn!(
-                "the hosts' clocks differ: by them {} s have passed since the checkpoint, at most {} s are possible: \
-                 the guest's clock advances by the latter; synchronize the hosts' clocks",
+                "the hosts' clocks differ: they show {} s since the checkpoint, at most {} s are possible. The \
+                 guest's clock advances by the smaller time. Synchronize the hosts' clocks",
                 passed.as_secs(),
                 at_most.as_secs()
             );

@@ -38,7 +38,7 @@ pub enum VcpuError {
     #[error("the vCPUs are running: pause them before their state is read or written")]
     Running,
     /// There is no such vCPU.
-    #[error("vCPU {vcpu} of {count} does not exist")]
+    #[error("expected a vCPU number below {count}, found {vcpu}")]
     NoSuchVcpu {
         /// The requested vCPU.
         vcpu: usize,

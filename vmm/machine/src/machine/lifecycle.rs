@@ -224,7 +224,7 @@ impl Machine {
     /// machine. Only the first call has an effect.
     pub fn set_fence_hook(&self, hook: impl Fn() + Send + Sync + 'static) {
         if self.fence_hook.set(Box::new(hook)).is_err() {
-            log::error!("ignoring a second fence hook: expected one");
+            log::error!("ignoring a second fence hook: expected only one");
         }
     }
 

@@ -73,7 +73,9 @@ pub enum PciError {
         found: usize,
     },
     /// No driver can have written this state.
-    #[error("PCI state of device {device}: expected what a driver can write, found {found:?}")]
+    #[error(
+        "PCI state of device {device}: expected values that a driver can write, found {found:?}"
+    )]
     Impossible {
         /// The device number.
         device: usize,

@@ -125,10 +125,11 @@ impl Engine {
             Phase::Detaching | Phase::Doubting => None,
             Phase::Stopped => Some(Err(state.why("the machine has ended"))),
             Phase::WaitingForOperator => Some(Err(state.why(
-                "the standby has not confirmed that it has discarded its checkpoint; decide again",
+                "the standby has not confirmed that it has discarded its checkpoint. If it does not run the guest, \
+                 repeat the command",
             ))),
             phase => {
-                Some(Err(format!("it is {}: another command has replaced this one", phase.name())))
+                Some(Err(format!("the machine is {}: another command has replaced this one", phase.name())))
             }
         }
     }

@@ -41,7 +41,7 @@ impl StandbyDriver {
             Err(StateBlobError::Trial(error @ TrialError::State(_))) => Err(error.to_string()),
             Err(error) => {
                 log::warn!(
-                    "the second trial of the checkpoint before the takeover failed: {error}"
+                    "the checkpoint failed its second trial, just before the takeover: {error}"
                 );
                 Ok(())
             }

@@ -20,11 +20,10 @@ pub struct CtlArgs {
     // The former name, for scripts of earlier versions.
     #[arg(long, alias = "socket", value_name = "SOCKET")]
     pub control: PathBuf,
-    /// Wait this long for the outcome of a command, in seconds. The command goes on afterwards. 0:
-    /// do not wait.
+    /// Wait this long for the outcome of a command, in seconds. The command continues afterwards.
+    /// 0: do not wait.
     ///
-    /// With 0 the answer says `"done": false`. The connection is given up 5 seconds after the
-    /// time-out.
+    /// With 0 the answer says `"done": false`. The connection closes 5 seconds after the time-out.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, allow_negative_numbers = true, value_parser = numbers::<u64>(0..=86_400, Unit::Seconds))]
     pub timeout: u64,
     /// Print one line of JSON, also on a terminal.
@@ -50,32 +49,33 @@ pub enum CtlCommand {
     /// Protect the machine with the standby at this address. Answers when the machine is protected,
     /// or why it is not.
     ///
-    /// Replaces a standby that is being joined. Looks for a standby that does not answer until
-    /// `run-alone`.
+    /// Replaces a standby that is joining. Keeps trying to reach a standby that does not answer,
+    /// until `run-alone`.
     Protect {
         /// HOST:PORT or unix:PATH
         #[arg(value_parser = address_of_a_standby)]
         addr: String,
     },
-    /// Go on without the standby. Answers when the machine runs alone.
+    /// Continue without the standby. Answers when the machine runs alone.
     ///
-    /// The operator's decision, where there is no arbiter.
+    /// Without an arbiter, only the operator can decide this.
     RunAlone,
     /// Make the standby take over. Answers when the guest runs there.
     ///
-    /// Without an arbiter only while the primary is out of reach: make sure first that it is dead.
+    /// Without an arbiter, this needs a primary that cannot be reached: first make sure that it is
+    /// dead.
     TakeOver,
-    /// Discard the checkpoint of a standby that waits for an operator: the primary goes on.
+    /// Discard the checkpoint of a standby that waits for an operator. The primary continues.
     Discard,
     /// Change the keys of the link without ending it. Each new connection reads the certificates
     /// again.
     RotateKeys,
     /// Clear the distributions of times and sizes in `status`.
     ResetStats,
-    /// Press the ACPI power button of the guest. Answers when the machine is off, or that the guest
-    /// does not react.
+    /// Press the ACPI power button of the guest. Answers when the machine is off, or says that the
+    /// guest does not react.
     Shutdown,
-    /// Cut the power: the guest is not told, and loses what it has not written. A standby ends and
-    /// discards its checkpoint.
+    /// Cut the power. The guest gets no warning and loses data that it has not written. A standby
+    /// ends and discards its checkpoint.
     PowerOff,
 }

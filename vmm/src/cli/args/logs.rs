@@ -25,17 +25,18 @@ pub enum AuditCommand {
     ///
     /// Exit codes: 0 proved, 1 broken, 2 not a log, 3 incomplete.
     Verify {
-        /// The --audit of each host that has run the machine: primary, standby, and each later one.
+        /// Audit log (--audit FILE) of each host that has run the machine: primary, standby, and
+        /// each later one.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Accept that rotation has removed old records: judge the rest, without exit code 3 for
-        /// them.
+        /// Judge the remaining records if rotation has removed old ones; do not end with exit code
+        /// 3 for that.
         #[arg(long)]
         rotated: bool,
     },
     /// Print one line per record.
     Show {
-        /// The --audit of a host, or one of its files.
+        /// Audit log (--audit FILE) of a host, or one of the log's files.
         file: PathBuf,
     },
 }

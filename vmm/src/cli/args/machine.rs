@@ -61,15 +61,15 @@ pub struct GuestDevices {
     /// Add a real-time clock (PL031) at address 0xd0100000.
     #[arg(long, help_heading = "Machine")]
     pub rtc: bool,
-    /// Add a device of the catalogue by its name: `NAME[,console=SPEC]`. Repeatable.
+    /// Add a device from the catalogue: `NAME[,console=SPEC]`. Repeatable.
     #[arg(long = "device", value_name = "SPEC", help_heading = "Machine")]
     pub devices: Vec<Asked<DeviceConfig>>,
     /// Add a disk: `path=FILE[,OPTION...]`. Repeatable.
     ///
     /// Options: `readonly=on`; `serial=TEXT`; `cache=writethrough|writeback`; `direct=on` bypasses
-    /// the page cache (O_DIRECT); `queues=N`; `format=raw` accepts the file as raw whatever it
-    /// looks like; `fence=FILE|off` places the record of the term that may write [default: beside
-    /// the image].
+    /// the page cache (O_DIRECT); `queues=N`; `format=raw` uses the file as raw even if it looks
+    /// like another format; `fence=FILE|off` places the record of the term that may write [default:
+    /// beside the image].
     ///
     /// Write a comma in a path twice.
     #[arg(long = "disk", value_name = "SPEC", help_heading = "Disks")]
@@ -77,7 +77,7 @@ pub struct GuestDevices {
     /// Add a network interface: `tap=IFNAME`, `stream=SOCKET` or `dgram=LOCAL:PEER`, then
     /// `[,OPTION...]`. Repeatable.
     ///
-    /// Options: `create=on` creates the tap, down and without a bridge; `mac=XX:XX:XX:XX:XX:XX`;
+    /// Options: `create=on` creates the tap (down, not in a bridge); `mac=XX:XX:XX:XX:XX:XX`;
     /// `queues=N` pairs of queues; `model=virtio|e1000` [default: virtio].
     #[arg(long = "net", value_name = "SPEC", help_heading = "Network")]
     pub nets: Vec<Asked<NetConfig>>,

@@ -15,8 +15,8 @@ pub struct ProbeArgs {
     /// Print one line of JSON.
     #[arg(long)]
     pub json: bool,
-    /// Measure the least times to take and send a checkpoint on this host, in microseconds. Takes
-    /// seconds.
+    /// Measure the shortest possible times to take and send a checkpoint on this host, in
+    /// microseconds. Takes some seconds.
     #[arg(long)]
     pub limits: bool,
     /// Numbers of dirty pages to measure for.

@@ -24,7 +24,7 @@ pub struct PairArgs {
     /// The other host, and how checkpoints are sent.
     #[command(flatten)]
     pub replication: ReplicationArgs,
-    /// Who decides which side goes on.
+    /// Who decides which side continues.
     #[command(flatten)]
     pub arbiter: ArbiterArgs,
     /// The link, and the process.
@@ -46,7 +46,7 @@ pub struct ReplicationArgs {
     /// Longest time between two checkpoints of a busy guest.
     #[arg(long, value_name = "MS", default_value_t = 25, allow_negative_numbers = true, value_parser = numbers::<u64>(1..=60_000, Unit::Milliseconds))]
     pub epoch_interval: u64,
-    /// Most checkpoints in flight at once.
+    /// Maximum number of checkpoints in flight.
     #[arg(long, value_name = "N", default_value_t = MAX_IN_FLIGHT as u32, allow_negative_numbers = true, value_parser = numbers::<u32>(1..=64, Unit::Count("a number of checkpoints")))]
     pub max_in_flight: u32,
     /// Cache of sent pages: only changed 64-byte lines are sent again; 0 disables.
@@ -71,11 +71,11 @@ pub struct ReplicationArgs {
     pub verify: bool,
 }
 
-/// Who decides which side goes on.
+/// Who decides which side continues.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Arbiter")]
 pub struct ArbiterArgs {
-    /// Arbiter that decides which side goes on: `etcd:HOST:PORT,...`, `file:DIR` (a directory on
+    /// Arbiter that decides which side continues: `etcd:HOST:PORT,...`, `file:DIR` (a directory on
     /// storage that both hosts mount) or `none` (the operator decides).
     #[arg(id = "arbiter", long = "arbiter", value_name = "SPEC", default_value = "none")]
     pub spec: ArbiterSpec,

@@ -24,7 +24,7 @@ pub struct StandbyArgs {
     /// The kernel of a guest that resets after a takeover.
     #[command(flatten)]
     pub boot: BootArgs,
-    /// Refused: the primary decides.
+    /// Not allowed on a standby: the primary sets the memory size.
     #[arg(long, value_name = "MIB", hide = true, allow_negative_numbers = true)]
     pub memory: Option<MemoryConfig>,
     /// The devices, as the primary has them.

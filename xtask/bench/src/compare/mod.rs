@@ -24,17 +24,17 @@ use crate::data::{Report, Row};
 pub(crate) struct Arguments {
     /// The report to compare with, from `cargo xtask bench --json`.
     pub(super) a: PathBuf,
-    /// The report that may be better or worse.
+    /// The report to judge.
     pub(super) b: PathBuf,
-    /// Noise, in per cent; for a figure that is itself in per cent, half a point counts as noise as
-    /// well.
+    /// Differences up to this count as noise. For a figure that is itself in per cent, half a point
+    /// is also noise.
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0, allow_negative_numbers = true, value_parser = per_cent)]
     pub(super) tolerance: f64,
 }
 
 fn per_cent(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
-    number.ok_or_else(|| "expected per cent, without a sign: 0 or more".to_owned())
+    number.ok_or_else(|| "expected a percentage of 0 or more, without a sign".to_owned())
 }
 
 /// Prints both reports side by side; `false` if a figure in `b` is worse by more than `tolerance`
@@ -126,7 +126,7 @@ impl<'r> Comparison<'r> {
             }
         }
         text + &format!(
-            "{} worse, {} better, {} that differ without being either, {} within {} %\n",
+            "{} worse, {} better, {} different but neither worse nor better, {} within {} %\n",
             self.count(Change::Worse),
             self.count(Change::Better),
             self.count(Change::Differs),

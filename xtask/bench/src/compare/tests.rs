@@ -86,7 +86,9 @@ fn a_and_b_stand_under_their_titles() {
     assert_eq!(end(&titles, "B/limit"), end(&row, "5.000"), "{text}");
     assert_eq!(titles.find("better"), row.find("less"), "{text}");
     assert!(
-        text.ends_with("1 worse, 0 better, 0 that differ without being either, 0 within 10 %\n")
+        text.ends_with(
+            "1 worse, 0 better, 0 different but neither worse nor better, 0 within 10 %\n"
+        )
     );
 }
 

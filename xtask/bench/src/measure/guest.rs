@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use kemari_workload::Op;
 
-use super::Bench;
 use super::system::{Mode, SystemConfig, SystemUnderTest};
+use super::{Bench, counted};
 use crate::data::{Group, Row, Target, Unit};
 
 /// A rate that no guest reaches: the guest never rests.
@@ -21,8 +21,9 @@ pub(super) fn progress(bench: &Bench<'_>) -> Result<Group> {
     let mut group = Group {
         name: "guest".to_owned(),
         title: "The guest's own work".to_owned(),
-        how: "The guest rewrites the pages of a region over and over, without rest; nothing leaves it, so that checkpoints come by \
-              time (25 ms) alone. With 1 page it computes; with more, KVM notes each page's first write in an epoch. Ratios: to off."
+        how: "The guest rewrites the pages of a region again and again, without a pause. It has no output, so an \
+              epoch ends only by time (25 ms). With 1 page the guest only computes; with more, KVM records each \
+              page's first write in an epoch. Ratios: to off."
             .to_owned(),
         ..Group::default()
     };
@@ -39,7 +40,11 @@ pub(super) fn progress(bench: &Bench<'_>) -> Result<Group> {
 }
 
 fn rewritten(bench: &Bench<'_>, mode: Mode, region: u32) -> Result<f64> {
-    bench.progress.step(&format!("a guest that rewrites {region} pages, {}", mode.name()));
+    bench.progress.step(&format!(
+        "a guest that rewrites {}, {}",
+        counted(region, "page"),
+        mode.name()
+    ));
     let mut system = SystemUnderTest::start(&bench.system(mode, 128, 1))?;
     system.load.once(Op::SetDirty { pages_per_second: NEVER_RESTS, region_pages: region })?;
     std::thread::sleep(Duration::from_millis(200));
@@ -80,7 +85,8 @@ pub(super) fn idle(bench: &Bench<'_>) -> Result<Group> {
     Ok(Group {
         name: "idle".to_owned(),
         title: "An idle guest".to_owned(),
-        how: "Processor time of both monitors, of one core, while the guest waits for interrupts and is woken ten times a second."
+        how: "Processor time of both monitors, in per cent of one core, while the guest waits for interrupts and is \
+              woken ten times a second."
             .to_owned(),
         rows,
         curves: Vec::new(),

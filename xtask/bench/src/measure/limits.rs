@@ -69,6 +69,8 @@ impl Limits {
     /// [`measure`](Self::measure) was not called for this number.
     pub(super) fn of(&self, count: u64) -> Result<PageLimits> {
         let found = self.pages.iter().find(|pages| pages.count == count);
-        found.copied().with_context(|| format!("no limits were measured for {count} pages"))
+        found
+            .copied()
+            .with_context(|| format!("`kemari probe --limits` measured nothing for {count} pages"))
     }
 }

@@ -51,6 +51,12 @@ pub(crate) const PARTS: [(&str, Measure); 8] = [
     ("takeover", |bench| takeover::takeover(bench).map(|group| vec![group])),
 ];
 
+/// A number with its noun: `1 page`, `16 pages`.
+fn counted(count: impl Into<u64>, noun: &str) -> String {
+    let count = count.into();
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Checks the names of parts.
 ///
 /// # Errors

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use kemari_workload::Op;
 use serde_json::Value;
 
-use super::Bench;
 use super::limits::Limits;
 use super::load::Length;
 use super::system::{Mode, SystemUnderTest, spread};
+use super::{Bench, counted};
 use crate::data::{Axis, Curve, Group, Line, Row, Spread, Target, Unit};
 
 /// The results for one number of pages.
@@ -99,7 +99,9 @@ fn measure(
     let load = system.load.run(1, Length::Both(bench.stretch(), LEAST_ANSWERS), touch)?;
     let status = system.status()?;
     let pages_of = |percentile| {
-        status["dirty_pages"][percentile].as_u64().context("the status has no dirty pages")
+        status["dirty_pages"][percentile]
+            .as_u64()
+            .context("expected dirty pages in the status, found none")
     };
     let uneven = pages_of("p90")? > 2 * pages_of("p50")?;
     let dirty = pages_of(if uneven { "p90" } else { "p50" })?;
@@ -137,11 +139,13 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
     let mut group = Group {
         name: "checkpoint".to_owned(),
         title: "A checkpoint by its dirty pages".to_owned(),
-        how: "One client; for each request the guest rewrites so many pages, then answers. The pause is what the guest's processor \
-              is stopped for; the commit latency is what the answer waits at the gate, from staging to release. Limits: the same \
+        how: "One client; for each request the guest rewrites this number of pages, then answers. The pause is the \
+              time that the guest's processor is stopped; the commit latency is the time that the answer waits at \
+              the gate, from staging to release. Limits: the same \
               number of scattered pages found in KVM's log and copied (pause); that pause, and the pages' bytes over loopback with \
-              an answer (commit). The bytes are those of whole pages, also where the guest has rewritten little of each and fewer are \
-              sent. Values are medians; 90th percentiles where a request takes several checkpoints, of which some have few pages."
+              an answer (commit). The bytes are those of whole pages, even if the guest has rewritten little of each \
+              and fewer bytes are sent. Values are medians. If a request takes several checkpoints, some have few \
+              pages: then the values are 90th percentiles."
             .to_owned(),
         ..Group::default()
     };
@@ -162,7 +166,7 @@ fn checkpoint_group(points: &[Point], limits: &Limits) -> Result<Group> {
 
 /// The name of a row of this point.
 fn named(what: &str, point: &Point) -> String {
-    format!("{what}, {} pages{}", point.asked, point.written.suffix())
+    format!("{what}, {}{}", counted(point.asked, "page"), point.written.suffix())
 }
 
 fn pause_rows(point: &Point, limits: &Limits) -> Result<[Row; 2]> {
@@ -247,11 +251,7 @@ fn limits_group(limits: &Limits) -> Group {
     let mut rows = vec![
         Row::new("exit to user space and back", us, limits.exit_us),
         Row::new("a computing guest stopped, its thread parked", us, limits.stop_us),
-        Row::new(
-            "KVM tells the state of a vCPU and the interrupt controllers",
-            us,
-            limits.state_us,
-        ),
+        Row::new("KVM state read: one vCPU and the interrupt controllers", us, limits.state_us),
         Row::new("64 bytes there and back over loopback", us, limits.round_trip_us),
     ];
     let calls = limits.calls_us.iter();
@@ -267,7 +267,8 @@ fn limits_group(limits: &Limits) -> Group {
     Group {
         name: "limits".to_owned(),
         title: "The limits of this machine".to_owned(),
-        how: "`kemari probe --limits`: a tiny guest on a KVM machine of its own writes to every second page; medians.".to_owned(),
+        how: "`kemari probe --limits`: a tiny guest in a separate KVM machine writes to every second page; \
+              medians.".to_owned(),
         rows,
         curves: Vec::new(),
     }
@@ -327,14 +328,18 @@ pub(super) fn by_cpus(bench: &Bench<'_>) -> Result<Group> {
     let mut rows: Vec<Row> = Vec::new();
     let mut first = None;
     for cpus in [1, 2] {
-        bench.progress.step(&format!("{cpus} vCPUs"));
+        bench.progress.step(&counted(cpus, "vCPU"));
         let mut system = SystemUnderTest::start(&bench.system(Mode::Protected, 64, cpus))?;
         let point = measure(bench, &mut system, 16, Written::Whole)?;
         let one = *first.get_or_insert(point.pause.p50);
         rows.push(
-            Row::new(format!("pause, {cpus} vCPUs"), Unit::Microseconds, point.pause.p50)
-                .spread(point.pause)
-                .limit(one, "one vCPU"),
+            Row::new(
+                format!("pause, {}", counted(cpus, "vCPU")),
+                Unit::Microseconds,
+                point.pause.p50,
+            )
+            .spread(point.pause)
+            .limit(one, "one vCPU"),
         );
     }
     Ok(Group {

@@ -7,9 +7,9 @@ use anyhow::Result;
 use kemari_workload::record::SECTOR_LEN;
 use kemari_workload::{MAX_PAYLOAD, Op};
 
-use super::Bench;
 use super::load::{Length, Load};
 use super::system::{Mode, SystemUnderTest, spread};
+use super::{Bench, counted};
 use crate::data::{Group, Row, Spread, Target, Unit};
 
 const MODES: [Mode; 3] = [Mode::Off, Mode::Alone, Mode::Protected];
@@ -91,8 +91,8 @@ pub(super) fn network(bench: &Bench<'_>) -> Result<Group> {
     let mut group = measure(bench, &NETWORK)?;
     group.name = "requests".to_owned();
     group.title = "Requests over the network".to_owned();
-    group.how = "So many clients, each with one request outstanding. The same guest with fault tolerance off, with an arbiter and \
-                 no standby, and protected, in turns; ratios: to off."
+    group.how = "The number of clients is in the row; each has one request outstanding. The same guest runs in turn \
+                 with fault tolerance off, with an arbiter and no standby, and protected. Ratios: to off."
         .to_owned();
     Ok(group)
 }
@@ -105,8 +105,9 @@ pub(super) fn disk(bench: &Bench<'_>) -> Result<Group> {
     let mut group = measure(bench, &DISK)?;
     group.name = "disk".to_owned();
     group.title = "Operations logged on disk".to_owned();
-    group.how = "As above; for each request the guest writes a record of 512 bytes (and flushes the disk), then answers. The host's \
-                 page cache is the disk's (cache=writeback). A sequential write is a record of three sectors behind the one before."
+    group.how = "As above; for each request the guest writes a record of 512 bytes (and flushes the disk), then \
+                 answers. The disk uses the host's page cache (cache=writeback). A sequential write is a record of \
+                 three sectors directly after the previous one."
         .to_owned();
     Ok(group)
 }
@@ -118,7 +119,8 @@ fn measure(bench: &Bench<'_>, workloads: &[Workload]) -> Result<Group> {
             let mut system = SystemUnderTest::start(&bench.system(mode, 64, 1))?;
             for (number, workload) in workloads.iter().enumerate() {
                 let Workload { name, clients, .. } = workload;
-                bench.progress.step(&format!("{name}, {clients} clients, {}, {turn}", mode.name()));
+                let clients = counted(*clients, "client");
+                bench.progress.step(&format!("{name}, {clients}, {}, {turn}", mode.name()));
                 let seen = run(bench, &mut system, workload)?;
                 loads.entry((number, place)).or_default().push(seen);
             }
@@ -171,7 +173,8 @@ fn median(turns: &[Seen]) -> Seen {
 }
 
 fn rows(workload: &Workload, mode: Mode, seen: &Seen, off: &Seen) -> Vec<Row> {
-    let name = format!("{}, {} clients, {}", workload.name, workload.clients, mode.name());
+    let name =
+        format!("{}, {}, {}", workload.name, counted(workload.clients, "client"), mode.name());
     let mut rate = Row::new(format!("{name}: rate"), Unit::PerSecond, seen.load.rate());
     let latency = seen.load.spread();
     let mut time =

@@ -87,7 +87,9 @@ impl SystemUnderTest {
         if config.mode == Mode::Protected {
             let role = ["standby".to_owned(), format!("--listen={link}")];
             let process = start(config, dir.path(), "standby", &role, &at("standby.net"))?;
-            process.wait_line("listening", PATIENCE).context("the standby does not come up")?;
+            process
+                .wait_line("listening", PATIENCE)
+                .context("the standby did not start listening in time")?;
             standby = Some(process);
         }
         let mut role = vec![
@@ -198,7 +200,10 @@ fn processor_time(process: &Process) -> Result<Duration> {
     let mut nanoseconds = 0;
     for task in std::fs::read_dir(format!("/proc/{}/task", process.pid()))? {
         let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        let run = text.split_whitespace().next().context("schedstat is empty")?;
+        let run = text
+            .split_whitespace()
+            .next()
+            .context("/proc/PID/task/TID/schedstat: expected a run time, found an empty file")?;
         nanoseconds += run.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(nanoseconds))

@@ -43,9 +43,9 @@ pub(super) fn takeover(bench: &Bench<'_>) -> Result<Group> {
     Ok(Group {
         name: "takeover".to_owned(),
         title: "The primary dies".to_owned(),
-        how: "SIGKILL to the primary under load, again and again; the standby sees the link end, asks the arbiter (a directory) and \
-              goes on with the guest. The client repeats a request after 50 ms. A host that goes silent instead is suspected after \
-              the heartbeat's time (500 ms)."
+        how: "Repeated SIGKILL to the primary under load. The standby sees the link end, asks the arbiter (a \
+              directory) and continues the guest. The client repeats a request after 50 ms. A silent host is \
+              suspected only after the heartbeat timeout (500 ms)."
             .to_owned(),
         rows: vec![
             Row::new("from the right to run to the running guest", us, restore.p50).spread(restore),

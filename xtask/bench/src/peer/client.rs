@@ -197,10 +197,10 @@ impl<'a> Client<'a> {
     }
 
     fn send(&mut self, id: usize, op: Op<'_>) -> Result<()> {
-        let guest = self.guest.context("the guest was not found yet")?;
+        let guest = self.guest.context("the guest has not been found yet")?;
         let mut message = [0; MAX_REQUEST_LEN];
         let request = Request { client: id as u32, seq: self.ids[id].seq, op };
-        let length = request.encode(&mut message).context("a request that is too long")?;
+        let length = request.encode(&mut message).context("the request is too long")?;
         self.ids[id].last_sent = Some(Instant::now());
         self.cable.send(&OWN.udp(guest, OWN_PORT, GUEST_PORT, &message[..length]));
         self.frames += 1;

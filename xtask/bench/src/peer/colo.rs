@@ -142,7 +142,11 @@ fn begin(model: &Model<'_>, primary: &mut Machine, secondary: &mut Machine) -> R
         Some(event) => bail!("expected the state `colo`, found {}", event.data),
         None => {
             let state: Value = primary.qmp.execute("query-migrate", json!({}))?;
-            bail!("no state `colo` within {} s, but {}", PATIENCE.as_secs(), state["status"])
+            bail!(
+                "expected the state `colo` within {} s, found {}",
+                PATIENCE.as_secs(),
+                state["status"]
+            )
         }
     }
 }
@@ -150,7 +154,7 @@ fn begin(model: &Model<'_>, primary: &mut Machine, secondary: &mut Machine) -> R
 fn first_checkpoints(primary: &mut Machine) -> Result<()> {
     for number in 1..=FIRST {
         let resumed = primary.qmp.wait(PATIENCE, |event| event.name == "RESUME")?;
-        resumed.with_context(|| format!("COLO does not come to its checkpoint {number}"))?;
+        resumed.with_context(|| format!("COLO did not reach checkpoint {number} in time"))?;
     }
     Ok(())
 }
@@ -195,8 +199,9 @@ fn group(version: &str, found: &[(u64, Checkpoints)]) -> Group {
         title: "Peer: QEMU's COLO, and kemari at its pace".to_owned(),
         how: format!(
             "The same guest under {version} (microvm, /dev/kvm) with the capability x-colo, both sides on this \
-             machine, over a Unix socket, x-checkpoint-delay {DELAY} ms. No packet is compared or held, so that time alone makes \
-             checkpoints. The pause is from QEMU's event STOP to RESUME at the primary; both sides run the guest \
+             machine, over a Unix socket; x-checkpoint-delay is {DELAY} ms. No packet is compared or held, so \
+             checkpoints come only by time. The pause is from QEMU's event STOP to RESUME at the primary; both sides \
+             run the guest \
              meanwhile, as COLO does. The first {FIRST} checkpoints are not counted."
         ),
         rows: found.iter().flat_map(|(pages, checkpoints)| rows(*pages, checkpoints)).collect(),

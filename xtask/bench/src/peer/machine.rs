@@ -86,7 +86,10 @@ impl Model<'_> {
     }
 
     fn command(&self, spec: &Spec<'_>, monitor: &Path) -> Result<Command> {
-        let (program, first) = self.qemu.split_first().context("no QEMU")?;
+        let (program, first) = self
+            .qemu
+            .split_first()
+            .context("the QEMU command is empty: expected a program and its arguments")?;
         let mut command = tied_to_us(Path::new(program));
         command.args(first).args(["-name", &spec.name, "-accel", "kvm", "-no-user-config"]);
         // Without ACPI, the guest finds its devices on the command line.
@@ -155,7 +158,7 @@ fn accept(listener: &UnixListener, process: &mut Process, stop: &stop::Flag) -> 
             bail!("interrupted");
         }
         if Instant::now() > deadline {
-            bail!("{} does not open its monitor", process.name());
+            bail!("{} did not open its monitor socket", process.name());
         }
         // `poll` returns when a program connects.
         let mut wanted = [PollFd::new(listener, PollFlags::IN)];

@@ -166,12 +166,16 @@ impl<'a> Journey<'a> {
             }
             event.is_migration("completed") || event.is_migration("failed")
         })?;
-        let end = end.with_context(|| format!("no end after {} s", PATIENCE.as_secs()))?;
+        let end = end.with_context(|| {
+            format!("the migration did not end within {} s", PATIENCE.as_secs())
+        })?;
         if !end.is_migration("completed") {
             let state = self.here.qmp.execute("query-migrate", json!({}))?;
             bail!("QEMU says: {}", state["error-desc"].as_str().unwrap_or("no reason"));
         }
-        stopped.ok_or_else(|| anyhow!("the migration completed, and the guest was not stopped"))
+        stopped.ok_or_else(|| {
+            anyhow!("the migration completed, but QEMU did not report that the guest stopped")
+        })
     }
 }
 
@@ -218,9 +222,10 @@ fn group(version: &str, found: &[(u64, Vec<Move>)]) -> Group {
         title: "Peer: QEMU's live migration".to_owned(),
         how: format!(
             "The same guest under {version} (microvm, /dev/kvm), which keeps rewriting a set of pages, migrates to \
-             another QEMU on this machine over a Unix socket, nothing else asked of it but a request in a millisecond. \
-             The pause is from QEMU's event STOP at the source, which it tells when the guest has stopped, to RESUME at \
-             the destination; the silence is the client's longest time without an answer. Defaults but for the bandwidth, which has no limit."
+             another QEMU on this machine over a Unix socket. A client sends it a request every millisecond. The \
+             pause is from QEMU's event STOP at the source (the guest has stopped) to RESUME at the destination; the \
+             silence is the client's longest time without an answer. The bandwidth has no limit; all else is QEMU's \
+             default."
         ),
         rows,
         curves: vec![pause],
@@ -234,12 +239,14 @@ fn rows(pages: u64, moves: &[Move]) -> Vec<Row> {
     let rows = [
         row("pause", Unit::Microseconds, |moved| micros(moved.pause)),
         row("silence for a client", Unit::Microseconds, |moved| micros(moved.silence)),
-        row("downtime as QEMU tells it", Unit::Microseconds, |moved| micros(moved.stats.downtime)),
+        row("downtime as QEMU reports it", Unit::Microseconds, |moved| {
+            micros(moved.stats.downtime)
+        }),
         row("sent while stopped", Unit::Pages, |moved| {
             moved.stats.bytes_while_stopped / PAGE_ON_WIRE
         }),
         row("whole migration", Unit::Microseconds, |moved| micros(moved.stats.total)),
-        row("of it set-up", Unit::Microseconds, |moved| micros(moved.stats.setup)),
+        row("set-up part of it", Unit::Microseconds, |moved| micros(moved.stats.setup)),
         row("sent in all", Unit::Bytes, |moved| moved.stats.bytes),
         row("rate of the whole", Unit::MegabytesPerSecond, |moved| {
             moved.stats.bytes / micros(moved.stats.total).max(1.0)

@@ -35,8 +35,8 @@ pub(super) fn beside(
         group.rows.extend(rows);
     }
     group.how.push_str(
-        " kemari's pair is on this machine as well, over a Unix socket, with an epoch interval as long as COLO's delay; \
-         its figures are its own, and contain the whole pause and all checkpoints.",
+        " kemari's pair is on this machine as well, over a Unix socket, with an epoch interval as long as COLO's \
+         delay; its figures are kemari's own measurements, and cover the whole pause and all checkpoints.",
     );
     Ok(())
 }

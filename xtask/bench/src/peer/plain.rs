@@ -119,7 +119,7 @@ fn visit(kemari: Kemari<'_>, monitor: Monitor, name: &str, time: Duration) -> Re
     for (work, samples) in WORKS.iter().zip(&mut found) {
         client.exchange(work.ids, work.op, WARM_UP)?;
         let exchange = client.exchange(work.ids, work.op, time)?;
-        ensure!(exchange.latency.count() > 0, "{}: not one answer within {time:?}", work.name);
+        ensure!(exchange.latency.count() > 0, "{}: no answer within {time:?}", work.name);
         *samples = work.samples(exchange);
     }
     Ok(found)
@@ -153,7 +153,7 @@ fn group(version: &str, found: &[Found; 2]) -> Group {
         title: "Peer: QEMU without protection".to_owned(),
         how: format!(
             "The same guest with a disk, a network card and one vCPU under each monitor in turn ({version}, microvm, and \
-             `kemari run`), both plugged into the same user-space switch, nothing protected; the same client asks. \
+             `kemari run`), both connected to the same user-space switch, without protection, with the same client. \
              Disks are raw files of this machine with cache=writeback."
         ),
         rows: rows.collect(),

@@ -99,7 +99,10 @@ impl Qmp {
         let reader = BufReader::new(socket);
         let mut qmp = Self { reader, partial: Vec::new(), events: VecDeque::new(), stop };
         let deadline = Instant::now() + PATIENCE;
-        match qmp.read(deadline)?.context("QEMU does not greet")? {
+        match qmp
+            .read(deadline)?
+            .context("expected QEMU's greeting, found the end of its output")?
+        {
             Message::Greeting => {}
             other => bail!("expected QEMU's greeting, found {other:?}"),
         }
@@ -115,7 +118,7 @@ impl Qmp {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
         let told = self.reader.get_mut().write_all(line.as_bytes());
-        told.with_context(|| format!("cannot tell QEMU `{command}`"))?;
+        told.with_context(|| format!("cannot send `{command}` to QEMU"))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let message = self.read(deadline).with_context(|| format!("QEMU, `{command}`"))?;
@@ -163,7 +166,7 @@ impl Qmp {
         match self.read(deadline)? {
             None => Ok(None),
             Some(Message::Event(event)) => Ok(Some(event)),
-            Some(other) => bail!("no question was asked, but QEMU answers {other:?}"),
+            Some(other) => bail!("QEMU answers without a question: {other:?}"),
         }
     }
 

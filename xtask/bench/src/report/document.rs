@@ -35,7 +35,7 @@ pub(crate) fn markdown(report: &Report) -> String {
 fn group(group: &Group) -> Vec<String> {
     let mut parts = vec![
         format!("### {}", text::markdown(&group.title)),
-        text::markdown(&group.how),
+        text::paragraph(&group.how),
         table(group).markdown().trim_end().to_owned(),
     ];
     // Drawing refuses a curve whose name is not fit for a file, so such a curve has no picture.
@@ -53,7 +53,7 @@ pub(crate) fn replace_section(document: &str, report: &str) -> Result<String> {
     let (end, _) = mark(document, END)?;
     ensure!(
         begin <= end,
-        "expected the line `{BEGIN}` before the line `{END}`, found it behind; put them in that order"
+        "expected the line `{BEGIN}` before the line `{END}`, found it after; put them in this order"
     );
     let (before, after) = (&document[..begin], &document[end..]);
     let newline = if before.ends_with('\n') { "" } else { "\n" };
@@ -73,7 +73,7 @@ fn mark(document: &str, mark: &str) -> Result<(usize, usize)> {
     match found.as_slice() {
         [one] => Ok(*one),
         [] => bail!(
-            "expected a line `{mark}`, found none; add `{BEGIN}` and `{END}` where the report is to stand"
+            "expected a line `{mark}`, found none; add `{BEGIN}` and `{END}` where the report belongs"
         ),
         _ => bail!("expected one line `{mark}`, found {}; leave one of them", found.len()),
     }

@@ -167,7 +167,7 @@ impl Targets {
             // Writing to a string cannot fail.
             let _ = write!(
                 line,
-                "; {} not judged, for want of a limit: {}",
+                "; {} not judged: no limit: {}",
                 self.open.len(),
                 self.open.join(", ")
             );

@@ -101,7 +101,7 @@ fn a_missed_target_and_one_that_nobody_could_judge_are_named_at_the_end() {
     let last = text.lines().last().unwrap();
     assert_eq!(
         last,
-        "targets: 1 met, 1 missed: pause/requests; 1 not judged, for want of a limit: pause/idle"
+        "targets: 1 met, 1 missed: pause/requests; 1 not judged: no limit: pause/idle"
     );
     let expected = format!("**{last}**");
     assert!(markdown(&report).lines().any(|line| line == expected));
@@ -135,6 +135,22 @@ fn empty_columns_are_left_out() {
         row,
         [("value", "1,500 us"), ("what", "takeover")].map(|(a, b)| (a.into(), b.into()))
     );
+}
+
+#[test]
+fn a_description_shows_code_as_code() {
+    let shown = |how: &str| {
+        let mut report = report(vec![met_row()]);
+        report.groups[0].how = how.to_owned();
+        markdown(&report)
+    };
+    let text = shown("`kemari run` has a_b; `kemari probe --limits`: medians.");
+    let expected = "\n\n`kemari run` has a\\_b; `kemari probe --limits`: medians.\n\n";
+    assert!(text.contains(expected), "{text}");
+    for odd in ["a `b", "`<script>`", "`{{#include /etc/passwd}}`", "``"] {
+        let text = shown(odd);
+        assert!(!text.contains(odd) && text.contains("\\`"), "{odd}: {text}");
+    }
 }
 
 #[test]

@@ -13,8 +13,31 @@ pub(crate) fn clean(text: &str) -> String {
 /// Escapes text for Markdown, also for a table cell: no markup, no HTML, no `{{#include}}` of
 /// mdBook.
 pub(crate) fn markdown(text: &str) -> String {
+    escape(&clean(text))
+}
+
+/// Escapes a paragraph for Markdown like [`markdown`], but keeps code between backquotes. If code
+/// has other characters than letters, digits, spaces, `-`, `.` and `/`, all backquotes are escaped.
+pub(crate) fn paragraph(text: &str) -> String {
+    let text = clean(text);
+    let parts: Vec<&str> = text.split('`').collect();
+    let is_safe = |code: &&str| {
+        !code.is_empty()
+            && code.bytes().all(|it| it.is_ascii_alphanumeric() || b" -./".contains(&it))
+    };
+    if parts.len() % 2 == 0 || !parts.iter().skip(1).step_by(2).all(is_safe) {
+        return escape(&text);
+    }
+    let shown = parts.iter().enumerate().map(|(place, part)| match place % 2 {
+        0 => escape(part),
+        _ => format!("`{part}`"),
+    });
+    shown.collect()
+}
+
+fn escape(text: &str) -> String {
     let mut escaped = String::new();
-    for it in clean(text).chars() {
+    for it in text.chars() {
         match it {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),

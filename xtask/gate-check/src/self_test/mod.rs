@@ -110,7 +110,7 @@ fn layers_are_needed(judged: &[(Attack, AttackResult)]) -> bool {
 fn say(attack: &Attack, result: &AttackResult, wrong: &[Wrong], seconds: f64) {
     let caught: Vec<String> = result.caught.keys().map(ToString::to_string).collect();
     let by = match (&attack.not_claimed, caught.is_empty()) {
-        (Some(reason), true) => format!("passes, and is not claimed: {reason}"),
+        (Some(reason), true) => format!("passes, as the documentation says: {reason}"),
         (_, true) => "PASSES".to_owned(),
         (_, false) => format!("caught by {}", caught.join(", ")),
     };

@@ -130,7 +130,7 @@ impl World {
         self.kill(Host::A);
         self.wait_for("P7: a takeover", |_| judge::runs() > 1);
         if judge::last_host() != Some(Host::C) {
-            broken("P9: protected by a standby that the operator does not want any more");
+            broken("P9: protected by a standby that the operator has replaced");
         }
     }
 

@@ -93,7 +93,7 @@ pub(crate) struct World {
     ending: bool,
 }
 
-const UNSERVED: &str = "P7, P9: a time-out is over, and nothing was done about it";
+const UNSERVED: &str = "P7, P9: a time-out has passed, but nothing happened";
 
 /// Whether no time-out is overdue: the core must act on an expired time-out, or its driver would
 /// ask again forever.
@@ -438,8 +438,8 @@ impl World {
                 break;
             }
             let late = self.at >= begun + RECOVERY;
-            assert!(goes_on || !late, "P7: nothing fails any more, and the machine does not go on");
-            assert!(!late, "P7: nothing fails any more, and the machine is not protected again");
+            assert!(goes_on || !late, "P7: no fault is left, but the machine does not continue");
+            assert!(!late, "P7: no fault is left, but the machine is not protected again");
             self.step();
         }
         self.observer.tally.recovered += u64::from(expected);
@@ -455,7 +455,7 @@ impl World {
     }
 
     fn heal(&mut self) {
-        trace!(self, "nothing fails any more");
+        trace!(self, "no fault is left");
         self.healing = true;
         self.plan.clear();
         self.parted = Default::default();
@@ -512,12 +512,12 @@ impl World {
         self.give(node, Task::Primary(event));
         let end = self.at + RECOVERY / 4;
         while !self.successors().is_empty() {
-            assert!(self.at < end, "P7: the guest is off, and its standby waits on");
+            assert!(self.at < end, "P7: the guest is off, but its standby still waits");
             self.step();
         }
         assert!(
             self.observer.tally.takeovers == before,
-            "P7: a guest that was off is gone on with"
+            "P7: a standby continues a guest that was off"
         );
     }
 

@@ -14,7 +14,7 @@ use crate::node::{Active, Role, Taken, Task};
 use crate::random::Random;
 
 /// P9: the reason for winning a term is the reason for asking for it, whatever happened in between.
-pub(super) const OTHER_REASON: &str = "P9: it was not asked for this reason";
+pub(super) const OTHER_REASON: &str = "P9: the arbiter was not asked for this reason";
 
 /// Memory of a chain whose bytes this simulation stores elsewhere.
 struct Nowhere;
@@ -47,7 +47,7 @@ impl World {
                 }
                 let wanted =
                     self.active(node).searches || !matches!(frame.message, Message::Hello(_));
-                assert!(wanted, "P7: a standby is joined, and the operator wants none");
+                assert!(wanted, "P7: a primary joins a standby, although the operator wants none");
                 self.send(link, &frame);
             }
             Action::CloseLink { link, reason } => {
@@ -131,7 +131,7 @@ impl World {
                         (self.active(node).core.term().0, self.nodes[node].process);
                     assert!(
                         last > term && holder != process,
-                        "P7: a machine was fenced, but nobody has taken its place"
+                        "P7: a machine was fenced, but no other machine took its place"
                     );
                 }
                 self.kill(node, false);

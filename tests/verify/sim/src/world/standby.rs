@@ -71,7 +71,7 @@ impl World {
                 assert!(whole, "P7: a checkpoint is held of a guest that cannot be reset");
                 let mut parts = checkpoint.state();
                 let state: State = postcard::from_bytes(parts.next().unwrap())
-                    .expect("P4: the checksums have let something through");
+                    .expect("P4: a damaged checkpoint passed the checksums");
                 let fits = check_in_flight(checkpoint.epoch(), state.next_id, &state.in_flight);
                 assert!(fits.is_ok(), "P4: a checkpoint that cannot be applied was sent: {fits:?}");
                 let room = self.ending || self.calm || !self.random.one_in(80);
@@ -122,7 +122,7 @@ impl World {
             Action::Stop { reason } => {
                 trace!(self, "{node} standby stops: {reason}");
                 let may = self.passive(node).may_stop;
-                assert!(may, "P4: a standby stops by a word that its primary has not said");
+                assert!(may, "P4: a standby stops on a message that its primary has not sent");
                 self.kill(node, false);
             }
             Action::Report(report) => {
@@ -194,7 +194,7 @@ impl World {
     }
 
     fn take_over(&mut self, node: usize, taken: TakenOver) {
-        self.check_applied(node, "was gone on from");
+        self.check_applied(node, "was continued from");
         self.observer.tally.takeovers += 1;
         let (process, won) = (self.nodes[node].process, taken.term().0);
         let winner = self.register.winners.get(&won).copied();

@@ -51,7 +51,7 @@ impl World {
     pub(super) fn suspects(&self) {
         assert!(
             self.ending || !self.calm,
-            "P7: nothing has failed, and one side suspects the other"
+            "P7: nothing has failed, but one side suspects the other"
         );
     }
 
@@ -115,7 +115,7 @@ impl World {
             *waits += passed;
             assert!(
                 *waits < limit,
-                "P9: a standby that is to give its checkpoint up is waited for"
+                "P9: a machine waits for a standby that must discard its checkpoint"
             );
         }
     }
@@ -175,7 +175,7 @@ impl World {
             let limit = limit.as_nanos() as u64 + SLACK;
             assert!(
                 *time < limit,
-                "P7: a machine that is {} and wants a standby does nothing about it for {} ms",
+                "P7: a machine that is {} and wants a standby does nothing to get one for {} ms",
                 phase.name(),
                 limit / MS
             );
@@ -201,7 +201,7 @@ impl World {
         }
         assert!(
             active.lies < limit,
-            "P9: a machine says that it is protected: {:?}, and its standby lacks something: {lacks:?}",
+            "P9: a machine says that it is protected: {:?}, although its standby lacks something: {lacks:?}",
             active.says_protected
         );
     }

@@ -256,7 +256,7 @@ impl Resources {
                 }
                 _ => failed("it cannot be opened", error),
             })?;
-        let metadata = file.metadata().map_err(|error| failed("it cannot be looked at", error))?;
+        let metadata = file.metadata().map_err(|error| failed("it cannot be examined", error))?;
         let found = match metadata.file_type().is_block_device() {
             true => FileOf(u64::MAX, metadata.rdev()),
             false => FileOf(metadata.dev(), metadata.ino()),
