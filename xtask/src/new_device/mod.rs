@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
          \x20   cargo test -p kemari-devices --test {name}          # the contract of a device\n\
          \x20   cargo xtask gate                                    # nothing gets past the gate\n\
          \x20   cargo xtask run-pair --device {name} --kill primary --rounds 2     # it survives its host\n\
-         Next: make it your own, in devices/src/{name}.rs; \"Make it your own\" in {GUIDE} goes on from here."
+         Next: make it your own, in devices/src/{name}.rs; \"Make it your own\" in {GUIDE} continues from here."
     );
     Ok(true)
 }

@@ -78,7 +78,7 @@ pub(super) fn ends_one(kemari: &Path, kernel: &Path) -> Result<()> {
     let bench = Bench { kemari, kernel, dir: dir.path() };
     let text = end_of(&mut bench.run("alone", &[])?, 6)?;
     said(&text, &[&format!("the device `{NAME}` panicked at devices/src/{NAME}.rs:")])?;
-    println!("{NAME}: a machine without a standby has ended by it, and says so");
+    println!("{NAME}: a machine without a standby has ended by it, and reports it");
     Ok(())
 }
 

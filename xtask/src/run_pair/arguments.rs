@@ -184,7 +184,7 @@ impl Arguments {
         );
         ensure!(
             self.guest == Guest::Micro || !kills.contains(&Kill::Reset),
-            "--kill reset: the Debian guest cannot be told to reset: remove --guest linux"
+            "--kill reset: the Debian guest does not reset itself on request: remove --guest linux"
         );
         ensure!(
             self.guest == Guest::Linux || self.cpus <= micro::MAX_CPUS,

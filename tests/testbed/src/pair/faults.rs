@@ -65,12 +65,15 @@ impl Pair<'_> {
             member.process.leave_unread(patience)?;
         }
         self.observer.print(MARKS);
-        self.wait_answers(ANSWERS, "the guest answers while nobody reads its console")?;
+        self.wait_answers(ANSWERS, "the guest answers while no process reads its console")?;
         if !self.is_protected()? {
             return Ok(None);
         }
         let outcome = self.kill_primary()?;
-        self.wait_answers(1, "the guest answers from a host whose standard error nobody reads")?;
+        self.wait_answers(
+            1,
+            "the guest answers from a host whose standard error no process reads",
+        )?;
         Ok(Some(outcome))
     }
 

@@ -231,7 +231,7 @@ impl<'a> Pair<'a> {
         }
         report.unasked = self.unasked;
         let exit = self.active.process.wait_exit(patience);
-        let exit = exit.context("the guest was told to power off, but its monitor continues")?;
+        let exit = exit.context("the guest was ordered to power off, but its monitor continues")?;
         if exit.code() != Some(0) {
             let what = format!("expected exit code 0 after power-off, found {exit}");
             report.findings.push(Finding::new(Kind::Behaviour, what));

@@ -140,7 +140,7 @@ impl Pair<'_> {
         self.fault = Some(kill);
         let outcome = self.kill(kill)?;
         self.fault = None;
-        self.step(number, "load goes on");
+        self.step(number, "load continues");
         self.wait_answers(config.operations_after, "the guest answers after the kill")?;
         let after = self.observer.next_window();
         let mut report = self.describe(number, kill, lead, &status, (&before, &after));
@@ -583,9 +583,10 @@ impl Pair<'_> {
         self.observer.disk_fails(true);
         disk.fill()?;
         let (observer, members) = (&*self.observer, &mut [&mut self.active, &mut self.passive]);
-        let told = self.watch.until("the guest is told that its disk is full", members, |_| {
-            Ok((observer.disk_errors() > before).then_some(()))
-        });
+        let told =
+            self.watch.until("the guest gets the error that its disk is full", members, |_| {
+                Ok((observer.disk_errors() > before).then_some(()))
+            });
         let passed = told.and_then(|()| self.watch.pass(time, members));
         disk.empty()?;
         self.observer.disk_fails(false);
@@ -657,7 +658,7 @@ impl Pair<'_> {
         if (code, said) == (Some(FENCED), true) {
             return None;
         }
-        let ended = exit.map_or_else(|| "it goes on".to_owned(), |exit| exit.to_string());
+        let ended = exit.map_or_else(|| "it continues".to_owned(), |exit| exit.to_string());
         let last = loser.lines().pop().unwrap_or_default();
         let what = format!(
             "the primary that lost the right to run must exit with code {FENCED} and say `fenced`; found: {ended}, \

@@ -69,8 +69,8 @@ impl Boots {
         }
         match (found.sent, acknowledged) {
             (Some(sent), Some(acknowledged)) if acknowledged <= sent => Err(format!(
-                "P1: a reset that the standby does not know of: it has acknowledged checkpoint {acknowledged}, and {sent} had been \
-                 sent when boot {boot} asked for it"
+                "P1: a reset that the standby does not know: it has acknowledged checkpoint {acknowledged}, and \
+                 {sent} had been sent when boot {boot} requested it"
             )),
             _ => Ok(()),
         }

@@ -78,7 +78,7 @@ pub(crate) fn begins(host: Host, found: Result<Place, String>) {
         Ok(found) => found,
         Err(why) => broken(&format!("P4: memory on {host:?}: {why}")),
     };
-    crate::trace(&format!("the guest goes on in {found:?} on {host:?}"));
+    crate::trace(&format!("the guest continues in {found:?} on {host:?}"));
     if let Err(why) = JUDGE.with(|judge| judge.begins(host, found)) {
         broken(&why);
     }
@@ -223,7 +223,8 @@ impl Judge {
         let total = self.total();
         if from.is_empty() {
             return Err(format!(
-                "P1: the guest begins anew on {host:?}, {total} bytes have left, and no boot since has asked for a reset"
+                "P1: the guest boots again on {host:?}, {total} bytes have left, and no boot since then has \
+                 requested a reset"
             ));
         }
         let begun = match found.boot {
@@ -236,7 +237,7 @@ impl Judge {
         self.waits_reset = None;
         if total > begun || !known.iter().any(|boot| self.boots.leads_to(self.left.boot, *boot)) {
             return Err(format!(
-                "P1: {total} bytes have left, to {:?}, and the guest goes on behind byte {begun}, in {found:?}",
+                "P1: {total} bytes have left, to {:?}, and the guest continues after byte {begun}, in {found:?}",
                 self.left
             ));
         }
@@ -266,7 +267,7 @@ impl Judge {
         let total = self.total();
         let last = self.runs.len() - 1;
         let Some(index) = self.runs.iter().rposition(|run| run.host == host) else {
-            return Err("P2: a byte of a guest that does not run here".to_owned());
+            return Err("P2: a byte of a guest that does not run on this host".to_owned());
         };
         if index < last && !self.runs[last].next.is_empty() {
             return Err("P2: a byte of the replaced side after the new side's first".to_owned());
@@ -285,7 +286,7 @@ impl Judge {
         // Of the possible spots, take the earliest.
         let Some(spot) = next.iter().copied().min_by_key(|spot| self.boots.far(*spot)) else {
             return Err(format!(
-                "P1, P3: a byte that is not the next one, nor one of before {:?}",
+                "P1, P3: a byte that is neither the next one nor a repeated one; the last one was {:?}",
                 self.left
             ));
         };
@@ -295,7 +296,7 @@ impl Judge {
         let is_known = || new.from.iter().any(|boot| self.boots.leads_to(spot.boot, *boot));
         if index < last && (now > new.begun || !is_known()) {
             return Err(format!(
-                "P1: byte {now} left, of {spot:?}, and the guest has gone on behind byte {}",
+                "P1: byte {now} left, of {spot:?}, and the guest has continued after byte {}",
                 new.begun
             ));
         }

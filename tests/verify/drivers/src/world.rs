@@ -252,7 +252,7 @@ impl World {
         let near = LinkAddr::Unix(self.places.near(self.standby));
         self.with_engine(self.primary, |engine| {
             if let Err(why) = engine.protect(near) {
-                trace(&format!("the operator is told: {why}"));
+                trace(&format!("the operator gets the answer: {why}"));
             }
         });
     }
@@ -417,7 +417,7 @@ impl World {
         self.pass(1..300);
         self.goes_on_without_readers();
         if self.phase() != Some(Phase::Protected) {
-            broken("P7: a console that nobody reads ends the protection");
+            broken("P7: a console without a reader ends the protection");
         }
         self.kill(Host::A);
         self.wait_for("P7: a takeover", |_| judge::runs() > 1);
@@ -460,7 +460,7 @@ impl World {
 
     fn goes_on_without_readers(&mut self) {
         let before = judge::steps();
-        self.wait_for("P7: a guest whose console nobody reads", |_| judge::steps() > before + 50);
+        self.wait_for("P7: a guest whose console has no reader", |_| judge::steps() > before + 50);
     }
 
     fn cause(&mut self, fault: Fault) {
@@ -554,7 +554,7 @@ impl World {
             };
             self.pass(3000..3001);
             if self.faults.iter().all(harmless) && judge::runs() > self.runs {
-                broken("P7: the guest of a machine that was told to end goes on");
+                broken("P7: the guest of a machine that was ordered to end continues");
             }
             return;
         }

@@ -30,7 +30,7 @@ const NOTICED: Duration = Duration::from_secs(14);
 const TERMINATED: i32 = 128 + libc::SIGTERM;
 
 /// The only promise here that holds within a bound: a hang of a standby is noticed by then.
-const NO_SUCCESSOR: &str = "said `protected`, and its standby did not go on";
+const NO_SUCCESSOR: &str = "said `protected`, but its standby did not continue";
 
 /// The side on which the guest answers.
 #[derive(Clone, Copy)]
@@ -223,7 +223,11 @@ impl Run<'_> {
                 if self.cell.phase == Phase::Work && active.was_unprotected() {
                     self.is_void = true;
                 } else if self.cell.phase == Phase::Work {
-                    let standby = if standby.is_some() { "does not go on" } else { "ended, too" };
+                    let standby = if standby.is_some() {
+                        "does not continue the guest"
+                    } else {
+                        "ended, too"
+                    };
                     self.violation(format!("the primary ended, and its standby {standby} (P7)"));
                 }
                 // End both sides: the name must then be free for the next machine.

@@ -294,7 +294,7 @@ impl Client {
         self.asked = None;
         let outcome = match reply {
             Reply::Holder(holder) => self.answer(holder == self.process),
-            Reply::Stranger => panic!("P2: a side claims a term after one of a stranger"),
+            Reply::Stranger => panic!("P2: a side claims a term after a stranger's term"),
             Reply::Lease(reply) => self.take_lease(now, reply),
         };
         let question = if outcome.is_none() { self.question(now) } else { None };

@@ -48,7 +48,7 @@ impl Observer {
     pub(crate) fn acts(&mut self, term: u64, process: u64, winner: Option<u64>) {
         let first = *self.active.entry(term).or_insert(process);
         assert!(first == process, "P2: two machines act in term {term}");
-        assert!(winner == Some(process), "P2: term {term} was not won by who acts in it");
+        assert!(winner == Some(process), "P2: the machine that acts in term {term} has not won it");
     }
 
     pub(crate) fn begins_from(&mut self, term: u64, epoch: u64) {

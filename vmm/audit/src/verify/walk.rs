@@ -359,8 +359,7 @@ impl<'i, 'l> Walk<'i, 'l> {
             return Err(self.stop("P2", what, &[first]));
         }
         if let Some(gone) = effect.gone {
-            let what =
-                format!("expected that effect {id} is not performed any more, found it performed");
+            let what = format!("expected effect {id} to be performed no more, found it performed");
             return Err(self.stop("P1", what, &[gone]));
         }
         if (epoch, replay) != (effect.epoch, effect.adopted) {

@@ -44,7 +44,7 @@ impl World {
         }
         self.pass(3000..3001);
         if judge::runs() > 1 {
-            broken("P7: the guest of a machine that was told to end goes on");
+            broken("P7: the guest of a machine that was ordered to end continues");
         }
         self.holds_nothing(Host::B);
     }
@@ -83,7 +83,7 @@ impl World {
             return self.holds_nothing(Host::B);
         }
         if !may_be_untold {
-            broken("P7: the guest of a machine that was told to end goes on");
+            broken("P7: the guest of a machine that was ordered to end continues");
         }
         let before = judge::total();
         self.wait_for("P7: output", |world| judge::total() > before + 10 * world.burst);
@@ -121,7 +121,7 @@ impl World {
         let begun = Instant::now();
         self.pass_until(9_000, |world| world.has_ended(Host::A));
         if !self.has_ended(Host::A) || begun.elapsed() > limit {
-            broken(&format!("P7: a machine that was told to end has not ended in {limit:?}"));
+            broken(&format!("P7: a machine that was ordered to end has not ended in {limit:?}"));
         }
         let freed = self.side(Host::A).freed;
         if !freed && !waits {
@@ -169,7 +169,7 @@ impl World {
         if in_peace {
             self.pass(2000..3000);
             if judge::runs() > 1 {
-                broken("P7: a guest that has powered itself off goes on");
+                broken("P7: a guest that has powered itself off continues");
             }
             self.holds_nothing(Host::B);
         }
@@ -274,7 +274,9 @@ impl World {
             return;
         }
         if !self.has_ended(Host::B) {
-            broken(&format!("P7: a standby that was told to end has not ended in {STANDBY_END:?}"));
+            broken(&format!(
+                "P7: a standby that was ordered to end has not ended in {STANDBY_END:?}"
+            ));
         }
         if is_alone {
             let taken = self.places.begin_again().err();

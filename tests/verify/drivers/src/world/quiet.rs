@@ -167,7 +167,7 @@ impl World {
                 broken("P7: a thread hangs, and the guest's output does not leave");
             }
         }
-        trace("it goes on");
+        trace("it continues");
         self.pass(1..50);
         self.heal();
         self.conclude(true);

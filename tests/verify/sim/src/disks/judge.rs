@@ -96,7 +96,7 @@ impl Judge {
     pub(super) fn told(&mut self, output: &Output) {
         let at = output.serial as usize;
         match self.outputs.get(at - 1) {
-            Some(known) => assert!(*known == output.history, "P1: output {at} is told in two ways"),
+            Some(known) => assert!(*known == output.history, "P1: output {at} has two contents"),
             None => {
                 assert!(at == self.outputs.len() + 1, "P1: the outputs before {at} are missing");
                 self.outputs.push(output.history);
@@ -113,7 +113,7 @@ impl Judge {
             let since = &self.history[sector][self.told[sector]..];
             assert!(
                 since.contains(value),
-                "P3: sector {sector} was told to be flushed, and the durable image of {host}, which is in the set, \
+                "P3: sector {sector} was reported as flushed, but the durable image of {host}, which is in the set, \
                  holds {value:x}, not one of {since:x?}"
             );
         }

@@ -410,7 +410,7 @@ impl World {
             }
             assert!(
                 wait > 0,
-                "P7: nothing fails any more since step {begun}, and no machine is protected"
+                "P7: no fault is left since step {begun}, but no machine is protected"
             );
             self.step();
         }
@@ -429,7 +429,7 @@ impl World {
     }
 
     fn heal(&mut self) {
-        trace!(self, "nothing fails any more");
+        trace!(self, "no fault is left");
         self.healing = true;
         self.plan.clear();
         self.parted = Default::default();

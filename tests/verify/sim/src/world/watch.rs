@@ -83,10 +83,10 @@ impl World {
         let (what, limit) = match &self.nodes[node].role {
             Role::Active(active) if active.fenced_off => return,
             Role::Active(_) if process != holder => {
-                ("a machine that was replaced goes on", self.patience())
+                ("a machine that was replaced continues", self.patience())
             }
             Role::Active(active) if active.guest.outputs() > self.observer.outputs() => {
-                ("what the guest said is not let out", self.patience())
+                ("the guest's output is not released", self.patience())
             }
             Role::Passive(_)
                 if !alive(holder)

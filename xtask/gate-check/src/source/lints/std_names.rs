@@ -9,7 +9,8 @@ pub(crate) static STD: Lint = Lint {
         id: "source/std",
         layer: Layer::Source,
         why: "std is the outside: files, sockets, threads, clocks.",
-        instead: "Use `core` and `alloc`. What leaves the machine is staged with a token; what comes in is asked of the gate.",
+        instead: "Use `core` and `alloc`. Stage with a token what leaves the machine; request from the gate what \
+                  comes in.",
     },
     forbids: "A path that begins with `std`, and a macro that prints.",
     example: "fn transmit(frame: &[u8]) { let _ = std::fs::write(\"/tmp/frame\", frame); }",
