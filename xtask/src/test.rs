@@ -68,11 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let named = |step: &Step| arguments.only.as_ref().is_none_or(|only| step.name.contains(only));
     let wanted = |step: &&Step| named(step) && !(step.linux && arguments.skip_linux);
     let steps: Vec<&Step> = STEPS.iter().filter(wanted).collect();
-    ensure!(
-        !steps.is_empty(),
-        "--only: no step's name contains this text; the steps are: {}",
-        names()
-    );
+    ensure!(!steps.is_empty(), "no step's name contains this text; the steps are: {}", names());
     prepare()?;
     let (mut failed, mut times) = (Vec::new(), Vec::new());
     for step in &steps {

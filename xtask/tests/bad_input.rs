@@ -58,8 +58,8 @@ const NUMBERS: &[Case] = &[
     ("faults --jobs 0", &["expected pairs at once (1 to 1024)"]),
     ("fuzz --minutes x", &["expected minutes (1 to 10080)"]),
     ("fuzz --seed 4294967296", &["expected a seed (0 to 4294967295)"]),
-    ("bench compare @report.json @report.json --tolerance x", &["expected per cent"]),
-    ("bench compare @report.json @report.json --tolerance -1", &["expected per cent"]),
+    ("bench compare @report.json @report.json --tolerance x", &["expected a percentage"]),
+    ("bench compare @report.json @report.json --tolerance -1", &["expected a percentage"]),
 ];
 
 const WORDS: &[Case] = &[
@@ -110,7 +110,10 @@ const WORDS: &[Case] = &[
     ("sim --drivers --only x", &["--defects"]),
     ("sim --drivers --every-kind --seed 5", &["--every-kind", "--seed"]),
     ("sim --drivers --defects --seeds 5", &["--defects", "--seeds"]),
-    ("sim --drivers --defects --only thunder", &["no defect has this in its name", "old-session"]),
+    (
+        "sim --drivers --defects --only thunder",
+        &["no defect's name contains this text", "old-session"],
+    ),
     ("faults --call thunder", &["--call: expected a system call", "found `thunder`"]),
     ("faults --results @notes", &["--results", "it is left alone"]),
     ("faults --results @none/results", &["--results", "found no directory"]),
@@ -144,7 +147,7 @@ const WORDS: &[Case] = &[
     ("new-device ../pager --kind mmio", &["snake case"]),
     ("new-device pager", &["--kind"]),
     ("new-device pager --kind pci", &["mmio, virtio"]),
-    ("test nothing-has-this-name", &["no step has this in its name", "there are: "]),
+    ("test nothing-has-this-name", &["no step's name contains this text", "the steps are: "]),
     ("gate --layer thunder", &["--layer", "types"]),
     ("gate --sarif @notes", &["--sarif", "it is left alone"]),
     (
@@ -305,7 +308,7 @@ fn the_help_of_test_has_every_step_on_a_line() {
     let help = String::from_utf8(help).unwrap();
     let refusal = xtask(place.path(), "test nothing-has-this-name").stderr;
     let refusal = String::from_utf8(refusal).unwrap();
-    let (_, steps) = refusal.trim_end().split_once("there are: ").unwrap();
+    let (_, steps) = refusal.trim_end().split_once("the steps are: ").unwrap();
     assert!(steps.split("; ").count() > 10, "{steps}");
     for step in steps.split("; ") {
         let is_its_line =
