@@ -412,7 +412,7 @@ fn p2_of_two_that_seize_at_once_one_wins() {
         for (_, won) in &sides {
             if let Err(error) = won {
                 let refusal = error.to_string();
-                assert!(refusal.contains("another process has started it"), "{refusal}");
+                assert!(refusal.contains("another process started it"), "{refusal}");
                 assert!(!refusal.contains("--seize"), "it was given: {refusal}");
             }
         }
