@@ -146,7 +146,7 @@ fn the_verdict_is_worse_only_beyond_the_tolerance() {
     assert!(run(&slow, &fast, 10.0).unwrap(), "better is not worse");
     assert!(run(&slow, &slow, 0.0).unwrap());
     for wrong in ["-1", "x", "inf", ""] {
-        assert!(per_cent(wrong).unwrap_err().contains("per cent"), "{wrong}");
+        assert!(per_cent(wrong).unwrap_err().contains("percentage"), "{wrong}");
     }
     let missing = run(&fast, &directory.path().join("none"), 10.0).unwrap_err().to_string();
     assert!(missing.contains("none"), "{missing}");

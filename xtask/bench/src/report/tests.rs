@@ -221,7 +221,7 @@ fn missing_doubled_and_swapped_marks_are_refused() {
     assert!(none.contains("begin -->`, found none"), "{none}");
     assert!(error(begin).contains("end -->`, found none"));
     assert!(error(&[begin, begin, end].concat()).contains("found 2"));
-    assert!(error(&[end, begin].concat()).contains("in that order"));
+    assert!(error(&[end, begin].concat()).contains("in this order"));
 }
 
 #[test]
