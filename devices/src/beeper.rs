@@ -1,11 +1,9 @@
 //! A device that prints the driver's text and counts requests: the example of the guide.
 
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState, StateError,
-    Verdict,
+    Chain, ConfigSpace, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState,
+    StateError, Verdict, config_space, saved_state,
 };
-
-use crate::read_bytes;
 
 /// Not one of virtio's own device numbers (virtio 1.2, 5).
 const IDENTITY: Identity = Identity { kind: "beeper", virtio_id: 0xff00, state_version: 2 };
@@ -20,12 +18,23 @@ const MAX_TEXT: usize = 4096;
 const PRINTED: u8 = 0;
 const LOST: u8 = 1;
 
-/// A request is text to read, and one byte of room for the answer.
-#[derive(Debug, Default)]
-pub struct Beeper {
-    /// Number of requests so far. The driver reads it in the configuration space.
-    count: u64,
+// ANCHOR: fields
+saved_state! {
+    /// A request is text to read, and one byte of room for the answer.
+    #[derive(Debug, Default)]
+    pub struct Beeper {
+        /// Number of requests so far.
+        count: u64,
+    }
 }
+
+config_space! {
+    /// What the driver reads without a request.
+    struct Space {
+        count: u64,
+    }
+}
+// ANCHOR_END: fields
 
 impl Beeper {
     /// The device after power-on.
@@ -44,8 +53,8 @@ impl Device for Beeper {
         &[QUEUE_SIZE]
     }
 
-    fn read_config(&self, offset: u64, into: &mut [u8]) {
-        read_bytes(&self.count.to_le_bytes(), offset, into);
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace::of(&Space { count: self.count })
     }
 
     fn reset(&mut self) {
@@ -78,14 +87,11 @@ impl Device for Beeper {
 
     // ANCHOR: state
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY).number("count", self.count)
+        SavedState::of(&IDENTITY, self)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let count = fields.number("count")?;
-        fields.close()?;
-        *self = Self { count };
+        *self = state.open(&IDENTITY)?;
         Ok(())
     }
     // ANCHOR_END: state

@@ -3,11 +3,10 @@
 use alloc::vec::Vec;
 
 use io_gate::{
-    BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, Chain, Device, DeviceError, Gate,
-    Identity, Intake, Outcome, Port, SavedState, StateError, Verdict, note,
+    BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, Bytes, Chain, ConfigSpace, Device,
+    DeviceError, Gate, Identity, Outcome, Port, SavedState, StateError, Verdict, config_space,
+    note, saved_state,
 };
-
-use crate::read_bytes;
 
 const IDENTITY: Identity = Identity { kind: "virtio-blk", virtio_id: 2, state_version: 2 };
 
@@ -68,6 +67,46 @@ pub struct BlockConfig {
     pub queues: u16,
 }
 
+config_space! {
+    /// The configuration space (5.2.4). What belongs to a feature that is not offered reads as
+    /// zero.
+    #[derive(Default)]
+    struct Space {
+        capacity: u64,
+        size_max: u32,
+        seg_max: u32,
+        cylinders: u16,
+        heads: u8,
+        sectors: u8,
+        blk_size: u32,
+        physical_block_exp: u8,
+        alignment_offset: u8,
+        min_io_size: u16,
+        opt_io_size: u32,
+        writeback: u8,
+        unused: u8,
+        num_queues: u16,
+        max_discard_sectors: u32,
+        max_discard_seg: u32,
+        discard_sector_alignment: u32,
+        max_write_zeroes_sectors: u32,
+        max_write_zeroes_seg: u32,
+        write_zeroes_may_unmap: bool,
+        unused_end: [u8; 3],
+    }
+}
+
+saved_state! {
+    /// The state of a disk. The guest may have seen the serial number, so it is part of it.
+    struct State {
+        sectors: u64,
+        read_only: bool,
+        serial: Bytes<ID_LEN>,
+        queues: u16,
+        features: u64,
+    }
+}
+
 /// A virtio disk.
 #[derive(Debug)]
 pub struct Block {
@@ -88,27 +127,9 @@ impl Block {
     /// nearest valid one.
     #[must_use]
     pub fn new(mut config: BlockConfig) -> Self {
+        config.serial.truncate(ID_LEN);
         config.queues = config.queues.clamp(1, Self::MAX_QUEUES);
         Self { config, features: 0 }
-    }
-
-    fn config_space(&self) -> [u8; 60] {
-        let mut space = [0; 60];
-        let mut put = |offset: usize, bytes: &[u8]| {
-            space[offset..offset + bytes.len()].copy_from_slice(bytes);
-        };
-        put(0, &self.config.sectors.to_le_bytes());
-        put(8, &SIZE_MAX.to_le_bytes());
-        put(12, &SEG_MAX.to_le_bytes());
-        put(20, &(SECTOR as u32).to_le_bytes());
-        put(34, &self.config.queues.to_le_bytes()); // num_queues
-        put(36, &MAX_RANGE_SECTORS.to_le_bytes()); // max_discard_sectors
-        put(40, &1_u32.to_le_bytes()); // max_discard_seg
-        put(44, &1_u32.to_le_bytes()); // discard_sector_alignment
-        put(48, &MAX_RANGE_SECTORS.to_le_bytes()); // max_write_zeroes_sectors
-        put(52, &1_u32.to_le_bytes()); // max_write_zeroes_seg
-        put(56, &[1]); // write_zeroes_may_unmap
-        space
     }
 
     /// Whether a range lies on the disk.
@@ -235,12 +256,21 @@ impl Device for Block {
         &SIZES[..usize::from(self.config.queues)]
     }
 
-    fn read_config(&self, offset: u64, into: &mut [u8]) {
-        read_bytes(&self.config_space(), offset, into);
-    }
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
-        // The configuration space is read-only.
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace::of(&Space {
+            capacity: self.config.sectors,
+            size_max: SIZE_MAX,
+            seg_max: SEG_MAX,
+            blk_size: SECTOR as u32,
+            num_queues: self.config.queues,
+            max_discard_sectors: MAX_RANGE_SECTORS,
+            max_discard_seg: 1,
+            discard_sector_alignment: 1,
+            max_write_zeroes_sectors: MAX_RANGE_SECTORS,
+            max_write_zeroes_seg: 1,
+            write_zeroes_may_unmap: true,
+            ..Space::default()
+        })
     }
 
     fn activate(&mut self, features: u64) {
@@ -291,50 +321,32 @@ impl Device for Block {
         finish(chain, filled as usize, status).unwrap_or(0)
     }
 
-    fn intake_queue(&self, _port: Port) -> Option<u16> {
-        None
-    }
-
-    fn intake(
-        &mut self,
-        _port: Port,
-        data: &[u8],
-        _chain: &mut Chain<'_>,
-    ) -> Result<Intake, DeviceError> {
-        Ok(Intake { used: 0, consumed: data.len() })
-    }
-
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY)
-            .number("sectors", self.config.sectors)
-            .number("read_only", self.config.read_only.into())
-            .bytes("serial", &self.config.serial)
-            .number("queues", self.config.queues.into())
-            .number("features", self.features)
+        let state = State {
+            sectors: self.config.sectors,
+            read_only: self.config.read_only,
+            serial: Bytes(self.config.serial.clone()),
+            queues: self.config.queues,
+            features: self.features,
+        };
+        SavedState::of(&IDENTITY, &state)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let config = BlockConfig {
-            sectors: fields.number("sectors")?,
-            read_only: fields.flag("read_only")?,
-            serial: fields.bytes("serial")?,
-            queues: fields.small("queues")?,
-        };
-        let features = fields.number("features")?;
-        if config.sectors != self.config.sectors {
-            return Err(fields.invalid_number("sectors", "as many as here", config.sectors));
+        let State { sectors, read_only, serial, queues, features } = state.open(&IDENTITY)?;
+        let refuse =
+            |field, expected, found| Err(StateError::number(&IDENTITY, field, expected, found));
+        if sectors != self.config.sectors {
+            return refuse("sectors", "as many as here", sectors);
         }
-        if config.read_only != self.config.read_only {
-            return Err(fields.invalid("read_only", "the same as here", "the other"));
+        if read_only != self.config.read_only {
+            return refuse("read_only", "the same as here", read_only.into());
         }
-        if config.queues != self.config.queues {
-            let found = config.queues.into();
-            return Err(fields.invalid_number("queues", "as many as here", found));
+        if queues != self.config.queues {
+            return refuse("queues", "as many as here", queues.into());
         }
-        fields.close()?;
-        // The guest may have seen the serial number, so it is part of the state.
-        *self = Self { config, features };
+        *self =
+            Self { config: BlockConfig { sectors, read_only, serial: serial.0, queues }, features };
         Ok(())
     }
 }
@@ -648,15 +660,15 @@ mod tests {
     fn the_configuration_space_is_as_specified() {
         let device = disk();
         let mut capacity = [0; 8];
-        device.read_config(0, &mut capacity);
+        device.config().read(0, &mut capacity);
         assert_eq!(u64::from_le_bytes(capacity), 1000);
         let mut segments = [0; 4];
-        device.read_config(40, &mut segments);
+        device.config().read(40, &mut segments);
         assert_eq!(u32::from_le_bytes(segments), 1);
         let mut beyond = [0xaa; 8];
-        device.read_config(58, &mut beyond);
+        device.config().read(58, &mut beyond);
         assert_eq!(beyond, [0; 8]);
-        device.read_config(u64::MAX, &mut beyond);
+        device.config().read(u64::MAX, &mut beyond);
         assert_eq!(beyond, [0; 8]);
     }
 
@@ -667,7 +679,7 @@ mod tests {
         let device = with(4);
         assert_eq!((device.queues(), device.features() & F_MQ), (&[QUEUE_SIZE; 4][..], F_MQ));
         let mut num_queues = [0; 2];
-        device.read_config(34, &mut num_queues);
+        device.config().read(34, &mut num_queues);
         assert_eq!(num_queues, [4, 0]);
         assert_eq!((with(0).queues().len(), with(99).queues().len()), (1, 16));
         // A request is the same on every queue.
@@ -689,7 +701,11 @@ mod tests {
         assert_eq!(other.save(), saved);
         let mut smaller = Block::new(BlockConfig { sectors: 999, ..disk().config });
         assert!(smaller.restore(&saved).is_err());
-        assert!(disk().restore(&saved.number("more", 1)).is_err());
+        assert!(disk().restore(&saved).is_ok());
+        // The guest sees the first 20 bytes of a serial number, and these are saved.
+        let long = BlockConfig { serial: vec![b'x'; 21], ..disk().config };
+        assert_eq!(Block::new(long.clone()).config.serial.len(), ID_LEN);
+        assert_eq!(disk().restore(&Block::new(long).save()), Ok(()));
     }
 
     /// A device restored from the saved state completes a request in flight.

@@ -2,11 +2,9 @@
 //! pairs.
 
 use io_gate::{
-    Chain, Device, DeviceError, Gate, Identity, Intake, NetTx, Outcome, Port, SavedState,
-    StateError, Verdict,
+    Chain, ConfigSpace, Device, DeviceError, Gate, Identity, Intake, NetTx, Outcome, Port,
+    SavedState, StateError, Verdict, config_space, saved_state,
 };
-
-use crate::read_bytes;
 
 const IDENTITY: Identity = Identity { kind: "virtio-net", virtio_id: 1, state_version: 3 };
 
@@ -92,6 +90,26 @@ pub struct NetConfig {
     pub offloads: bool,
     /// Number of queue pairs, 1 to [`Net::MAX_PAIRS`].
     pub pairs: u16,
+}
+
+config_space! {
+    /// The configuration space (5.1.4).
+    struct Space {
+        mac: [u8; 6],
+        status: u16,
+        max_virtqueue_pairs: u16,
+    }
+}
+
+saved_state! {
+    /// The state of an interface. A guest that relies on offloads cannot run without them, so the
+    /// features that the driver has accepted are part of it.
+    struct State {
+        mac: [u8; 6],
+        pairs: u16,
+        pairs_in_use: u16,
+        features: u64,
+    }
 }
 
 /// A virtio network interface.
@@ -215,16 +233,13 @@ impl Device for Net {
         &SIZES[..2 * pairs + usize::from(pairs > 1)]
     }
 
-    fn read_config(&self, offset: u64, into: &mut [u8]) {
-        let mut space = [0; 10];
-        space[..6].copy_from_slice(&self.config.mac);
-        space[6..8].copy_from_slice(&S_LINK_UP.to_le_bytes());
-        space[8..].copy_from_slice(&self.config.pairs.to_le_bytes()); // max_virtqueue_pairs
-        read_bytes(&space, offset, into);
-    }
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {
+    fn config(&self) -> ConfigSpace {
         // Only old drivers, which are not supported, can write the address.
+        ConfigSpace::of(&Space {
+            mac: self.config.mac,
+            status: S_LINK_UP,
+            max_virtqueue_pairs: self.config.pairs,
+        })
     }
 
     fn activate(&mut self, features: u64) {
@@ -322,39 +337,34 @@ impl Device for Net {
     }
 
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY)
-            .bytes("mac", &self.config.mac)
-            .number("pairs", self.config.pairs.into())
-            .number("pairs_in_use", self.pairs.into())
-            .number("features", self.features)
+        let state = State {
+            mac: self.config.mac,
+            pairs: self.config.pairs,
+            pairs_in_use: self.pairs,
+            features: self.features,
+        };
+        SavedState::of(&IDENTITY, &state)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let mac = fields.bytes("mac")?;
-        let mac = <[u8; 6]>::try_from(mac.as_slice())
-            .map_err(|_| fields.invalid("mac", "6 bytes", "another number of them"))?;
-        let (most, pairs): (u16, u16) = (fields.small("pairs")?, fields.small("pairs_in_use")?);
-        if most != self.config.pairs {
-            return Err(fields.invalid_number("pairs", "as many as here", most.into()));
+        let State { mac, pairs, pairs_in_use, features } = state.open(&IDENTITY)?;
+        let refuse =
+            |field, expected, found| Err(StateError::number(&IDENTITY, field, expected, found));
+        if pairs != self.config.pairs {
+            return refuse("pairs", "as many as here", pairs.into());
         }
-        if !(1..=most).contains(&pairs) {
-            let expected = "from one to all of them in use";
-            return Err(fields.invalid_number("pairs_in_use", expected, pairs.into()));
+        if !(1..=pairs).contains(&pairs_in_use) {
+            return refuse("pairs_in_use", "from one to all of them in use", pairs_in_use.into());
         }
-        let features = fields.number("features")?;
-        if pairs > 1 && features & F_MQ == 0 {
-            let expected = "1 without VIRTIO_NET_F_MQ";
-            return Err(fields.invalid_number("pairs_in_use", expected, pairs.into()));
+        if pairs_in_use > 1 && features & F_MQ == 0 {
+            return refuse("pairs_in_use", "1 without VIRTIO_NET_F_MQ", pairs_in_use.into());
         }
-        // A guest that relies on offloads cannot run without them.
         if features & OFFLOADS != 0 && !self.config.offloads {
-            let expected = "no offloads (this backend has none)";
-            return Err(fields.invalid_number("features", expected, features));
+            return refuse("features", "no offloads (this backend has none)", features);
         }
-        fields.close()?;
         // The offered features belong to the backend, the accepted ones to the guest.
-        *self = Self { config: NetConfig { mac, ..self.config }, features, pairs };
+        let config = NetConfig { mac, ..self.config };
+        *self = Self { config, features, pairs: pairs_in_use };
         Ok(())
     }
 }
@@ -434,7 +444,7 @@ mod tests {
     #[test]
     fn the_address_and_the_link_can_be_read() {
         let mut space = [0xaa; 12];
-        Net::new(PLAIN).read_config(0, &mut space);
+        Net::new(PLAIN).config().read(0, &mut space);
         assert_eq!(space, [2, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0]);
     }
 
@@ -533,6 +543,6 @@ mod tests {
         assert_eq!(able.save(), saved);
         // The driver relies on an offload that this backend does not have.
         assert!(Net::new(PLAIN).restore(&saved).is_err());
-        assert!(able.restore(&SavedState::new(&IDENTITY)).is_err());
+        assert!(able.restore(&SavedState::of(&IDENTITY, &())).is_err());
     }
 }

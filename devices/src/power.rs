@@ -6,7 +6,7 @@
 
 use io_gate::{
     Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice, SavedState, StateError,
-    note,
+    note, saved_state,
 };
 
 use crate::read_bytes;
@@ -37,12 +37,14 @@ pub struct Button {
     pub enabled: bool,
 }
 
-/// The PM1a event and control registers in one window of 6 bytes.
-#[derive(Debug, Default)]
-pub struct PowerControl {
-    status: u16,
-    enable: u16,
-    control: u16,
+saved_state! {
+    /// The PM1a event and control registers in one window of 6 bytes (4.8.3.1, 4.8.3.2).
+    #[derive(Debug, Default)]
+    pub struct PowerControl {
+        status: u16,
+        enable: u16,
+        control: u16,
+    }
 }
 
 impl PowerControl {
@@ -65,8 +67,7 @@ impl PowerControl {
     /// # Errors
     /// When the state belongs to another device.
     pub fn button(state: &SavedState) -> Result<Button, StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let (status, enable): (u16, u16) = (fields.small("status")?, fields.small("enable")?);
+        let Self { status, enable, .. } = state.open(&IDENTITY)?;
         Ok(Button { pressed: status & POWER_BUTTON != 0, enabled: enable & POWER_BUTTON != 0 })
     }
 
@@ -139,28 +140,20 @@ impl RegisterDevice for PowerControl {
     }
 
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY)
-            .number("status", self.status.into())
-            .number("enable", self.enable.into())
-            .number("control", self.control.into())
+        SavedState::of(&IDENTITY, self)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let restored = Self {
-            status: fields.small("status")?,
-            enable: fields.small("enable")?,
-            control: fields.small("control")?,
-        };
+        let restored: Self = state.open(&IDENTITY)?;
         if restored.status & !POWER_BUTTON != 0 {
-            let found = restored.status.into();
-            return Err(fields.invalid_number("status", "no bit but the power button's", found));
+            let (expected, found) = ("no bit but the power button's", restored.status.into());
+            return Err(StateError::number(&IDENTITY, "status", expected, found));
         }
         if restored.control & SLEEP_ENABLE != 0 {
             let expected = "the bit that starts a transition clear";
-            return Err(fields.invalid_number("control", expected, restored.control.into()));
+            let found = restored.control.into();
+            return Err(StateError::number(&IDENTITY, "control", expected, found));
         }
-        fields.close()?;
         *self = restored;
         Ok(())
     }
@@ -242,10 +235,7 @@ mod tests {
         let mut other = PowerControl::new();
         assert_eq!(other.restore(&device.save()), Ok(()));
         assert_eq!(other.save(), device.save());
-        let wide = SavedState::new(&IDENTITY)
-            .number("status", 1 << 16)
-            .number("enable", 0)
-            .number("control", 0);
-        assert!(other.restore(&wide).is_err());
+        let other_bit = PowerControl { status: POWER_BUTTON | 1, ..PowerControl::new() };
+        assert!(other.restore(&other_bit.save()).is_err());
     }
 }

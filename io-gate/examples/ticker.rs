@@ -11,8 +11,8 @@ use io_gate::host::{
     lend_chain, new_gate,
 };
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Fields, Gate, Identity, MemoryFault, Outcome, Payload,
-    Port, SavedState, StateError, Verdict,
+    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, MemoryFault, Outcome, Payload, Port,
+    SavedState, StateError, Verdict, saved_state,
 };
 
 // The device: an author's code. Nothing here can reach the outside.
@@ -22,10 +22,12 @@ const TAPE: Port = Port(0);
 const OK: u8 = 0;
 const FAILED: u8 = 1;
 
-/// Prints each line from the guest after its number. One status byte goes back.
-#[derive(Default)]
-struct Ticker {
-    lines: u64,
+saved_state! {
+    /// Prints each line from the guest after its number. One status byte goes back.
+    #[derive(Default)]
+    struct Ticker {
+        lines: u64,
+    }
 }
 
 impl Device for Ticker {
@@ -67,14 +69,11 @@ impl Device for Ticker {
     }
 
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY).number("lines", self.lines)
+        SavedState::of(&IDENTITY, self)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields: Fields = state.open(&IDENTITY)?;
-        let lines = fields.number("lines")?;
-        fields.close()?;
-        self.lines = lines;
+        *self = state.open(&IDENTITY)?;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The device traits: the contract between a device's author and the far side of the gate.
 
 use crate::chain::{Chain, ChainError};
+use crate::config::{ConfigSpace, ConfigWrite};
 use crate::effect::Port;
 use crate::gate::Gate;
 use crate::identity::Identity;
@@ -106,15 +107,14 @@ pub trait Device: Send {
     /// The maximum size of each of its virtqueues.
     fn queues(&self) -> &[u16];
 
-    /// Reads its configuration space (virtio 1.2, 2.5); bytes beyond its end read as zero.
-    fn read_config(&self, offset: u64, into: &mut [u8]) {
-        let _ = offset;
-        into.fill(0);
+    /// Its configuration space (virtio 1.2, 2.5): see [`config_space!`](crate::config_space).
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace::default()
     }
 
-    /// The driver writes to the configuration space.
-    fn write_config(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>) {
-        let _ = (offset, from, gate);
+    /// The driver writes to a [`Writable`](crate::Writable) field of the configuration space.
+    fn write_config(&mut self, write: ConfigWrite<'_>, gate: &mut Gate<'_>) {
+        let _ = (write, gate);
     }
 
     /// The driver has accepted `features` and is ready. A device whose answers depend on the
@@ -191,9 +191,10 @@ pub trait Device: Send {
         Ok(Intake { used: 0, consumed: data.len() })
     }
 
-    /// The device's own state: everything that affects what the guest sees.
+    /// The device's own state: everything that affects what the guest sees. See
+    /// [`saved_state!`](crate::saved_state).
     fn save(&self) -> SavedState {
-        SavedState::new(&self.identity())
+        SavedState::of(&self.identity(), &())
     }
 
     /// Restores a saved state, on an instance built as the saved one was.
@@ -202,7 +203,7 @@ pub trait Device: Send {
     /// When the kind or version differs, a field is missing or left over, or a value is out of
     /// range.
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        state.open(&self.identity())?.close()
+        state.open(&self.identity())
     }
 }
 
@@ -261,7 +262,7 @@ pub trait RegisterDevice: Send {
 
     /// As [`Device::save`].
     fn save(&self) -> SavedState {
-        SavedState::new(&self.identity())
+        SavedState::of(&self.identity(), &())
     }
 
     /// As [`Device::restore`].
@@ -269,6 +270,6 @@ pub trait RegisterDevice: Send {
     /// # Errors
     /// As [`Device::restore`].
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        state.open(&self.identity())?.close()
+        state.open(&self.identity())
     }
 }

@@ -49,6 +49,7 @@ extern crate alloc;
 
 mod chain;
 mod commit;
+mod config;
 mod device;
 mod effect;
 mod gate;
@@ -56,11 +57,13 @@ mod identity;
 mod ledger;
 mod load;
 pub mod note;
+mod number;
 mod session;
 mod state;
 mod verdict;
 
 pub use chain::{Chain, ChainError, MemoryFault, Payload, Space};
+pub use config::{ConfigFields, ConfigPlace, ConfigSpace, ConfigWrite, Writable};
 pub use device::{Device, DeviceError, Intake, LineState, Outcome, RegisterDevice};
 pub use effect::{
     BlockDiscard, BlockFlush, BlockWrite, BlockWriteZeroes, ConsoleTx, EffectKind, NetTx, Port,
@@ -68,7 +71,7 @@ pub use effect::{
 };
 pub use gate::{EffectToken, Gate};
 pub use identity::Identity;
-pub use state::{Fields, SavedState, StateError, Value};
+pub use state::{Bytes, SavedState, StateError, StateFields};
 pub use verdict::{Held, Pending, Verdict};
 
 /// The far side of the gate: a VMM uses it to lend gates to devices and to release committed
@@ -78,10 +81,18 @@ pub mod host {
         GuestBytes, GuestRange, MemoryFault, lend_chain, lend_merged, take_back,
     };
     pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
+    pub use crate::config::write_config;
     pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
     pub use crate::ledger::{
         Counts, InFlightError, Ledger, Performable, check_in_flight, new_gate,
     };
     pub use crate::load::{MAX_MEMORY, MAX_RECORDED, Weight};
     pub use crate::session::ChainOutcome;
+}
+
+/// What [`saved_state!`] and [`config_space!`] write into a device. Device code does not name it.
+#[doc(hidden)]
+pub mod fields {
+    pub use crate::config::{Changes, Listing, check_alignment, shape};
+    pub use crate::state::{Restoring, Saving};
 }

@@ -1,6 +1,11 @@
 //! The saved state of a device: its kind, a version, and named fields, all of them required.
 //!
-//! Field names and error texts are fixed: they are logged, and the log must not contain guest data.
+//! A device declares its fields, with their types, within [`saved_state!`](crate::saved_state).
+//! [`SavedState::of`] saves them. [`SavedState::open`] refuses a field that is missing, left over
+//! or out of its type's range.
+
+mod error;
+mod field;
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -9,28 +14,101 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
+pub use error::StateError;
+pub use field::Bytes;
+use field::{Misfit, StateField, Value};
 
-/// The value of one field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Value {
-    /// A number or a set of bits.
-    Number(u64),
-    /// Raw bytes.
-    Bytes(Vec<u8>),
+/// Declares a struct that a device saves: the device itself, or what it keeps of itself.
+///
+/// A field is a `u8`, `u16`, `u32`, `u64`, `bool`, an array of numbers, or [`Bytes`]. Its name is
+/// saved with it. Raise [`Identity::state_version`] when a name, a type or the meaning of a field
+/// changes.
+///
+/// ```
+/// use io_gate::{Identity, SavedState, saved_state};
+///
+/// const BEEPER: Identity = Identity { kind: "beeper", virtio_id: 0, state_version: 1 };
+///
+/// saved_state! {
+///     /// A tone generator.
+///     #[derive(Debug, PartialEq)]
+///     pub struct Beeper {
+///         /// The pitch in Hz.
+///         pitch: u16,
+///         muted: bool,
+///     }
+/// }
+///
+/// let beeper = Beeper { pitch: 440, muted: false };
+/// let saved = SavedState::of(&BEEPER, &beeper);
+/// assert_eq!(saved.open::<Beeper>(&BEEPER)?, beeper);
+/// # Ok::<(), io_gate::StateError>(())
+/// ```
+#[macro_export]
+macro_rules! saved_state {
+    (
+        $(#[$about:meta])*
+        $visible:vis struct $name:ident {
+            $($(#[$about_field:meta])* $visible_field:vis $field:ident: $type:ty),* $(,)?
+        }
+    ) => {
+        $(#[$about])*
+        $visible struct $name {
+            $($(#[$about_field])* $visible_field $field: $type,)*
+        }
+
+        impl $crate::StateFields for $name {
+            fn save_fields(&self, to: &mut $crate::fields::Saving) {
+                $(to.add(stringify!($field), &self.$field);)*
+            }
+
+            fn restore_fields(
+                from: &mut $crate::fields::Restoring<'_>,
+            ) -> Result<Self, $crate::StateError> {
+                Ok(Self { $($field: from.take(stringify!($field))?,)* })
+            }
+        }
+    };
+}
+
+/// A struct that can be saved and restored. Declare it within
+/// [`saved_state!`](crate::saved_state).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a saved state",
+    note = "declare the struct within `io_gate::saved_state! {{ .. }}`"
+)]
+pub trait StateFields: Sized {
+    /// Saves each field.
+    #[doc(hidden)]
+    fn save_fields(&self, to: &mut Saving);
+
+    /// Restores each field.
+    #[doc(hidden)]
+    fn restore_fields(from: &mut Restoring<'_>) -> Result<Self, StateError>;
+}
+
+/// The state of a device that has none.
+impl StateFields for () {
+    fn save_fields(&self, _to: &mut Saving) {}
+
+    fn restore_fields(_from: &mut Restoring<'_>) -> Result<Self, StateError> {
+        Ok(())
+    }
+}
+
+/// The fields of a device, and those that an adapter adds to them.
+impl<A: StateFields, B: StateFields> StateFields for (A, B) {
+    fn save_fields(&self, to: &mut Saving) {
+        self.0.save_fields(to);
+        self.1.save_fields(to);
+    }
+
+    fn restore_fields(from: &mut Restoring<'_>) -> Result<Self, StateError> {
+        Ok((A::restore_fields(from)?, B::restore_fields(from)?))
+    }
 }
 
 /// The state of a device when the checkpoint was taken.
-///
-/// ```
-/// use io_gate::{Identity, SavedState};
-///
-/// const BEEPER: Identity = Identity { kind: "beeper", virtio_id: 0, state_version: 1 };
-/// let saved = SavedState::new(&BEEPER).number("pitch", 440);
-/// let mut fields = saved.open(&BEEPER)?;
-/// assert_eq!(fields.number("pitch")?, 440);
-/// fields.close()?; // a field that was not read would be an error
-/// # Ok::<(), io_gate::StateError>(())
-/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedState {
     kind: String,
@@ -39,24 +117,12 @@ pub struct SavedState {
 }
 
 impl SavedState {
-    /// An empty state for a device of this identity.
+    /// Saves the fields of a device of this identity.
     #[must_use]
-    pub fn new(identity: &Identity) -> Self {
-        Self { kind: identity.kind.to_owned(), version: identity.state_version, fields: Vec::new() }
-    }
-
-    /// Adds a number.
-    #[must_use]
-    pub fn number(mut self, name: &'static str, value: u64) -> Self {
-        self.fields.push((name.to_owned(), Value::Number(value)));
-        self
-    }
-
-    /// Adds raw bytes.
-    #[must_use]
-    pub fn bytes(mut self, name: &'static str, value: &[u8]) -> Self {
-        self.fields.push((name.to_owned(), Value::Bytes(value.to_owned())));
-        self
+    pub fn of<S: StateFields>(identity: &Identity, state: &S) -> Self {
+        let mut fields = Saving(Vec::new());
+        state.save_fields(&mut fields);
+        Self { kind: identity.kind.to_owned(), version: identity.state_version, fields: fields.0 }
     }
 
     /// The kind of the device that was saved.
@@ -71,11 +137,12 @@ impl SavedState {
         self.version
     }
 
-    /// Opens the state for a device of this identity.
+    /// The fields, for a device of this identity.
     ///
     /// # Errors
-    /// When the state is of another kind of device, or of another version.
-    pub fn open(&self, identity: &Identity) -> Result<Fields, StateError> {
+    /// When the state is of another kind of device or of another version, or when a field is
+    /// missing, left over or out of its type's range.
+    pub fn open<S: StateFields>(&self, identity: &Identity) -> Result<S, StateError> {
         if self.kind != identity.kind {
             return Err(StateError::Kind {
                 expected: identity.kind.to_owned(),
@@ -89,194 +156,52 @@ impl SavedState {
                 found: self.version,
             });
         }
-        Ok(Fields { kind: self.kind.clone(), left: self.fields.clone() })
-    }
-}
-
-/// The fields of an opened state, taken out one by one.
-#[derive(Debug)]
-pub struct Fields {
-    kind: String,
-    left: Vec<(String, Value)>,
-}
-
-impl Fields {
-    /// Takes a number.
-    ///
-    /// # Errors
-    /// When the field is not there, or holds bytes.
-    pub fn number(&mut self, name: &'static str) -> Result<u64, StateError> {
-        match self.take(name)? {
-            Value::Number(value) => Ok(value),
-            Value::Bytes(_) => Err(self.invalid(name, "a number", "bytes")),
-        }
-    }
-
-    /// Takes a number as a smaller type.
-    ///
-    /// # Errors
-    /// As [`number`](Self::number), and when the number does not fit.
-    pub fn small<T: TryFrom<u64>>(&mut self, name: &'static str) -> Result<T, StateError> {
-        let value = self.number(name)?;
-        T::try_from(value)
-            .map_err(|_| self.invalid(name, core::any::type_name::<T>(), "a larger number"))
-    }
-
-    /// Takes a flag: 0 is false, 1 is true.
-    ///
-    /// # Errors
-    /// As [`number`](Self::number), and when the number is neither 0 nor 1.
-    pub fn flag(&mut self, name: &'static str) -> Result<bool, StateError> {
-        match self.number(name)? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(self.invalid(name, "0 or 1", "a larger number")),
-        }
-    }
-
-    /// Takes raw bytes.
-    ///
-    /// # Errors
-    /// When the field is not there, or holds a number.
-    pub fn bytes(&mut self, name: &'static str) -> Result<Vec<u8>, StateError> {
-        match self.take(name)? {
-            Value::Bytes(value) => Ok(value),
-            Value::Number(_) => Err(self.invalid(name, "bytes", "a number")),
-        }
-    }
-
-    /// Ends reading.
-    ///
-    /// # Errors
-    /// When a field was not read: the saved device had state that this one does not know.
-    pub fn close(self) -> Result<(), StateError> {
-        match self.left.into_iter().next() {
-            None => Ok(()),
-            Some((field, _)) => Err(StateError::LeftOver { kind: self.kind, field }),
-        }
-    }
-
-    /// Makes an error about the value of a field.
-    #[must_use]
-    pub fn invalid(
-        &self,
-        field: &'static str,
-        expected: &'static str,
-        found: &'static str,
-    ) -> StateError {
-        StateError::Invalid { kind: self.kind.clone(), field, expected, found }
-    }
-
-    /// Makes an error about a number in a field.
-    #[must_use]
-    pub fn invalid_number(
-        &self,
-        field: &'static str,
-        expected: &'static str,
-        found: u64,
-    ) -> StateError {
-        StateError::Number { kind: self.kind.clone(), field, expected, found }
-    }
-
-    fn take(&mut self, name: &'static str) -> Result<Value, StateError> {
-        let index = self.left.iter().position(|(field, _)| field == name);
-        match index {
-            Some(index) => Ok(self.left.swap_remove(index).1),
-            None => Err(StateError::Missing { kind: self.kind.clone(), field: name }),
-        }
-    }
-}
-
-/// Why a saved state does not fit a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StateError {
-    /// The state is of another kind of device.
-    Kind {
-        /// The kind of the device that restores.
-        expected: String,
-        /// The kind that was saved.
-        found: String,
-    },
-    /// The state has another version.
-    Version {
-        /// The kind.
-        kind: String,
-        /// The version of the device that restores.
-        expected: u16,
-        /// The version that was saved.
-        found: u16,
-    },
-    /// A field is missing.
-    Missing {
-        /// The kind.
-        kind: String,
-        /// The field.
-        field: &'static str,
-    },
-    /// The state has a field that the device does not know.
-    LeftOver {
-        /// The kind.
-        kind: String,
-        /// The field.
-        field: String,
-    },
-    /// A field has an impossible value.
-    Invalid {
-        /// The kind.
-        kind: String,
-        /// The field.
-        field: &'static str,
-        /// The expected value.
-        expected: &'static str,
-        /// The value found.
-        found: &'static str,
-    },
-    /// A field has an impossible number.
-    Number {
-        /// The kind.
-        kind: String,
-        /// The field.
-        field: &'static str,
-        /// The expected value.
-        expected: &'static str,
-        /// The number found.
-        found: u64,
-    },
-}
-
-impl core::fmt::Display for StateError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Kind { expected, found } => {
-                write!(f, "saved state: expected one of {expected}, found one of {found}")
-            }
-            Self::Version { kind, expected, found } => write!(
-                f,
-                "saved state of {kind}: expected version {expected}, found {found}; run the same release on both sides"
-            ),
-            Self::Missing { kind, field } => {
-                write!(f, "saved state of {kind}: expected a field `{field}`, found none")
-            }
-            Self::LeftOver { kind, field } => {
-                write!(
-                    f,
-                    "saved state of {kind}: found a field `{field}` that this release does not know"
-                )
-            }
-            Self::Number { kind, field, expected, found } => {
-                write!(
-                    f,
-                    "saved state of {kind}, field `{field}`: expected {expected}, found {found} ({found:#x})"
-                )
-            }
-            Self::Invalid { kind, field, expected, found } => {
-                write!(
-                    f,
-                    "saved state of {kind}, field `{field}`: expected {expected}, found {found}"
-                )
+        let mut fields = Restoring { kind: &self.kind, left: self.fields.iter().collect() };
+        let state = S::restore_fields(&mut fields)?;
+        match fields.left.first() {
+            None => Ok(state),
+            Some((field, _)) => {
+                Err(StateError::LeftOver { kind: self.kind.clone(), field: field.clone() })
             }
         }
     }
 }
 
-impl core::error::Error for StateError {}
+/// Takes the fields of a state that is saved: for [`saved_state!`](crate::saved_state).
+pub struct Saving(Vec<(String, Value)>);
+
+impl Saving {
+    /// Adds a field.
+    pub fn add<F: StateField>(&mut self, name: &'static str, field: &F) {
+        self.0.push((plain(name).to_owned(), field.save()));
+    }
+}
+
+/// The name of a field without the mark of a raw identifier: `r#match` is saved as `match`.
+fn plain(name: &'static str) -> &'static str {
+    name.strip_prefix("r#").unwrap_or(name)
+}
+
+/// Gives the fields of a state that is restored: for [`saved_state!`](crate::saved_state).
+pub struct Restoring<'s> {
+    kind: &'s str,
+    left: Vec<&'s (String, Value)>,
+}
+
+impl Restoring<'_> {
+    /// Takes a field.
+    ///
+    /// # Errors
+    /// When the field is missing or out of its type's range.
+    pub fn take<F: StateField>(&mut self, name: &'static str) -> Result<F, StateError> {
+        let (kind, field) = (self.kind.to_owned(), plain(name));
+        let Some(at) = self.left.iter().position(|(name, _)| name == field) else {
+            return Err(StateError::Missing { kind, field });
+        };
+        let (_, value) = self.left.swap_remove(at);
+        F::restore(value).map_err(|misfit| match misfit {
+            Misfit::Shape(expected, found) => StateError::Invalid { kind, field, expected, found },
+            Misfit::Range(expected, found) => StateError::Number { kind, field, expected, found },
+        })
+    }
+}

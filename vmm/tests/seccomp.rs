@@ -15,7 +15,10 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use io_gate::host::{Term, new_gate};
-use io_gate::{Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Port, Verdict};
+use io_gate::{
+    Chain, ConfigSpace, ConfigWrite, ConsoleTx, Device, DeviceError, Gate, Identity, Port, Verdict,
+    Writable, config_space,
+};
 use io_gate_host::backend::console::Console;
 use io_gate_host::{Backend, Permission, Unfenced, VirtioSlot};
 use kemari_arbiter::{Arbiter, FileArbiter};
@@ -49,6 +52,13 @@ const ATTACKS: [(&str, &str); 15] = [
     ("start a program", "execve"),
 ];
 const THREAD: &str = "start a thread";
+
+config_space! {
+    struct Space {
+        /// Any write makes the device attack.
+        attack: Writable<u8>,
+    }
+}
 
 /// A device that has left safe Rust.
 struct Hostile {
@@ -115,7 +125,11 @@ impl Device for Hostile {
         &[]
     }
 
-    fn write_config(&mut self, _offset: u64, _from: &[u8], gate: &mut Gate<'_>) {
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace::of(&Space { attack: Writable::new(0) })
+    }
+
+    fn write_config(&mut self, _write: ConfigWrite<'_>, gate: &mut Gate<'_>) {
         match self.attack {
             "nothing" => {}
             "log" => log::info!("a line of a device"),

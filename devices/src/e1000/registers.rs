@@ -119,6 +119,8 @@ const PLAIN: [Plain; 41] = [
 const TABLE: usize = 128;
 /// Words of the address table: 16 pairs.
 const ADDRESSES: usize = 32;
+/// Words of all plain registers and tables.
+pub(super) const WORDS: usize = PLAIN.len() + TABLE + ADDRESSES + TABLE;
 /// RAH: the address is valid.
 pub(super) const ADDRESS_VALID: u32 = 1 << 31;
 
@@ -179,23 +181,18 @@ impl Registers {
     }
 
     /// All values, in the order of the saved state.
-    pub(super) fn words(&self) -> impl Iterator<Item = u32> + '_ {
-        self.plain.iter().chain(&self.mta).chain(&self.ra).chain(&self.vfta).copied()
+    pub(super) fn words(&self) -> [u32; WORDS] {
+        let all = self.plain.iter().chain(&self.mta).chain(&self.ra).chain(&self.vfta);
+        let mut words = [0; WORDS];
+        words.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
+        words
     }
 
     /// Restores the values of [`words`](Self::words). Returns whether they are valid.
     #[must_use]
-    pub(super) fn set_words(&mut self, words: &[u32]) -> bool {
+    pub(super) fn set_words(&mut self, words: &[u32; WORDS]) -> bool {
         let all = self.plain.iter_mut().chain(&mut self.mta).chain(&mut self.ra);
-        let mut all = all.chain(&mut self.vfta);
-        let mut given = words.iter();
-        loop {
-            match (all.next(), given.next()) {
-                (Some(to), Some(from)) => *to = *from,
-                (None, None) => break,
-                _ => return false,
-            }
-        }
+        all.chain(&mut self.vfta).zip(words).for_each(|(to, from)| *to = *from);
         // A saved state has only bits that a driver can set, besides the reset values.
         let known = PLAIN.iter().zip(&self.plain);
         known.into_iter().all(|(Plain(_, reset, mask), value)| value & !(mask | reset) == 0)
@@ -213,8 +210,6 @@ fn index_from(base: u32, offset: u32) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-
     use super::*;
 
     #[test]
@@ -234,10 +229,12 @@ mod tests {
             (0x0403_0201, 0x8000_0605)
         );
         registers.put(0x1_fffc, 1);
-        let words: Vec<u32> = registers.words().collect();
+        let mut words = registers.words();
         let mut other = Registers::new([0; 6]);
         assert!(other.set_words(&words));
         assert_eq!(other, registers);
-        assert!(!other.set_words(&words[1..]));
+        // CTRL's reset bit clears itself.
+        words[0] |= 1 << 26;
+        assert!(!other.set_words(&words));
     }
 }

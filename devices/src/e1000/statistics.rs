@@ -3,7 +3,7 @@
 use super::registers::reg;
 
 /// Number of registers from the first.
-const COUNT: usize = 0x4a;
+pub(super) const COUNT: usize = 0x4a;
 /// Length of the frame check sequence, which the length counters include.
 const CHECK_SEQUENCE: usize = 4;
 

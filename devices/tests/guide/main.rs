@@ -29,13 +29,3 @@ fn it_keeps_the_contract() {
 fn it_bears_any_guest() {
     contract().fuzz();
 }
-
-/// A copy of the helper in `devices`, which a device there takes from its crate.
-fn read_bytes(block: &[u8], offset: u64, into: &mut [u8]) {
-    into.fill(0);
-    let Some(rest) = usize::try_from(offset).ok().and_then(|offset| block.get(offset..)) else {
-        return;
-    };
-    let len = rest.len().min(into.len());
-    into[..len].copy_from_slice(&rest[..len]);
-}

@@ -1,12 +1,12 @@
 //! A pager: it prints what the driver gives it, unless the driver has muted it. The guide builds it
 //! step by step.
 
+// ANCHOR: uses
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState, StateError,
-    Verdict,
+    Chain, ConfigSpace, ConfigWrite, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port,
+    SavedState, StateError, Verdict, Writable, config_space, saved_state,
 };
-
-use crate::read_bytes;
+// ANCHOR_END: uses
 
 /// No number of virtio's own (virtio 1.2, 5): give it its specification's.
 // ANCHOR: identity
@@ -24,20 +24,29 @@ const MAX_TEXT: usize = 4096;
 const PRINTED: u8 = 0;
 const LOST: u8 = 1;
 const MUTED: u8 = 2;
-
-/// Where the switch is in the configuration space: a byte, 1 is muted and 0 is not.
-const MUTE: u64 = 8;
 // ANCHOR_END: constants
 
-// ANCHOR: struct
-/// A request is text to read and a byte of room for the answer.
-#[derive(Debug, Default)]
-pub struct Pager {
-    /// Requests taken so far; the driver reads it in the configuration space.
-    count: u64,
-    muted: bool,
+// ANCHOR: fields
+saved_state! {
+    /// A request is text to read and a byte of room for the answer.
+    #[derive(Debug, Default)]
+    pub struct Pager {
+        /// Number of requests so far.
+        count: u64,
+        /// It takes the text and prints nothing.
+        muted: bool,
+    }
 }
-// ANCHOR_END: struct
+
+config_space! {
+    /// What the driver reads without a request.
+    struct Space {
+        count: u64,
+        /// The switch, at offset 8: one byte, 1 is muted and 0 is not.
+        muted: Writable<bool>,
+    }
+}
+// ANCHOR_END: fields
 
 impl Pager {
     /// The device as it is after power-on.
@@ -45,6 +54,12 @@ impl Pager {
     pub fn new() -> Self {
         Self::default()
     }
+
+    // ANCHOR: space
+    fn space(&self) -> Space {
+        Space { count: self.count, muted: Writable::new(self.muted) }
+    }
+    // ANCHOR_END: space
 }
 
 impl Device for Pager {
@@ -57,16 +72,13 @@ impl Device for Pager {
     }
 
     // ANCHOR: config
-    fn read_config(&self, offset: u64, into: &mut [u8]) {
-        let mut space = self.count.to_le_bytes().to_vec();
-        space.push(self.muted.into());
-        read_bytes(&space, offset, into);
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace::of(&self.space())
     }
 
-    fn write_config(&mut self, offset: u64, from: &[u8], _gate: &mut Gate<'_>) {
-        // What else a driver writes has no effect.
-        if let (MUTE, &[switch @ (0 | 1)]) = (offset, from) {
-            self.muted = switch == 1;
+    fn write_config(&mut self, write: ConfigWrite<'_>, _gate: &mut Gate<'_>) {
+        if let Some(muted) = write.apply(self.space()).muted.change() {
+            self.muted = muted;
         }
     }
     // ANCHOR_END: config
@@ -103,18 +115,12 @@ impl Device for Pager {
         chain.write(&[answer]).map_or(0, |()| 1)
     }
 
-    // ANCHOR: state
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY).number("count", self.count).number("muted", self.muted.into())
+        SavedState::of(&IDENTITY, self)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let count = fields.number("count")?;
-        let muted = fields.flag("muted")?;
-        fields.close()?;
-        *self = Self { count, muted };
+        *self = state.open(&IDENTITY)?;
         Ok(())
     }
-    // ANCHOR_END: state
 }

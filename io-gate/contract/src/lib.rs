@@ -8,6 +8,8 @@
 //! - A saved state of another kind or version, or with a field that is missing, left over, of
 //!   another type or out of range, is refused and leaves the device unchanged. From an accepted
 //!   state the device can continue.
+//! - A driver's write to a field of the configuration space is refused or taken: the field has its
+//!   former value or the written one. Saved and restored after it, the device continues unchanged.
 //! - A reset restores the state after power-on.
 //! - Malformed requests and input, and chains that change while a request is in flight, do not make
 //!   it panic, loop, or write more than fits.
@@ -23,7 +25,7 @@
 //! use io_gate_contract::RegisterContract;
 //! # use io_gate::*;
 //! # const BEEPER: Identity = Identity { kind: "beeper", virtio_id: 0, state_version: 1 };
-//! # #[derive(Default)] struct Beeper { pitch: u8 }
+//! # saved_state! { #[derive(Default)] struct Beeper { pitch: u8 } }
 //! # impl RegisterDevice for Beeper {
 //! #     fn identity(&self) -> Identity { BEEPER }
 //! #     fn read(&mut self, _: u64, into: &mut [u8], _: &mut Gate<'_>) { into.fill(self.pitch) }
@@ -36,14 +38,9 @@
 //! #     fn intake(&mut self, _: Port, data: &[u8], _: &mut Gate<'_>) -> usize { data.len() }
 //! #     fn line(&mut self) -> LineState { LineState::Quiet }
 //! #     fn reset(&mut self) { self.pitch = 0 }
-//! #     fn save(&self) -> SavedState {
-//! #         SavedState::new(&BEEPER).number("pitch", self.pitch.into())
-//! #     }
+//! #     fn save(&self) -> SavedState { SavedState::of(&BEEPER, self) }
 //! #     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-//! #         let mut fields = state.open(&BEEPER)?;
-//! #         let pitch = fields.small("pitch")?;
-//! #         fields.close()?;
-//! #         self.pitch = pitch;
+//! #         *self = state.open(&BEEPER)?;
 //! #         Ok(())
 //! #     }
 //! # }

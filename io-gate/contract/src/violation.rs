@@ -16,6 +16,7 @@ pub(crate) enum Rule {
     RoundTrip,
     StateRefused,
     UnchangedByRefusal,
+    Written,
     Reset,
     Features,
     Negotiated,
@@ -40,6 +41,9 @@ impl Rule {
                 "`restore` refuses a saved state that this device cannot have written"
             }
             Self::UnchangedByRefusal => "a refused state does not change the device",
+            Self::Written => {
+                "a field of the configuration space that the driver writes has its former value or the written one"
+            }
             Self::Reset => "`reset` brings back the state after power-on",
             Self::Features => {
                 "every set of offered features can be accepted, again after each reset"
@@ -67,11 +71,15 @@ impl Rule {
                  read again from its chain in `complete`"
             }
             Self::StateRefused => {
-                "open the state with `SavedState::open`, read each number with `small`, check its range, and end with \
-                 `Fields::close`"
+                "open the state with `SavedState::open`, return its error, and check the range of each field whose type \
+                 allows more than the device does"
             }
             Self::UnchangedByRefusal => {
-                "in `restore`, read and check every field before you assign the first"
+                "in `restore`, open the state and check every field before you assign the first"
+            }
+            Self::Written => {
+                "in `write_config`, assign the value of `Writable::change` as it is, or refuse it; in `config`, give the \
+                 assigned value back"
             }
             Self::Reset => "assign every field in `reset`, most simply `*self = Self::new(..)`",
             Self::Features => "let `activate` depend only on its argument",

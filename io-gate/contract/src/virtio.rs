@@ -1,6 +1,7 @@
 //! The contract of a virtio device.
 
 mod chaos;
+mod configured;
 mod fuzz;
 mod world;
 
@@ -125,6 +126,7 @@ impl VirtioContract {
             }
             self.check_continuity()?;
             self.check_state()?;
+            self.check_configured()?;
             self.check_reset()?;
             self.check_features()?;
             self.check_negotiated()?;

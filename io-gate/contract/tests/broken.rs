@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, LineState, Outcome, Port,
-    RegisterDevice, SavedState, StateError, Verdict,
+    Chain, ConfigSpace, ConfigWrite, ConsoleTx, Device, DeviceError, Gate, Identity, Intake,
+    LineState, Outcome, Port, RegisterDevice, SavedState, StateError, Verdict, Writable,
+    config_space, saved_state,
 };
 use io_gate_contract::{RegisterContract, VirtioContract};
 
@@ -35,13 +36,46 @@ enum Fault {
     NeverServesWhatWasAccepted,
     CountsWhatItHasNotWritten,
     IndexesByALength,
+    ForgetsASetting,
+    ChangesASetting,
+    KeepsASettingAcrossReset,
+}
+
+saved_state! {
+    #[derive(Clone, Copy, Default, PartialEq)]
+    struct Kept {
+        features: u64,
+        count: u64,
+        pitch: u16,
+    }
+}
+
+saved_state! {
+    struct KeptByHalf {
+        features: u64,
+        pitch: u16,
+    }
+}
+
+saved_state! {
+    struct KeptUnset {
+        features: u64,
+        count: u64,
+    }
+}
+
+config_space! {
+    struct Space {
+        count: u64,
+        /// Every answer contains it.
+        pitch: Writable<u16>,
+    }
 }
 
 /// Prints the request's bytes after its number, and answers with that number.
 struct Echo {
     fault: Fault,
-    count: u64,
-    features: u64,
+    kept: Kept,
     /// State that a request in flight needs later. It is not in the saved state, which is the
     /// fault.
     remembered: u8,
@@ -50,9 +84,19 @@ struct Echo {
     resets: u64,
 }
 
+impl Echo {
+    fn new(fault: Fault) -> Self {
+        Self { fault, kept: Kept::default(), remembered: 0, tiny: 0, resets: 0 }
+    }
+
+    fn space(&self) -> Space {
+        let count = self.kept.count.wrapping_add(self.tiny);
+        Space { count, pitch: Writable::new(self.kept.pitch) }
+    }
+}
+
 fn echo(fault: Fault) -> VirtioContract {
-    let echo = move || Echo { fault, count: 0, features: 0, remembered: 0, tiny: 0, resets: 0 };
-    VirtioContract::new(move || Box::new(echo()))
+    VirtioContract::new(move || Box::new(Echo::new(fault)))
         .request(0, b"first", 8)
         .request(0, b"second, and longer than sixteen bytes", 8)
         .input(Port(0), b"from outside", 4)
@@ -75,18 +119,27 @@ impl Device for Echo {
     fn queues(&self) -> &[u16] {
         &[16, 16]
     }
-    fn read_config(&self, _: u64, into: &mut [u8]) {
-        into.fill(self.count.wrapping_add(self.tiny) as u8);
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace::of(&self.space())
     }
-    fn write_config(&mut self, _: u64, _: &[u8], _: &mut Gate<'_>) {}
+    fn write_config(&mut self, write: ConfigWrite<'_>, _: &mut Gate<'_>) {
+        if let Some(pitch) = write.apply(self.space()).pitch.change() {
+            let odd = u16::from(self.fault == Fault::ChangesASetting);
+            self.kept.pitch = pitch ^ odd;
+        }
+    }
     fn activate(&mut self, features: u64) {
-        self.features = features;
+        self.kept.features = features;
     }
     fn reset(&mut self) {
-        if self.fault != Fault::ResetsHalf {
-            self.count = 0;
+        let before = self.kept;
+        self.kept = Kept::default();
+        match self.fault {
+            Fault::ResetsHalf => self.kept.count = before.count,
+            Fault::KeepsASettingAcrossReset => self.kept.pitch = before.pitch,
+            _ => {}
         }
-        (self.features, self.remembered, self.tiny) = (0, 0, 0);
+        (self.remembered, self.tiny) = (0, 0);
         self.resets += 1;
     }
     fn process<'e>(
@@ -103,24 +156,24 @@ impl Device for Echo {
         let loud = match self.fault {
             Fault::ServesWhatWasNotAccepted => true,
             Fault::NeverServesWhatWasAccepted => false,
-            _ => self.features & LOUD != 0,
+            _ => self.kept.features & LOUD != 0,
         };
         if first[0] == b'!' && !loud {
             return Err(DeviceError::Malformed("expected no loud request"));
         }
         let text = chain.take_payload(chain.readable())?;
-        self.count = match self.fault {
-            Fault::CannotGoOn => self.count + 1,
-            _ => self.count.wrapping_add(1),
+        self.kept.count = match self.fault {
+            Fault::CannotGoOn => self.kept.count + 1,
+            _ => self.kept.count.wrapping_add(1),
         };
         if self.fault == Fault::ForgetsWhatTheExampleLeavesOut && text.len() <= 1 {
             self.tiny += 1;
         }
         self.remembered = first[0];
         if self.fault == Fault::IndexesByALength {
-            self.count += u64::from([0_u8; 2048][text.len().min(3000)]);
+            self.kept.count += u64::from([0_u8; 2048][text.len().min(3000)]);
         }
-        if self.fault == Fault::ForgetsAToken && self.count == 2 {
+        if self.fault == Fault::ForgetsAToken && self.kept.count == 2 {
             std::mem::forget(gate.token::<ConsoleTx>());
         }
         while self.fault == Fault::Loops && text.len() > 16 {
@@ -139,7 +192,7 @@ impl Device for Echo {
         let answer = match self.fault {
             Fault::RemembersARequest => self.remembered,
             Fault::RemembersAcrossReset => first[0] ^ self.resets as u8,
-            _ => first[0],
+            _ => first[0].wrapping_add(self.kept.pitch as u8),
         };
         let written = chain.write(&[answer]).map_or(0, |()| 1);
         match self.fault {
@@ -174,30 +227,34 @@ impl Device for Echo {
         self.fault == Fault::TakesAPartOfWhatItMerges
     }
     fn save(&self) -> SavedState {
-        let state = SavedState::new(&ECHO).number("features", self.features);
-        if self.fault == Fault::ForgetsAField { state } else { state.number("count", self.count) }
+        let Kept { features, count, pitch } = self.kept;
+        match self.fault {
+            Fault::ForgetsAField => SavedState::of(&ECHO, &KeptByHalf { features, pitch }),
+            Fault::ForgetsASetting => SavedState::of(&ECHO, &KeptUnset { features, count }),
+            _ => SavedState::of(&ECHO, &self.kept),
+        }
     }
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        if self.fault == Fault::AcceptsAnything {
-            self.count = state.open(&ECHO)?.number("count").unwrap_or(0);
-            self.features = state.open(&ECHO)?.number("features").unwrap_or(0);
-            return Ok(());
-        }
-        let version = match self.fault {
-            Fault::TakesAnEarlierVersion => state.version().min(ECHO.state_version),
-            _ => ECHO.state_version,
+        self.kept = match self.fault {
+            Fault::ForgetsAField => {
+                let KeptByHalf { features, pitch } = state.open(&ECHO)?;
+                Kept { features, pitch, ..self.kept }
+            }
+            Fault::ForgetsASetting => {
+                let KeptUnset { features, count } = state.open(&ECHO)?;
+                Kept { features, count, ..self.kept }
+            }
+            Fault::AcceptsAnything => state.open(&ECHO).unwrap_or(self.kept),
+            Fault::TakesAnEarlierVersion => {
+                let state_version = state.version().min(ECHO.state_version);
+                state.open(&Identity { state_version, ..ECHO })?
+            }
+            Fault::ChangesBeforeItRefuses => {
+                self.kept.features = 77;
+                state.open(&ECHO)?
+            }
+            _ => state.open(&ECHO)?,
         };
-        let mut fields = state.open(&Identity { state_version: version, ..ECHO })?;
-        let features = fields.number("features")?;
-        if self.fault == Fault::ChangesBeforeItRefuses {
-            self.features = 77;
-        }
-        if self.fault != Fault::ForgetsAField {
-            let count = fields.number("count")?;
-            fields.close()?;
-            self.count = count;
-        }
-        self.features = features;
         Ok(())
     }
 }
@@ -235,6 +292,12 @@ fn each_fault_is_found_and_named() {
         (Fault::TakesAPartOfWhatItMerges, "in each of 3 chains"),
         (Fault::ServesWhatWasNotAccepted, "with 0x1: it was served"),
         (Fault::NeverServesWhatWasAccepted, "with 0x1: the same as with all"),
+        (Fault::ForgetsASetting, "`pitch`, after [ff, ff] written at 0x8: expected"),
+        (
+            Fault::ChangesASetting,
+            "written at 0x8: expected its former value [0, 0] or the written [0, 0], found [1, 0]",
+        ),
+        (Fault::KeepsASettingAcrossReset, "the reset did not undo it"),
         (Fault::CountsWhatItHasNotWritten, "2 bytes are said to be written, found 1"),
     ];
     for (fault, words) in expected {
@@ -273,10 +336,7 @@ fn a_good_device_bears_any_guest() {
 /// For each offered feature the example must say which requests need it, or that none does.
 #[test]
 fn an_offered_feature_is_accounted_for() {
-    let silent = VirtioContract::new(|| {
-        let fault = Fault::None;
-        Box::new(Echo { fault, count: 0, features: 0, remembered: 0, tiny: 0, resets: 0 })
-    });
+    let silent = VirtioContract::new(|| Box::new(Echo::new(Fault::None)));
     let said = silent.request(0, b"first", 8).try_check().unwrap_err().to_string();
     assert!(
         said.contains("the offered features 0x5") && said.contains("without_requests"),
@@ -292,11 +352,24 @@ fn a_device_that_never_returns_is_found() {
 
 const DIAL: Identity = Identity { kind: "dial", virtio_id: 0, state_version: 1 };
 
+saved_state! {
+    #[derive(Clone, Copy, Default)]
+    struct Shown {
+        value: u8,
+        interrupt: bool,
+    }
+}
+
+saved_state! {
+    struct ShownByHalf {
+        value: u8,
+    }
+}
+
 /// A register that prints what is written to it and asks for an interrupt.
 #[derive(Default)]
 struct Dial {
-    value: u8,
-    interrupt: bool,
+    shown: Shown,
     loses_interrupts: bool,
     counts_forever: bool,
     panics_on_input: bool,
@@ -309,16 +382,16 @@ impl RegisterDevice for Dial {
         DIAL
     }
     fn read(&mut self, _: u64, into: &mut [u8], _: &mut Gate<'_>) {
-        into.fill(self.value.wrapping_add(self.odd.unwrap_or(0)));
+        into.fill(self.shown.value.wrapping_add(self.odd.unwrap_or(0)));
     }
     fn write(&mut self, offset: u64, from: &[u8], gate: &mut Gate<'_>) {
         let Some(value) = from.first() else { return };
         if let (1.., Some(odd)) = (offset, &mut self.odd) {
             *odd = odd.wrapping_add(1);
         }
-        self.value = self.value.wrapping_add(*value);
-        self.interrupt = true;
-        gate.token::<ConsoleTx>().emit(Port(0), vec![self.value]);
+        self.shown.value = self.shown.value.wrapping_add(*value);
+        self.shown.interrupt = true;
+        gate.token::<ConsoleTx>().emit(Port(0), vec![self.shown.value]);
     }
     fn intake(&mut self, _: Port, data: &[u8], _: &mut Gate<'_>) -> usize {
         if self.panics_on_input {
@@ -330,29 +403,26 @@ impl RegisterDevice for Dial {
         self.counts_forever
     }
     fn line(&mut self) -> LineState {
-        if self.value >= 4 { LineState::Level(true) } else { LineState::Level(self.interrupt) }
+        LineState::Level(self.shown.value >= 4 || self.shown.interrupt)
     }
     fn reset(&mut self) {
-        (self.value, self.interrupt) = (0, false);
+        self.shown = Shown::default();
         self.odd = self.odd.map(|_| 0);
     }
     fn save(&self) -> SavedState {
-        let state = SavedState::new(&DIAL).number("value", self.value.into());
-        if self.loses_interrupts { state } else { state.number("interrupt", self.interrupt.into()) }
+        match self.loses_interrupts {
+            true => SavedState::of(&DIAL, &ShownByHalf { value: self.shown.value }),
+            false => SavedState::of(&DIAL, &self.shown),
+        }
     }
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&DIAL)?;
-        let value = fields.small("value")?;
-        let interrupt = match self.loses_interrupts {
-            true => false,
-            false => match fields.number("interrupt")? {
-                0 => false,
-                1 => true,
-                _ => return Err(fields.invalid("interrupt", "0 or 1", "another number")),
-            },
+        self.shown = match self.loses_interrupts {
+            true => {
+                let ShownByHalf { value } = state.open(&DIAL)?;
+                Shown { value, interrupt: false }
+            }
+            false => state.open(&DIAL)?,
         };
-        fields.close()?;
-        (self.value, self.interrupt) = (value, interrupt);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use io_gate::host::{CommitAuthority, Term, new_gate};
 use io_gate::{
-    Fields, Identity, LineState, Port, PowerEvent, RegisterDevice, SavedState, StateError,
+    Identity, LineState, Port, PowerEvent, RegisterDevice, SavedState, StateError, saved_state,
 };
 use io_gate_host::adapter::{
     Adapter, I8042, Keep, Line, MmioDevice, PioDevice, Rtc, Serial, StagingWriter, Wires,
@@ -68,6 +68,12 @@ mod stranger {
     }
 }
 
+saved_state! {
+    struct PrinterState {
+        letters: u8,
+    }
+}
+
 struct KeepPrinter;
 
 impl Keep for KeepPrinter {
@@ -75,18 +81,19 @@ impl Keep for KeepPrinter {
 
     const IDENTITY: Identity = Identity { kind: "printer", virtio_id: 0, state_version: 1 };
 
+    type State = PrinterState;
+
     fn power_on(wires: &Wires) -> Self::Device {
         let (paper, done) = (wires.output.clone(), wires.interrupt.clone());
         stranger::Printer { paper, done, letters: 0 }
     }
 
-    fn save(device: &Self::Device, state: SavedState) -> SavedState {
-        state.number("letters", device.letters.into())
+    fn save(device: &Self::Device) -> PrinterState {
+        PrinterState { letters: device.letters }
     }
 
-    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self::Device, StateError> {
-        let letters = fields.small("letters")?;
-        Ok(stranger::Printer { letters, ..Self::power_on(wires) })
+    fn restore(state: PrinterState, wires: &Wires) -> Result<Self::Device, StateError> {
+        Ok(stranger::Printer { letters: state.letters, ..Self::power_on(wires) })
     }
 }
 
@@ -190,11 +197,9 @@ fn a_state_of_another_kind_or_version_is_refused() {
         let kind = device.identity().kind;
         assert!(matches!(device.restore(&others), Err(StateError::Kind { .. })), "{kind}");
         let newer = Identity { state_version: 2, ..device.identity() };
-        let error = device.restore(&SavedState::new(&newer)).unwrap_err();
+        let error = device.restore(&SavedState::of(&newer, &())).unwrap_err();
         assert!(matches!(error, StateError::Version { .. }), "{kind}");
-        let more = device.save().number("surprise", 1);
-        assert!(matches!(device.restore(&more), Err(StateError::LeftOver { .. })), "{kind}");
-        let none = SavedState::new(&device.identity());
+        let none = SavedState::of(&device.identity(), &());
         assert!(matches!(device.restore(&none), Err(StateError::Missing { .. })), "{kind}");
         let saved = device.save();
         device.restore(&saved).unwrap();

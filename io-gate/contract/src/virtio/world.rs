@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use io_gate::host::{
     Alone, ChainOutcome, EffectId, Epoch, GuestRange, InputOp, Ledger, Origin, Performable, Record,
-    Request, Term, lend_merged, new_gate,
+    Request, Term, lend_merged, new_gate, write_config,
 };
 use io_gate::{Chain, Device, Outcome, Port, SavedState};
 
@@ -94,7 +94,7 @@ impl World {
             Step::Config { offset, bytes } => {
                 step(&format!("config write at {offset:#x}"), || {
                     self.ledger.detached_session(SLOT, |gate| {
-                        self.device.write_config(*offset, bytes, gate);
+                        write_config(&mut *self.device, *offset, bytes, gate);
                     });
                 })?;
             }
@@ -305,7 +305,7 @@ impl World {
     pub(super) fn read_config(&mut self, offset: u64, len: usize) -> Result<(), Violation> {
         let mut config = vec![0; len];
         let asked = format!("a read of {len} bytes of the configuration space at {offset:#x}");
-        step(&asked, || self.device.read_config(offset, &mut config))?;
+        step(&asked, || self.device.config().read(offset, &mut config))?;
         self.log.push(format!("configuration: {}", brief(&config)));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! vm-superio's keyboard controller. It has no keyboard, only the reset line of PCs.
 
-use io_gate::{Fields, Identity, SavedState, StateError};
+use io_gate::{Identity, StateError};
 use vm_superio::I8042Device;
 
 use super::{Adapter, Foreign, Line, Wires};
@@ -14,6 +14,8 @@ pub struct Controller(I8042Device<Line>);
 
 impl Foreign for Controller {
     const IDENTITY: Identity = Identity { kind: "i8042", virtio_id: 0, state_version: 1 };
+
+    type State = ();
 
     fn power_on(wires: &Wires) -> Self {
         Self(I8042Device::new(wires.reset.clone()))
@@ -38,11 +40,9 @@ impl Foreign for Controller {
         data.len()
     }
 
-    fn save(&self, state: SavedState) -> SavedState {
-        state
-    }
+    fn save(&self) {}
 
-    fn restore(_fields: &mut Fields, wires: &Wires) -> Result<Self, StateError> {
+    fn restore((): (), wires: &Wires) -> Result<Self, StateError> {
         Ok(Self::power_on(wires))
     }
 }

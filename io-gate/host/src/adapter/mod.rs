@@ -12,8 +12,8 @@ mod serial;
 mod wires;
 
 use io_gate::{
-    ConsoleTx, Fields, Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice,
-    SavedState, StateError,
+    ConsoleTx, Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice, SavedState,
+    StateError, StateFields, saved_state,
 };
 
 pub use i8042::I8042;
@@ -33,6 +33,10 @@ pub trait Foreign: Sized + Send {
     /// The device's identity.
     const IDENTITY: Identity;
 
+    /// Everything that affects what the guest sees, without the wires: a struct that is declared
+    /// within [`io_gate::saved_state!`].
+    type State: StateFields;
+
     /// Creates the device in its state after power-on.
     fn power_on(wires: &Wires) -> Self;
 
@@ -45,15 +49,22 @@ pub trait Foreign: Sized + Send {
     /// Handles input. Returns the number of bytes consumed. The rest is offered again.
     fn intake(&mut self, data: &[u8]) -> usize;
 
-    /// Adds to `state` everything that affects what the guest sees, without the wires.
-    fn save(&self, state: SavedState) -> SavedState;
+    /// The device's state.
+    fn save(&self) -> Self::State;
 
     /// Creates the device from its saved state. The adapter clears what the restore has put on the
     /// wires.
     ///
     /// # Errors
-    /// When a field is missing or has an invalid value.
-    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self, StateError>;
+    /// When a field has a value that the device cannot have.
+    fn restore(state: Self::State, wires: &Wires) -> Result<Self, StateError>;
+}
+
+saved_state! {
+    /// What an adapter adds to its device's state. The other wires are empty between two accesses.
+    struct WireState {
+        interrupt: bool,
+    }
 }
 
 /// A device of another crate as a register device of this machine.
@@ -119,25 +130,18 @@ impl<F: Foreign> RegisterDevice for Adapter<F> {
     }
 
     fn save(&self) -> SavedState {
-        // Between two accesses the other wires are empty.
-        self.device
-            .save(SavedState::new(&F::IDENTITY))
-            .number("interrupt", self.wires.interrupt.is_raised().into())
+        let wires = WireState { interrupt: self.wires.interrupt.is_raised() };
+        SavedState::of(&F::IDENTITY, &(self.device.save(), wires))
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&F::IDENTITY)?;
-        let interrupt = fields.small::<u8>("interrupt")?;
-        if interrupt > 1 {
-            return Err(fields.invalid("interrupt", "0 or 1", "another number"));
-        }
+        let (state, WireState { interrupt }): (F::State, _) = state.open(&F::IDENTITY)?;
         let wires = Wires::default();
-        let device = F::restore(&mut fields, &wires)?;
-        fields.close()?;
+        let device = F::restore(state, &wires)?;
         // A device may request an interrupt or print when it is restored. Only the saved state
         // counts: otherwise the two sides would differ.
         wires.clear();
-        if interrupt == 1 {
+        if interrupt {
             wires.interrupt.raise();
         }
         *self = Self { device, wires };

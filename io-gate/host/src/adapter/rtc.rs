@@ -6,7 +6,7 @@
 //! time, which to the guest looks like a longer pause. The same applies when one host's wall clock
 //! is set back. Only the guest can set its clock back, with the load and control registers.
 
-use io_gate::{Fields, Identity, SavedState, StateError, note};
+use io_gate::{Identity, StateError, note, saved_state};
 use vm_superio::rtc_pl031::{NoEvents, RtcState};
 
 use super::{Adapter, Foreign, Wires};
@@ -21,6 +21,19 @@ const CONTROL: u16 = 0x0c;
 /// The length of its window in bytes.
 const WINDOW: u64 = 0x1000;
 const REGISTER: usize = 4;
+
+saved_state! {
+    /// The chip's registers, and the latest time that the guest has read or set.
+    pub struct ClockState {
+        load: u32,
+        /// What the chip adds to the wall clock: a signed number of seconds, as bits.
+        offset: u64,
+        r#match: u32,
+        interrupt_mask: u32,
+        raw_interrupt: u32,
+        shown: u32,
+    }
+}
 
 /// The clock.
 pub struct Clock {
@@ -65,6 +78,8 @@ fn place(offset: u64) -> Option<(u16, usize)> {
 impl Foreign for Clock {
     const IDENTITY: Identity = Identity { kind: "rtc-pl031", virtio_id: 0, state_version: 1 };
 
+    type State = ClockState;
+
     fn power_on(_wires: &Wires) -> Self {
         Self { chip: vm_superio::Rtc::new(), shown: 0 }
     }
@@ -101,27 +116,27 @@ impl Foreign for Clock {
         data.len()
     }
 
-    fn save(&self, saved: SavedState) -> SavedState {
+    fn save(&self) -> ClockState {
         let state = self.chip.state();
-        saved
-            .number("load", state.lr.into())
-            .number("offset", state.offset.cast_unsigned())
-            .number("match", state.mr.into())
-            .number("interrupt_mask", state.imsc.into())
-            .number("raw_interrupt", state.ris.into())
-            .number("shown", self.shown.into())
+        ClockState {
+            load: state.lr,
+            offset: state.offset.cast_unsigned(),
+            r#match: state.mr,
+            interrupt_mask: state.imsc,
+            raw_interrupt: state.ris,
+            shown: self.shown,
+        }
     }
 
-    fn restore(fields: &mut Fields, _wires: &Wires) -> Result<Self, StateError> {
-        let state = RtcState {
-            lr: fields.small("load")?,
-            offset: fields.number("offset")?.cast_signed(),
-            mr: fields.small("match")?,
-            imsc: fields.small("interrupt_mask")?,
-            ris: fields.small("raw_interrupt")?,
+    fn restore(state: ClockState, _wires: &Wires) -> Result<Self, StateError> {
+        let chip = RtcState {
+            lr: state.load,
+            offset: state.offset.cast_signed(),
+            mr: state.r#match,
+            imsc: state.interrupt_mask,
+            ris: state.raw_interrupt,
         };
-        let chip = vm_superio::Rtc::from_state(&state, NoEvents);
-        Ok(Self { chip, shown: fields.small("shown")? })
+        Ok(Self { chip: vm_superio::Rtc::from_state(&chip, NoEvents), shown: state.shown })
     }
 }
 
@@ -144,10 +159,7 @@ mod tests {
     /// The clock on another host, whose wall clock differs by `seconds`. The chip shows the sum of
     /// wall clock and offset, so a different offset is equivalent to a different wall clock.
     fn taken_over(clock: &Clock, seconds: i64) -> Clock {
-        let identity = &Clock::IDENTITY;
-        let mut fields = clock.save(SavedState::new(identity)).open(identity).unwrap();
-        let mut heir = Clock::restore(&mut fields, &Wires::default()).unwrap();
-        fields.close().unwrap();
+        let mut heir = Clock::restore(clock.save(), &Wires::default()).unwrap();
         let mut state = heir.chip.state();
         state.offset += seconds;
         heir.chip = vm_superio::Rtc::from_state(&state, NoEvents);

@@ -5,7 +5,7 @@
 //! particular its saved state:
 //!
 //! ```
-//! use io_gate::{Fields, Identity, SavedState, StateError};
+//! use io_gate::{Identity, StateError, saved_state};
 //! use io_gate_host::adapter::{Adapter, Keep, PioDevice, Wires};
 //! use std::io::Write;
 //! use vm_device::MutDevicePio;
@@ -23,19 +23,24 @@
 //! #     }
 //! # }
 //!
+//! saved_state! {
+//!     pub struct PrinterState { count: u8 }
+//! }
+//!
 //! /// What the adapter needs to know of it.
 //! struct KeepPrinter;
 //! impl Keep for KeepPrinter {
 //!     type Device = Printer<io_gate_host::adapter::StagingWriter>;
 //!     const IDENTITY: Identity = Identity { kind: "printer", virtio_id: 0, state_version: 1 };
+//!     type State = PrinterState;
 //!     fn power_on(wires: &Wires) -> Self::Device {
 //!         Printer { paper: wires.output.clone(), count: 0 }
 //!     }
-//!     fn save(device: &Self::Device, state: SavedState) -> SavedState {
-//!         state.number("count", device.count.into())
+//!     fn save(device: &Self::Device) -> PrinterState {
+//!         PrinterState { count: device.count }
 //!     }
-//!     fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self::Device, StateError> {
-//!         Ok(Printer { paper: wires.output.clone(), count: fields.small("count")? })
+//!     fn restore(state: PrinterState, wires: &Wires) -> Result<Self::Device, StateError> {
+//!         Ok(Printer { paper: wires.output.clone(), count: state.count })
 //!     }
 //! }
 //!
@@ -43,7 +48,7 @@
 //! let printer: Adapter<PioDevice<KeepPrinter>> = Adapter::new();
 //! ```
 
-use io_gate::{Fields, Identity, SavedState, StateError};
+use io_gate::{Identity, StateError, StateFields};
 use vm_device::bus::{MmioAddress, PioAddress};
 use vm_device::{MutDeviceMmio, MutDevicePio};
 
@@ -57,17 +62,20 @@ pub trait Keep: Send {
     /// The device's identity.
     const IDENTITY: Identity;
 
+    /// As [`Foreign::State`].
+    type State: StateFields;
+
     /// As [`Foreign::power_on`].
     fn power_on(wires: &Wires) -> Self::Device;
 
     /// As [`Foreign::save`].
-    fn save(device: &Self::Device, state: SavedState) -> SavedState;
+    fn save(device: &Self::Device) -> Self::State;
 
     /// As [`Foreign::restore`].
     ///
     /// # Errors
     /// As [`Foreign::restore`].
-    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self::Device, StateError>;
+    fn restore(state: Self::State, wires: &Wires) -> Result<Self::Device, StateError>;
 }
 
 /// A device behind I/O ports, whose base is 0.
@@ -81,6 +89,8 @@ where
     K::Device: MutDevicePio,
 {
     const IDENTITY: Identity = K::IDENTITY;
+
+    type State = K::State;
 
     fn power_on(wires: &Wires) -> Self {
         Self(K::power_on(wires))
@@ -104,12 +114,12 @@ where
         data.len()
     }
 
-    fn save(&self, state: SavedState) -> SavedState {
-        K::save(&self.0, state)
+    fn save(&self) -> K::State {
+        K::save(&self.0)
     }
 
-    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self, StateError> {
-        K::restore(fields, wires).map(Self)
+    fn restore(state: K::State, wires: &Wires) -> Result<Self, StateError> {
+        K::restore(state, wires).map(Self)
     }
 }
 
@@ -118,6 +128,8 @@ where
     K::Device: MutDeviceMmio,
 {
     const IDENTITY: Identity = K::IDENTITY;
+
+    type State = K::State;
 
     fn power_on(wires: &Wires) -> Self {
         Self(K::power_on(wires))
@@ -136,11 +148,11 @@ where
         data.len()
     }
 
-    fn save(&self, state: SavedState) -> SavedState {
-        K::save(&self.0, state)
+    fn save(&self) -> K::State {
+        K::save(&self.0)
     }
 
-    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self, StateError> {
-        K::restore(fields, wires).map(Self)
+    fn restore(state: K::State, wires: &Wires) -> Result<Self, StateError> {
+        K::restore(state, wires).map(Self)
     }
 }

@@ -2,19 +2,40 @@
 
 use std::convert::Infallible;
 
-use io_gate::{Fields, Identity, SavedState, StateError, note};
+use io_gate::{Bytes, Identity, StateError, note, saved_state};
 use vm_superio::serial::{Error, NoEvents, SerialState};
 
 use super::{Adapter, Foreign, Line, StagingWriter, Wires};
 
+/// The size of the chip's receive buffer in bytes.
+const FIFO: usize = 64;
+
 /// A serial port. The bytes that the guest sends are console output on port 0.
 pub type Serial = Adapter<Uart>;
+
+saved_state! {
+    /// The chip's registers, and the bytes that have arrived.
+    pub struct UartState {
+        baud_divisor_low: u8,
+        baud_divisor_high: u8,
+        interrupt_enable: u8,
+        interrupt_identification: u8,
+        line_control: u8,
+        line_status: u8,
+        modem_control: u8,
+        modem_status: u8,
+        scratch: u8,
+        in_buffer: Bytes<FIFO>,
+    }
+}
 
 /// The chip.
 pub struct Uart(vm_superio::Serial<Line, NoEvents, StagingWriter>);
 
 impl Foreign for Uart {
     const IDENTITY: Identity = Identity { kind: "serial", virtio_id: 0, state_version: 1 };
+
+    type State = UartState;
 
     // ANCHOR: wires
     fn power_on(wires: &Wires) -> Self {
@@ -45,38 +66,39 @@ impl Foreign for Uart {
         }
     }
 
-    fn save(&self, saved: SavedState) -> SavedState {
+    fn save(&self) -> UartState {
         let state = self.0.state();
-        saved
-            .number("baud_divisor_low", state.baud_divisor_low.into())
-            .number("baud_divisor_high", state.baud_divisor_high.into())
-            .number("interrupt_enable", state.interrupt_enable.into())
-            .number("interrupt_identification", state.interrupt_identification.into())
-            .number("line_control", state.line_control.into())
-            .number("line_status", state.line_status.into())
-            .number("modem_control", state.modem_control.into())
-            .number("modem_status", state.modem_status.into())
-            .number("scratch", state.scratch.into())
-            .bytes("in_buffer", &state.in_buffer)
+        UartState {
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: Bytes(state.in_buffer),
+        }
     }
 
-    fn restore(fields: &mut Fields, wires: &Wires) -> Result<Self, StateError> {
+    fn restore(state: UartState, wires: &Wires) -> Result<Self, StateError> {
         let registers = SerialState {
-            baud_divisor_low: fields.small("baud_divisor_low")?,
-            baud_divisor_high: fields.small("baud_divisor_high")?,
-            interrupt_enable: fields.small("interrupt_enable")?,
-            interrupt_identification: fields.small("interrupt_identification")?,
-            line_control: fields.small("line_control")?,
-            line_status: fields.small("line_status")?,
-            modem_control: fields.small("modem_control")?,
-            modem_status: fields.small("modem_status")?,
-            scratch: fields.small("scratch")?,
-            in_buffer: fields.bytes("in_buffer")?,
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.in_buffer.0,
         };
         let (interrupt, output) = (wires.interrupt.clone(), wires.output.clone());
-        vm_superio::Serial::from_state(&registers, interrupt, NoEvents, output)
-            .map(Self)
-            .map_err(|_| fields.invalid("in_buffer", "what fits the chip", "more"))
+        vm_superio::Serial::from_state(&registers, interrupt, NoEvents, output).map(Self).map_err(
+            |_| StateError::invalid(&Self::IDENTITY, "in_buffer", "what fits the chip", "more"),
+        )
     }
 }
 

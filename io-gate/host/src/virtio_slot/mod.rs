@@ -9,7 +9,7 @@ mod requests;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use io_gate::host::EffectId;
+use io_gate::host::{EffectId, write_config};
 use io_gate::{Device, Identity, Port};
 
 use crate::chain_walk::Walked;
@@ -319,14 +319,15 @@ impl VirtioSlot {
 
     /// The driver reads its configuration space.
     pub fn read_config(&self, offset: u64, into: &mut [u8]) {
-        self.device.read_config(offset, into);
+        self.device.config().read(offset, into);
     }
 
     /// The driver writes to its configuration space.
     pub fn write_config(&mut self, offset: u64, from: &[u8]) -> Interrupt {
         let gate = self.gate.clone();
         let mut ledger = gate.ledger();
-        ledger.detached_session(self.slot, |gate| self.device.write_config(offset, from, gate));
+        let device = &mut **self.device;
+        ledger.detached_session(self.slot, |gate| write_config(device, offset, from, gate));
         let done = gate.end_staging(ledger, self.slot);
         self.end_all(done)
     }

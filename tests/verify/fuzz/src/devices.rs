@@ -7,7 +7,7 @@ use arbitrary::{Result, Unstructured};
 use devices::{Block, BlockConfig, Console, E1000, Entropy, Net, NetConfig, PowerControl};
 use io_gate::host::{
     ChainOutcome, GuestBytes, GuestRange, Ledger, MemoryFault, Origin, Performable, Request, Term,
-    lend_chain, new_gate,
+    lend_chain, new_gate, write_config,
 };
 use io_gate::{Device, Outcome, Port, RegisterDevice, SavedState};
 use kemari_machine::catalog::{CATALOG, Kind};
@@ -183,8 +183,13 @@ fn chains(input: &mut Unstructured<'_>) -> Result<()> {
         }
         if input.ratio(1, 8)? {
             let (offset, bytes): (u64, [u8; 4]) = (input.arbitrary()?, input.arbitrary()?);
-            ledger.detached_session(SLOT, |gate| device.write_config(offset, &bytes, gate));
-            device.read_config(offset, &mut [0; 8]);
+            // Anywhere, and where the fields lie.
+            for offset in [offset, offset % 64] {
+                ledger.detached_session(SLOT, |gate| {
+                    write_config(device.as_mut(), offset, &bytes, gate);
+                });
+                device.config().read(offset, &mut [0; 8]);
+            }
         }
         moves_on(device.as_mut());
     }

@@ -1,6 +1,8 @@
 //! @NAME@: say here what it is, and which specification it follows.
 
-use io_gate::{ConsoleTx, Gate, Identity, LineState, Port, RegisterDevice, SavedState, StateError};
+use io_gate::{
+    ConsoleTx, Gate, Identity, LineState, Port, RegisterDevice, SavedState, StateError, saved_state,
+};
 
 use crate::read_bytes;
 
@@ -14,11 +16,13 @@ const DATA: u64 = 0;
 /// How many bytes were printed: 8 bytes, to be read only.
 const COUNT: u64 = 8;
 
-/// Two registers: one to print with, and one that counts.
-#[derive(Debug, Default)]
-pub struct @TYPE@ {
-    count: u64,
-    interrupt: bool,
+saved_state! {
+    /// Two registers: one to print with, and one that counts.
+    #[derive(Debug, Default)]
+    pub struct @TYPE@ {
+        count: u64,
+        interrupt: bool,
+    }
 }
 
 impl @TYPE@ {
@@ -57,17 +61,11 @@ impl RegisterDevice for @TYPE@ {
     }
 
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY)
-            .number("count", self.count)
-            .number("interrupt", self.interrupt.into())
+        SavedState::of(&IDENTITY, self)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let count = fields.number("count")?;
-        let interrupt = fields.flag("interrupt")?;
-        fields.close()?;
-        *self = Self { count, interrupt };
+        *self = state.open(&IDENTITY)?;
         Ok(())
     }
 }

@@ -1,11 +1,9 @@
 //! @NAME@: say here what it is, and which specification it follows.
 
 use io_gate::{
-    Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState, StateError,
-    Verdict,
+    Chain, ConfigSpace, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState,
+    StateError, Verdict, config_space, saved_state,
 };
-
-use crate::read_bytes;
 
 /// No number of virtio's own (virtio 1.2, 5): give it its specification's.
 const IDENTITY: Identity = Identity { kind: "@NAME@", virtio_id: 0xff00, state_version: 1 };
@@ -20,11 +18,20 @@ const MAX_TEXT: usize = 4096;
 const PRINTED: u8 = 0;
 const LOST: u8 = 1;
 
-/// A request is text to read and a byte of room for the answer.
-#[derive(Debug, Default)]
-pub struct @TYPE@ {
-    /// Requests taken so far; the driver reads it in the configuration space.
-    count: u64,
+saved_state! {
+    /// A request is text to read and a byte of room for the answer.
+    #[derive(Debug, Default)]
+    pub struct @TYPE@ {
+        /// Number of requests so far.
+        count: u64,
+    }
+}
+
+config_space! {
+    /// What the driver reads without a request.
+    struct Space {
+        count: u64,
+    }
 }
 
 impl @TYPE@ {
@@ -44,8 +51,8 @@ impl Device for @TYPE@ {
         &[QUEUE_SIZE]
     }
 
-    fn read_config(&self, offset: u64, into: &mut [u8]) {
-        read_bytes(&self.count.to_le_bytes(), offset, into);
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace::of(&Space { count: self.count })
     }
 
     fn reset(&mut self) {
@@ -75,14 +82,11 @@ impl Device for @TYPE@ {
     }
 
     fn save(&self) -> SavedState {
-        SavedState::new(&IDENTITY).number("count", self.count)
+        SavedState::of(&IDENTITY, self)
     }
 
     fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
-        let mut fields = state.open(&IDENTITY)?;
-        let count = fields.number("count")?;
-        fields.close()?;
-        *self = Self { count };
+        *self = state.open(&IDENTITY)?;
         Ok(())
     }
 }

@@ -3,10 +3,7 @@
 
 use std::sync::mpsc::{Sender, channel};
 
-use io_gate::{
-    Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,
-    Verdict,
-};
+use io_gate::{Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict};
 
 // ANCHOR: worker
 /// The device.
@@ -47,10 +44,6 @@ impl Device for Pager {
         &[64]
     }
 
-    fn read_config(&self, _offset: u64, _into: &mut [u8]) {}
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {}
-
     fn activate(&mut self, _features: u64) {}
 
     fn reset(&mut self) {}
@@ -84,13 +77,5 @@ impl Device for Pager {
         _chain: &mut Chain<'_>,
     ) -> Result<Intake, DeviceError> {
         Ok(Intake { used: 0, consumed: data.len() })
-    }
-
-    fn save(&self) -> SavedState {
-        SavedState::new(&self.identity())
-    }
-
-    fn restore(&mut self, _state: &SavedState) -> Result<(), StateError> {
-        Ok(())
     }
 }

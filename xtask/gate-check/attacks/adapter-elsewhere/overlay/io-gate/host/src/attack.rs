@@ -1,9 +1,6 @@
 //! A device next to the descriptors.
 
-use io_gate::{
-    Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,
-    Verdict,
-};
+use io_gate::{Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict};
 
 /// The device.
 #[derive(Debug, Default)]
@@ -29,10 +26,6 @@ impl Device for Pager {
     fn queues(&self) -> &[u16] {
         &[64]
     }
-
-    fn read_config(&self, _offset: u64, _into: &mut [u8]) {}
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {}
 
     fn activate(&mut self, _features: u64) {}
 
@@ -65,13 +58,5 @@ impl Device for Pager {
         _chain: &mut Chain<'_>,
     ) -> Result<Intake, DeviceError> {
         Ok(Intake { used: 0, consumed: data.len() })
-    }
-
-    fn save(&self) -> SavedState {
-        SavedState::new(&self.identity())
-    }
-
-    fn restore(&mut self, _state: &SavedState) -> Result<(), StateError> {
-        Ok(())
     }
 }

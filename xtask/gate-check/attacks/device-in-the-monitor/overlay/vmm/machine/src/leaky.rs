@@ -1,10 +1,7 @@
 //! Has all that the monitor has in reach.
 
 use io_gate::Device as Gadget;
-use io_gate::{
-    Chain, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,
-    Verdict,
-};
+use io_gate::{Chain, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict};
 
 /// The device.
 #[derive(Debug, Default)]
@@ -30,10 +27,6 @@ impl Gadget for Pager {
     fn queues(&self) -> &[u16] {
         &[64]
     }
-
-    fn read_config(&self, _offset: u64, _into: &mut [u8]) {}
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {}
 
     fn activate(&mut self, _features: u64) {}
 
@@ -66,13 +59,5 @@ impl Gadget for Pager {
         _chain: &mut Chain<'_>,
     ) -> Result<Intake, DeviceError> {
         Ok(Intake { used: 0, consumed: data.len() })
-    }
-
-    fn save(&self) -> SavedState {
-        SavedState::new(&self.identity())
-    }
-
-    fn restore(&mut self, _state: &SavedState) -> Result<(), StateError> {
-        Ok(())
     }
 }

@@ -1,9 +1,6 @@
 //! A device next to the descriptors.
 
-use io_gate::{
-    Chain, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,
-    Verdict,
-};
+use io_gate::{Chain, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict};
 
 /// Implements a contract.
 macro_rules! implement {
@@ -33,10 +30,6 @@ implement! { [io_gate::Device] Pager {
     fn queues(&self) -> &[u16] {
         &[64]
     }
-
-    fn read_config(&self, _offset: u64, _into: &mut [u8]) {}
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {}
 
     fn activate(&mut self, _features: u64) {}
 
@@ -69,13 +62,5 @@ implement! { [io_gate::Device] Pager {
         _chain: &mut Chain<'_>,
     ) -> Result<Intake, DeviceError> {
         Ok(Intake { used: 0, consumed: data.len() })
-    }
-
-    fn save(&self) -> SavedState {
-        SavedState::new(&io_gate::Device::identity(self))
-    }
-
-    fn restore(&mut self, _state: &SavedState) -> Result<(), StateError> {
-        Ok(())
     }
 }}

@@ -1,9 +1,6 @@
 //! A generic device next to the descriptors: other code names its type later.
 
-use io_gate::{
-    Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, SavedState, StateError,
-    Verdict,
-};
+use io_gate::{Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict};
 
 /// The device.
 #[derive(Debug, Default)]
@@ -31,10 +28,6 @@ impl<T: Send> Device for Pager<T> {
     fn queues(&self) -> &[u16] {
         &[64]
     }
-
-    fn read_config(&self, _offset: u64, _into: &mut [u8]) {}
-
-    fn write_config(&mut self, _offset: u64, _from: &[u8], _gate: &mut Gate<'_>) {}
 
     fn activate(&mut self, _features: u64) {}
 
@@ -67,13 +60,5 @@ impl<T: Send> Device for Pager<T> {
         _chain: &mut Chain<'_>,
     ) -> Result<Intake, DeviceError> {
         Ok(Intake { used: 0, consumed: data.len() })
-    }
-
-    fn save(&self) -> SavedState {
-        SavedState::new(&self.identity())
-    }
-
-    fn restore(&mut self, _state: &SavedState) -> Result<(), StateError> {
-        Ok(())
     }
 }

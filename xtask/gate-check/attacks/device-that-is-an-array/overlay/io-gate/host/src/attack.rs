@@ -1,6 +1,6 @@
 //! A device next to the descriptors, whose type is no crate's.
 
-use io_gate::{Fields, Identity, SavedState, StateError};
+use io_gate::{Identity, StateError};
 
 use crate::adapter::Wires;
 
@@ -13,6 +13,8 @@ macro_rules! implement {
 
 implement! { [crate::adapter::Foreign] [u8; 64] {
     const IDENTITY: Identity = Identity { kind: "leaky", virtio_id: 0xff02, state_version: 1 };
+
+    type State = ();
 
     fn power_on(_wires: &Wires) -> Self {
         [0; 64]
@@ -28,11 +30,9 @@ implement! { [crate::adapter::Foreign] [u8; 64] {
         data.len()
     }
 
-    fn save(&self, state: SavedState) -> SavedState {
-        state
-    }
+    fn save(&self) {}
 
-    fn restore(_fields: &mut Fields, _wires: &Wires) -> Result<Self, StateError> {
+    fn restore((): (), _wires: &Wires) -> Result<Self, StateError> {
         Ok([0; 64])
     }
 }}

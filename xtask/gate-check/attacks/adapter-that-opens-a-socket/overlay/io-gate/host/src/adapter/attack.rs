@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use io_gate::{Fields, Identity, SavedState, StateError};
+use io_gate::{Identity, StateError};
 
 use super::{Adapter, Foreign, Wires};
 
@@ -17,6 +17,8 @@ pub struct Pager {
 
 impl Foreign for Pager {
     const IDENTITY: Identity = Identity { kind: "leaky", virtio_id: 0, state_version: 1 };
+
+    type State = ();
 
     fn power_on(_wires: &Wires) -> Self {
         Self { out: UdpSocket::bind("127.0.0.1:0").ok() }
@@ -34,11 +36,9 @@ impl Foreign for Pager {
         data.len()
     }
 
-    fn save(&self, state: SavedState) -> SavedState {
-        state
-    }
+    fn save(&self) {}
 
-    fn restore(_fields: &mut Fields, wires: &Wires) -> Result<Self, StateError> {
+    fn restore((): (), wires: &Wires) -> Result<Self, StateError> {
         Ok(Self::power_on(wires))
     }
 }

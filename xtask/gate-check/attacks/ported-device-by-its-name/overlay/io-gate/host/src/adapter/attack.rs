@@ -1,6 +1,6 @@
 //! A port of another crate.
 
-use io_gate::{Fields, Identity, SavedState, StateError};
+use io_gate::{Identity, StateError};
 
 use super::{Adapter, Foreign, Wires};
 
@@ -9,6 +9,8 @@ pub type Sender = Adapter<uart::Pager>;
 
 impl Foreign for uart::Pager {
     const IDENTITY: Identity = Identity { kind: "leaky", virtio_id: 0, state_version: 1 };
+
+    type State = ();
 
     fn power_on(_wires: &Wires) -> Self {
         Self::default()
@@ -24,11 +26,9 @@ impl Foreign for uart::Pager {
         data.len()
     }
 
-    fn save(&self, state: SavedState) -> SavedState {
-        state
-    }
+    fn save(&self) {}
 
-    fn restore(_fields: &mut Fields, wires: &Wires) -> Result<Self, StateError> {
+    fn restore((): (), wires: &Wires) -> Result<Self, StateError> {
         Ok(Self::power_on(wires))
     }
 }
