@@ -44,14 +44,16 @@ use crate::number::Number;
 #[macro_export]
 macro_rules! config_space {
     (
-        $(#[$about:meta])*
+        $(#[doc = $about:literal])*
+        $(#[derive($($derived:ident),* $(,)?)])?
         $visible:vis struct $name:ident {
-            $($(#[$about_field:meta])* $visible_field:vis $field:ident: $type:ty),* $(,)?
+            $($(#[doc = $about_field:literal])* $visible_field:vis $field:ident: $type:ty),* $(,)?
         }
     ) => {
-        $(#[$about])*
+        $(#[doc = $about])*
+        $(#[derive($($derived),*)])?
         $visible struct $name {
-            $($(#[$about_field])* $visible_field $field: $type,)*
+            $($(#[doc = $about_field])* $visible_field $field: $type,)*
         }
 
         impl $crate::ConfigFields for $name {

@@ -44,17 +44,29 @@ use field::{Misfit, StateField, Value};
 /// assert_eq!(saved.open::<Beeper>(&BEEPER)?, beeper);
 /// # Ok::<(), io_gate::StateError>(())
 /// ```
+///
+/// A comment and derives are all that the struct has beside its fields: what else an attribute does
+/// would stand in a macro's argument, where it is not checked.
+///
+/// ```compile_fail
+/// io_gate::saved_state! {
+///     #[allow(dead_code)]
+///     struct Beeper { pitch: u16 }
+/// }
+/// ```
 #[macro_export]
 macro_rules! saved_state {
     (
-        $(#[$about:meta])*
+        $(#[doc = $about:literal])*
+        $(#[derive($($derived:ident),* $(,)?)])?
         $visible:vis struct $name:ident {
-            $($(#[$about_field:meta])* $visible_field:vis $field:ident: $type:ty),* $(,)?
+            $($(#[doc = $about_field:literal])* $visible_field:vis $field:ident: $type:ty),* $(,)?
         }
     ) => {
-        $(#[$about])*
+        $(#[doc = $about])*
+        $(#[derive($($derived),*)])?
         $visible struct $name {
-            $($(#[$about_field])* $visible_field $field: $type,)*
+            $($(#[doc = $about_field])* $visible_field $field: $type,)*
         }
 
         impl $crate::StateFields for $name {
