@@ -7,8 +7,6 @@
 
 use alloc::vec::Vec;
 
-use crate::device::Device;
-use crate::gate::Gate;
 use crate::number::Number;
 
 /// Declares a struct that is a device's configuration space: its fields in the order of the
@@ -266,7 +264,14 @@ pub struct ConfigWrite<'w> {
     bytes: &'w [u8],
 }
 
-impl ConfigWrite<'_> {
+impl<'w> ConfigWrite<'w> {
+    /// What a driver writes to this space. `None` if it writes to no field that it may write.
+    pub(crate) fn of(space: &ConfigSpace, offset: u64, bytes: &'w [u8]) -> Option<Self> {
+        let write = Self { offset: usize::try_from(offset).ok()?, bytes };
+        let changes = |at: &ConfigPlace| at.writable && write.touches(at.offset, at.width);
+        space.places().iter().any(changes).then_some(write)
+    }
+
     /// The fields with the driver's changes: see [`Writable::change`]. A write to a part of a field
     /// leaves the field's other bytes as they are.
     #[must_use]
@@ -280,17 +285,6 @@ impl ConfigWrite<'_> {
         !self.bytes.is_empty()
             && offset < self.offset.saturating_add(self.bytes.len())
             && self.offset < offset + width
-    }
-}
-
-/// The driver writes to a device's configuration space. Bytes outside of the fields that it may
-/// write are dropped, and then the device is not called.
-pub fn write_config(device: &mut dyn Device, offset: u64, bytes: &[u8], gate: &mut Gate<'_>) {
-    let Ok(offset) = usize::try_from(offset) else { return };
-    let write = ConfigWrite { offset, bytes };
-    let space = device.config();
-    if space.places().iter().any(|at| at.writable && write.touches(at.offset, at.width)) {
-        device.write_config(write, gate);
     }
 }
 

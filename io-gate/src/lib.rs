@@ -50,6 +50,7 @@ extern crate alloc;
 mod chain;
 mod commit;
 mod config;
+mod configure;
 mod device;
 mod effect;
 mod gate;
@@ -81,7 +82,7 @@ pub mod host {
         GuestBytes, GuestRange, MemoryFault, lend_chain, lend_merged, take_back,
     };
     pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
-    pub use crate::config::write_config;
+    pub use crate::configure::write_config;
     pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
     pub use crate::ledger::{
         Counts, InFlightError, Ledger, Performable, check_in_flight, new_gate,
