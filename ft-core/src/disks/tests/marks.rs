@@ -143,3 +143,55 @@ fn r8_a_write_between_the_covering_checkpoint_and_the_news_of_it_stays_marked() 
     assert_eq!(marks.differences().0, BTreeSet::from([1]));
     assert_eq!(coarse(&marks), [0]);
 }
+
+#[test]
+fn r3_a_coarse_mark_goes_when_the_last_write_under_it_ends() {
+    let mut marks = Marks::load(GEOMETRY, Area::default());
+    marks.begin(&extent(0, 1), Seq(1));
+    flush(&mut marks);
+    assert_eq!((coarse(&marks), marks.durable().fine.len()), (Vec::from([0]), 1));
+    marks.performed(&extent(0, 1));
+    assert_eq!((coarse(&marks), marks.wanted().fine.len()), (Vec::new(), 1));
+}
+
+#[test]
+fn r3_the_mark_of_a_write_that_is_not_durable_on_both_sides_stays() {
+    let mut marks = paired();
+    for (at, seq) in [(0, 1), (64, 2)] {
+        marks.begin(&extent(at, 1), Seq(seq));
+        flush(&mut marks);
+        marks.performed(&extent(at, 1));
+    }
+    marks.both_durable(Seq(1));
+    assert_eq!(coarse(&marks), [1]);
+}
+
+#[test]
+fn r3_the_area_records_only_entries_whose_marks_were_removed() {
+    let mut marks = paired();
+    marks.both_durable(Seq(5));
+    assert_eq!(marks.wanted().cleared, Seq(0));
+    assert!(marks.next_write().is_none());
+}
+
+#[test]
+fn r8_a_mark_of_an_earlier_process_stays_while_others_go() {
+    let area = Area { coarse: BTreeSet::from([2]), ..Area::default() };
+    let mut marks = Marks::load(GEOMETRY, area);
+    marks.begin(&extent(0, 1), Seq(1));
+    flush(&mut marks);
+    marks.performed(&extent(0, 1));
+    assert_eq!(coarse(&marks), [2]);
+}
+
+#[test]
+fn r8_a_write_that_is_under_way_when_a_peer_connects_stays_marked() {
+    let mut marks = Marks::load(GEOMETRY, Area::default());
+    marks.begin(&extent(0, 1), Seq(5));
+    flush(&mut marks);
+    marks.peer_connects();
+    marks.equal(B, 6, Seq(4));
+    assert_eq!(marks.differences().0, BTreeSet::from([0]));
+    marks.performed(&extent(0, 1));
+    assert_eq!(coarse(&marks), [0]);
+}

@@ -254,3 +254,187 @@ fn r5_after_a_failed_sync_no_other_one_counts() {
     assert_eq!((queue.durable(), startable(&queue)), (Seq(0), Vec::new()));
     assert!(queue.into_lane().has_failed());
 }
+
+fn huge() -> Operation {
+    write(0, &[1; 1000])
+}
+
+fn recording() -> List {
+    let mut list = List::new(LIMITS, Seq(0));
+    list.begin();
+    list
+}
+
+/// An entry that takes 100 bytes of a bound.
+fn entry(seq: u64) -> Entry {
+    Entry { seq: Seq(seq), operation: write(64 * seq, &[1; 36]) }
+}
+
+#[test]
+fn r1_entries_without_a_common_byte_do_not_wait_for_each_other() {
+    let other_disk = Operation::Zero { extent: Extent { disk: 1, start: 0, len: 8 } };
+    let queue = committed([write(0, &[1; 8]), write(8, &[2; 8]), other_disk]);
+    assert_eq!(startable(&queue), [Ticket(1), Ticket(2), Ticket(3)]);
+    let queue = committed([write(8, &[1; 8]), write(0, &[2; 8])]);
+    assert_eq!(startable(&queue), [Ticket(1), Ticket(2)]);
+}
+
+#[test]
+fn r1_a_write_a_zeroing_and_a_copied_block_change_the_image() {
+    let extent = extent(0, 8);
+    let copy = Operation::Copy { extent, bytes: Vec::from([1; 8]) };
+    for operation in [write(0, &[1; 8]), Operation::Zero { extent }, copy] {
+        assert!(operation.changes(), "{operation:?}");
+    }
+    for operation in [Operation::Flush, Operation::Compare { extent, hash: 1 }] {
+        assert!(!operation.changes(), "{operation:?}");
+    }
+}
+
+#[test]
+fn r2_an_operation_without_bytes_takes_as_much_of_the_bound_as_an_empty_write() {
+    let extent = extent(0, 8);
+    let compare = Operation::Compare { extent, hash: 1 };
+    for operation in [Operation::Zero { extent }, Operation::Flush, compare] {
+        assert_eq!(operation.bytes(), write(0, &[]).bytes(), "{operation:?}");
+    }
+}
+
+#[test]
+fn r1_a_takeover_completes_only_the_requests_that_are_not_performed() {
+    let mut lane = Lane::of_primary(Seq(0));
+    let read = lane.push(None, Reach::Reads(extent(0, 8)), 'r');
+    let first = lane.push(Some(Seq(1)), Reach::Changes(extent(8, 8)), 'a');
+    let second = lane.push(Some(Seq(2)), Reach::Changes(extent(16, 8)), 'b');
+    assert_eq!((lane.get(second), lane.seq(second)), (Some(&'b'), Some(Seq(2))));
+    assert_eq!((lane.seq(first), lane.seq(read)), (Some(Seq(1)), None));
+    lane.done(first);
+    assert_eq!(lane.unfinished().collect::<Vec<_>>(), [(read, None), (second, Some(Seq(2)))]);
+    assert_eq!(lane.startable().collect::<Vec<_>>(), [read, second], "each is performed once");
+    assert_eq!(lane.performed(), Seq(1), "a read is no entry");
+    assert!(!lane.touches(&extent(8, 8)) && lane.touches(&extent(16, 8)));
+}
+
+#[test]
+fn r12_alone_nothing_is_listed_and_no_epoch_is_full() {
+    let mut list = List::new(Limits { epoch: 1, ..LIMITS }, Seq(0));
+    list.record(huge());
+    assert!(!list.wants_seal());
+    let nothing = Sealed { entries: Vec::new(), end: Seq(1), flushed: Seq(0) };
+    assert_eq!(list.seal(), nothing);
+}
+
+#[test]
+fn r12_nothing_of_the_session_before_is_listed_or_counts() {
+    let restart: [fn(&mut List); 2] = [List::begin, |list| {
+        list.end();
+        list.record(huge());
+        assert_eq!(list.seal().entries, []);
+        list.begin();
+    }];
+    for restart in restart {
+        let mut list = recording();
+        list.record(huge());
+        list.seal();
+        list.reserve(1000);
+        let slow = LIMITS.drain + Duration::from_millis(1);
+        list.report(&Report { drain: slow, ..Report::default() });
+        restart(&mut list);
+        assert!(list.may_seal() && !list.wants_seal());
+        assert!(list.admits(&huge()), "nothing is listed or sent");
+        let first = list.record(entry(1).operation);
+        assert!(list.admits(&entry(2).operation));
+        let entries = list.seal().entries;
+        assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [first]);
+        assert!(!list.admits(&huge()), "one entry is sent");
+    }
+}
+
+#[test]
+fn r12_recording_has_ended_when_the_standby_is_gone() {
+    let mut list = recording();
+    list.reserve(1000);
+    list.end();
+    assert!(list.may_seal() && !list.wants_seal() && !list.is_recording());
+}
+
+#[test]
+fn r2_a_standby_that_needs_just_as_long_as_it_may_is_no_reason_to_wait() {
+    let mut list = recording();
+    list.record(entry(1).operation);
+    list.report(&Report { drain: LIMITS.drain, ..Report::default() });
+    assert!(list.admits(&entry(2).operation));
+}
+
+#[test]
+fn r8_each_block_is_filled_in_at_its_own_place() {
+    let mut list = recording();
+    let places = [list.reserve(8), list.reserve(8)];
+    list.fill(places[1], write(8, &[2; 8]));
+    assert!(list.seal().entries.is_empty(), "the first block is not read");
+    list.fill(places[0], write(0, &[1; 8]));
+    let operations: Vec<_> = list.seal().entries.into_iter().map(|entry| entry.operation).collect();
+    assert_eq!(operations, [write(0, &[1; 8]), write(8, &[2; 8])]);
+}
+
+#[test]
+fn r4_a_list_says_which_flush_the_guest_has_seen_last() {
+    let mut list = recording();
+    assert_eq!((list.flushed(), list.seal().flushed), (Seq(0), Seq(0)));
+    // Flushes complete in any order.
+    list.flush_completed(Seq(3));
+    list.flush_completed(Seq(2));
+    assert_eq!((list.flushed(), list.seal().flushed), (Seq(3), Seq(3)));
+    let mut after_takeover = List::new(LIMITS, Seq(20));
+    after_takeover.adopt_flushed(Seq(12));
+    assert_eq!(after_takeover.seal().flushed, Seq(12));
+}
+
+#[test]
+fn r2_the_queue_takes_as_much_as_the_list_and_has_room_again_when_it_is_performed() {
+    let mut queue = Queue::new(300, Seq(0));
+    queue.receive(None, Vec::from([entry(1)])).unwrap();
+    queue.receive(None, Vec::from([entry(2), entry(3)])).unwrap();
+    let full = QueueError::Full { limit: 300, found: 400 };
+    assert_eq!(queue.receive(None, Vec::from([entry(4)])), Err(full));
+    assert_eq!(queue.get(Ticket(2)), Some(&entry(2)));
+    queue.start(Ticket(2));
+    queue.done(Ticket(2));
+    queue.receive(None, Vec::from([entry(4)])).unwrap();
+}
+
+#[test]
+fn r2_the_first_entry_has_room_on_both_sides() {
+    assert!(recording().admits(&huge()));
+    let mut queue = Queue::new(LIMITS.bytes, Seq(0));
+    queue.receive(None, Vec::from([Entry { seq: Seq(1), operation: huge() }])).unwrap();
+}
+
+#[test]
+fn r2_what_is_dropped_with_its_checkpoint_takes_no_room() {
+    let mut queue = Queue::new(300, Seq(0));
+    queue.receive(None, Vec::from([entry(1)])).unwrap();
+    queue.receive(Some(Epoch(1)), Vec::from([entry(2), entry(3)])).unwrap();
+    queue.drop_uncommitted();
+    queue.receive(Some(Epoch(1)), Vec::from([entry(2), entry(3)])).unwrap();
+}
+
+#[test]
+fn r6_each_session_begins_without_a_cover_and_with_nothing_durable() {
+    let mut holds = Holds::new(FlushMode::Both);
+    for _ in 0..2 {
+        holds.listed(Epoch(7), Seq(1), Seq(1));
+        holds.acknowledged(Epoch(7), Time(1));
+        assert!(!holds.is_covered());
+        holds.enlarged();
+        assert_eq!((holds.release(), holds.oldest()), (None, Some((Epoch(7), Time(1)))));
+        holds.durable(Seq(1));
+        assert!(holds.is_covered());
+        // One epoch waits for its acknowledgement when the session ends, one for its flush.
+        holds.listed(Epoch(8), Seq(9), Seq(9));
+        holds.acknowledged(Epoch(8), Time(2));
+        holds.listed(Epoch(9), Seq(10), Seq(9));
+        holds.session_ended();
+        assert_eq!(holds.oldest(), None);
+    }
+}

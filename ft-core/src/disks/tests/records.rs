@@ -166,3 +166,85 @@ fn r6_a_cold_start_names_both_generations_and_the_host_to_start() {
     let first = super::super::set::begin(None, ("n", &member(A)), &newest, generation(1), None);
     assert_eq!(first.map(|record| record.term), Ok(1));
 }
+
+/// The slot with these bytes, and its checksum.
+fn with_checksum(mut slot: Vec<u8>) -> Vec<u8> {
+    slot[20..28].fill(0);
+    let sum = xxhash_rust::xxh3::xxh3_64(&slot).to_le_bytes();
+    slot[20..28].copy_from_slice(&sum);
+    slot
+}
+
+#[test]
+fn r11_a_slot_of_another_release_is_refused_also_beside_a_valid_one() {
+    let mut slots = Slots::new(sidecar(A, Lineage::new(generation(1))));
+    let mut disk = blank();
+    for version in [2_u16, 0x0101] {
+        let (at, mut bytes) = slots.next(slots.sidecar());
+        slots.written(slots.sidecar().clone());
+        disk[at].clone_from(&with_checksum(bytes.clone()));
+        assert_eq!(read(&disk), Ok(slots.clone()));
+        bytes[4..6].copy_from_slice(&version.to_le_bytes());
+        let mut other = disk.clone();
+        other[at] = with_checksum(bytes);
+        assert_eq!(read(&other), Err(SidecarError::Version { found: version }));
+    }
+}
+
+#[test]
+fn r11_bytes_that_are_no_sidecar_are_no_slot() {
+    let slots = Slots::new(sidecar(A, Lineage::new(generation(1))));
+    let (at, mut bytes) = slots.next(slots.sidecar());
+    bytes[0] = b'x';
+    let mut disk = blank();
+    disk[at] = with_checksum(bytes);
+    assert_eq!(read(&disk), Err(SidecarError::NoValidSlot));
+}
+
+#[test]
+fn r11_the_unused_bytes_of_a_slot_are_zero() {
+    let small = Slots::new(sidecar(A, Lineage::new(generation(1))));
+    let (_, bytes) = small.next(small.sidecar());
+    let body = usize::from(u16::from_le_bytes([bytes[16], bytes[17]]));
+    assert_eq!((bytes.len(), &bytes[6..8]), (SLOT, [0; 2].as_slice()));
+    assert!(body > 0 && bytes[28 + body..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn r11_a_slot_with_more_parents_than_an_image_remembers_is_not_valid() {
+    let encoded = |count: usize| {
+        let parents = vec![generation(1); count];
+        let bytes = postcard::to_allocvec(&(generation(2), parents, true)).unwrap();
+        postcard::from_bytes::<Lineage>(&bytes).unwrap()
+    };
+    for (count, valid) in [(MAX_PARENTS, true), (MAX_PARENTS + 1, false)] {
+        let slots = Slots::new(sidecar(A, encoded(count)));
+        let (at, bytes) = slots.next(slots.sidecar());
+        let mut disk = blank();
+        disk[at] = bytes;
+        assert_eq!(read(&disk).is_ok(), valid, "{count}");
+    }
+}
+
+#[test]
+fn r6_a_side_that_has_forgotten_generations_does_not_know_what_an_old_image_is() {
+    let first = Lineage::new(generation(1));
+    let mut late = first.clone();
+    for term in 2..=MAX_PARENTS as u64 + 2 {
+        late = late.continued(generation(term));
+    }
+    assert_eq!(late.relation(&first), Relation::Unknown);
+    assert_eq!(first.relation(&late), Relation::Unknown);
+}
+
+#[test]
+fn r6_a_primary_that_goes_on_alone_wins_a_term_whose_set_is_itself() {
+    let won = claim(&record(&[A, B]), &a_claim("p", A)).unwrap();
+    let alone = SetRecord { term: 5, generation: generation(5), ..record(&[A]) };
+    assert_eq!(won, alone);
+}
+
+#[test]
+fn r6_a_set_names_an_image_once() {
+    assert_eq!(enlarge(&record(&[A]), (4, "p"), &member(A)), Ok(record(&[A])));
+}

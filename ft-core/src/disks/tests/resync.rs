@@ -60,6 +60,7 @@ fn r8_an_image_that_was_set_back_is_compared_in_full() {
     assert!(is_full(&back));
     let mut back = pair();
     back[0].0.durable = Seq(9);
+    back[1].0.durable = Seq(9);
     assert!(!is_full(&back));
 }
 
@@ -151,4 +152,27 @@ fn what_one_side_says_the_other_reads() {
         bytes.truncate(bytes.len() - 2);
         assert!(Message::decode(&bytes).is_err() || bytes.is_empty());
     }
+}
+
+#[test]
+fn r8_every_byte_of_the_image_and_none_behind_it_is_copied() {
+    let marked = |copy| Plan::Marked { copy: BTreeSet::from([copy]), compare: BTreeSet::new() };
+    // Block 5 has the bytes from 80 on.
+    let one_byte = Resync::new(GEOMETRY, 0, 81, &marked(5));
+    assert_eq!(one_byte.next().map(|piece| piece.extent), Some(extent(80, 1)));
+    assert_eq!(Resync::new(GEOMETRY, 0, 80, &marked(5)).next(), None);
+}
+
+#[test]
+fn r8_a_resync_ends_when_the_standby_has_performed_every_piece() {
+    let mut resync = Resync::new(GEOMETRY, 0, 128, &Plan::Full { why: "" });
+    assert!(!resync.is_done(), "nothing is placed");
+    resync.placed(Seq(7));
+    resync.placed(Seq(8));
+    resync.performed(Seq(7));
+    assert!(!resync.is_done());
+    resync.different(Seq(8));
+    assert_eq!(resync.progress(), (128, 192), "the blocks that are found come on top");
+    resync.performed(Seq(8));
+    assert_eq!((resync.is_done(), resync.progress()), (false, (64, 192)));
 }
