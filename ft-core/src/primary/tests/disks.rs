@@ -148,3 +148,47 @@ fn r5_a_machine_whose_own_disk_has_failed_leaves_the_guest_to_its_standby() {
     assert_eq!(effects(&pair.disks(failed())), ["hold", "stop fenced=false"]);
     Pair::alone(true).refused(Event::Disks(failed()));
 }
+
+#[test]
+fn r6_an_answer_of_the_arbiter_before_the_cover_changes_nothing() {
+    let mut pair = Pair::with_disks();
+    pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
+    pair.say(0, Message::Welcome(hello()));
+    assert_eq!(names(&pair.disks(Disks::Enlarged { link: LINK })), [""; 0]);
+    pair.give(Event::PrecopyDone { link: LINK });
+    pair.seal(5, 10, 0);
+    assert_eq!(names(&pair.say(5, Message::Ack)), [""; 0]);
+    assert_eq!(pair.phase(), Phase::Arming);
+}
+
+#[test]
+fn r6_news_of_the_disks_of_another_session_change_nothing() {
+    let mut pair = Pair::covered();
+    let (link, reason) = (LinkId(9), "EIO".into());
+    assert_eq!(names(&pair.disks(Disks::Enlarged { link })), [""; 0]);
+    assert_eq!(names(&pair.disks(Disks::StandbyFailed { link, reason })), [""; 0]);
+    assert_eq!((pair.phase(), pair.primary.wants_in_set()), (Phase::Arming, Some(LINK)));
+}
+
+#[test]
+fn r6_a_new_session_releases_nothing_before_its_own_cover() {
+    let mut pair = Pair::in_set();
+    pair.give(lost());
+    pair.give(Event::ArbiterGranted { term: Term(2) });
+    pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
+    pair.say(0, Message::Welcome(hello()));
+    pair.give(Event::PrecopyDone { link: LINK });
+    pair.seal(6, 10, 0);
+    assert_eq!(names(&pair.say(6, Message::Ack)), [""; 0]);
+    assert_eq!((pair.phase(), pair.primary.wants_in_set()), (Phase::Arming, None));
+}
+
+#[test]
+fn r6_a_standby_that_is_let_go_does_not_come_into_the_set() {
+    let mut pair = Pair::covered();
+    assert_eq!(effects(&pair.give(Event::OperatorRunAlone)), ["send Bye"]);
+    assert_eq!((pair.phase(), pair.primary.wants_in_set()), (Phase::Detaching, None));
+    // The question was under way: its answer releases nothing.
+    assert_eq!(names(&pair.disks(Disks::Enlarged { link: LINK })), [""; 0]);
+    assert_eq!(effects(&pair.say(0, its_bye())), ["hold", "close", "ask 2"]);
+}
