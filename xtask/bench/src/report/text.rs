@@ -25,7 +25,7 @@ pub(crate) fn paragraph(text: &str) -> String {
         !code.is_empty()
             && code.bytes().all(|it| it.is_ascii_alphanumeric() || b" -./".contains(&it))
     };
-    if parts.len() % 2 == 0 || !parts.iter().skip(1).step_by(2).all(is_safe) {
+    if parts.len().is_multiple_of(2) || !parts.iter().skip(1).step_by(2).all(is_safe) {
         return escape(&text);
     }
     let shown = parts.iter().enumerate().map(|(place, part)| match place % 2 {
