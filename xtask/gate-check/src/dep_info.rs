@@ -117,7 +117,9 @@ pub(super) fn read_since(subject: &Subject, begin: SystemTime) -> Result<BTreeSe
             } else if path.extension().is_some_and(|end| end == "d")
                 && entry.metadata()?.modified()? >= begin
             {
-                read.extend(DepInfo::read(subject, &path)?.files);
+                // A file that a macro names may have `..` in its path.
+                let files = DepInfo::read(subject, &path)?.files.into_iter();
+                read.extend(files.map(|file| file.canonicalize().unwrap_or(file)));
             }
         }
     }

@@ -33,7 +33,8 @@ pub(super) fn idle(attack: &Attack, subject: &Subject, begin: SystemTime) -> Res
         return Ok(Vec::new());
     }
     let compiled = dep_info::read_since(subject, begin)?;
-    let is_idle = |file: &&PathBuf| !compiled.contains(&subject.root.join(file));
+    let root = subject.root.canonicalize()?;
+    let is_idle = |file: &&PathBuf| !compiled.contains(&root.join(file));
     let idle: Vec<&PathBuf> = added.iter().filter(is_idle).collect();
     Ok(match &attack.not_compiled {
         Some(_) if idle.is_empty() => {
