@@ -1,7 +1,7 @@
-//! Whether a lane's current request is given up.
+//! Whether a lane's current request is given up, and how far the lane has come with it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::poisoned::POISONED;
 
@@ -16,6 +16,8 @@ pub(crate) struct GivenUp {
     /// Held while a perform is reported and while a request is given up, so that no request is
     /// reported after it was given up. Never held across a system call.
     telling: Mutex<()>,
+    /// Permits that the lane has asked for: a request may take many calls.
+    permits: AtomicU64,
 }
 
 impl GivenUp {
@@ -31,6 +33,16 @@ impl GivenUp {
 
     pub(crate) fn is_set(&self) -> bool {
         self.is_set.load(Ordering::Acquire)
+    }
+
+    /// Counts a permit that the lane asks for: the call before it has returned.
+    pub(crate) fn count_permit(&self) {
+        self.permits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Number of permits so far.
+    pub(crate) fn permits(&self) -> u64 {
+        self.permits.load(Ordering::Relaxed)
     }
 
     /// Calls `tell` unless the request is given up.

@@ -34,6 +34,17 @@ const PROMPT: Duration = Duration::from_micros(50);
 /// and ends with the process.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
+/// How far a lane has come with a job. A lane that makes progress has another one at the next look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneJob {
+    /// The name of the lane's thread.
+    pub lane: String,
+    /// When the job began.
+    pub begun: Instant,
+    /// Number of permits that the lane has asked for: one for each call that lets data out.
+    pub permits: u64,
+}
+
 /// A backend's thread.
 pub(crate) struct Lane {
     shared: Arc<Shared>,
@@ -209,12 +220,13 @@ impl Lane {
         at_effect && !thread.is_some_and(|thread| asks.is_asked_by(thread))
     }
 
-    /// When the current job began, and the lane's name. A job is one request: a short series of
-    /// system calls. `None` while the lane has no work.
-    pub(crate) fn busy_since(&self) -> Option<(Instant, &str)> {
+    /// The job that the lane is at, or that waits for an idle lane's thread. `None` while the lane has
+    /// no work.
+    pub(crate) fn busy_with(&self) -> Option<LaneJob> {
         let begun = self.shared.lock().begun?;
         let name = self.thread.as_ref().and_then(|thread| thread.thread().name());
-        Some((begun, name.unwrap_or_default()))
+        let permits = self.shared.given_up.permits();
+        Some(LaneJob { lane: name.unwrap_or_default().to_owned(), begun, permits })
     }
 
     /// Waits until all work so far is done, at most until `until`. Returns whether it is.
@@ -306,6 +318,10 @@ impl Shared {
         let (taken, others) =
             queue.into_iter().partition::<VecDeque<_>, _>(|request| which(Current::of(request)));
         state.queue = others;
+        // The lane's thread may not have taken any of it yet.
+        if state.is_idle() {
+            state.begun = None;
+        }
         taken.into()
     }
 
@@ -422,5 +438,39 @@ impl Output {
             Job::WriteThrough(answer) => drop(answer.send(self.write_through(work))),
             Job::Finish(until) => self.finish(work, until),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use io_gate::host::{Term, new_gate};
+    use io_gate::{BlockFlush, Port};
+
+    use super::*;
+
+    /// P9. Fails if a lane whose work is taken back before it begins counts as busy: it would be
+    /// reported as a lane that hangs.
+    #[test]
+    fn p9_a_lane_whose_work_is_taken_back_is_idle() {
+        let (mut ledger, mut authority) = new_gate();
+        let origin = Origin::Chain { slot: 0, queue: 0, head: 0 };
+        let staged =
+            ledger.chain_session(origin, |gate| Ok(gate.token::<BlockFlush>().stage(Port(0))));
+        assert!(staged.is_ok());
+        let released = ledger.run_alone(authority.alone(Term(1)));
+        // Its thread has not woken up.
+        let shared = Shared {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            idle: Condvar::new(),
+            given_up: GivenUp::default(),
+        };
+        shared.tell(|state| state.queue.extend(released));
+        assert!(shared.lock().begun.is_some());
+        let taken = shared.take_out(&mut shared.lock(), |of| of.chain);
+        assert_eq!(taken.len(), 1);
+        assert_eq!(shared.lock().begun, None);
     }
 }

@@ -35,7 +35,7 @@ pub use completion::{Completion, Interrupt};
 pub use fence::{ANSWER_MAX_AGE, Fence, Permission, Unfenced};
 pub use gate_host::{GateHost, GateOptions, RESET_PATIENCE, Sealed};
 pub use guest_memory::GuestMemory;
-pub use lane::LaneStart;
+pub use lane::{LaneJob, LaneStart};
 pub use latency::{EffectClass, LatencySummary};
 pub use observer::{Noted, Observer, Op};
 pub use register_slot::RegisterSlot;

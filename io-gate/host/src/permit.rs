@@ -84,6 +84,7 @@ impl<'l> Permits<'l> {
     /// valid](crate::Fence::good_for). A refusal is final. It waits while the fence gives no
     /// answer, so no lock may be held.
     pub(crate) fn next(&mut self) -> Result<Permit, NotPermitted> {
+        self.given_up.count_permit();
         self.refuse_if_given_up()?;
         if let Some(ready) = self.ready.take().filter(|ready| !ready.expired()) {
             return Ok(ready);
@@ -103,6 +104,7 @@ impl<'l> Permits<'l> {
         &mut self,
         record: Option<&DiskFence>,
     ) -> Result<Permit, NotPermitted> {
+        self.given_up.count_permit();
         self.refuse_if_given_up()?;
         let Some(record) = record else { return self.next() };
         let asked = self.far_side.permitted_by(self.given_up, Some(record));

@@ -113,9 +113,11 @@ fn a_question_that_is_not_answered_is_a_wait() {
         std::thread::yield_now();
     }
     assert!(machine.gate.asks_since().is_some());
+    assert_eq!(machine.gate.lane_jobs().len(), 1, "the lane waits with its job");
     assert!(!machine.gate.may_be_writing(), "what only asks does not arrive late");
     drop(answers);
     machine.gate.drain();
     assert!(!machine.gate.waits_for_fence());
     assert_eq!(machine.gate.asks_since(), None);
+    assert!(machine.gate.lane_jobs().is_empty(), "a lane without work has no job");
 }

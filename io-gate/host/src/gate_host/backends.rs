@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 use io_gate::Port;
 
 use super::GateHost;
 use crate::backend::{Attached, Backend};
 use crate::inputs::{Role, Token};
+use crate::lane::LaneJob;
 use crate::poisoned::POISONED;
 
 fn taken(slot: u16, port: Port) -> io::Error {
@@ -113,13 +113,11 @@ impl GateHost {
         self.of_slot(slot).iter().for_each(|backend| backend.lane().announce());
     }
 
-    /// The lane that has been at one job for the longest time: when the job began, and the lane's
-    /// name. The lane is in a system call, or waits for the [fence](Self::waits_for_fence).
+    /// The jobs of the lanes that have work: each is in a system call, or waits for the
+    /// [fence](Self::waits_for_fence).
     #[must_use]
-    pub fn longest_job(&self) -> Option<(Instant, String)> {
-        let attached = self.every_attached();
-        let jobs = attached.iter().filter_map(|backend| backend.lane().busy_since());
-        jobs.min_by_key(|(begun, _)| *begun).map(|(begun, name)| (begun, name.to_owned()))
+    pub fn lane_jobs(&self) -> Vec<LaneJob> {
+        self.every_attached().iter().filter_map(|backend| backend.lane().busy_with()).collect()
     }
 
     /// Number of frames dropped because a network backend could not take them.

@@ -154,7 +154,7 @@ impl Engine {
         match primary.phase() {
             // A machine whose output cannot leave is not protected.
             _ if self.watchdog.is_stalled() || primary.is_stalled() => STALLED,
-            _ if self.watchdog.lane_hangs().is_some() => STALLED,
+            Phase::Protected | Phase::Alone if self.watchdog.lane_hangs().is_some() => STALLED,
             // The standby holds a checkpoint but could not take over.
             Phase::Protected if primary.lack().is_some() => DEGRADED,
             phase => phase.name(),
@@ -253,7 +253,7 @@ impl Engine {
             "waits_for_arbiter": gate.waits_for_fence(),
             "unanswered": stats.unanswered.count(),
             "pid": std::process::id(),
-            "reason": failed.or(hangs).or(lack).or(reason),
+            "reason": failed.or(hangs.filter(|_| state == STALLED)).or(lack).or(reason),
         })
     }
 }

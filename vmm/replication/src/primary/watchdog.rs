@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ft_core::primary::Event;
-use io_gate_host::Permission;
+use io_gate_host::{LaneJob, Permission};
 use kemari_confine::seccomp::{self, Role};
 use kemari_machine::Ended;
 
@@ -37,9 +37,8 @@ const LOOKS: u32 = 8;
 /// and report that it cannot ask the arbiter either ([`crate::standby::resources`]): then this
 /// machine waits for the arbiter, as its standby would.
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
-/// A lane that works on one request for this long hangs. Storage that answers at all answers
-/// sooner.
-const LONGEST_JOB: Duration = Duration::from_secs(15);
+/// A lane that makes no progress for this long hangs. Storage that answers at all answers sooner.
+const LONGEST_CALL: Duration = Duration::from_secs(15);
 /// How often this machine asks whether another one has replaced it, apart from the question before
 /// each effect.
 const TERM_LOOK: Duration = Duration::from_millis(500);
@@ -191,23 +190,23 @@ impl Looks {
     }
 }
 
-/// Finds, by counting the watchdog's turns, whether a lane hangs in one request.
+/// Finds, by counting the watchdog's turns, whether a lane hangs.
 #[derive(Default)]
 struct Jobs {
-    /// When the oldest request began. `turns` counts the turns that have found the lane at it.
-    oldest: Option<Instant>,
-    turns: u32,
+    /// The jobs at the last turn, at most one for each lane. The number counts the turns in which the
+    /// lane has made no progress.
+    seen: Vec<(LaneJob, u32)>,
 }
 
 impl Jobs {
     fn look(&mut self, engine: &Engine, every: Duration) {
-        let gate = engine.machine.gate();
-        let oldest = gate.longest_job();
-        let begun = oldest.as_ref().map(|(begun, _)| *begun);
-        self.turns = if begun.is_some() && begun == self.oldest { self.turns + 1 } else { 0 };
-        self.oldest = begun;
-        let hanging = oldest.filter(|_| every * self.turns >= LONGEST_JOB);
-        let hangs = hanging.map(|(_, lane)| hang_of(&lane, gate.waits_for_fence()));
+        let former = std::mem::take(&mut self.seen);
+        for job in engine.machine.gate().lane_jobs() {
+            let before = former.iter().find(|(seen, _)| *seen == job);
+            self.seen.push((job, before.map_or(0, |(_, turns)| turns + 1)));
+        }
+        let hanging = self.seen.iter().find(|(_, turns)| every * *turns >= LONGEST_CALL);
+        let hangs = hanging.map(|(job, _)| hang_of(&job.lane));
         let former = std::mem::replace(&mut *engine.watchdog.hanging_lane(), hangs.clone());
         match (former, hangs) {
             (None, Some(why)) => log::error!("output does not leave: {why}"),
@@ -218,17 +217,12 @@ impl Jobs {
 }
 
 /// The reason for the operator that a lane hangs.
-fn hang_of(lane: &str, waits_for_fence: bool) -> String {
-    if waits_for_fence {
-        return format!(
-            "the lane {lane} has waited for {LONGEST_JOB:?} or more for permission to perform effects: look for an arbiter, or \
-             the storage of a disk's fence record, that does not answer"
-        );
-    }
+fn hang_of(lane: &str) -> String {
     format!(
-        "the lane {lane} has been in a system call for {LONGEST_JOB:?} or more: look for storage or a network that does not \
-         answer. The call may still be carried out, so the standby does not take over by itself: order `take-over` there if \
-         the call can no longer have an effect"
+        "the lane {lane} has made no progress for {LONGEST_CALL:?} or more: look for storage or a network that does not answer, \
+         or, if `waits_for_arbiter` is true, for an arbiter or a disk's fence record that does not. A call may still be \
+         carried out, so the standby does not take over by itself: order `take-over` there only if the call can no longer \
+         have an effect"
     )
 }
 
