@@ -52,8 +52,8 @@ fn an_epoch_may_take_longer_than_patience_lasts() {
 
     network.throttle_replication(Some(BYTES_PER_SECOND)).unwrap();
     guest.ask(Op::SetDirty { pages_per_second: 10_000, region_pages: DIRTY_PAGES });
-    // The link is slow: an acknowledgement takes longer than the heartbeat timeout of either side. On a
-    // busy host the guest needs several epochs to rewrite so much.
+    // The link is slow: an acknowledgement takes longer than the heartbeat timeout of either side.
+    // On a busy host the guest needs several epochs to rewrite enough pages.
     let patience = PATIENCE_OF_SIDES.as_micros();
     let mut appended = 0;
     let status = loop {

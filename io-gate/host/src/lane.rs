@@ -220,8 +220,8 @@ impl Lane {
         at_effect && !thread.is_some_and(|thread| asks.is_asked_by(thread))
     }
 
-    /// The job that the lane is at, or that waits for an idle lane's thread. `None` while the lane has
-    /// no work.
+    /// The job that the lane is at, or that waits for an idle lane's thread. `None` while the lane
+    /// has no work.
     pub(crate) fn busy_with(&self) -> Option<LaneJob> {
         let begun = self.shared.lock().begun?;
         let name = self.thread.as_ref().and_then(|thread| thread.thread().name());

@@ -199,7 +199,10 @@ fn check(arguments: &Arguments) -> Result<Verdict> {
         .filter(|layer| arguments.layer.is_empty() || arguments.layer.contains(layer))
         .filter(|layer| !arguments.without.contains(layer))
         .collect();
-    ensure!(!layers.is_empty(), "no layer is left to run");
+    ensure!(
+        !layers.is_empty(),
+        "--layer and --without together leave no layer to run: remove one of them"
+    );
     let subject = subject(arguments)?;
     eprintln!("... checking {} (the first run compiles for minutes)", subject.packages.join(", "));
     let looked = look(&subject, &layers);

@@ -142,8 +142,9 @@ impl Library {
     /// Reads an rlib; its instructions too, if `code` is set.
     fn read(path: &Path, code: bool) -> Result<Self> {
         let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let archive = ArchiveFile::parse(data.as_slice())
-            .with_context(|| format!("{} is no library", path.display()))?;
+        let archive = ArchiveFile::parse(data.as_slice()).with_context(|| {
+            format!("{}: expected a compiled Rust library (an archive)", path.display())
+        })?;
         let file = path.file_stem().unwrap_or_default().to_string_lossy();
         let name = file
             .strip_prefix("lib")

@@ -129,7 +129,11 @@ impl Engine {
 
     fn list(&self) -> Result<bool> {
         let output = Command::new(&self.0).env("KEMARI_FUZZ_LIST", "1").output()?;
-        ensure!(output.status.success(), "the targets cannot be listed");
+        ensure!(
+            output.status.success(),
+            "cannot list the fuzz targets: the fuzz program ended with {}",
+            output.status
+        );
         let text = String::from_utf8(output.stdout)?;
         let targets = text.lines().filter_map(|line| line.split_once('\t'));
         print_lines(targets.map(|(name, what)| format!("{name:<16} {what}")))?;

@@ -165,8 +165,9 @@ impl Attached {
         }
     }
 
-    /// Sets the driver's features. The lane applies them, and the backend gives no input until
-    /// then: no input in the former driver's format arrives any more, and no thread waits.
+    /// Sets the features that the driver accepted. Does not block: the lane applies them later.
+    /// Until then the backend returns no input, so no frame arrives in the previous driver's
+    /// format.
     pub(crate) fn negotiated(&self, features: u64) {
         let attend = match &self.input {
             Input::Disk(disk) => {

@@ -88,8 +88,8 @@ pub(crate) struct Active {
     pub(crate) silence: Duration,
     /// The operator wants it to have a standby.
     pub(crate) searches: bool,
-    /// Number of sessions so far. What a failed session took from the dirty log is not in the next
-    /// session's log.
+    /// Number of sessions so far. A deliberate bug uses it: from the second session on, the full
+    /// copy is left out, so pages that a failed session took from the dirty log are lost.
     pub(crate) sessions: u64,
     /// Used only if a deliberate bug makes the host keep writes in its own cache.
     pub(crate) host_cache: HashMap<usize, (Tag, u64)>,

@@ -193,8 +193,8 @@ impl Looks {
 /// Finds, by counting the watchdog's turns, whether a lane hangs.
 #[derive(Default)]
 struct Jobs {
-    /// The jobs at the last turn, at most one for each lane. The number counts the turns in which the
-    /// lane has made no progress.
+    /// The jobs at the last turn, at most one for each lane. The number counts the turns in which
+    /// the lane has made no progress.
     seen: Vec<(LaneJob, u32)>,
 }
 

@@ -47,8 +47,8 @@ pub struct RunArgs {
     /// What both sides have.
     #[command(flatten)]
     pub pair: PairArgs,
-    /// End with exit code 5 unless the machine is protected within this time after its start, or if
-    /// the standby refuses it.
+    /// Exit with code 5 if the standby refuses this machine, or if the machine is not protected
+    /// this long after its start.
     #[arg(long, value_name = "MS", requires = "standby", allow_negative_numbers = true, value_parser = numbers::<u64>(1..=3_600_000, Unit::Milliseconds), help_heading = "Replication")]
     pub require_protected: Option<u64>,
     /// Take the term over from its recorded holder, at the arbiter or beside a disk. Use only if

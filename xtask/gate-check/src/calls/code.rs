@@ -61,8 +61,9 @@ impl Code {
     /// Reads a compiled library.
     pub(super) fn read_library(&mut self, path: &Path) -> Result<()> {
         let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let archive = ArchiveFile::parse(data.as_slice())
-            .with_context(|| format!("{} is no library", path.display()))?;
+        let archive = ArchiveFile::parse(data.as_slice()).with_context(|| {
+            format!("{}: expected a compiled Rust library (an archive)", path.display())
+        })?;
         for member in archive.members() {
             let member = member?;
             if member.name().ends_with(b".rmeta") {
