@@ -25,6 +25,7 @@ use ft_core::{Backoff, Term, Time};
 use crate::plan::Planned;
 use crate::random::{Random, mix};
 use crate::tally::Tally;
+use crate::world::trace;
 pub use fault::DiskFault;
 pub(crate) use faults::plan;
 use host::{Disk, Engine};
@@ -39,15 +40,6 @@ pub(crate) const NODES: usize = 3;
 const MS: u64 = 1_000_000;
 /// Steps that a world has to recover once nothing fails any more.
 const RECOVERY: u64 = 12_000;
-
-macro_rules! trace {
-    ($world:expr, $($text:tt)*) => {
-        if $world.trace {
-            println!("{:>5} {:>8} us  {}", $world.at, $world.now / 1000, format_args!($($text)*));
-        }
-    };
-}
-use trace;
 
 enum Role {
     /// Without power, or without a process.
