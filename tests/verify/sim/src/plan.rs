@@ -104,15 +104,8 @@ pub(crate) fn steps(seed: u64) -> u64 {
 /// The plan of a seed, for a world with this many steps.
 #[must_use]
 pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
-    let mut random = Random::new(mix(seed, u64::MAX));
-    let most = [4, 12, 40][random.index(3)];
-    let count = random.below(most);
-    let mut plan: Vec<Planned> = Vec::new();
-    for _ in 0..count {
-        // One fault in three follows soon after another one.
-        let after = plan.last().filter(|_| random.one_in(3)).map(|last| last.step);
-        let step = after.map_or(20 + random.below(steps - 20), |last| last + random.below(100));
-        let fault = fault(&mut random, nodes);
+    drawn(seed, steps, 100, |random, step, plan| {
+        let fault = fault(random, nodes);
         plan.push(Planned { step, fault });
         if matches!(fault, Fault::Hang(..)) && random.one_in(4) {
             plan.push(Planned { step: step + random.below(100), fault: Fault::Detach });
@@ -122,6 +115,25 @@ pub(crate) fn plan(seed: u64, steps: u64, nodes: usize) -> Vec<Planned> {
             let lost = Fault::Drop(random.index(8), 1, 0);
             plan.push(Planned { step: step + random.below(4), fault: lost });
         }
+    })
+}
+
+/// Draws the steps of the faults, and lets `add` draw the faults. One fault in three follows
+/// another one within `soon` steps.
+pub(crate) fn drawn(
+    seed: u64,
+    steps: u64,
+    soon: u64,
+    mut add: impl FnMut(&mut Random, u64, &mut Vec<Planned>),
+) -> Vec<Planned> {
+    let mut random = Random::new(mix(seed, u64::MAX));
+    let most = [4, 12, 40][random.index(3)];
+    let count = random.below(most);
+    let mut plan: Vec<Planned> = Vec::new();
+    for _ in 0..count {
+        let after = plan.last().filter(|_| random.one_in(3)).map(|last| last.step);
+        let step = after.map_or(20 + random.below(steps - 20), |last| last + random.below(soon));
+        add(&mut random, step, &mut plan);
     }
     plan.sort_by_key(|planned| planned.step);
     plan

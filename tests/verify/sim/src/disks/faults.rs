@@ -2,23 +2,15 @@
 
 use super::fault::DiskFault;
 use super::{MS, NODES, Tamper, World, trace};
-use crate::plan::{Fault, Planned};
-use crate::random::{Random, mix};
+use crate::plan::{Fault, Planned, drawn};
+use crate::random::Random;
 use ft_core::disks::set::SetRecord;
 
 /// The plan of a seed.
 pub(crate) fn plan(seed: u64, steps: u64) -> Vec<Planned> {
-    let mut random = Random::new(mix(seed, u64::MAX));
-    let most = [4, 12, 40][random.index(3)];
-    let count = random.below(most);
-    let mut plan: Vec<Planned> = Vec::new();
-    for _ in 0..count {
-        let after = plan.last().filter(|_| random.one_in(3)).map(|last| last.step);
-        let step = after.map_or(20 + random.below(steps - 20), |last| last + random.below(150));
-        plan.push(Planned { step, fault: Fault::Disks(fault(&mut random)) });
-    }
-    plan.sort_by_key(|planned| planned.step);
-    plan
+    drawn(seed, steps, 150, |random, step, plan| {
+        plan.push(Planned { step, fault: Fault::Disks(fault(random)) });
+    })
 }
 
 fn fault(random: &mut Random) -> DiskFault {
