@@ -5,16 +5,16 @@ use io_gate::{
     StateError, Verdict, config_space, saved_state,
 };
 
-/// Not one of virtio's own device numbers (virtio 1.2, 5).
+/// Virtio assigns 0xff00 to no device (virtio 1.2, 5).
 const IDENTITY: Identity = Identity { kind: "beeper", virtio_id: 0xff00, state_version: 2 };
 
 const QUEUE_SIZE: u16 = 64;
 /// The port of the printed text.
 const OUTPUT: Port = Port(0);
-/// The longest text in one request.
+/// The longest text in one request, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// The driver's answer when its text was printed, and when it was not.
+/// The answer to the driver: the text was printed, or it was lost.
 const PRINTED: u8 = 0;
 const LOST: u8 = 1;
 

@@ -1,4 +1,8 @@
-//! A virtio disk (virtio 1.2, 5.2): one request queue, or several.
+//! Virtio block device (virtio 1.2, section 5.2) with 1 to 16 request queues.
+//!
+//! A write, flush, discard or write of zeroes is an effect: the device stages it at the gate. A
+//! read is an input: the device requests it from the gate. The device itself answers a request for
+//! its serial number, and each request that it refuses.
 
 use alloc::vec::Vec;
 
@@ -37,9 +41,9 @@ const S_OK: u8 = 0;
 const S_IOERR: u8 = 1;
 const S_UNSUPP: u8 = 2;
 
-/// Type, reserved word, sector.
+/// Bytes of a request's header: type, reserved word, sector.
 const HEADER: usize = 16;
-/// Sector, count and flags of a discard.
+/// Bytes of a segment of a discard or a write of zeroes: sector, number of sectors, flags.
 const SEGMENT: usize = 16;
 const ID_LEN: usize = 20;
 const FLAG_UNMAP: u32 = 1;
@@ -49,7 +53,7 @@ const FLAG_UNMAP: u32 = 1;
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 const SIZE_MAX: u32 = 64 * 1024;
 const MAX_DATA: usize = SEG_MAX as usize * SIZE_MAX as usize;
-/// The most room of a refused or failed request that is filled with zeroes.
+/// The maximum number of bytes that [`finish`] fills with zeroes.
 const MAX_FILL: usize = 64 << 10;
 /// The largest range of one discard or write of zeroes: 1 GiB.
 const MAX_RANGE_SECTORS: u32 = 1 << 21;
@@ -61,14 +65,14 @@ pub struct BlockConfig {
     pub sectors: u64,
     /// Whether it refuses writes.
     pub read_only: bool,
-    /// Its serial number; the first 20 bytes count.
+    /// Its serial number. The device keeps the first 20 bytes.
     pub serial: Vec<u8>,
     /// Number of request queues, 1 to [`Block::MAX_QUEUES`].
     pub queues: u16,
 }
 
 config_space! {
-    /// The configuration space (5.2.4). What belongs to a feature that is not offered reads as
+    /// The configuration space (5.2.4). Fields of features that this device never offers read as
     /// zero.
     #[derive(Default)]
     struct Space {
@@ -97,7 +101,8 @@ config_space! {
 }
 
 saved_state! {
-    /// The state of a disk. The guest may have seen the serial number, so it is part of it.
+    /// The saved state of a disk. It contains the serial number, because the guest may have read
+    /// it.
     struct State {
         sectors: u64,
         read_only: bool,
@@ -120,7 +125,7 @@ struct Header {
 }
 
 impl Block {
-    /// The most request queues of a disk.
+    /// The maximum number of request queues.
     pub const MAX_QUEUES: u16 = 16;
 
     /// A disk with these properties on port 0. A number of queues outside the range becomes the
@@ -141,7 +146,7 @@ impl Block {
         !self.config.read_only
     }
 
-    /// Whether the driver has accepted a feature: only accepted features are served.
+    /// Whether the driver has accepted a feature. The device serves only accepted features.
     fn accepted(&self, feature: u64) -> bool {
         self.features & feature != 0
     }
@@ -212,7 +217,8 @@ impl Block {
         Ok(gate.token::<BlockWriteZeroes>().stage(DISK, sector, sectors, unmap))
     }
 
-    /// The one segment of a discard or a write of zeroes, if it is valid for the disk.
+    /// Reads the one segment of a discard or a write of zeroes: sector, number of sectors, flags.
+    /// `None` if it is not valid for this disk.
     fn segment(&self, chain: &mut Chain<'_>) -> Result<Option<(u64, u64, u32)>, DeviceError> {
         if chain.readable() != SEGMENT {
             return Ok(None);
@@ -251,8 +257,8 @@ impl Device for Block {
     }
 
     fn queues(&self) -> &[u16] {
-        // Requests of all queues are served alike: the driver is responsible for the order of
-        // requests in flight.
+        // The device serves the requests of all queues alike: the driver is responsible for the
+        // order of requests in flight.
         &SIZES[..usize::from(self.config.queues)]
     }
 
@@ -303,7 +309,8 @@ impl Device for Block {
             T_GET_ID => self.get_id(chain),
             T_DISCARD if self.accepted(F_DISCARD) => self.discard(chain, gate),
             T_WRITE_ZEROES if self.accepted(F_WRITE_ZEROES) => self.write_zeroes(chain, gate),
-            // Also requests whose feature the driver has not accepted (5.2.6.1).
+            // The device answers requests whose feature the driver has not accepted in the same way
+            // (5.2.6.1).
             other => {
                 note::debug("virtio-blk: an unknown request", &[("type", other.into())]);
                 fail(chain, S_UNSUPP)
@@ -317,7 +324,8 @@ impl Device for Block {
             Outcome::Failed => (S_IOERR, 0),
             Outcome::Unsupported => (S_UNSUPP, 0),
         };
-        // A driver that has meanwhile changed the chain gets no status.
+        // The driver may have changed the chain since `process`. Without room for a status, it gets
+        // none.
         finish(chain, filled as usize, status).unwrap_or(0)
     }
 
@@ -357,7 +365,7 @@ fn header(chain: &mut Chain<'_>) -> Result<Header, DeviceError> {
     Ok(Header { kind: u32_at(&bytes, 0), sector: u64_at(&bytes, 8) })
 }
 
-/// The room for data: all but the status byte at the end.
+/// Bytes of room for data: all but the last byte, which is for the status.
 fn data_len(writable: usize) -> Result<usize, DeviceError> {
     writable.checked_sub(1).ok_or(DeviceError::Malformed("expected room for a status, found none"))
 }
@@ -367,13 +375,13 @@ fn fail<'e>(chain: &mut Chain<'_>, status: u8) -> Result<Verdict<'e>, DeviceErro
     Ok(Verdict::Done(finish(chain, 0, status)?))
 }
 
-/// Writes the status into the last byte. Returns the number of bytes written from the chain's
-/// beginning, of which `filled` are already written.
+/// Writes the status into the last byte of the room, of which the first `filled` bytes are already
+/// written. Returns the number of bytes for the used ring.
 ///
-/// The number may count only written bytes (2.7.8.2), and the status is the last byte. So missing
-/// data is replaced by zeroes, up to [`MAX_FILL`] bytes. Beyond that the status is written but not
-/// counted, so that a guest with thousands of refused requests cannot make the machine write zeroes
-/// without limit.
+/// The number may count only bytes that are written, from the beginning of the room (2.7.8.2). The
+/// status is the last byte, so zeroes replace the missing data before it. If more than [`MAX_FILL`]
+/// bytes are missing, the status is written but not counted: otherwise a guest with thousands of
+/// refused requests could make the machine write zeroes without limit.
 fn finish(chain: &mut Chain<'_>, filled: usize, status: u8) -> Result<u32, DeviceError> {
     let room = data_len(chain.writable())?;
     let filled = filled.min(room);
@@ -589,7 +597,7 @@ mod tests {
         assert_eq!(bench.device.features() & (F_RO | F_DISCARD | F_WRITE_ZEROES), F_RO);
         bench.refuses(S_IOERR, T_OUT, 0, &[(DATA_AT, 512)]);
         bench.segment(0, 8, 0);
-        // Neither feature is offered.
+        // A read-only disk offers neither feature.
         bench.refuses(S_UNSUPP, T_DISCARD, 0, &[(DATA_AT, 16)]);
         bench.refuses(S_UNSUPP, T_WRITE_ZEROES, 0, &[(DATA_AT, 16)]);
     }
@@ -612,8 +620,8 @@ mod tests {
         }
     }
 
-    /// More room than a reasonable request has: the guest cannot make the machine write zeroes
-    /// without limit.
+    /// The guest gives more room than a real request has. It cannot make the machine fill the room
+    /// with zeroes.
     #[test]
     fn room_without_end_is_not_filled() {
         let mut bench = Bench::new(disk());
@@ -682,7 +690,7 @@ mod tests {
         device.config().read(34, &mut num_queues);
         assert_eq!(num_queues, [4, 0]);
         assert_eq!((with(0).queues().len(), with(99).queues().len()), (1, 16));
-        // A request is the same on every queue.
+        // Every queue takes the same requests.
         let mut bench = Bench::new(with(4));
         let _ = bench.request(T_FLUSH, 0, &[], &[]);
         let whole = chain(&bench.memory, &[(HEADER_AT, 16)], &[(STATUS_AT, 1)]);

@@ -1,4 +1,7 @@
-//! A virtio console with one port (virtio 1.2, 5.3).
+//! Virtio console with one port (virtio 1.2, section 5.3).
+//!
+//! The driver's output is an effect: the device stages it at the gate. The terminal's input goes
+//! into the buffers that the driver has queued.
 
 use io_gate::{
     Chain, ConsoleTx, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict,
@@ -10,10 +13,11 @@ const QUEUE_SIZE: u16 = 64;
 const RECEIVE: u16 = 0;
 /// The port of the terminal.
 const TERMINAL: Port = Port(0);
-/// The most output in one chain. More is refused, since it would have to be buffered.
+/// Maximum output in one chain, in bytes. The device refuses more, because the machine would have
+/// to buffer it.
 const MAX_OUTPUT: usize = 64 * 1024;
 
-/// A virtio console without size, several ports or emergency output.
+/// A virtio console. It offers no size, no further ports and no emergency output.
 #[derive(Debug, Default)]
 pub struct Console;
 

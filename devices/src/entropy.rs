@@ -1,11 +1,14 @@
-//! A virtio source of random bytes (virtio 1.2, 5.4).
+//! Virtio entropy device (virtio 1.2, section 5.4).
+//!
+//! The driver queues empty buffers. The device requests random bytes from the gate for each. The
+//! host writes them through the gate, and so marks the pages dirty (P8).
 
 use io_gate::{Chain, Device, DeviceError, Gate, Identity, Verdict};
 
 const IDENTITY: Identity = Identity { kind: "virtio-rng", virtio_id: 4, state_version: 2 };
 
 const QUEUE_SIZE: u16 = 64;
-/// The most bytes per request: a driver that asks for more gets this many.
+/// Maximum bytes per request. A driver that asks for more gets this number.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// A virtio source of random bytes.

@@ -1,5 +1,6 @@
-//! Virtual devices. Each consists of plain data and the rules of its specification. The guest's
-//! requests arrive as chains or register accesses, and effects outside are staged at the gate.
+//! Virtual devices. Each is plain data and the rules of its specification. A guest's requests
+//! arrive as descriptor chains or register accesses. A device stages each effect at the gate, which
+//! is its only way out (P5).
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -24,7 +25,7 @@ pub use entropy::Entropy;
 pub use net::{Net, NetConfig};
 pub use power::{Button, PowerControl};
 
-/// Copies the part of a register block that a read at `offset` covers; the rest reads as zero.
+/// Fills `into` from a register block, beginning at `offset`. Bytes beyond the block read as zero.
 fn read_bytes(block: &[u8], offset: u64, into: &mut [u8]) {
     into.fill(0);
     let Some(rest) = usize::try_from(offset).ok().and_then(|offset| block.get(offset..)) else {

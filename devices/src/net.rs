@@ -1,5 +1,7 @@
-//! A virtio network interface (virtio 1.2, 5.1): one queue in each direction, or several such
-//! pairs.
+//! Virtio network interface (virtio 1.2, section 5.1) with 1 to 8 pairs of queues.
+//!
+//! A frame from the driver is an effect: the device stages it at the gate. A frame from the network
+//! goes into the driver's buffers, on the receive queue that the hash of its flow selects.
 
 use io_gate::{
     Chain, ConfigSpace, Device, DeviceError, Gate, Identity, Intake, NetTx, Outcome, Port,
@@ -49,7 +51,8 @@ const NEEDS: &[(u64, u64)] = &[
 /// The link is up (5.1.4).
 const S_LINK_UP: u16 = 1;
 
-/// The header in front of every frame, and the offset of its buffer count (5.1.6).
+/// The header in front of each frame (5.1.6): its length in bytes, and the offsets and values of
+/// its fields.
 const HEADER: usize = 12;
 const FLAGS: usize = 0;
 const GSO_TYPE: usize = 1;
@@ -60,7 +63,8 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
 const NUM_BUFFERS: usize = 10;
-/// The longest frame with its header: 64 KiB of segments and their headers.
+/// The longest frame with its header, in bytes: 64 KiB that the receiver segments, and an Ethernet
+/// header.
 const MAX_FRAME: usize = HEADER + 65550;
 
 // The only offered command of the control queue, and its answers (5.1.6.5, 5.1.6.5.5).
@@ -68,7 +72,7 @@ const CTRL_MQ: [u8; 2] = [4, 0];
 const CTRL_OK: u8 = 0;
 const CTRL_ERR: u8 = 1;
 
-/// The features by which the sender may leave work to the receiver of a frame.
+/// The features that let a frame's sender leave work to its receiver.
 struct Left {
     checksum: u64,
     tcp4: u64,
@@ -84,7 +88,7 @@ const LEFT_BY_HOST: Left =
 /// The properties of a network interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetConfig {
-    /// Its address.
+    /// Its Ethernet address.
     pub mac: [u8; 6],
     /// Whether the backend does checksums and segmentation.
     pub offloads: bool,
@@ -102,8 +106,8 @@ config_space! {
 }
 
 saved_state! {
-    /// The state of an interface. A guest that relies on offloads cannot run without them, so the
-    /// features that the driver has accepted are part of it.
+    /// The saved state of an interface. It contains the features that the driver has accepted,
+    /// because a guest that relies on offloads cannot run without them.
     struct State {
         mac: [u8; 6],
         pairs: u16,
@@ -117,12 +121,12 @@ saved_state! {
 pub struct Net {
     config: NetConfig,
     features: u64,
-    /// The pairs that the driver uses.
+    /// Number of queue pairs that the driver uses.
     pairs: u16,
 }
 
 impl Net {
-    /// The most pairs of queues of an interface.
+    /// The maximum number of queue pairs.
     pub const MAX_PAIRS: u16 = 8;
 
     /// An interface with these properties on port 0. A number of pairs outside the range becomes
@@ -133,8 +137,8 @@ impl Net {
         Self { config, features: 0, pairs: 1 }
     }
 
-    /// The control queue: after all pairs, or after the first one for a driver that does not use
-    /// several (5.1.2).
+    /// Index of the control queue (5.1.2): after all pairs, or after the first pair if the driver
+    /// has not accepted `VIRTIO_NET_F_MQ`.
     fn control_queue(&self) -> Option<u16> {
         match (self.features & F_CTRL_VQ != 0, self.features & F_MQ != 0) {
             (false, _) => None,
@@ -143,13 +147,13 @@ impl Net {
         }
     }
 
-    /// Number of queue pairs with the features that the driver has accepted.
+    /// Number of queue pairs that exist with the features that the driver has accepted.
     fn pairs_there(&self) -> u16 {
         if self.features & F_MQ != 0 { self.config.pairs } else { 1 }
     }
 
-    /// Checks that the driver has accepted the work that a frame's header leaves to its receiver:
-    /// checksums and segmentation.
+    /// Checks that the driver has accepted the features for the work that a frame's header leaves
+    /// to the receiver: checksums and segmentation.
     fn check_work(&self, header: &[u8; HEADER], left: &Left) -> Result<(), DeviceError> {
         let checksum = if header[FLAGS] & NEEDS_CSUM != 0 { left.checksum } else { 0 };
         let segments = match header[GSO_TYPE] & !GSO_ECN {
@@ -174,7 +178,8 @@ impl Net {
         Ok(())
     }
 
-    /// Executes a command (5.1.6.5): class and command, its data, and room for an answer.
+    /// Executes a command of the control queue (5.1.6.5). The chain has the class, the command and
+    /// its data, and room for the answer.
     fn control<'e>(&mut self, chain: &mut Chain<'_>) -> Result<Verdict<'e>, DeviceError> {
         let mut command = [0; 2];
         chain.read(&mut command)?;
@@ -196,11 +201,11 @@ impl Net {
     }
 }
 
-/// The sizes of the queue pairs, and of a control queue after them.
+/// The maximum sizes of the queues: two for each pair, and one for the control queue.
 const SIZES: &[u16] = &[QUEUE_SIZE; 2 * Net::MAX_PAIRS as usize + 1];
 
-/// A hash that is mostly the same for all frames of a flow: over the addresses and ports of an IPv4
-/// or IPv6 packet, or else over the Ethernet addresses.
+/// Hashes a frame's addresses and ports (IPv4 and IPv6), or else its Ethernet addresses. Frames of
+/// one flow have the same hash, unless IP options or fragments move the ports.
 fn flow(frame: &[u8]) -> u32 {
     let key = match frame.get(12..14) {
         Some([0x08, 0x00]) => frame.get(26..38),
@@ -208,7 +213,7 @@ fn flow(frame: &[u8]) -> u32 {
         _ => None,
     };
     let key = key.or(frame.get(..12)).unwrap_or_default();
-    // FNV-1a: any hash would do if both hosts of a pair use the same.
+    // FNV-1a. Any hash is suitable if both hosts of a pair use the same one.
     key.iter()
         .fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
@@ -234,7 +239,7 @@ impl Device for Net {
     }
 
     fn config(&self) -> ConfigSpace {
-        // Only old drivers, which are not supported, can write the address.
+        // Only legacy drivers may write the address, and this device does not support them.
         ConfigSpace::of(&Space {
             mac: self.config.mac,
             status: S_LINK_UP,
@@ -285,7 +290,7 @@ impl Device for Net {
     }
 
     fn complete(&mut self, _queue: u16, _chain: &mut Chain<'_>, _outcome: Outcome) -> u32 {
-        // The driver does not learn whether a frame arrived.
+        // A driver does not learn whether its frame was sent.
         0
     }
 
@@ -298,7 +303,7 @@ impl Device for Net {
     }
 
     fn steer(&self, _port: Port, data: &[u8]) -> Option<u16> {
-        // Only the first pair, until the driver requests more (5.1.6.5.5.2).
+        // Use only the first pair until the driver requests more (5.1.6.5.5.2).
         let frame = data.get(HEADER..).unwrap_or_default();
         Some(2 * if self.pairs > 1 { (flow(frame) % u32::from(self.pairs)) as u16 } else { 0 })
     }
@@ -321,7 +326,7 @@ impl Device for Net {
         if self.features & F_GUEST_CSUM == 0 {
             header[FLAGS] &= !DATA_VALID;
         }
-        // 1, if the driver has not agreed to more (5.1.6.4).
+        // The number is 1 if the driver has not accepted merged buffers (5.1.6.4).
         header[NUM_BUFFERS..].copy_from_slice(&chain.merged().to_le_bytes());
         if chain.writable() < data.len() {
             return Err(DeviceError::Amount {
@@ -362,7 +367,8 @@ impl Device for Net {
         if features & OFFLOADS != 0 && !self.config.offloads {
             return refuse("features", "no offloads (this backend has none)", features);
         }
-        // The offered features belong to the backend, the accepted ones to the guest.
+        // The offered features depend on this host's backend. The accepted features belong to the
+        // guest.
         let config = NetConfig { mac, ..self.config };
         *self = Self { config, features, pairs: pairs_in_use };
         Ok(())
@@ -420,7 +426,7 @@ mod tests {
         assert_eq!(device.intake_queue(Port(1)), None);
     }
 
-    /// 5.1.6.4: the header counts the buffers, and the frame continues in the next one.
+    /// 5.1.6.4: the header counts the buffers, and the frame continues in the next buffer.
     #[test]
     fn input_fills_several_chains_once_the_driver_agrees() {
         let (memory, mut device) = (Memory::new(), Net::new(PLAIN));
@@ -500,7 +506,8 @@ mod tests {
         assert_eq!(device.pairs, 1);
     }
 
-    /// 5.1.6.5.5.2: only the first queue until more are requested, then none beyond those.
+    /// 5.1.6.5.5.2: frames go to the first pair until the driver requests more pairs, and then to
+    /// no pair beyond those.
     #[test]
     fn flows_are_spread_over_the_pairs_in_use() {
         let mut device = several();
@@ -520,8 +527,7 @@ mod tests {
         assert_eq!(device.steer(NETWORK, &[]), device.steer(NETWORK, &[0; HEADER]));
     }
 
-    /// 5.1.2: a driver that does not know several pairs finds the control queue after the first
-    /// pair.
+    /// 5.1.2: without `VIRTIO_NET_F_MQ` the driver finds the control queue after the first pair.
     #[test]
     fn the_control_queue_is_where_the_driver_looks() {
         let mut device = several();

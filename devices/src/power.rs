@@ -1,8 +1,8 @@
-//! The fixed power registers of ACPI (ACPI 6.5, 4.8.3): enough to power off, and a power button.
+//! The fixed power registers of ACPI (ACPI 6.5, 4.8.3): power-off and the power button.
 //!
-//! The button is fixed hardware (4.8.2.2.1.1). Pressing it sets a bit in the status register. While
-//! the driver has enabled it, the system control interrupt is asserted until the driver clears the
-//! bit. The reaction is up to the driver.
+//! The button is fixed hardware (4.8.2.2.1.1). A press sets a bit in the status register. While the
+//! bit is set and the driver has enabled the button, the system control interrupt is asserted. The
+//! driver clears the bit, and decides how to react.
 
 use io_gate::{
     Gate, Identity, LineState, Port, Power, PowerEvent, RegisterDevice, SavedState, StateError,
@@ -19,7 +19,7 @@ const ENABLE: usize = 2;
 const CONTROL: usize = 4;
 const WINDOW: usize = 6;
 
-/// The power button, in the status and the enable register.
+/// The power button's bit in the status register and in the enable register.
 const POWER_BUTTON: u16 = 1 << 8;
 
 // The control register's bits.

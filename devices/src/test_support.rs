@@ -1,4 +1,4 @@
-//! Helpers for the devices' unit tests: a guest memory, and one-call sessions.
+//! Helpers for the devices' unit tests: guest memory, and a gate with one session for each call.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use io_gate::host::{
 };
 use io_gate::{Chain, Device, DeviceError, Port, RegisterDevice};
 
-/// Guest memory: bytes from address 0.
+/// Guest memory: 1 MiB from address 0.
 pub(crate) struct Memory(RefCell<Vec<u8>>);
 
 impl Memory {
@@ -64,13 +64,13 @@ pub(crate) fn merged_chain<'m>(memory: &'m Memory, writable: Pieces<'_>, merged:
     lend_merged(memory, Vec::new(), ranges.collect(), merged)
 }
 
-/// A gate, and the requests that have passed it.
+/// A gate. Its ledger has the requests that devices have made.
 pub(crate) struct TestGate {
     pub(crate) ledger: Ledger,
 }
 
 impl TestGate {
-    /// A gate that lets everything pass.
+    /// An open gate: it releases each effect at once.
     pub(crate) fn open() -> Self {
         let (mut ledger, mut authority) = new_gate();
         let _ = ledger.run_alone(authority.alone(Term(0)));
@@ -107,7 +107,7 @@ impl TestGate {
         bytes
     }
 
-    /// Data arrives at a port.
+    /// Gives the device data from a port. Returns the number of bytes that it consumed.
     pub(crate) fn give(
         &mut self,
         device: &mut dyn RegisterDevice,
@@ -117,7 +117,7 @@ impl TestGate {
         self.ledger.detached_session(0, |gate| device.intake(port, data, gate))
     }
 
-    /// The requests that have passed since the last call.
+    /// The requests that the gate has released since the last call.
     pub(crate) fn requests(&mut self) -> Vec<Request> {
         let ready = self.ledger.take_ready();
         ready.iter().map(Performable::record).map(|record| record.request.clone()).collect()

@@ -1,4 +1,4 @@
-//! The beeper keeps the contract.
+//! Tests that the beeper keeps the contract.
 
 use io_gate_contract::VirtioContract;
 use kemari_devices::Beeper;

@@ -1,4 +1,4 @@
-//! Every device keeps the contract, and tolerates any guest.
+//! Tests that every device keeps the contract, and that no request of a guest makes it panic.
 
 use io_gate::Port;
 use io_gate_contract::{RegisterContract, VirtioContract};
@@ -34,7 +34,7 @@ fn block(read_only: bool, queues: u16) -> VirtioContract {
     .request(queues - 1, &header(input, 1), 513)
     .needs(if queues > 1 { F_MQ } else { 0 })
     .request(0, &write(1 << 40, 0xcc), 1)
-    // Refused reads, and a write whose driver has room for data.
+    // Two reads that the device refuses, and a write with room for data.
     .request(0, &header(input, 1 << 40), 1025)
     .request(0, &header(input, 0), 1000)
     .request(0, &write(4, 0xdd), 513)
@@ -101,13 +101,14 @@ fn net(offloads: bool, pairs: u16) -> VirtioContract {
             .input(PORT, &frame(2, 60), 1600)
             .request(1, &frame(3, 1514), 0)
             .input(PORT, &frame(4, 1514), 1600)
-            // More than one chain holds: for a driver with and without merged buffers.
+            // A frame that is longer than a chain: only a driver with merged buffers gets it.
             .input(PORT, &frame(7, 9000), 1536)
             .needs(MRG_RXBUF)
             .request(1, &frame(5, 0), 0)
             .request(1, &frame(6, 60), 0)
             .without_requests(MAC | STATUS);
-    // Work left to the other side, whether or not it was offered.
+    // Frames that leave work to the receiver. Without offloads, one such frame shows that the
+    // device refuses it.
     let of_all = if offloads { 4 } else { 1 };
     for (flags, segments, of_guest, of_host) in [
         (1, 0, CSUM, GUEST_CSUM),
@@ -197,7 +198,7 @@ fn power_control() -> RegisterContract {
         .read(4, 2)
         .write(2, &[0x20, 0x01])
         .read(2, 2)
-        // The button: pressed, cleared, and pressed again while disabled.
+        // Presses the button, clears it, and presses it again while it is disabled.
         .input(PowerControl::BUTTON, &[1])
         .read(0, 2)
         .write(0, &[0x00, 0x01])
@@ -205,7 +206,7 @@ fn power_control() -> RegisterContract {
         .input(PowerControl::BUTTON, &[1])
         .read(0, 4)
         .write(2, &[0x20, 0x01])
-        // The sleep type of soft off without the bit that starts it, then with it.
+        // Writes the sleep type of soft off without the bit that starts it, then with it.
         .write(4, &(5_u16 << 10).to_le_bytes())
         .write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes())
         .read(0, 4)

@@ -1,6 +1,7 @@
-//! The saved state of each device, as it travels between two hosts of the same release.
+//! Tests the saved state of each device: two hosts of one release exchange it.
 //!
-//! A difference here is a new layout: raise the device's `state_version`, and then change the line.
+//! If a line here differs, the layout is a new one: raise the device's `state_version`, and then
+//! change the line.
 
 use io_gate::{Device, RegisterDevice, SavedState};
 use kemari_devices::{
@@ -44,7 +45,7 @@ fn the_names_and_values_are_those_of_the_version() {
     }
 }
 
-/// A card has some hundred words: their sum stands for them.
+/// A card's state has some hundred words: the test compares their hash.
 #[test]
 fn the_state_of_a_card_is_that_of_its_version() {
     let saved = format!("{:?}", E1000::new([2, 0, 0, 0, 0, 1]).save());

@@ -1,6 +1,7 @@
-//! The card's EEPROM (a 93C46: 64 words of 16 bits), as drivers read it: by EERD, or bit by bit.
+//! The card's EEPROM (a 93C46: 64 words of 16 bits). Drivers read a word through EERD, or bit by
+//! bit through EECD.
 
-/// EECD: the wires to the EEPROM, and the grant to use them.
+/// EECD: the EEPROM's wires, and the bits by which a driver gets access to them.
 mod eecd {
     pub(super) const CLOCK: u32 = 1 << 0;
     pub(super) const SELECT: u32 = 1 << 1;
@@ -9,11 +10,11 @@ mod eecd {
     pub(super) const REQUEST: u32 = 1 << 6;
     pub(super) const GRANT: u32 = 1 << 7;
     pub(super) const PRESENT: u32 = 1 << 8;
-    /// The bits that the driver writes. The size bit stays clear: 64 words.
+    /// The bits that a driver may write. The size bit stays clear: 64 words.
     pub(super) const WRITABLE: u32 = CLOCK | SELECT | DATA_IN | REQUEST | 0x30;
 }
 
-/// EERD: start, done; then the address, and then the word.
+/// Bits of EERD. The word's address is in bits 8 to 15, and the word in bits 16 to 31.
 const EERD_START: u32 = 1 << 0;
 const EERD_DONE: u32 = 1 << 4;
 
@@ -26,14 +27,14 @@ const WORDS: usize = 64;
 /// The required sum of all words.
 const SUM: u16 = 0xbaba;
 
-/// Its content: the address, the card's identifiers, and a checksum.
+/// A word of the content: the Ethernet address, the card's identifiers, and a checksum.
 fn word(mac: [u8; 6], index: u8) -> u16 {
     let fixed = |index: u8| match index {
         0..=2 => {
             let at = usize::from(index) * 2;
             u16::from_le_bytes([mac[at], mac[at + 1]])
         }
-        // LEDs: left to the driver.
+        // LEDs: the driver chooses their settings.
         0x04 => 0xffff,
         // The signature of a valid image, and the flag that the identifiers below are valid.
         0x0a => 0x4003,
@@ -56,7 +57,7 @@ pub(super) struct Eeprom {
     pub(super) command: u16,
     /// Number of received command bits.
     pub(super) received: u8,
-    /// Number of bits of the word sent so far.
+    /// Number of bits of the current word that are already sent.
     pub(super) sent: u8,
     /// The value that a read of EERD returns.
     pub(super) eerd: u32,
@@ -92,7 +93,7 @@ impl Eeprom {
         } else if self.sent < WORD_BITS {
             self.sent += 1;
         } else {
-            // The next word follows.
+            // After the last bit of a word, the EEPROM continues with the next word.
             self.command = self.command & !0x3f | self.command.wrapping_add(1) & 0x3f;
             self.sent = 1;
         }
@@ -103,7 +104,7 @@ impl Eeprom {
         if self.received < COMMAND_BITS || self.command >> 6 != READ {
             return true;
         }
-        // A zero precedes the first bit.
+        // The EEPROM sends a zero before the first bit of a word.
         self.sent > 0 && word(mac, (self.command & 0x3f) as u8) >> (WORD_BITS - self.sent) & 1 == 1
     }
 
@@ -117,7 +118,7 @@ impl Eeprom {
         }
     }
 
-    /// Whether a saved state is possible.
+    /// Whether this state can occur: a saved state with another one is refused.
     pub(super) fn is_possible(&self) -> bool {
         self.wires & !eecd::WRITABLE == 0
             && self.received <= COMMAND_BITS
@@ -132,7 +133,7 @@ mod tests {
 
     const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
-    /// Reads as drivers do: the command out, then the word in.
+    /// Reads a word as drivers do: sends the command bit by bit, then receives the word.
     fn read(eeprom: &mut Eeprom, index: u8) -> u16 {
         let select = eecd::REQUEST | eecd::SELECT;
         eeprom.write_wires(eecd::REQUEST);

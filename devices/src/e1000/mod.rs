@@ -1,10 +1,10 @@
-//! Intel's 82540EM network card, for which every operating system of its time has a driver,
-//! according to the *PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual*
-//! (8254x).
+//! Intel 82540EM network card (e1000), after Intel's *PCI/PCI-X Family of Gigabit Ethernet
+//! Controllers Software Developer's Manual* (8254x). Every operating system of its time has a
+//! driver for it.
 //!
-//! It is a legacy device: its own rings in guest memory, registers, and an interrupt line that
-//! stays asserted until the driver has read the cause. Its output is staged at the gate, and its
-//! accesses to guest memory go through the gate.
+//! It is a legacy device: it has registers, rings in guest memory, and an interrupt line that stays
+//! asserted until the driver has read the cause. It stages frames at the gate, and accesses guest
+//! memory through the gate.
 
 mod eeprom;
 mod offload;
@@ -34,7 +34,7 @@ const DEVICE_ID: u16 = 0x100e;
 
 /// The port of the network.
 const NETWORK: Port = Port(0);
-/// The virtio-net header in front of every frame at the gate.
+/// Bytes of the virtio-net header in front of each frame at the gate.
 const HEADER: usize = 12;
 
 /// CTRL: the bits with an effect.
@@ -71,21 +71,21 @@ pub struct E1000 {
     causes: u32,
     /// The causes that may interrupt (IMS).
     mask: u32,
-    /// The register that the I/O window accesses (IOADDR).
+    /// Offset of the register that the I/O window accesses (IOADDR).
     io_address: u32,
 }
 
 impl E1000 {
-    /// The length of its register window, at offset 0.
+    /// Length of its register window in bytes. The window begins at offset 0.
     pub const WINDOW: u64 = 0x2_0000;
-    /// The length of its I/O window, which begins at the end of the register window.
+    /// Length of its I/O window in bytes. The window begins at the end of the register window.
     pub const IO_WINDOW: u64 = 0x40;
     /// PCI vendor number.
     pub const VENDOR_ID: u16 = VENDOR_ID;
     /// PCI device number.
     pub const DEVICE_ID: u16 = DEVICE_ID;
 
-    /// A card with this address, on port 0.
+    /// A card with this Ethernet address, on port 0.
     #[must_use]
     pub fn new(mac: [u8; 6]) -> Self {
         Self {
@@ -139,7 +139,7 @@ impl E1000 {
 
     fn write_control(&mut self, value: u32) {
         if value & ctrl::RESET != 0 {
-            // IOADDR belongs to the bus, not to the driver: it stays.
+            // A reset keeps IOADDR, which belongs to the bus and not to the driver.
             *self = Self { io_address: self.io_address, ..Self::new(self.mac) };
             return;
         }
@@ -149,7 +149,8 @@ impl E1000 {
         self.registers.put(reg::CTRL, value);
     }
 
-    /// The register of an access: direct, or through the two ports of the I/O window.
+    /// Finds the register that an access reaches directly, or through the two ports of the I/O
+    /// window.
     fn target(&self, offset: u64) -> Target {
         /// IOADDR and IODATA, at the beginning of the I/O window.
         const IO_ADDRESS: u64 = E1000::WINDOW;

@@ -3,21 +3,22 @@
 
 use alloc::vec::Vec;
 
-/// The longest packet that is assembled: 64 KiB of payload and its headers.
+/// The longest packet that the card assembles, in bytes: 64 KiB and an Ethernet header.
 pub(super) const MAX_PACKET: usize = 65550;
-/// The shortest payload of a segment. A packet becomes at most two thousand frames, which bounds
-/// what the card requests at once. A driver whose peer chooses less (TCP's smallest is 48 with its
-/// options) must segment by itself.
+/// The shortest payload of a segment, in bytes. A packet becomes at most about 2000 frames, which
+/// limits what the card stages at once. TCP's smallest segment with options is 48 bytes. A driver
+/// whose peer accepts less must segment by itself.
 const MIN_SEGMENT: usize = 32;
-/// Length of the two addresses of a frame, after which a VLAN tag is inserted.
+/// Bytes of the two addresses of a frame. A VLAN tag is inserted after them.
 const ADDRESSES: usize = 12;
 
-/// A checksum: the bytes it covers and its destination. Offsets are from the frame's beginning.
+/// A checksum: the bytes that it covers, and its destination. Offsets count from the frame's
+/// beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checksum {
     /// First byte.
     pub(super) start: u8,
-    /// Where the checksum goes.
+    /// Destination of the checksum.
     pub(super) offset: u8,
     /// Last byte; 0 for the frame's end.
     pub(super) end: u16,
@@ -134,7 +135,7 @@ struct Position {
 }
 
 fn adjust_ip(frame: &mut [u8], context: &Context, position: Position) {
-    /// IPv6's length does not count its own header.
+    /// The length in an IPv6 header does not count that header.
     const IPV6_HEADER: usize = 40;
     let start = usize::from(context.ip.start);
     let len = frame.len().saturating_sub(start);
@@ -172,7 +173,7 @@ fn adjust_transport(frame: &mut [u8], context: &Context, position: Position) {
     } else {
         put(frame, start + 4, len as u16);
     }
-    // The driver has put the pseudo header's sum there, without the length.
+    // At this place the driver has put the sum of the pseudo header without the length.
     let offset = usize::from(context.transport.offset);
     if let Some(pseudo) = get(frame, offset) {
         put(frame, offset, fold(u64::from(pseudo) + len as u64));
@@ -210,7 +211,7 @@ pub(super) fn remove_tag(frame: &mut Vec<u8>) {
     }
 }
 
-/// The frame check sequence (IEEE 802.3, 3.2.9), as it follows a frame.
+/// The frame check sequence (IEEE 802.3, 3.2.9), its bytes in the order of the wire.
 pub(super) fn check_sequence(frame: &[u8]) -> [u8; 4] {
     let crc =
         frame.iter().fold(u32::MAX, |crc, byte| CRC[usize::from(crc as u8 ^ byte)] ^ crc >> 8);

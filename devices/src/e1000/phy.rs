@@ -1,4 +1,5 @@
-//! The card's PHY (a Marvell 88E1011), behind the MDIC register. Its link is always up.
+//! The card's PHY (a Marvell 88E1011). Drivers access it through the MDIC register. Its link is
+//! always up.
 
 /// MDIC: the fields of a request and of its answer.
 mod mdic {

@@ -24,7 +24,7 @@ mod rctl {
     pub(super) const STRIP_CHECK: u32 = 1 << 26;
 }
 
-/// Bits of a descriptor's status: done, end of the frame, checksums not checked, a tag was removed.
+/// Bits of a descriptor's status: done, end of the frame, checksums not checked, tag removed.
 const DONE: u8 = 1 << 0;
 const END: u8 = 1 << 1;
 const IGNORE_CHECKSUMS: u8 = 1 << 2;
@@ -37,12 +37,12 @@ const WRITE_BACK: u64 = 8;
 const MIN_FRAME: usize = 14;
 const MAX_FRAME: usize = 1514;
 const TAG_BYTES: usize = 4;
-/// The length to which short frames are padded on a wire.
+/// The length to which a sender pads short frames, in bytes.
 const WIRE_FRAME: usize = 60;
 
 impl E1000 {
     /// Takes a frame with its header. Returns the number of bytes consumed: 0 if the driver must
-    /// make room first.
+    /// give more buffers first.
     pub(super) fn receive(&mut self, data: &[u8], gate: &mut Gate<'_>) -> usize {
         let control = self.registers.get(reg::RCTL);
         let Some(frame) = data.get(HEADER..).filter(|frame| frame.len() >= MIN_FRAME) else {
@@ -94,7 +94,7 @@ impl E1000 {
         for (index, piece) in pieces.enumerate() {
             let descriptor = ring.read(gate);
             let address = u64::from_le_bytes(core::array::from_fn(|at| descriptor[at]));
-            // Outside memory the write is lost, as on a bus.
+            // A write outside of memory is lost, as on a bus.
             let _ = gate.dma_write(address, piece);
             let mut back = [0; 8];
             back[..2].copy_from_slice(&(piece.len() as u16).to_le_bytes());
@@ -108,7 +108,7 @@ impl E1000 {
         }
         self.registers.put(RECEIVE.head, ring.head);
         self.causes |= cause::RX_TIMER;
-        // The threshold is a half, a quarter or an eighth of the buffers.
+        // The threshold is a half, a quarter or an eighth of the ring.
         let threshold = ring.size >> (1 + (control >> rctl::THRESHOLD_SHIFT & 3));
         if ring.owned() <= threshold {
             self.causes |= cause::RX_LOW;
@@ -153,7 +153,7 @@ impl E1000 {
     }
 }
 
-/// The size of the driver's buffers.
+/// The size of each of the driver's buffers, in bytes.
 fn buffer_size(control: u32) -> usize {
     match (control & rctl::SIZE_TIMES_16 != 0, control >> rctl::SIZE_SHIFT & 3) {
         (false, code) => 2048 >> code,

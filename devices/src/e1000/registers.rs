@@ -1,5 +1,5 @@
-//! The card's registers: their offsets, and those that are plain storage (8254x manual, section
-//! 13).
+//! The card's registers (8254x manual, section 13): their offsets, and the registers that only
+//! store what the driver writes.
 
 /// Offsets in the register window.
 pub(super) mod reg {
@@ -68,9 +68,9 @@ const RING_LEN: u32 = 0x000f_ff80;
 /// A ring's head or tail.
 const RING_INDEX: u32 = 0xffff;
 
-/// Registers that only keep what is written, by offset.
+/// Registers that only store what is written, by offset.
 const PLAIN: [Plain; 41] = [
-    // Full duplex, speed by detection, 1000 Mb/s.
+    // Full duplex, automatic speed detection, 1000 Mb/s.
     Plain(reg::CTRL, 0x0000_0a01, !0x8400_0000),
     Plain(reg::CTRL_EXT, 0, ALL),
     Plain(reg::FLA, 0, ALL),
@@ -128,11 +128,11 @@ pub(super) const ADDRESS_VALID: u32 = 1 << 31;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Registers {
     plain: [u32; PLAIN.len()],
-    /// Multicast hashes.
+    /// Multicast hashes that the receiver accepts, one bit each.
     pub(super) mta: [u32; TABLE],
     /// Addresses: low half, high half and valid bit.
     pub(super) ra: [u32; ADDRESSES],
-    /// VLANs.
+    /// VLANs that the receiver accepts, one bit each.
     pub(super) vfta: [u32; TABLE],
 }
 
@@ -193,7 +193,7 @@ impl Registers {
     pub(super) fn set_words(&mut self, words: &[u32; WORDS]) -> bool {
         let all = self.plain.iter_mut().chain(&mut self.mta).chain(&mut self.ra);
         all.chain(&mut self.vfta).zip(words).for_each(|(to, from)| *to = *from);
-        // A saved state has only bits that a driver can set, besides the reset values.
+        // A valid state has no bits but those that a driver can set and those of the reset values.
         let known = PLAIN.iter().zip(&self.plain);
         known.into_iter().all(|(Plain(_, reset, mask), value)| value & !(mask | reset) == 0)
     }

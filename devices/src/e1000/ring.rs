@@ -1,4 +1,5 @@
-//! A descriptor ring in guest memory, as set up in the registers.
+//! A descriptor ring in guest memory, as the driver has set it up in the registers. The card owns
+//! the descriptors from the head up to the tail.
 
 use io_gate::Gate;
 
@@ -65,7 +66,8 @@ impl Ring {
         self.base.wrapping_add(u64::from(self.head) * DESCRIPTOR as u64)
     }
 
-    /// Reads the descriptor at the head. Outside memory it reads as zeros, which request nothing.
+    /// Reads the descriptor at the head. A descriptor outside of memory reads as zeros, which
+    /// request nothing.
     pub(super) fn read(&self, gate: &Gate<'_>) -> [u8; DESCRIPTOR] {
         let mut bytes = [0; DESCRIPTOR];
         match gate.dma_read(self.address(), &mut bytes) {
@@ -74,7 +76,7 @@ impl Ring {
         }
     }
 
-    /// Writes to the descriptor at the head. Outside memory the write is lost, as on a bus.
+    /// Writes to the descriptor at the head. A write outside of memory is lost, as on a bus.
     pub(super) fn write(&self, gate: &mut Gate<'_>, offset: u64, bytes: &[u8]) {
         let _ = gate.dma_write(self.address().wrapping_add(offset), bytes);
     }

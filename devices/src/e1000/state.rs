@@ -31,7 +31,7 @@ saved_state! {
         tx_spoiled: bool,
         tx_insert: u8,
         tx_segmented: bool,
-        /// The context for packets that are not cut, and the one for those that are.
+        /// The context for packets without segmentation, and the context for packets with it.
         tx_contexts: [u32; 8],
         /// The pending interrupt causes, and those that may interrupt.
         causes: u32,

@@ -1,15 +1,15 @@
-//! The card's statistics registers: each is cleared when it is read (8254x manual, 13.7).
+//! The card's statistics registers (8254x manual, 13.7). A read clears the register.
 
 use super::registers::reg;
 
-/// Number of registers from the first.
+/// Number of statistics registers.
 pub(super) const COUNT: usize = 0x4a;
 /// Length of the frame check sequence, which the length counters include.
 const CHECK_SEQUENCE: usize = 4;
 
 /// Indexes of the counters.
 mod at {
-    /// Frames of 64 bytes; the counters of larger sizes follow.
+    /// Frames of 64 bytes. The counters of larger sizes follow this one.
     pub(super) const RX_SIZES: usize = 0x5c / 4;
     pub(super) const TX_SIZES: usize = 0xd8 / 4;
     pub(super) const RX_GOOD: usize = 0x74 / 4;
@@ -27,7 +27,7 @@ mod at {
     pub(super) const TX_SEGMENTED: usize = 0xf8 / 4;
 }
 
-/// The counters of one direction.
+/// Indexes of the counters of one direction.
 struct Places {
     sizes: usize,
     good: usize,
@@ -83,7 +83,7 @@ impl Statistics {
         self.count(&RECEIVED, frame);
     }
 
-    /// Counts a frame that has left.
+    /// Counts a frame that was sent.
     pub(super) fn sent(&mut self, frame: &[u8]) {
         self.count(&SENT, frame);
     }
@@ -115,12 +115,12 @@ impl Statistics {
         }
     }
 
-    /// Counters stop at their maximum.
+    /// Adds to a counter, which stops at its maximum.
     fn add(&mut self, place: usize, count: u32) {
         self.0[place] = self.0[place].saturating_add(count);
     }
 
-    /// Octet counters have two halves.
+    /// Adds to a counter of octets, which has 64 bits in two registers.
     fn add_octets(&mut self, place: usize, count: usize) {
         let old = u64::from(self.0[place]) | u64::from(self.0[place + 1]) << 32;
         let new = old.saturating_add(count as u64);

@@ -1,4 +1,4 @@
-//! The card as its driver sees it: registers, rings in guest memory, frames at the gate.
+//! Tests of the card from its driver's side: registers, rings in guest memory, frames at the gate.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,7 +19,7 @@ const RING: u32 = 8;
 const END_AND_REPORT: u32 = 0x0900_0000;
 const EXTENDED: u32 = 0x2000_0000;
 
-/// A card with memory, and a gate that lets everything pass.
+/// A card with memory and an open gate.
 struct Bench {
     memory: Memory,
     gate: TestGate,
@@ -90,7 +90,7 @@ impl Bench {
         self.memory.put(TX_RING + index * 16, &bytes);
     }
 
-    /// The frames that have left, without their headers.
+    /// The frames that the card has sent, without their headers.
     fn frames(&mut self) -> Vec<Vec<u8>> {
         let frame = |request: Request| match request {
             Request::Effect(EffectOp::NetTx { port: NETWORK, frame }) => {
@@ -200,7 +200,7 @@ fn a_frame_waits_until_there_is_room() {
     assert_eq!(bench.received(0), (104, 0b111, 0));
     assert_eq!(bench.read(reg::RDH), 1);
     assert_eq!(bench.read(reg::ICR), cause::RX_TIMER | cause::RX_LOW);
-    // More than one buffer: two are needed, and one is free.
+    // This frame needs two buffers, and one is free.
     bench.write(reg::RCTL, 2 | 1 << 15 | 1 << 5);
     assert_eq!(bench.intake(&frame([0xff; 6], 3000)), 0);
     bench.write(reg::RDT, 3);
@@ -223,7 +223,7 @@ fn filters_decide_what_is_taken() {
     assert!(!taken(&[(reg::RCTL, 2)], [0xff; 6]));
     assert!(!taken(&[(reg::RCTL, 1 << 15)], MAC), "the receiver is off");
     assert!(taken(&[(reg::RCTL, 2 | 1 << 3)], [2; 6]) && taken(&[(reg::RCTL, 2 | 1 << 4)], group));
-    // The upper twelve bits of the last two bytes.
+    // The hash is the upper twelve bits of the address's last two bytes.
     let hash = 0xfb00_u32 >> 4;
     assert!(taken(&[(reg::MTA + hash / 32 * 4, 1 << (hash % 32))], group));
     assert!(taken(&[(reg::RA + 8, 0x0202_0202), (reg::RA + 12, 0x8000_0202)], [2; 6]));
@@ -284,7 +284,8 @@ fn its_state_comes_back_in_the_middle_of_a_packet() {
     assert_eq!(bench.card, E1000::new(MAC));
 }
 
-/// Whatever a driver does, the card does not panic, its work ends, and it can be saved.
+/// For any accesses of a driver: the card does not panic, its work ends, and its state can be saved
+/// and restored.
 #[test]
 fn a_storm_of_accesses_is_weathered() {
     let mut bench = Bench::up();

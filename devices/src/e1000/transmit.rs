@@ -1,4 +1,5 @@
-//! The transmitter: descriptors become packets, packets become frames (8254x manual, 3.3).
+//! The transmitter (8254x manual, 3.3): it assembles packets from descriptors, and makes one or
+//! more frames of each packet.
 
 use alloc::vec::Vec;
 
@@ -9,17 +10,17 @@ use super::registers::reg;
 use super::ring::{Ring, TRANSMIT};
 use super::{E1000, HEADER, NETWORK, cause, ctrl, offload};
 
-/// TCTL: the transmitter is enabled; short frames are padded.
+/// Bits of TCTL: the transmitter is enabled, and short frames are padded.
 const ENABLE: u32 = 1 << 1;
 const PAD_SHORT: u32 = 1 << 3;
-/// The shortest frame, without its check sequence.
+/// The shortest frame without its check sequence, in bytes.
 const MIN_FRAME: usize = 60;
 /// Offset of the status in a descriptor.
 const STATUS: u64 = 12;
 /// The status of a descriptor that the card has processed.
 const DONE: u8 = 1;
 
-/// Limits of one pass, so that a driver cannot keep a thread busy.
+/// Limits of one call, in descriptors and in bytes, so that a driver cannot keep a thread busy.
 const MAX_DESCRIPTORS: u32 = 1024;
 const MAX_BYTES: usize = 256 << 10;
 
@@ -28,7 +29,8 @@ mod command {
     pub(super) const END: u32 = 1 << 24;
     /// Legacy: insert a checksum.
     pub(super) const CHECKSUM: u32 = 1 << 26;
-    /// Data: cut the packet into segments. Context: for packets that are cut.
+    /// In a data descriptor: cut the packet into segments. In a context descriptor: the context is
+    /// for packets that are cut.
     pub(super) const SEGMENT: u32 = 1 << 26;
     pub(super) const REPORT: u32 = 1 << 27;
     pub(super) const EXTENDED: u32 = 1 << 29;
@@ -38,7 +40,7 @@ mod command {
     pub(super) const DATA: u32 = 1 << 20;
 }
 
-/// Data descriptor: insert the IP header's checksum; insert the TCP or UDP checksum.
+/// Bits of a data descriptor: insert the IP header's checksum, insert the TCP or UDP checksum.
 const INSERT_IP: u8 = 1;
 const INSERT_TRANSPORT: u8 = 2;
 
@@ -70,7 +72,7 @@ fn words(descriptor: &[u8; 16]) -> [u32; 4] {
 }
 
 impl E1000 {
-    /// Sends descriptors from the ring, up to a limit. Returns whether more are left.
+    /// Processes descriptors from the ring, up to the limits. Returns whether more are left.
     pub(super) fn transmit(&mut self, gate: &mut Gate<'_>) -> bool {
         if self.registers.get(reg::TCTL) & ENABLE == 0 {
             return false;
@@ -98,7 +100,7 @@ impl E1000 {
         more
     }
 
-    /// Processes a descriptor. Returns the number of its bytes.
+    /// Processes a descriptor. Returns the number of bytes that it names.
     fn take_descriptor(&mut self, words: [u32; 4], gate: &mut Gate<'_>) -> usize {
         let command = words[2];
         let extended = command & command::EXTENDED != 0;
@@ -197,7 +199,7 @@ impl E1000 {
             return;
         }
         self.statistics.sent(&frame);
-        // All offloads are done, so the header requests none.
+        // The card has done all offloads, so the header requests none.
         frame.splice(0..0, [0; HEADER]);
         gate.token::<NetTx>().emit(NETWORK, frame);
     }

@@ -1,5 +1,5 @@
-//! The final device of docs/write-a-device.md keeps the contract: the guide takes its code from
-//! here.
+//! Tests that the final device of docs/write-a-device.md keeps the contract. The guide takes its
+//! code from here.
 
 #[allow(unreachable_pub, reason = "in the crate of devices it is exported")]
 mod pager;

@@ -1,5 +1,5 @@
-//! A pager: it prints what the driver gives it, unless the driver has muted it. The guide builds it
-//! step by step.
+//! A pager: it prints the driver's text, unless the driver has muted it. The guide builds it step
+//! by step.
 
 // ANCHOR: uses
 use io_gate::{
@@ -8,15 +8,16 @@ use io_gate::{
 };
 // ANCHOR_END: uses
 
-/// No number of virtio's own (virtio 1.2, 5): give it its specification's.
+/// Virtio assigns 0xff00 to no device (virtio 1.2, 5). Replace it by the number in your device's
+/// specification.
 // ANCHOR: identity
 const IDENTITY: Identity = Identity { kind: "pager", virtio_id: 0xff00, state_version: 2 };
 // ANCHOR_END: identity
 
 const QUEUE_SIZE: u16 = 64;
-/// What it prints appears here.
+/// The port of the printed text.
 const OUTPUT: Port = Port(0);
-/// The longest text in one request.
+/// The longest text in one request, in bytes.
 const MAX_TEXT: usize = 4096;
 
 // ANCHOR: constants
@@ -49,7 +50,7 @@ config_space! {
 // ANCHOR_END: fields
 
 impl Pager {
-    /// The device as it is after power-on.
+    /// The device after power-on.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

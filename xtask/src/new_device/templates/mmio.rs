@@ -1,4 +1,4 @@
-//! @NAME@: say here what it is, and which specification it follows.
+//! @NAME@: say here what the device is, and which specification it follows.
 
 use io_gate::{
     ConsoleTx, Gate, Identity, LineState, Port, RegisterDevice, SavedState, StateError, saved_state,
@@ -8,16 +8,16 @@ use crate::read_bytes;
 
 const IDENTITY: Identity = Identity { kind: "@NAME@", virtio_id: 0, state_version: 1 };
 
-/// What it prints appears here.
+/// The port of the printed text.
 const OUTPUT: Port = Port(0);
 
-/// A byte written here is printed; it asks for an interrupt after each line. Reads as zero.
+/// A write prints its first byte, and interrupts the driver after each line. Reads as zero.
 const DATA: u64 = 0;
-/// How many bytes were printed: 8 bytes, to be read only.
+/// The number of printed bytes: 8 bytes, read-only.
 const COUNT: u64 = 8;
 
 saved_state! {
-    /// Two registers: one to print with, and one that counts.
+    /// Two registers: one prints, and one counts.
     #[derive(Debug, Default)]
     pub struct @TYPE@ {
         count: u64,
@@ -26,7 +26,7 @@ saved_state! {
 }
 
 impl @TYPE@ {
-    /// The device as it is after power-on.
+    /// The device after power-on.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

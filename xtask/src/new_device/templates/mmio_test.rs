@@ -1,4 +1,5 @@
-//! @NAME@ keeps the contract of a device. Put every kind of access in here that its driver makes.
+//! Tests that @NAME@ keeps the contract of a device. Add every kind of access that its driver
+//! makes.
 
 use io_gate_contract::RegisterContract;
 use kemari_devices::@TYPE@;
@@ -19,8 +20,8 @@ fn it_keeps_the_contract() {
     contract().check();
 }
 
-/// A panic over what a guest does ends the guest on every host: it makes the same request wherever
-/// it goes on.
+/// If a guest's request makes the device panic, the guest ends on every host, because it makes the
+/// same request again where it continues.
 #[test]
 fn it_bears_any_guest() {
     contract().fuzz();

@@ -1,25 +1,26 @@
-//! @NAME@: say here what it is, and which specification it follows.
+//! @NAME@: say here what the device is, and which specification it follows.
 
 use io_gate::{
     Chain, ConfigSpace, ConsoleTx, Device, DeviceError, Gate, Identity, Outcome, Port, SavedState,
     StateError, Verdict, config_space, saved_state,
 };
 
-/// No number of virtio's own (virtio 1.2, 5): give it its specification's.
+/// Virtio assigns 0xff00 to no device (virtio 1.2, 5). Replace it by the number in your device's
+/// specification.
 const IDENTITY: Identity = Identity { kind: "@NAME@", virtio_id: 0xff00, state_version: 1 };
 
 const QUEUE_SIZE: u16 = 64;
-/// What it prints appears here.
+/// The port of the printed text.
 const OUTPUT: Port = Port(0);
-/// The longest text in one request.
+/// The longest text in one request, in bytes.
 const MAX_TEXT: usize = 4096;
 
-/// The driver's answer when its text was printed, and when it was not.
+/// The answer to the driver: the text was printed, or it was lost.
 const PRINTED: u8 = 0;
 const LOST: u8 = 1;
 
 saved_state! {
-    /// A request is text to read and a byte of room for the answer.
+    /// A request is text to read, and one byte of room for the answer.
     #[derive(Debug, Default)]
     pub struct @TYPE@ {
         /// Number of requests so far.
@@ -35,7 +36,7 @@ config_space! {
 }
 
 impl @TYPE@ {
-    /// The device as it is after power-on.
+    /// The device after power-on.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
