@@ -1,5 +1,7 @@
-//! Pending questions to the fence. A question without an answer holds effects up as one answered
-//! with "unknown" does, and is reported in the same way (P9).
+//! Pending questions to the fence and to the fence records beside disks (P9).
+//!
+//! While a question has no answer, effects wait, as they do after the answer "unknown". So a late
+//! answer is reported in the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -8,29 +10,31 @@ use std::time::{Duration, Instant};
 
 use crate::poisoned::POISONED;
 
-/// An answer takes a few milliseconds, or a few hundred on a slow network.
+/// An answer is late after this time. Answers take a few milliseconds, or a few hundred
+/// milliseconds on a slow network.
 const LATE: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The list of pending questions.
 #[derive(Default)]
 pub(crate) struct Asks {
-    /// When each question began, and its thread: at most one for each thread that performs.
+    /// When each question began, and the thread that asks: at most one question for each thread
+    /// that performs effects.
     pending: Mutex<Vec<(Instant, ThreadId)>>,
     reported: AtomicBool,
 }
 
-/// A question without an answer yet.
+/// A question that has no answer yet. Dropping it ends the question.
 pub(crate) struct PendingQuestion<'a>(&'a Asks, ThreadId);
 
 impl Asks {
-    /// Begins a question. It is pending until the result is dropped.
+    /// Begins a question, which is pending until the result is dropped.
     pub(crate) fn begin(&self) -> PendingQuestion<'_> {
         let own = std::thread::current().id();
         self.lock().push((Instant::now(), own));
         PendingQuestion(self, own)
     }
 
-    /// Whether a question has been pending for long.
+    /// Whether a question has been pending for a second or longer.
     pub(crate) fn are_late(&self) -> bool {
         self.lock().iter().any(|(begun, _)| begun.elapsed() >= LATE)
     }

@@ -1,4 +1,7 @@
-//! Walks a descriptor chain of an untrusted guest (virtio 1.2, 2.7.5).
+//! Walks the descriptor chains of an untrusted guest (virtio 1.2, 2.7.5).
+//!
+//! A walk reads each descriptor once from guest memory and checks it. The size of the table limits
+//! the number of steps, so a loop is an error.
 
 use io_gate::host::GuestRange;
 use virtio_queue::desc::split::Descriptor;
@@ -6,12 +9,12 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest_memory::{GuestMemory, contains};
 
-/// The longest indirect table that is accepted. Drivers use at most the queue size.
+/// The maximum number of descriptors in an indirect table. Drivers use at most the queue size.
 const MAX_INDIRECT: u32 = 1024;
 const DESCRIPTOR_SIZE: u32 = 16;
 
-/// The two parts of a chain, or of several chains joined. Reused from one walk to the next to avoid
-/// allocating lists for each request.
+/// The readable and the writable part of a chain, or of several chains joined. The lists are
+/// reused, so that a request needs no allocation.
 #[derive(Debug, Default)]
 pub(crate) struct Walked {
     pub(crate) readable: Vec<GuestRange>,
@@ -21,7 +24,7 @@ pub(crate) struct Walked {
 /// What one walk added to the lists.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Extent {
-    /// Room in bytes.
+    /// Number of writable bytes.
     pub(crate) room: u32,
     /// Number of entries of the virtqueue's own descriptor table.
     pub(crate) descriptors: u16,
@@ -65,8 +68,8 @@ struct Table {
     size: u16,
 }
 
-/// Walks the chain that begins at `head` of a virtqueue, and appends it to `walked`. On an error a
-/// part of it may have been appended.
+/// Walks the chain that begins at `head` of a virtqueue, and appends it to `walked`. After an
+/// error, `walked` may contain a part of the chain.
 pub(crate) fn walk(
     memory: &GuestMemory,
     place: &Place,

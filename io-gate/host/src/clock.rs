@@ -1,10 +1,11 @@
-//! The clock that measures the age of the right to perform.
+//! The clock that measures the age of a permission (P2).
 
 use std::time::Duration;
 
-/// Time since the host was started, by `CLOCK_BOOTTIME` (clock_gettime(2)). It is monotonic, at the
-/// rate of real time, and advances while the host is suspended, which [`std::time::Instant`] does
-/// not: a primary that wakes up must find its lease expired (P2). Read without a system call.
+/// Time since the host was started, by `CLOCK_BOOTTIME` (clock_gettime(2)). It never steps back and
+/// runs at the rate of real time. Unlike [`std::time::Instant`] it advances while the host is
+/// suspended: a primary that wakes up must find its lease expired (P2). Reading it takes no system
+/// call.
 #[must_use]
 pub fn since_boot() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -20,8 +21,8 @@ pub fn since_boot() -> Duration {
 #[must_use]
 pub fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // The Gregorian calendar repeats every 400 years of 146097 days; counted from 1 March of the
-    // year 0, the leap day is the last of its year.
+    // Count days from 1 March of the year 0: then the leap day is the last day of its year. The
+    // Gregorian calendar repeats every 400 years, which are 146097 days.
     let day = days + 719_468;
     let (era, day) = (day / 146_097, day % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -34,7 +35,7 @@ pub fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// The time of a permission.
+/// A time on this clock, for the age of a permission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment(Duration);
 

@@ -1,11 +1,11 @@
-//! The end of a request, which its slot handles on the device thread.
+//! Completions: what a slot has to handle on the device thread after a request has ended.
 
 use io_gate::Outcome;
 use io_gate::host::{EffectId, Origin, Performable};
 
-/// A request that is over, or a queue that has more to do. It is given to
-/// [`VirtioSlot::complete`](crate::VirtioSlot::complete) of its slot on the device thread, since
-/// guest memory changes on that thread only.
+/// A request that is over, or a queue that must be processed again. The device thread gives it to
+/// [`VirtioSlot::complete`](crate::VirtioSlot::complete) of its slot, since only that thread
+/// changes guest memory.
 #[derive(Debug)]
 pub struct Completion(pub(crate) Kind);
 
@@ -13,7 +13,8 @@ pub struct Completion(pub(crate) Kind);
 pub(crate) enum Kind {
     /// A chain's request has been performed.
     Performed(Performed),
-    /// A queue still has chains: it yields, so that one guest cannot keep the thread busy.
+    /// Process this queue again. It may still have chains: it has yielded, so that one guest cannot
+    /// keep the thread busy, or it has waited until its slot had room.
     Again { slot: u16, queue: u16 },
 }
 

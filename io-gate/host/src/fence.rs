@@ -1,41 +1,43 @@
-//! The fence: the question, asked before anything leaves, whether this machine may still perform.
+//! The fence: it answers, before an effect leaves, whether this machine still has the right to
+//! perform effects (P2).
 
 use std::time::Duration;
 
-/// The oldest answer that is acted upon, unless a fence sets another limit. It is far longer than a
-/// fence takes, and short enough that the winner of a term can wait longer before it acts.
+/// The maximum age of an answer that is acted upon, unless a fence sets another limit. It is far
+/// longer than a fence takes to answer. It is also short: the winner of a term can wait longer
+/// before it performs effects.
 pub const ANSWER_MAX_AGE: Duration = Duration::from_millis(1);
 
-/// The answer to [`Fence::ask`]. It is valid at the time of the question; see [`Fence::good_for`]
-/// and [`Fence::max_age`].
+/// The answer to [`Fence::ask`]. It is true at the time of the question; [`Fence::good_for`] and
+/// [`Fence::max_age`] say how long it may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
     /// This machine has the right: perform now.
     Granted,
-    /// Another machine has, or may have, the right for good: this machine never performs anything
-    /// again.
+    /// Another machine has the right, or may have it: this machine never performs anything again.
     Lost,
-    /// The answer is not known now. The effect waits and the fence is asked again: the right may
-    /// come back (a lease that is renewed when its arbiter is back) or turn out to be lost.
+    /// The answer is not known now. The effect waits, and the fence is asked again. The right may
+    /// come back (a lease is renewed when its arbiter answers again), or may turn out to be lost.
     Unknown,
 }
 
-/// Asked right before each effect is performed (P2), unless its last answer is [still
-/// valid](Self::good_for).
+/// Answers whether this machine may perform effects. It is asked right before each effect (P2),
+/// unless its last answer is [still valid](Self::good_for).
 pub trait Fence: Send + Sync {
     /// Whether this machine has the right to perform effects now.
     fn ask(&self) -> Permission;
 
-    /// How long a [`Permission::Granted`] may be reused, counted from before the question. Zero,
-    /// unless a machine that takes the right away waits longer than this before it acts.
+    /// How long a [`Permission::Granted`] may be reused, counted from before the question. It must
+    /// be zero unless a machine that takes the right away waits longer than this before it performs
+    /// effects.
     fn good_for(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// The oldest [`Permission::Granted`] that may be acted upon, counted from before the question
-    /// (P2): a machine that takes the right away waits longer than this before it acts. An answer
-    /// that took longer does not describe the present, since a stopped process continues after the
-    /// system call that it was in, for instance the fence's own. The fence is then asked again.
+    /// The maximum age of a [`Permission::Granted`] that is acted upon, counted from before the
+    /// question (P2). A machine that takes the right away waits longer than this before it performs
+    /// effects. An older answer may be out of date: a stopped process continues after the system
+    /// call in which it was stopped, and that may be the fence's own. So the fence is asked again.
     fn max_age(&self) -> Duration {
         self.good_for().max(ANSWER_MAX_AGE)
     }
@@ -46,13 +48,15 @@ pub trait Fence: Send + Sync {
         std::thread::sleep(longest);
     }
 
-    /// The term in which this machine performs, if there are terms. Storage is marked with it.
+    /// The term in which this machine performs effects, if there are terms. It is written into the
+    /// fence records beside disks.
     fn term(&self) -> Option<u64> {
         None
     }
 
-    /// The holder of that term: a text that no other process ever uses. Storage is marked with it,
-    /// since two processes could hold terms of the same number (an arbiter whose data went back).
+    /// The holder of that term: a text that no other process ever uses. It is written into the
+    /// fence records too, since two processes could hold terms of the same number (after an
+    /// arbiter's data went back to an earlier state).
     fn holder(&self) -> &str {
         "unnamed"
     }
@@ -63,7 +67,7 @@ pub trait Fence: Send + Sync {
     }
 }
 
-/// The fence of a machine that shares its right with no other: without arbiter and standby.
+/// The fence of a machine without arbiter and standby: no other machine can have its right.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unfenced;
 

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::poisoned::POISONED;
 
-/// The effect is not permitted: the right is lost, the machine ends, or the request is given up.
+/// The effect is not permitted: the right is lost, the machine ends, or the request is given
+/// up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotPermitted;
 
@@ -13,10 +14,10 @@ pub(crate) struct NotPermitted;
 #[derive(Debug, Default)]
 pub(crate) struct GivenUp {
     is_set: AtomicBool,
-    /// Held while a perform is reported and while a request is given up, so that no request is
-    /// reported after it was given up. Never held across a system call.
+    /// Held while an effect is reported as performed, and while a request is given up: no request
+    /// is reported after it was given up. Never held across a system call.
     telling: Mutex<()>,
-    /// Permits that the lane has asked for: a request may take many calls.
+    /// Number of permits that the lane has asked for: one request may take many calls.
     permits: AtomicU64,
 }
 
@@ -35,7 +36,7 @@ impl GivenUp {
         self.is_set.load(Ordering::Acquire)
     }
 
-    /// Counts a permit that the lane asks for: the call before it has returned.
+    /// Counts a permit. The lane asks for one, so its previous call has returned.
     pub(crate) fn count_permit(&self) {
         self.permits.fetch_add(1, Ordering::Relaxed);
     }

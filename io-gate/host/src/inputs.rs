@@ -1,4 +1,5 @@
-//! One nested epoll descriptor for all events of the backends.
+//! One epoll descriptor for the events of all backends. The device thread waits for it inside its
+//! own epoll set (nested).
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -9,7 +10,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::descriptors;
 
-/// The most events taken at once.
+/// The maximum number of events taken at once.
 const BATCH: usize = 32;
 
 /// The purpose of a backend's descriptor.
@@ -19,9 +20,9 @@ pub(crate) enum Role {
     Data,
     /// A second descriptor, for output only.
     Output,
-    /// A timer of the backend's lane: reconnect.
+    /// A timer of the lane: its event asks the lane to reconnect.
     Timer,
-    /// A timer of the backend's input: check it again.
+    /// A timer of the input: its event makes the backend look for input again.
     InputTimer,
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use io_gate::host::{EffectId, EffectOp, Record, Request};
 
-/// Longer waits are counted as this.
+/// The longest wait that is recorded. A longer one counts as this.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// A class of effects, for statistics.
@@ -76,10 +76,10 @@ pub struct LatencySummary {
     pub max: u64,
 }
 
-/// The most effects whose waits are measured at a time: more than can be held.
+/// The maximum number of effects that are measured at a time: more than a gate can hold.
 const MOST: usize = 1 << 17;
 
-/// Waits of effects while the gate holds.
+/// Waits of effects at a closed gate.
 #[derive(Debug)]
 pub(crate) struct Latencies {
     /// When each held effect was staged, oldest first, as in the ledger.
@@ -97,8 +97,8 @@ impl Latencies {
     }
 
     pub(crate) fn staged(&mut self, id: EffectId, now: Instant) {
-        // P9: a guest can have held effects cancelled and stage new ones, as long as nothing is
-        // released.
+        // P9: a guest can stage effects and have them cancelled, again and again, without any
+        // release.
         if self.staged.len() == MOST {
             self.staged.pop_front();
         }
@@ -106,7 +106,7 @@ impl Latencies {
     }
 
     pub(crate) fn released(&mut self, record: &Record, now: Instant) {
-        // Skip effects that were cancelled in between.
+        // Drop older effects: they were cancelled.
         while let Some((id, since)) = self.staged.front().copied() {
             if id > record.id {
                 return;
@@ -147,7 +147,7 @@ impl Latencies {
 mod tests {
     use super::*;
 
-    /// P9: the requests of a guest are held and cancelled repeatedly.
+    /// P9: a guest's requests are held and cancelled again and again.
     #[test]
     fn what_is_never_released_is_not_kept_for_ever() {
         let (mut latencies, now) = (Latencies::new(), Instant::now());

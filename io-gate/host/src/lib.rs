@@ -1,5 +1,10 @@
-//! The far side of the gate: it drives devices, holds what they stage, and performs what is
-//! committed. No other crate owns descriptors that a guest can act on (P5).
+//! The far side of the gate: it drives devices, holds the effects that they stage, and performs
+//! those that are committed. No other crate owns a descriptor to which a guest can cause writes
+//! (P5).
+//!
+//! A slot ([`VirtioSlot`], [`RegisterSlot`]) calls its device and lends it the gate. [`GateHost`]
+//! keeps the staged effects in its ledger and passes the released ones to lanes. Each lane is the
+//! thread of one [`Backend`].
 
 pub mod adapter;
 mod asks;

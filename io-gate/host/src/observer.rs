@@ -1,7 +1,7 @@
 //! Reports the steps of each effect, in order, to an observer (the audit log).
 //!
-//! Without an observer the cost is one branch. The calls are made with the gate's locks held: an
-//! observer must not take a lock under which it calls the gate, and must not wait.
+//! Without an observer the cost is one branch. The observer is called with the gate's locks held.
+//! So it must not wait, and must not take a lock under which it calls the gate.
 
 use io_gate::host::{EffectId, EffectOp, Epoch, Record, Request, Term};
 
@@ -89,26 +89,26 @@ pub trait Observer: Send + Sync {
     /// twice; ignore the second report.
     fn staged(&self, effects: &[Noted]);
 
-    /// The gate, which was open, holds from now on. Effects with ids below `next` have passed it.
+    /// The gate was open and closes now. Effects with ids below `next` have passed it.
     fn held(&self, next: EffectId);
 
-    /// The gate opens by the right won in `term`. Called before any effect passes.
+    /// The gate opens: this machine has won `term`. Called before any effect passes.
     fn opened(&self, term: Term);
 
-    /// These effects of a former owner were adopted. `next` is the first id of this owner's
+    /// The machine has adopted these effects of its former owner. `next` is the first id of its own
     /// effects.
     fn adopted(&self, effects: &[Noted], next: EffectId);
 
-    /// An effect is about to be performed. The fence has permitted it for `term`, if there are
-    /// terms. Returns `false` if the loss of the right was reported before: the effect must then
+    /// An effect is about to be performed. If there are terms, the fence has permitted it for
+    /// `term`. Returns `false` if the loss of the right was reported before: then the effect must
     /// not be performed.
     #[must_use]
     fn performing(&self, effect: Noted, replay: bool, term: Option<u64>) -> bool;
 
-    /// An effect that was about to be performed turned out not to be permitted (P2).
+    /// An effect that was reported as about to be performed was not permitted after all (P2).
     fn withheld(&self, effect: Noted);
 
-    /// An effect has no backend and went back to its device.
+    /// An effect has no backend: its device gets it back as unsupported.
     fn returned(&self, effect: Noted);
 
     /// These effects were dropped while they were held.

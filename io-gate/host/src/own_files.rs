@@ -1,12 +1,13 @@
-//! Names in the file system that this process makes: how it takes them and gives them back.
+//! Creates file names for this process, and gives them back: it removes them.
 //!
-//! Invariant: only files made by kemari are removed, emptied or written over, whatever path an
-//! operator gives. An existing name is left alone, unless it is a socket without a process, which
-//! holds nothing. A name is given back only while it still leads to the file that was made: that
-//! file may have been removed and another put in its place.
+//! Invariant: kemari removes, empties and overwrites only files that it has made, whatever path an
+//! operator gives. It leaves an existing name alone, unless the name is a socket that no process
+//! has open: such a socket holds nothing. It gives a name back only if the name still leads to the
+//! file that this process made, because that file may have been removed and replaced by another
+//! one.
 //!
-//! Code in this product that creates, removes or renames a file does it here, or `docs/files.md`
-//! says why not.
+//! All code of this product that creates, removes or renames a file does it here, unless
+//! `docs/files.md` says why not.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileType, Metadata};
@@ -24,15 +25,15 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
 /// Suffix of an image's name for its fence record.
 pub const FENCE_SUFFIX: &str = ".kemari-fence";
-/// Suffix for a primary's mark. A standby's mark has another suffix, so that neither side writes
-/// over the other's.
+/// Suffix for a primary's mark. A standby's mark has another suffix, so that neither side
+/// overwrites the other's mark.
 pub const MARK_SUFFIX: &str = ".kemari-mark";
 /// Suffix for a standby's mark; see [`MARK_SUFFIX`].
 pub const COUNTER_MARK_SUFFIX: &str = ".kemari-counter-mark";
 
-/// Whether kemari uses such a name for a file that decides about rights: the records and marks
-/// beside disks, and an arbiter's terms. Any other file with such a name would block the next one,
-/// or be taken for it.
+/// Whether kemari uses such a name for a file that decides who may perform effects: the fence
+/// records and marks beside disks, and an arbiter's terms. Another file with such a name would
+/// prevent kemari from creating its own, or kemari would read it as its own.
 #[must_use]
 pub fn is_name_of_record(path: &Path) -> bool {
     let Some(name) = path.file_name().map(OsStr::as_bytes) else { return false };
@@ -50,7 +51,7 @@ pub fn is_name_of_fence(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_bytes().ends_with(FENCE_SUFFIX.as_bytes()))
 }
 
-/// Identifies a file, whatever its names.
+/// Identifies a file by its device and inode, whatever its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId {
     device: u64,
@@ -108,15 +109,15 @@ pub enum PlaceError {
     },
 }
 
-/// A name that this process has made. It is given back when this is dropped, or by
+/// A name that this process has made. It is given back when this value is dropped, or by
 /// [`give_back_all`].
 ///
-/// The file must stay open until then: otherwise its inode number may be reused for another file.
+/// The file must stay open until then: otherwise another file may get its inode number.
 #[derive(Debug)]
 pub struct OwnName(u64);
 
-/// The names to give back. The lock is held for a file-system look-up; threads that run device code
-/// never take it (docs/threads.md).
+/// The names to give back. The lock guards the list only and is never held across a system call.
+/// Threads that run device code never take it (docs/threads.md).
 static NAMES: Mutex<Names> = Mutex::new(Names { next: 0, names: Vec::new() });
 
 struct Names {
@@ -129,7 +130,7 @@ fn names() -> MutexGuard<'static, Names> {
 }
 
 impl OwnName {
-    /// Registers that this process has made `path`, which is `file`.
+    /// Records that this process has made `path`, and that `path` leads to `file`.
     #[must_use]
     pub fn new(path: &Path, file: FileId) -> Self {
         let mut names = names();
@@ -151,22 +152,23 @@ impl Drop for OwnName {
     }
 }
 
-/// Gives back every name: for a process that ends without dropping what its threads share.
+/// Gives back every name: for the end of a process that does not drop what its threads share.
 pub fn give_back_all() {
     let names = std::mem::take(&mut names().names);
     names.iter().for_each(|(_, path, file)| give_back(path, *file));
 }
 
-/// Removes `path` if it is `file`, which this process has made and has open.
+/// Removes `path` if it leads to `file`, which this process has made and has open.
 pub fn give_back(path: &Path, file: FileId) {
-    // A name that stays does no harm: the next process finds it without a process.
+    // A name that stays is harmless: the next kemari finds that no process uses it, and replaces
+    // it.
     if let Err(error) = remove_if(path, file) {
         log::debug!("{}: cannot remove it: {error}", path.display());
     }
 }
 
-/// Makes a socket at `path` by `bind`. A socket without a process is replaced; anything else is
-/// left alone.
+/// Creates a socket at `path` by calling `bind`. Replaces a socket that no process has open, and
+/// leaves any other file alone.
 ///
 /// # Errors
 /// See [`PlaceError`].
@@ -191,7 +193,7 @@ pub fn bind<S>(
     Ok((socket, OwnName::new(path, FileId::of(&made))))
 }
 
-/// Checks that a socket could be made at `path`. Changes nothing.
+/// Checks that a socket could be created at `path`. Changes nothing.
 ///
 /// # Errors
 /// See [`PlaceError`].
@@ -203,8 +205,8 @@ pub fn check_socket(path: &Path) -> Result<(), PlaceError> {
     }
 }
 
-/// Checks that a socket could be made at `path`, now or after its present owner has ended. Changes
-/// nothing.
+/// Checks that a socket could be created at `path`, now or after its present owner has ended.
+/// Changes nothing.
 ///
 /// # Errors
 /// See [`PlaceError`].
@@ -227,7 +229,7 @@ pub(crate) fn check_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Checks that a peer could listen at `path`, now or later. Nothing need be there yet.
+/// Checks that a peer could listen at `path`, now or later. The path need not exist yet.
 ///
 /// # Errors
 /// See [`PlaceError`].
@@ -259,10 +261,10 @@ fn is_taken<S>(bound: &io::Result<S>) -> bool {
     bound.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// Removes a socket without a process.
+/// Removes a socket that no process has open.
 fn free(path: &Path) -> Result<(), PlaceError> {
     let failed = |error| PlaceError::Io { path: path.to_owned(), error };
-    // Keep the file open, so that its inode number is not reused for a file that takes its place.
+    // Keep the file open, so that a file that takes its place does not get its inode number.
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
     let held = match File::options().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -294,17 +296,18 @@ fn dead_socket(path: &Path, found: &Metadata) -> Result<FileId, PlaceError> {
     Ok(FileId::of(found))
 }
 
-/// Whether a process has a socket open. Asks with a datagram socket: a stream socket refuses the
-/// type and is not disturbed, and a socket that does not listen yet is detected too.
+/// Whether a process has the socket open. The check connects a datagram socket to it. A stream
+/// socket refuses that type without being disturbed, and a socket that does not listen yet is found
+/// too.
 fn has_process(path: &Path) -> bool {
     let asked = UnixDatagram::unbound().and_then(|asker| asker.connect(path));
     // Without the permission to connect, assume that a process is there.
     !asked.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Removes `path` if it is `file`, which the caller has open. Returns whether it did.
+/// Removes `path` if it leads to `file`, which the caller has open. Returns whether it did.
 ///
-/// Another file may take its place between the check and the removal. So the file is first renamed
+/// Another file may take the name between the check and the removal. So the file is first renamed
 /// to a name that no other process uses, and checked again there. If the file system cannot rename
 /// without replacing (NFS), the name stays.
 fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
@@ -325,7 +328,7 @@ fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
 /// Renames a file to an unused name in the same directory.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    /// Most names to try: others may exist.
+    /// Number of names to try: some may exist already.
     const ATTEMPTS: usize = 100;
     let mut result = Err(io::ErrorKind::AlreadyExists.into());
     for _ in 0..ATTEMPTS {
@@ -339,7 +342,7 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
     result
 }
 
-/// Renames, unless `to` exists.
+/// Renames a file, unless `to` exists.
 fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }
@@ -393,7 +396,7 @@ mod tests {
         drop((socket, another));
     }
 
-    /// Fails if a file that was set aside is removed without a second check.
+    /// Fails if a renamed file is removed without a second check.
     #[test]
     fn a_name_is_set_aside_where_nobody_else_has_a_file() {
         let dir = tempfile::tempdir().unwrap();

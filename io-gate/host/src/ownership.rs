@@ -17,11 +17,11 @@ use crate::own_files::FileId;
 
 /// The attribute of files that kemari has made. Its value is the purpose.
 const ATTRIBUTE: &CStr = c"user.kemari";
-/// How many bytes of a file are read to decide its ownership.
+/// Number of bytes at the beginning of a file that are read to decide who made it.
 const HEAD: usize = 4096;
-/// How many times another process may remove the file between two checks.
+/// Number of attempts to open a file that other processes remove at the same time.
 const ATTEMPTS: usize = 100;
-/// Longer than a [`look`] of another process keeps a file locked.
+/// How long to wait for another process's lock: longer than a [`look`] holds one.
 const A_LOOK: Duration = Duration::from_millis(100);
 /// Retry interval during [`A_LOOK`].
 const AGAIN: Duration = Duration::from_millis(1);
@@ -54,13 +54,14 @@ pub struct Opened {
     pub file: File,
     /// The program that made it.
     pub maker: Maker,
-    /// Whether another process holds the lock, so that this process could not lock it.
+    /// Whether another process holds a lock, so that this process could not lock the file.
     pub is_busy: bool,
 }
 
 impl Opened {
-    /// Whether another process has the file to itself. A process that only [looks](look) at it
-    /// releases the lock in a moment, and then this process locks the file.
+    /// Whether another process uses the file. A process that only [looks](look) at it releases its
+    /// lock within milliseconds. So this call waits for the lock for up to 100 ms, and keeps it
+    /// when it gets it.
     #[must_use]
     pub fn is_anothers(&self) -> bool {
         let until = Instant::now() + A_LOOK;
@@ -106,8 +107,9 @@ pub fn open_or_make(path: &Path, options: &OpenOptions, sign: &Sign) -> io::Resu
     Err(io::Error::other("other processes keep replacing it"))
 }
 
-/// Returns the maker of the file at `path`, if there is a file. Creates and changes nothing. The
-/// file is locked as shared while the result is kept, so that other processes may look too.
+/// Opens the file at `path` for reading and finds its maker. Returns `None` if it cannot be opened.
+/// Creates and changes nothing. The result holds a shared lock, so that other processes may look at
+/// the file too.
 #[must_use]
 pub fn look(path: &Path, sign: &Sign) -> Option<Opened> {
     let file = reader(path).ok()?;
@@ -115,12 +117,13 @@ pub fn look(path: &Path, sign: &Sign) -> Option<Opened> {
     Some(Opened { maker: maker(path, &file, sign), file, is_busy })
 }
 
-/// Returns whether kemari made a file, in this process or an earlier one. `path` leads to the file.
+/// Finds the maker of a file. `path` leads to the file.
 fn maker(path: &Path, file: &File, sign: &Sign) -> Maker {
     let is_ours = match sign.content {
         None => is_marked(file, sign),
-        // Content copied into a file of ours lacks the sign. An empty marked file is from a process
-        // that was killed before writing.
+        // The content counts more than the attribute: another file may have been copied over a file
+        // of ours. An empty file with the attribute comes from a kemari that was killed before it
+        // wrote anything.
         Some(content) => head(path, file)
             .is_some_and(|head| content(&head) || head.is_empty() && is_marked(file, sign)),
     };
@@ -148,8 +151,8 @@ fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
-/// Locks the file for this process; returns whether it did. A file system without locks counts as
-/// locked: no other process can have a lock there.
+/// Locks the file for this process, and returns whether it did. On a file system without locks it
+/// returns `true`: no other process can have a lock there.
 fn lock(file: &File) -> io::Result<bool> {
     is_locked(file.try_lock())
 }
@@ -174,7 +177,7 @@ fn mark(file: &File, sign: &Sign) {
 }
 
 fn is_marked(file: &File, sign: &Sign) -> bool {
-    // Longer than any purpose: a longer value does not match.
+    // Longer than any purpose: a longer value is an error, so it does not match.
     let mut found = [0_u8; 32];
     let length = fgetxattr(file, ATTRIBUTE, &mut found);
     length.is_ok_and(|length| found[..length] == *sign.purpose.as_bytes())
@@ -206,7 +209,7 @@ mod tests {
         assert_eq!(open(&ours).maker, Maker::Kemari);
         let other = Sign { purpose: "another test", ..SIGN };
         assert_eq!(look(&ours, &other).unwrap().maker, Maker::Other);
-        // The file is empty, but still another program's, which may fill it later.
+        // An empty file is still another program's, which may fill it later.
         fs::write(&theirs, "").unwrap();
         for text in ["", "notes"] {
             fs::write(&theirs, text).unwrap();
@@ -215,7 +218,7 @@ mod tests {
         }
     }
 
-    /// Fails if the attribute alone counts: it stays when another file is copied over this one.
+    /// Fails if the attribute alone decides: it stays when another file is copied over this one.
     #[test]
     fn what_a_file_holds_counts_more_than_who_has_made_it() {
         let dir = tempfile::tempdir().unwrap();

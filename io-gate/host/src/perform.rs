@@ -1,4 +1,5 @@
-//! Performs one request on its backend.
+//! Performs one request: disk requests on the disk's lane, and reads of random bytes on the thread
+//! that hands the request over.
 
 use io_gate::host::{EffectOp, InputOp, Performable, Request};
 use io_gate::{Outcome, Space};
@@ -10,15 +11,15 @@ use crate::backend::work::Work;
 use crate::guest_memory::{GuestMemory, contains};
 use crate::out::{Refused, Released};
 
-/// The longest input: the most that a disk lets one request read.
+/// The maximum length of an input in bytes: more than a disk lets one request read.
 const MAX_INPUT: usize = 16 << 20;
 
 /// The outcome of a request, and the data of an input.
 type Performed = (Outcome, Vec<u8>);
 
-/// Performs a disk request. The data of an input is returned, not written to guest memory, since
-/// this is not the device thread. `NotPermitted` means that the effect is no longer permitted (P2):
-/// part of it may have been written, and the holder of the right writes all of it again.
+/// Performs a disk request. The data of an input is returned and not written to guest memory, since
+/// this is not the device thread. `NotPermitted` means that the effect is no longer permitted (P2).
+/// A part of it may have been written; the holder of the right writes all of it again.
 pub(crate) fn on_disk(
     work: &mut Work<'_>,
     disk: &Disk,
@@ -39,7 +40,7 @@ fn fits(memory: &GuestMemory, into: &Space<'_>) -> bool {
 }
 
 fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Outcome, Vec<u8>) {
-    // The space may come from another host's checkpoint: check it before allocating.
+    // Check before allocating: the space may come from another host's checkpoint.
     if !fits(memory, into) {
         return (Outcome::Failed, Vec::new());
     }

@@ -2,8 +2,8 @@
 //!
 //! Each system call that lets data out takes a [`Permit`] by value ([`crate::out`]): one permit for
 //! one message. Only [`Permits`] makes permits, from a granting answer of the fence. A permit is
-//! not `Copy`, and it expires. So a loop over many messages must request one for each, and a
-//! process that was stopped in the loop is refused before its next message.
+//! not `Copy`, and it expires. So a loop over many messages must request a permit for each. If the
+//! process is stopped in that loop, its next message is refused.
 
 use std::io;
 use std::time::Duration;
@@ -17,18 +17,19 @@ use crate::given_up::{GivenUp, NotPermitted};
 #[derive(Debug)]
 #[must_use = "a permit is spent right before the call that it permits"]
 pub(crate) struct Permit {
+    /// When the fence was asked.
     asked: Moment,
     /// How long an answer may be reused.
     good_for: Duration,
-    /// How old a fresh answer may be that is used once. A host that takes the right away waits
-    /// longer than this before it acts. Zero if the answer is not fresh.
+    /// The maximum age at which a fresh answer may be used, once. A host that takes the right away
+    /// waits longer than this before it performs effects. Zero if the answer is reused.
     max_age: Duration,
 }
 
 impl Permit {
-    /// Spends the permit right before the system call. The clock is read without a system call and
-    /// advances while the host is suspended, so a process that was stopped since it asked finds the
-    /// permit expired.
+    /// Spends the permit right before the system call. Reading the clock takes no system call. The
+    /// clock advances while the host is suspended. So a process that was stopped since it asked
+    /// finds the permit expired.
     ///
     /// # Errors
     /// `Interrupted` when it has expired. The caller asks again, as after a signal.
@@ -48,16 +49,16 @@ impl Permit {
     }
 }
 
-/// Makes the permit for one system call that writes (P2).
+/// Returns the permit for one system call that writes (P2).
 pub(crate) type May<'a> = &'a mut dyn FnMut() -> Result<Permit, NotPermitted>;
 
 /// The source of a lane's permits.
 pub(crate) struct Permits<'l> {
     far_side: &'l FarSide,
     given_up: &'l GivenUp,
-    /// When the question of the last granting answer was asked.
+    /// When the fence was asked the question that it last granted.
     asked: Option<Moment>,
-    /// Requested ahead, for the first call of an effect.
+    /// A permit that was requested in advance, for the first call of an effect.
     ready: Option<Permit>,
 }
 
@@ -66,23 +67,23 @@ impl<'l> Permits<'l> {
         Self { far_side, given_up, asked: None, ready: None }
     }
 
-    /// Requests the permit for the next call now. It waits while the fence gives no answer, so no
-    /// lock may be held.
+    /// Requests the permit for the next call now. Waits while the fence gives no answer: the caller
+    /// must hold no lock.
     pub(crate) fn ahead(&mut self) -> Result<(), NotPermitted> {
         let permit = self.next()?;
         self.ready = Some(permit);
         Ok(())
     }
 
-    /// Ends the effect for which a permit was requested ahead. An unspent permit is dropped, so
-    /// that no other effect uses it.
+    /// Ends an effect. Drops a permit that was requested in advance and not spent, so that no other
+    /// effect uses it.
     pub(crate) fn end(&mut self) {
         self.ready = None;
     }
 
-    /// The permit for one call. The fence is asked, unless its last granting answer is [still
-    /// valid](crate::Fence::good_for). A refusal is final. It waits while the fence gives no
-    /// answer, so no lock may be held.
+    /// Returns the permit for one call. Asks the fence, unless its last granting answer is [still
+    /// valid](crate::Fence::good_for). A refusal is final. Waits while the fence gives no answer:
+    /// the caller must hold no lock.
     pub(crate) fn next(&mut self) -> Result<Permit, NotPermitted> {
         self.given_up.count_permit();
         self.refuse_if_given_up()?;
@@ -99,7 +100,7 @@ impl<'l> Permits<'l> {
     }
 
     /// As [`next`](Self::next), for a call that writes to a disk. If the disk has a fence record,
-    /// the fence and the record are asked each time.
+    /// asks the record and the fence each time.
     pub(crate) fn next_write(
         &mut self,
         record: Option<&DiskFence>,
@@ -113,7 +114,7 @@ impl<'l> Permits<'l> {
         Ok(Permit { asked, good_for: Duration::ZERO, max_age: self.far_side.max_age() })
     }
 
-    /// Reports an effect by `tell`, unless it was given up meanwhile.
+    /// Calls `tell` to report an effect, unless the effect has been given up.
     pub(crate) fn tell(&self, tell: impl FnOnce() -> bool) -> Result<(), NotPermitted> {
         self.given_up.unless_set(tell)
     }

@@ -1,4 +1,5 @@
-//! The panic message for a lock of the gate that was held in a panic.
+//! The panic message for a lock whose holder has panicked.
 
-/// A broken invariant of the gate panics with its lock held. No thread may continue after that.
+/// A thread that finds an invariant of the gate broken panics with the gate's lock held. After
+/// that, no other thread may continue.
 pub(crate) const POISONED: &str = "another thread has found the gate's invariants broken";

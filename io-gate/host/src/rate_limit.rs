@@ -1,4 +1,4 @@
-//! Keeps a hostile guest from filling the log: one warning a second, and a count of the rest.
+//! Keeps a hostile guest from filling the log (P9): logs one warning a second, and counts the rest.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,8 @@
-//! One register device in its slot.
+//! A register device in its slot: register accesses of the guest, input from a backend, and the
+//! effects that the device stages.
+//!
+//! Each call lends the gate to the device for one session. Input for which the device has no room
+//! waits in the slot, and is part of the saved state.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -14,22 +18,24 @@ use crate::slot_state::{RegisterState, SlotError};
 /// The port through which a register device takes input.
 const INPUT: Port = Port(0);
 
-/// The most pieces of input offered in a row, so that a sender outside cannot keep the thread busy.
+/// Offer at most this many pieces of input in a row, so that a sender outside cannot keep the
+/// thread busy.
 const ROUNDS: usize = 1024;
 
 /// A register device in its slot of the machine. Its methods return the state of its interrupt
 /// line.
 pub struct RegisterSlot {
     slot: u16,
-    /// P5: not dropped with the slot, as in a [`VirtioSlot`](crate::VirtioSlot).
+    /// P5: not dropped with the slot, since a device's `drop` would run on a thread with more
+    /// rights than device code may have.
     device: ManuallyDrop<Box<dyn RegisterDevice>>,
     identity: Identity,
     gate: Arc<GateHost>,
-    /// Whether the device may reach guest memory now.
+    /// Whether the device may access guest memory now.
     bus_master: bool,
-    /// Input that the device had no room for.
+    /// Input for which the device had no room.
     pending: Vec<u8>,
-    /// Whether the last access asked for more than the slot may; see [`is_ahead`](Self::is_ahead).
+    /// Whether the vCPU that made the last access must wait; see [`is_ahead`](Self::is_ahead).
     ahead: bool,
     scratch: Vec<u8>,
 }
@@ -50,7 +56,7 @@ impl RegisterSlot {
         }
     }
 
-    /// Its number.
+    /// The slot's number.
     #[must_use]
     pub fn slot(&self) -> u16 {
         self.slot
@@ -62,19 +68,19 @@ impl RegisterSlot {
         self.identity
     }
 
-    /// Sets whether the device may reach guest memory. The device's bus decides, as its driver has
-    /// programmed it. Register devices begin without this right.
+    /// Sets whether the device may access guest memory. The device's bus decides this from the
+    /// settings that the driver has written. Register devices begin without this right.
     pub fn set_bus_master(&mut self, allowed: bool) {
         self.bus_master = allowed;
     }
 
-    /// The state of the interrupt line without an access: for use after a restore.
+    /// Returns the state of the interrupt line without a register access, for use after a restore.
     #[must_use]
     pub fn line(&mut self) -> LineState {
         self.device.line()
     }
 
-    /// Gives the device data from the machine itself, as a backend would: a button was pressed.
+    /// Gives the device input from the machine itself, for instance that a button was pressed.
     #[must_use]
     pub fn give(&mut self, data: &[u8]) -> LineState {
         self.pending.extend_from_slice(data);
@@ -100,16 +106,16 @@ impl RegisterSlot {
         self.device.line()
     }
 
-    /// Whether the last access added requests while the slot is full. The vCPU that made it must
-    /// wait until [there is room](GateHost::has_room); this bounds what the machine buffers for a
-    /// guest (P9). A device that can wait by itself, for instance a card with rings, does not set
-    /// this.
+    /// Whether the last access added requests and the slot is now full. The vCPU that made the
+    /// access must wait until [there is room](GateHost::has_room); this bounds what the machine
+    /// buffers for a guest (P9). Requests that a device stages later, in `proceed`, do not count:
+    /// such a device (a card with rings) waits by itself.
     #[must_use]
     pub fn is_ahead(&self) -> bool {
         self.ahead
     }
 
-    /// A backend has input for a port.
+    /// Takes the input that a backend has for a port.
     #[must_use]
     pub fn intake(&mut self, port: Port) -> LineState {
         if port == INPUT {
@@ -120,7 +126,7 @@ impl RegisterSlot {
         self.device.line()
     }
 
-    /// Continues the device's unfinished work: after a restore, and when the gate asks.
+    /// Continues the device's unfinished work, for instance after a restore.
     #[must_use]
     pub fn proceed(&mut self) -> LineState {
         self.session(|_, _| ());
@@ -128,7 +134,8 @@ impl RegisterSlot {
         self.device.line()
     }
 
-    /// Makes one call to the device with the gate lent to it, and performs what follows from it.
+    /// Calls the device with the gate lent to it. Then lets the device continue unfinished work,
+    /// and hands over the requests that may leave at once.
     fn session<R>(&mut self, call: impl FnOnce(&mut dyn RegisterDevice, &mut Gate<'_>) -> R) -> R {
         let gate = self.gate.clone();
         let mut ledger = gate.ledger();
@@ -149,7 +156,7 @@ impl RegisterSlot {
         result
     }
 
-    /// Offers waiting input again: an access may have made room.
+    /// Offers waiting input again: the access may have made room.
     fn retry_input(&mut self) {
         if !self.pending.is_empty() {
             self.move_input();
@@ -170,7 +177,7 @@ impl RegisterSlot {
             self.pending = data;
             self.pending.drain(..consumed.min(self.pending.len()));
             if !self.pending.is_empty() {
-                // No room: the backend is asked again after the guest's next access.
+                // No room: take no more input until the guest's next access, which may make room.
                 self.gate.want_input(self.slot, INPUT, false);
                 return;
             }
@@ -179,7 +186,7 @@ impl RegisterSlot {
         self.gate.post_again(self.slot, 0);
     }
 
-    /// Handles a completion of this slot: the device had more input to take.
+    /// Handles a completion of this slot: the device has more input to take or more work to do.
     #[must_use]
     pub fn complete(&mut self, completion: Completion) -> LineState {
         match completion.0 {
@@ -187,8 +194,8 @@ impl RegisterSlot {
                 self.session(|_, _| ());
                 self.move_input();
             }
-            // A register device waits for no request. Settle a misplaced one, so that it does not
-            // stay in flight.
+            // A register device has no chain that waits for a request. Settle a misplaced one, so
+            // that it does not stay in flight.
             Kind::Performed(done) => self.gate.settle(done),
         }
         self.device.line()
@@ -227,7 +234,7 @@ impl RegisterSlot {
     }
 }
 
-/// Lends the gate for one call, with guest memory to a bus master.
+/// Lends the gate for one call. A bus master also gets guest memory.
 fn lend<R>(
     ledger: &mut Ledger,
     gate: &GateHost,

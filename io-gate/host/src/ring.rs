@@ -1,4 +1,5 @@
-//! One virtqueue of a slot: the state of virtio-queue, and the checks of what the guest sets up.
+//! One virtqueue of a slot: virtio-queue's state, and the checks of the settings that the guest
+//! makes (virtio 1.2, 2.7).
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -11,13 +12,13 @@ use crate::slot_state::QueueSaved;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (virtio 1.2, 2.7.6).
 const NO_INTERRUPT: u16 = 1;
-// Layout of the two rings (2.7.6, 2.7.8).
+// Layout of the two rings and the descriptor table, in bytes (2.7.5, 2.7.6, 2.7.8).
 const AVAIL_RING: u64 = 4;
 const AVAIL_ENTRY: u64 = 2;
 const USED_RING: u64 = 4;
 const USED_ENTRY: u64 = 8;
 const DESCRIPTOR: u64 = 16;
-/// The field at the end of each ring for the next notification (2.7.10).
+/// The length of the field at the end of each ring that says when to notify next (2.7.10).
 const EVENT_INDEX: u64 = 2;
 
 /// A part of a virtqueue. Its address is a multiple of its alignment (2.7).
@@ -57,7 +58,7 @@ impl Part {
 /// A virtqueue.
 pub(crate) struct Ring {
     queue: Queue,
-    /// Used buffers that were added since the driver was last notified.
+    /// Number of chains given back since the last check for an interrupt.
     added: u16,
     /// Whether the driver has accepted indirect tables.
     indirect: bool,
@@ -152,7 +153,8 @@ impl Ring {
                 ));
             }
         }
-        // Parts must not overlap (2.7). If the driver has set no addresses, all parts lie at 0.
+        // Parts must not overlap (2.7). This also refuses a driver that has set no addresses: then
+        // all parts lie at 0.
         for (index, (part, addr)) in parts.into_iter().enumerate() {
             for (other, at) in parts.into_iter().skip(index + 1) {
                 if addr < at + other.len(size) && at < addr + part.len(size) {
@@ -234,7 +236,7 @@ impl Ring {
             next = next.wrapping_add(1);
         }
         self.added = self.added.saturating_add(before.len() as u16);
-        // The last chain's index write makes all of them visible.
+        // Writing the index for the last chain makes all of them visible.
         self.queue.set_next_used(next);
         self.give_back(memory, head, len)
     }
@@ -255,8 +257,8 @@ impl Ring {
         if added == 0 {
             return Ok(false);
         }
-        // Write the used index before reading what the driver wants: either the driver sees the
-        // buffers, or its request for an interrupt is seen here.
+        // Write the used index before reading whether the driver wants an interrupt. Then either
+        // the driver sees the buffers, or its request is seen here.
         fence(Ordering::SeqCst);
         if !self.queue.event_idx_enabled() {
             return Ok(self.load(memory, self.queue.avail_ring())? & NO_INTERRUPT == 0);
@@ -277,7 +279,7 @@ impl Ring {
         self.queue.state().into()
     }
 
-    /// Makes the ring of a saved state, which must have the same maximum size.
+    /// Makes a ring from a saved state, which must have the same maximum size.
     pub(crate) fn restored(&self, saved: &QueueSaved) -> Result<Self, String> {
         if saved.max_size != self.max_size() {
             return Err(format!(
