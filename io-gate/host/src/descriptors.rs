@@ -1,9 +1,9 @@
-//! All descriptors that this crate opens or is given. No other module may open one.
+//! All descriptors that this crate opens or is given.
 //!
 //! This file shows what a guest can reach through its devices (P5): one function for each kind of
-//! descriptor, with its purpose. `cargo xtask gate` checks that no other module opens one. No
+//! descriptor, with its purpose. No other module may open one, as `cargo xtask gate` checks. No
 //! thread that runs device code opens one: the thread that sets up the machine opens backends, and
-//! a lane reopens its own (after a peer went away).
+//! a lane opens its own again (after a peer has gone away).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -35,7 +35,7 @@ pub(crate) const CONSOLE_OUTPUT: RawFd = libc::STDOUT_FILENO;
 /// Requested size of a socket's send buffer. The system may grant less.
 const SEND_BUFFER: usize = 1024 * 1024;
 
-/// A disk image or block device, which its lane reads and writes. Never created here: a missing
+/// A disk image or block device, which its lane reads and writes. It is never created: a missing
 /// disk is a mistake.
 pub(crate) fn disk(
     path: &Path,
@@ -54,15 +54,16 @@ pub(crate) fn disk(
     OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
 }
 
-/// A block device, opened to check whether any user on this host has exclusive use of it (open(2),
-/// `O_EXCL`). Read-only, since udev probes a device again after it was open for writing.
+/// A block device, opened to check that no other user on this host has it for itself (open(2),
+/// `O_EXCL`). It is opened for reading only, since udev probes a device again after it was open for
+/// writing.
 pub(crate) fn device_for_this_process_alone(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NONBLOCK).open(path)
 }
 
-/// The kernel's own node of a block device (devtmpfs), which all processes of a host find under one
-/// inode: to be locked in addition to another node of the same device. `None` if there is no such
-/// node here.
+/// The kernel's own node of a block device (devtmpfs). All processes of a host find it under one
+/// inode, so it is locked in addition to another node of the same device. `None` if there is no
+/// such node here.
 pub(crate) fn kernels_node(device: &File, read_only: bool) -> Option<File> {
     let number = device.metadata().ok()?.rdev();
     let (major, minor) = (libc::major(number), libc::minor(number));
@@ -73,11 +74,11 @@ pub(crate) fn kernels_node(device: &File, read_only: bool) -> Option<File> {
     (found.file_type().is_block_device() && found.rdev() == number).then_some(node)
 }
 
-/// `LOOP_GET_STATUS64` (loop(4)) and the size of its `loop_info64`, which begins with the device
-/// and the inode of the file.
+/// `LOOP_GET_STATUS64` (loop(4)), and the size of its `loop_info64` in 64-bit words. The first two
+/// words are the device and the inode of the file.
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const LOOP_INFO_WORDS: usize = 29;
-/// Maximum nesting: a loop device may be on a file of another loop device.
+/// The maximum nesting: a loop device may be on a file of another loop device.
 const LOOPS: usize = 8;
 
 /// The file behind a loop device, to be locked. `None` if it is not a loop device.
@@ -114,7 +115,8 @@ fn one_loop(device: &File, read_only: bool) -> io::Result<Option<File>> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     let of = file.metadata()?;
     let same = (of.dev(), of.ino()) == (info[0], info[1]);
-    // The path names another file: it is of another mount namespace, or the file was replaced.
+    // If they differ, the path leads to another file: the loop device's file is of another mount
+    // namespace, or was replaced.
     if same {
         Ok(Some(file))
     } else {
@@ -122,12 +124,12 @@ fn one_loop(device: &File, read_only: bool) -> io::Result<Option<File>> {
     }
 }
 
-/// Block size for storage that does not report one.
+/// The block size in bytes for storage that does not report one: the largest that is known.
 const UNKNOWN_BLOCK: u64 = 4096;
 
-/// The block size of a file that is open for direct I/O: as its file system reports it
-/// (STATX_DIOALIGN, Linux 6.1), or else the sector size of the device or of the file system's
-/// device, or else the largest that is known.
+/// The block size in bytes of a file that is open for direct I/O. Its file system reports it
+/// (STATX_DIOALIGN, Linux 6.1). If not, it is the sector size of the device, or of the file
+/// system's device. If neither is known, it is [`UNKNOWN_BLOCK`].
 pub(crate) fn direct_block(file: &File) -> io::Result<u64> {
     let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
     if let Ok(found) = found
@@ -150,12 +152,12 @@ pub(crate) fn direct_block(file: &File) -> io::Result<u64> {
     Ok(sector.and_then(|text| text.trim().parse().ok()).unwrap_or(UNKNOWN_BLOCK))
 }
 
-/// The fence record beside a disk; created here if there is none yet.
+/// The fence record beside a disk. It is created here if there is none yet.
 pub(crate) fn fence_record(path: &Path) -> io::Result<File> {
     for_the_owner().create(true).truncate(false).open(path)
 }
 
-/// The same record, for reading only: it is not created.
+/// The same record, for reading only. It is not created.
 pub(crate) fn fence_record_to_read(path: &Path) -> io::Result<File> {
     // Do not wait on a FIFO.
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
@@ -166,9 +168,9 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// The file of a console. Output is appended, since the file may hold data worth keeping. Nothing
-/// blocks: a stalled terminal does not block its writer, and a FIFO is opened in both directions,
-/// so that it can be opened before its reader.
+/// The file of a console. Output is appended, since the file may contain data worth keeping.
+/// Nothing blocks: a stalled terminal does not block its writer. A FIFO is opened in both
+/// directions, so that opening does not wait for a reader.
 pub(crate) fn console_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut options = OpenOptions::new();
@@ -180,13 +182,13 @@ pub(crate) fn console_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
     ownership::open_or_make(path, &options, sign)
 }
 
-/// The same file, opened to check its content before output is appended.
+/// The same file, opened to check its content before output is appended to it.
 pub(crate) fn console_file_to_look_at(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// A new file description of an open pipe, FIFO or terminal, for this process alone. It can be made
-/// non-blocking without affecting other processes (the shell) that share the first one. `None` for
+/// A new file description of an open pipe, FIFO or terminal, for this process alone. Making it
+/// non-blocking does not affect other processes (the shell) that share the first one. `None` for
 /// other files, or if it cannot be opened.
 pub(crate) fn own_description(fd: RawFd, write: bool) -> Option<File> {
     let path = format!("/proc/self/fd/{fd}");
@@ -208,14 +210,14 @@ pub(crate) fn interface_exists(name: &str) -> bool {
     unix_socket(SocketType::DGRAM).is_ok_and(|socket| name_to_index(socket, name).is_ok())
 }
 
-/// Guest memory that other processes may map: every store of the guest writes to it. Only its owner
-/// may read it.
+/// Guest memory that other processes may map: each store of the guest writes to this file. Only its
+/// owner may read it.
 pub(crate) fn memory_file(path: &Path, sign: &Sign) -> io::Result<Opened> {
     ownership::open_or_make(path, &for_the_owner(), sign)
 }
 
-/// Options for a file that only its owner may read. Opening never blocks, whatever the file turns
-/// out to be.
+/// Options for a file that only its owner may read. Opening never blocks, whatever kind of file it
+/// is.
 fn for_the_owner() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
@@ -223,12 +225,12 @@ fn for_the_owner() -> OpenOptions {
     options
 }
 
-/// The device by which a tap interface is attached. It reaches nothing before that.
+/// The device through which a tap interface is attached. Before that, nothing leaves through it.
 pub(crate) fn tun() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")
 }
 
-/// A stream to a network's peer, which need not accept it at once. The lane calls it again whenever
+/// A stream to a network's peer, which need not accept it at once. The lane calls this again when
 /// the peer has gone.
 pub(crate) fn stream(peer: &Path) -> io::Result<UnixStream> {
     let socket = unix_socket(SocketType::STREAM)?;
@@ -236,20 +238,19 @@ pub(crate) fn stream(peer: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-/// A datagram socket of a network at its own address. It is not connected: see [`Address`].
+/// A datagram socket of a network, bound to its own address. It is not connected: see [`Address`].
 pub(crate) fn datagrams(local: &Path) -> io::Result<OwnedFd> {
     let socket = unix_socket(SocketType::DGRAM)?;
     bind(&socket, &Address::of(local)?.0)?;
     Ok(socket)
 }
 
-/// A counter by which threads of this process wake each other. It is not visible outside the
-/// process.
+/// A counter by which threads of this process wake each other. Nothing outside the process sees it.
 pub(crate) fn event() -> io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
-/// The set of descriptors that are waited for.
+/// A set of descriptors to wait for.
 pub(crate) fn epoll() -> io::Result<Epoll> {
     Epoll::new()
 }
@@ -263,13 +264,13 @@ pub(crate) fn timer() -> io::Result<TimerFd> {
 fn unix_socket(kind: SocketType) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
-    // Failure is ignored: a larger buffer only makes waiting frames less likely.
+    // Ignore a failure: a larger buffer only makes waiting frames less likely.
     let _ = set_socket_send_buffer_size(&socket, SEND_BUFFER);
     Ok(socket)
 }
 
 /// The name of a Unix socket in the form for system calls. A datagram goes to the socket that has
-/// the name when it is sent.
+/// this name when the datagram is sent.
 pub(crate) struct Address(SocketAddrUnix);
 
 impl Address {
@@ -281,7 +282,7 @@ impl Address {
         Ok(Self(SocketAddrUnix::new(path)?))
     }
 
-    /// Makes a call with the address and its length. The pointer is valid during the call.
+    /// Calls `call` with the address and its length. The pointer is valid during the call.
     pub(crate) fn with_parts<T>(
         &self,
         call: impl FnOnce(*const libc::c_void, libc::socklen_t) -> T,

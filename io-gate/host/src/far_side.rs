@@ -23,16 +23,16 @@ use crate::guest_memory::GuestMemory;
 use crate::observer::Observer;
 use crate::poisoned::POISONED;
 
-/// Longest wait before a fence without an answer is asked again.
+/// The maximum wait before a fence that gave no answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// After this long without a permission, the records beside the disks are read before the next one
-/// (P2): this process may have been stopped, and the arbiter's data may have gone back meanwhile.
-/// It is far below the silence after which a standby asks for the right. A machine that performs
-/// effects more often reads the records only before its writes.
+/// (P2): meanwhile this process may have been stopped, and the arbiter's data may have gone back to
+/// an earlier state. It is far shorter than the silence after which a standby asks for the right. A
+/// machine that performs effects more often than this reads the records only before its writes.
 const VOUCHED_FOR: Duration = Duration::from_millis(20);
 
-/// Number of successive answers older than the limit before it is logged.
+/// Log after this many successive answers that were older than the limit.
 const TOO_OLD: u32 = 3;
 
 pub(crate) struct FarSide {
@@ -42,23 +42,23 @@ pub(crate) struct FarSide {
     fence: Arc<dyn Fence>,
     observer: Option<Arc<dyn Observer>>,
     fenced_off: AtomicBool,
-    /// The machine has ended. Waiting effects are left in flight, as at a power failure.
+    /// The machine has ended. Effects that wait stay in flight, as at a power failure.
     closed: AtomicBool,
     fenced_event: EventFd,
-    /// Number of threads that wait for an answer of the fence.
+    /// Number of threads that wait because the fence gave no answer.
     waiting: AtomicUsize,
-    /// The reasons that were logged, and when the last one was. Never held across a system call.
+    /// The reasons that were logged, and the time of the last one. Never held across a system call.
     reported: Mutex<Option<(Vec<String>, Instant)>>,
     asks: Asks,
+    /// When effects no longer wait for the fence, since the machine ends.
     give_up_at: OnceLock<Instant>,
     /// The records beside the disks. Guards the list only; reading a record may block.
     records: Mutex<Vec<Arc<DiskFence>>>,
-    /// The term that all records have granted, and when something was last permitted in it. Never
+    /// The term that all records have granted, and the time of the last permission in it. Never
     /// held across a system call.
     vouched: Mutex<Option<(u64, Moment)>>,
     ledger: Mutex<Ledger>,
-    /// At most as many as there are requests in flight, plus one for each queue to process again
-    /// (P9).
+    /// At most one for each request in flight, and one for each queue to process again (P9).
     completions: Mutex<Completions>,
     completions_event: EventFd,
     /// Queues that wait because their slots have too many unsettled requests. Each settlement may
@@ -66,10 +66,11 @@ pub(crate) struct FarSide {
     stalled: Mutex<BTreeSet<(u16, u16)>>,
     /// Whether `stalled` has entries; checked after each settlement.
     any_stalled: AtomicBool,
-    /// Power events that the device thread has not taken yet. There is at most one of each kind: a
-    /// second request before the first is done needs no second event (P9).
+    /// Power events that the device thread has not taken yet. There is at most one of each kind
+    /// (P9): the waiting event stands for later ones.
     power: Mutex<VecDeque<Performable>>,
-    /// Power events that the device thread has taken: in flight until they have taken effect.
+    /// Power events that the device thread has taken. They stay in flight until they have taken
+    /// effect.
     power_under_way: Mutex<Vec<Performable>>,
     power_event: EventFd,
 }
@@ -78,7 +79,7 @@ pub(crate) struct FarSide {
 #[derive(Default)]
 struct Completions {
     waiting: Vec<Completion>,
-    /// Queues among them that must be processed again. Each is listed once.
+    /// Queues to process again that are in `waiting`. Each is there once.
     again: BTreeSet<(u16, u16)>,
 }
 
@@ -118,7 +119,7 @@ impl FarSide {
         self.ledger.lock().expect(POISONED)
     }
 
-    /// P1: effects that another gate has released are not performed here.
+    /// P1: this gate does not perform effects that another gate has released.
     ///
     /// # Panics
     /// When the effect belongs to another gate.
@@ -144,15 +145,18 @@ impl FarSide {
         self.fence.good_for()
     }
 
-    /// The oldest answer that may be acted upon.
+    /// The maximum age of an answer that is acted upon.
     pub(crate) fn max_age(&self) -> Duration {
         self.fence.max_age()
     }
 
-    /// Returns when the question with the granting answer was asked; see
-    /// [`Permits`](crate::permit::Permits). A refusal is final. While the fence gives no answer,
-    /// the effect waits here, and with it all later effects of its lane. It is neither performed
-    /// nor dropped, and continues when the arbiter is back, unless it is given up.
+    /// Asks the fence, and first the records beside the disks. Returns when the fence was asked if
+    /// the right is granted; see [`Permits`](crate::permit::Permits). `None` is final: the effect
+    /// must not be performed.
+    ///
+    /// While there is no answer, the effect waits here, and all later effects of its lane wait
+    /// behind it. The effect is neither performed nor dropped. It continues when the arbiter
+    /// answers again, unless it is given up.
     pub(crate) fn permitted_by(
         &self,
         given_up: &GivenUp,
@@ -188,7 +192,7 @@ impl FarSide {
                     too_old += 1;
                     if too_old >= TOO_OLD {
                         let (took, limit) = (asked.elapsed(), self.max_age());
-                        // Do not log a second one: the text differs each time.
+                        // Log it once: the text contains the time, and so differs each time.
                         if waiting.is_none() {
                             let why = format!(
                                 "expected the arbiter's answer within {limit:?}, found it after {took:?}"
@@ -205,8 +209,9 @@ impl FarSide {
         }
     }
 
-    /// Asks the records beside the disks: the record of the disk to be written, or all records if
-    /// the term is new to them or nothing was permitted for a while.
+    /// Asks the records beside the disks. Before a write to a disk, that is the disk's record.
+    /// Otherwise it is all records, if they have not granted this term yet or nothing was permitted
+    /// for `VOUCHED_FOR`.
     fn ask_storage(&self, record: Option<&DiskFence>) -> (Permission, Option<String>) {
         let Some(term) = self.fence.term() else { return (Permission::Granted, None) };
         if let Some(record) = record {
@@ -236,8 +241,8 @@ impl FarSide {
         }
     }
 
-    /// Records a permission: a process that has not been stopped since need not read the records
-    /// again.
+    /// Remembers the time of a permission: a process that has not been stopped since then need not
+    /// read the records again.
     fn vouch(&self, at: Moment) {
         if let Some((_, vouched)) = &mut *self.vouched.lock().expect(POISONED)
             && vouched.elapsed() < VOUCHED_FOR
@@ -271,7 +276,7 @@ impl FarSide {
         }
     }
 
-    /// Frees a record: this machine has ended and writes no more.
+    /// Marks a record as free: this machine has ended and writes no more.
     pub(crate) fn free(&self, record: &DiskFence) -> Result<(), DiskError> {
         match self.fence.term() {
             Some(term) if !self.is_fenced_off() => record.free(term, self.fence.holder()),
@@ -294,11 +299,11 @@ impl FarSide {
         &self.asks
     }
 
-    /// Limits waiting for the fence to `patience`, since the machine ends. Effects that still wait
-    /// then are left in flight, as at a power failure (P1: the end of the machine releases
+    /// Ends all waiting for the fence after `patience`, since the machine ends. Effects that still
+    /// wait then stay in flight, as at a power failure (P1: the end of the machine releases
     /// nothing).
     pub(crate) fn give_up_after(&self, patience: Duration) {
-        // The first call counts.
+        // Later calls have no effect.
         let _ = self.give_up_at.set(Instant::now() + patience);
     }
 
@@ -306,8 +311,8 @@ impl FarSide {
         self.give_up_at.get().is_some_and(|at| Instant::now() >= *at)
     }
 
-    /// Closes the gate, since the machine has ended: no system call that lets data out begins any
-    /// more (P2).
+    /// Lets nothing more out, since the machine has ended: no system call that lets data out begins
+    /// from now on (P2).
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
@@ -321,7 +326,8 @@ impl FarSide {
         self.fenced_off.load(Ordering::Acquire)
     }
 
-    /// P2: ends all performing. Held effects are dropped, and the ledger counts them.
+    /// P2: nothing is performed from now on. The held effects are cancelled, and the ledger counts
+    /// them.
     pub(crate) fn fence_off(&self) {
         if !self.fenced_off.swap(true, Ordering::AcqRel) {
             let mut ledger = self.ledger();
@@ -339,9 +345,9 @@ impl FarSide {
         &self.fenced_event
     }
 
-    /// Settles a request for which no chain waits, and returns any other. The device thread
-    /// completes the chain of that one; the request stays in flight until then, so that a
-    /// checkpoint taken before carries it (P3).
+    /// Settles a request for which no chain waits, and hands a power event to the device thread.
+    /// Returns any other request: it stays in flight until the device thread has completed its
+    /// chain, so that a checkpoint taken before then contains it (P3).
     pub(crate) fn settle_detached(&self, done: Performed) -> Option<Performed> {
         if power_event_of(&done.request).is_some() && done.outcome != Outcome::Failed {
             self.power(done.request);
@@ -358,7 +364,7 @@ impl FarSide {
     }
 
     /// Settles requests under one hold of the ledger's lock, and resumes queues that have waited
-    /// for it.
+    /// for room.
     pub(crate) fn settle(&self, done: impl IntoIterator<Item = Performable>) {
         let mut ledger = self.ledger();
         done.into_iter().for_each(|request| ledger.settle(request));
@@ -366,7 +372,7 @@ impl FarSide {
     }
 
     /// Makes a queue wait until its slot has fewer unsettled requests. The caller holds the
-    /// ledger's lock, so that later settlements find the queue.
+    /// ledger's lock, so that each settlement after its check finds the queue.
     pub(crate) fn stall(&self, _ledger: &Ledger, slot: u16, queue: u16) {
         self.stalled.lock().expect(POISONED).insert((slot, queue));
         self.any_stalled.store(true, Ordering::Release);
@@ -420,7 +426,8 @@ impl FarSide {
     }
 
     pub(crate) fn take_completions(&self) -> Vec<Completion> {
-        // Clear the event first: a completion posted after the list was taken signals again.
+        // Clear the event first: a completion that is posted after the list is taken signals it
+        // again.
         drain(&self.completions_event);
         std::mem::take(&mut *self.completions.lock().expect(POISONED)).waiting
     }
@@ -435,15 +442,16 @@ impl FarSide {
         of_slot
     }
 
-    /// Hands a permitted power event to the device thread. P7: it is settled only when the machine
-    /// is off or reset, so that a side that continues from an earlier checkpoint carries it out.
+    /// Hands a permitted power event to the device thread. P7: the event is settled only when the
+    /// machine is off or reset, so that a side that continues from an earlier checkpoint carries
+    /// the event out.
     fn power(&self, request: Performable) {
         self.assert_own(&request);
         let event = power_event_of(&request);
         let mut waiting = self.power.lock().expect(POISONED);
         if waiting.iter().any(|other| power_event_of(other) == event) {
             drop(waiting);
-            // The waiting event stands for both.
+            // One event waits for both requests.
             return self.settle([request]);
         }
         waiting.push_back(request);
@@ -471,7 +479,7 @@ impl FarSide {
     }
 
     pub(crate) fn next_power_event(&self) -> Option<PowerEvent> {
-        // Clear the event first: an event that comes after the check signals again.
+        // Clear the event first: a power event that comes after the check signals it again.
         drain(&self.power_event);
         let mut waiting = self.power.lock().expect(POISONED);
         let request = waiting.pop_front()?;
@@ -502,7 +510,7 @@ fn power_event_of(request: &Performable) -> Option<PowerEvent> {
 
 /// Wakes the threads that wait for an event.
 pub(crate) fn signal(event: &EventFd) {
-    // Fails only when the counter is at its limit, and then the event is already signalled.
+    // Fails only when the counter is at its limit. Then the event is signalled already.
     let _ = event.write(1);
 }
 
@@ -512,12 +520,12 @@ fn drain(event: &EventFd) {
 }
 
 /// Number of reasons that are remembered (P9): several threads, or several members of an arbiter,
-/// may give reasons in turn.
+/// may give different reasons in turn.
 const REMEMBERED: usize = 8;
-/// Minimum interval between two logged reasons: each thread may have another reason.
+/// Minimum interval between two logged reasons, since each thread may have another reason.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
-/// A thread that waits for the fence. One log line stands for all such threads; a new reason gets
+/// A thread that waits for the fence. One log line stands for all these threads; a new reason gets
 /// another line.
 struct Waiting<'c> {
     far_side: &'c FarSide,

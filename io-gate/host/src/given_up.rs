@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::poisoned::POISONED;
 
-/// The effect is not permitted: the right is lost, the machine ends, or the request is given
-/// up.
+/// The effect is not permitted: the right is lost, the machine ends, or the request is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotPermitted;
 

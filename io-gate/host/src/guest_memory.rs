@@ -1,4 +1,4 @@
-//! Guest memory in this crate: every write passes through vm-memory and is marked dirty (P8).
+//! Guest memory in this crate: each write goes through vm-memory, which marks it dirty (P8).
 
 use std::marker::PhantomData;
 
@@ -26,7 +26,7 @@ pub(crate) fn contains(memory: &GuestMemory, range: GuestRange) -> bool {
         && GuestMemoryBackend::check_range(memory, GuestAddress(range.addr), range.len as usize)
 }
 
-/// Copies ranges of guest memory out.
+/// Copies ranges of guest memory into a new buffer.
 pub(crate) fn copy_out(
     memory: &GuestMemory,
     ranges: &[GuestRange],
@@ -47,7 +47,7 @@ pub(crate) fn copy_out(
     Ok(bytes)
 }
 
-/// Copies into ranges of guest memory until the bytes are used up.
+/// Copies bytes into ranges of guest memory, until the bytes or the ranges are used up.
 pub(crate) fn copy_in(
     memory: &GuestMemory,
     ranges: &[GuestRange],
@@ -62,7 +62,7 @@ pub(crate) fn copy_in(
     Ok(())
 }
 
-/// Pieces of bytes for a gathering write, borrowed while the list lives.
+/// Pieces of bytes for a gathering write. They stay borrowed while the list lives.
 pub(crate) struct Gather<'m> {
     pieces: Vec<libc::iovec>,
     len: usize,
@@ -76,8 +76,8 @@ impl<'m> Gather<'m> {
         Self { pieces: vec![piece], len: bytes.len(), borrowed: PhantomData }
     }
 
-    /// The bytes stay in guest memory. The guest may change them while they are written out; while
-    /// the gate is open, that affects only the guest.
+    /// The bytes stay in guest memory. The guest may change them while they are written out. This
+    /// is used while the gate is open, so such a change affects only the guest.
     pub(crate) fn of_guest(
         memory: &'m GuestMemory,
         ranges: &[GuestRange],
@@ -141,7 +141,7 @@ impl<'m> Gather<'m> {
         self.pieces.drain(..gone);
     }
 
-    /// A copy of the first `max` bytes.
+    /// Copies the first `max` bytes.
     pub(crate) fn to_vec(&self, max: usize) -> Vec<u8> {
         let mut bytes = vec![0_u8; self.len.min(max)];
         self.copy_to(&mut bytes);

@@ -1,11 +1,11 @@
 //! One backend's lane: a thread that performs the backend's effects in the order of their release.
 //!
-//! Threads that run device code do not write to descriptors: they queue released effects in a lane
-//! (P5). A batch needs at most one wake-up, whatever its size.
+//! Threads that run device code do not write to descriptors: they append released effects to a
+//! lane's queue (P5). A batch needs at most one wake-up, whatever its size.
 //!
-//! A lane may be in a system call that does not end (a dead file server, a stopped reader), or wait
-//! for an unreachable arbiter. So only the lane uses its backend's [`Output`], it holds no lock
-//! while it performs, and every wait for it has a time limit (P9).
+//! A lane may hang in a system call (a dead file server, a stopped reader), or wait for an
+//! unreachable arbiter. So only the lane uses its backend's [`Output`], it holds no lock while it
+//! performs, and every wait for it has a time limit (P9).
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,24 +24,25 @@ use crate::far_side::FarSide;
 use crate::given_up::GivenUp;
 use crate::poisoned::POISONED;
 
-/// Called first by each lane's thread: the place to give up rights.
+/// Each lane's thread calls it first, to give up rights.
 pub type LaneStart = Arc<dyn Fn() + Send + Sync>;
 
 /// A disk request that took longer than this is reported at once. Faster ones are reported
-/// together, so that the device thread is woken and the driver interrupted once.
+/// together, so that they wake the device thread and interrupt the driver once.
 const PROMPT: Duration = Duration::from_micros(50);
 /// How long a thread that drops a lane waits for it. A lane that is still busy then is left behind,
 /// and ends with the process.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
-/// How far a lane has come with a job. A lane that makes progress has another one at the next look.
+/// A lane's job, and how far the lane has come with it. Two equal values at different times mean
+/// that the lane has made no progress between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneJob {
     /// The name of the lane's thread.
     pub lane: String,
     /// When the job began.
     pub begun: Instant,
-    /// Number of permits that the lane has asked for: one for each call that lets data out.
+    /// Number of permits that the lane has asked for so far: one for each call that lets data out.
     pub permits: u64,
 }
 
@@ -52,41 +53,43 @@ pub(crate) struct Lane {
 }
 
 struct Shared {
-    /// Guards the queue only. Never held across a system call that reaches the outside, nor while
-    /// the fence is asked. The device thread, vCPU threads and the link's thread take it.
+    /// Guards the lane's list of work only. Never held across a system call that reaches the
+    /// outside, nor while the fence is asked: the device thread, the vCPU threads and the link's
+    /// thread take it.
     state: Mutex<State>,
-    /// The lane waits on it for work.
+    /// The lane waits here for work.
     work: Condvar,
-    /// Other threads wait on it for the lane's progress.
+    /// Other threads wait here for the lane's progress.
     idle: Condvar,
     /// Whether the current request is given up; checked before each system call that lets data out.
     given_up: GivenUp,
 }
 
-/// The work of a lane. Work that need not be repeated is a flag, so that asking for it again takes
-/// no more room (P9).
+/// The work of a lane. Work that need not be repeated is a flag: asking for it twice takes no more
+/// room than once (P9).
 #[derive(Default)]
 struct State {
-    /// At most the requests that the gate has released and not yet settled.
+    /// At most all requests that the gate has released and that are not settled (P9).
     queue: VecDeque<Performable>,
     /// The backend needs attention: the rest of its output, a connection, or the driver's features.
     attend: bool,
     /// Announce the guest's address to the network.
     announce: bool,
-    /// Make later writes durable on completion, and sync earlier ones. The result is sent to the
-    /// requester (P3).
+    /// Make later writes durable when they complete, and sync earlier ones. The result goes to this
+    /// sender (P3).
     write_through: Option<SyncSender<io::Result<()>>>,
-    /// The machine ends in good order: the backend has until then to take its queued output.
+    /// The machine ends in good order. The backend has until this time to take its queued output.
     finish: Option<Instant>,
     stop: bool,
     ended: bool,
-    /// What the lane is doing.
+    /// The job that the lane is doing.
     current: Option<Current>,
-    /// When it began that, or when an idle lane was given work. A lane's thread may hang before it
-    /// takes any.
+    /// When the lane began that job, or when it was idle and got work: its thread may hang before
+    /// it takes the work.
     begun: Option<Instant>,
-    /// Whether the lane waits. Waking it is a system call, which is left out otherwise.
+    /// Whether the lane waits for work. Only then is it woken, since waking is a system call.
     waits: bool,
+    /// Number of threads that wait for the lane's progress.
     waiters: usize,
 }
 
@@ -97,7 +100,7 @@ struct Current {
     chain: bool,
     /// Whether it lets data out.
     effect: bool,
-    /// Whether its bytes are read from guest memory while it is performed.
+    /// Whether performing it reads guest memory.
     borrows: bool,
     /// Whether it resets the machine.
     resets: bool,
@@ -113,7 +116,7 @@ impl Current {
                 let ranges = op.payload().and_then(|payload| payload.guest_ranges());
                 request.copy().is_none() && ranges.is_some()
             }
-            // The lane owns the data until the device thread copies it.
+            // A read goes to memory of the lane. The device thread copies it into guest memory.
             Request::Input(InputOp::BlockRead { .. } | InputOp::Entropy { .. }) => false,
         };
         let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
@@ -196,14 +199,14 @@ impl Lane {
         self.shared.tell(|state| state.announce = true);
     }
 
-    /// Asks the lane to make later writes durable and to sync earlier ones. An earlier requester
-    /// without an answer gets none.
+    /// Asks the lane to make later writes durable when they complete, and to sync earlier ones. If
+    /// an earlier requester has no answer yet, it gets none.
     pub(crate) fn write_through(&self, answer: SyncSender<io::Result<()>>) {
         self.shared.tell(|state| state.write_through = Some(answer));
     }
 
-    /// Tells the lane that the machine ends in good order: the backend has until then to take its
-    /// queued output.
+    /// Tells the lane that the machine ends in good order. The backend has until `until` to take
+    /// its queued output.
     pub(crate) fn finish(&self, until: Instant) {
         self.shared.tell(|state| state.finish = Some(until));
     }
@@ -212,16 +215,16 @@ impl Lane {
         self.shared.lock().is_idle()
     }
 
-    /// Whether the lane performs an effect and is not asking the fence for it: it may be in a
-    /// system call that reaches the outside.
+    /// Whether the lane performs an effect and does not wait for the fence: it may be in a system
+    /// call that reaches the outside.
     pub(crate) fn may_be_letting_out(&self, asks: &Asks) -> bool {
         let at_effect = self.shared.lock().current.is_some_and(|current| current.effect);
         let thread = self.thread.as_ref().map(|thread| thread.thread().id());
         at_effect && !thread.is_some_and(|thread| asks.is_asked_by(thread))
     }
 
-    /// The job that the lane is at, or that waits for an idle lane's thread. `None` while the lane
-    /// has no work.
+    /// The job that the lane is doing, or the first one that waits for an idle lane's thread.
+    /// `None` while the lane has no work.
     pub(crate) fn busy_with(&self) -> Option<LaneJob> {
         let begun = self.shared.lock().begun?;
         let name = self.thread.as_ref().and_then(|thread| thread.thread().name());
@@ -229,13 +232,13 @@ impl Lane {
         Some(LaneJob { lane: name.unwrap_or_default().to_owned(), begun, permits })
     }
 
-    /// Waits until all work so far is done, at most until `until`. Returns whether it is.
+    /// Waits until the lane has no work left, at most until `until`. Returns whether it has none.
     pub(crate) fn drain(&self, until: Instant) -> bool {
         self.shared.wait(until, State::is_idle)
     }
 
-    /// Removes and returns the reads that have not begun, since the driver owns its memory again. A
-    /// read that has begun writes to the lane's own memory.
+    /// Removes and returns the reads that have not begun, since the driver owns their memory again.
+    /// A read that has begun uses the lane's own memory.
     pub(crate) fn give_up_reads(&self) -> Vec<Performable> {
         self.shared.take_out(&mut self.shared.lock(), |of| !of.effect)
     }
@@ -248,8 +251,8 @@ impl Lane {
         });
     }
 
-    /// Removes and returns the requests of chains that have not begun, since the driver owns its
-    /// memory again. If the current request is one of a chain, the lane gives it up.
+    /// Removes and returns the requests of chains that have not begun, since the driver owns their
+    /// memory again. If a request of a chain has begun, the lane is told to give it up.
     pub(crate) fn give_up_chains(&self) -> Vec<Performable> {
         self.give_up(|of| of.chain)
     }
@@ -267,8 +270,8 @@ impl Lane {
         self.shared.take_out(&mut state, which)
     }
 
-    /// Waits until the lane no longer reads guest memory for a request that was given up, at most
-    /// until `until`. Returns whether that is so.
+    /// Waits until the lane no longer reads guest memory for a request of a chain, at most until
+    /// `until`. Returns whether it no longer does.
     pub(crate) fn lets_go_of_memory(&self, until: Instant) -> bool {
         self.shared.wait(until, |state| {
             !state.current.is_some_and(|current| current.chain && current.borrows)
@@ -293,12 +296,12 @@ impl Drop for Lane {
     }
 }
 
-/// Wakes the waiting threads when the lane ends, for whatever reason.
+/// Wakes the waiting threads when the lane's thread ends, even by a panic.
 struct End<'s>(&'s Shared);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        // A panic of this thread may have poisoned the lock; then no thread waits any more.
+        // A panic of this thread may have poisoned the lock. Then the waiting threads panic too.
         if let Ok(mut state) = self.0.state.lock() {
             state.ended = true;
             state.current = None;
@@ -318,7 +321,8 @@ impl Shared {
         let (taken, others) =
             queue.into_iter().partition::<VecDeque<_>, _>(|request| which(Current::of(request)));
         state.queue = others;
-        // The lane's thread may not have taken any of it yet.
+        // The lane may have had no other work: it is idle again, although its thread has taken
+        // nothing.
         if state.is_idle() {
             state.begun = None;
         }
@@ -333,8 +337,8 @@ impl Shared {
             state.begun = Some(Instant::now());
         }
         let wake = state.waits && (state.has_work() || state.stop);
-        // Cleared by the waking thread, so that a second batch before the lane runs costs no
-        // wake-up.
+        // The waking thread clears it. So a second batch costs no wake-up if the lane has not run
+        // yet.
         state.waits &= !wake;
         drop(state);
         if wake {
@@ -361,7 +365,7 @@ impl Shared {
 
     fn run(&self, far_side: &FarSide, mut output: Output) {
         let mut work = Work::new(far_side, &self.given_up);
-        // Number of jobs to finish before the next report.
+        // Number of jobs to finish before the next report to the device thread.
         let mut left = 0_usize;
         let mut reported_at = Instant::now();
         loop {
@@ -379,7 +383,7 @@ impl Shared {
             output.run(&mut work, job);
             work.permits.end();
             left = if left == 0 { queued } else { left - 1 };
-            // Frames are always reported as a batch.
+            // Only disk requests are reported early. All others are always reported as a batch.
             let prompt = output.is_slow() && reported_at.elapsed() >= PROMPT;
             if left == 0 || prompt {
                 work.post();
@@ -388,7 +392,7 @@ impl Shared {
         }
     }
 
-    /// The next job, and the number of requests queued after it.
+    /// Takes the next job. Returns it with the number of requests that are queued behind it.
     fn take(&self) -> Option<(Job, usize)> {
         let mut state = self.lock();
         let job = state.take()?;
@@ -403,15 +407,15 @@ impl Shared {
     fn is_at(&self, state: &mut State, current: Option<Current>) {
         state.current = current;
         state.begun = current.map(|_| Instant::now());
-        // The former request is over: clear the flag.
+        // The former request is over: it can no longer be given up.
         self.given_up.clear();
         if state.waiters > 0 {
             self.idle.notify_all();
         }
     }
 
-    /// Waits for work, after everything done was reported. Returns `false` when the lane must stop
-    /// and has nothing left to do.
+    /// Waits for work. All performed requests have been reported. Returns `false` when the lane
+    /// must stop and has nothing left to do.
     fn sleep(&self) -> bool {
         let mut state = self.lock();
         self.is_at(&mut state, None);
@@ -428,7 +432,7 @@ impl Shared {
 }
 
 impl Output {
-    /// Does one job. Lane.
+    /// Does one job. Called by the lane.
     fn run(&mut self, work: &mut Work<'_>, job: Job) {
         match job {
             Job::Perform(request) => self.perform(work, request),
@@ -450,8 +454,8 @@ mod tests {
 
     use super::*;
 
-    /// P9. Fails if a lane whose work is taken back before it begins counts as busy: it would be
-    /// reported as a lane that hangs.
+    /// P9. Fails if a lane counts as busy after its work was taken back before it began: then it
+    /// would be reported as hanging.
     #[test]
     fn p9_a_lane_whose_work_is_taken_back_is_idle() {
         let (mut ledger, mut authority) = new_gate();
@@ -460,7 +464,7 @@ mod tests {
             ledger.chain_session(origin, |gate| Ok(gate.token::<BlockFlush>().stage(Port(0))));
         assert!(staged.is_ok());
         let released = ledger.run_alone(authority.alone(Term(1)));
-        // Its thread has not woken up.
+        // No thread runs for this lane, as if the thread had not woken up yet.
         let shared = Shared {
             state: Mutex::default(),
             work: Condvar::new(),

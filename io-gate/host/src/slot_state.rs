@@ -1,4 +1,4 @@
-//! The saved state of a slot: that of its device, its rings and its driver.
+//! The saved state of a slot: the states of its device, its virtqueues and its driver.
 
 use io_gate::{SavedState, StateError};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ pub struct QueueSaved {
     pub max_size: u16,
     /// The size that the driver chose.
     pub size: u16,
-    /// Whether the driver has enabled it.
+    /// Whether the driver has enabled the virtqueue.
     pub ready: bool,
     /// Guest address of the descriptor table.
     pub desc_table: u64,
@@ -70,7 +70,7 @@ pub struct SlotState {
     pub needs_reset: bool,
     /// The number of changes of the configuration space.
     pub config_generation: u32,
-    /// Requests with smaller ids were made before the last reset.
+    /// Requests with smaller ids are older than the last reset.
     pub first_id: u64,
     /// The virtqueues.
     pub queues: Vec<QueueSaved>,
@@ -111,7 +111,7 @@ pub enum SlotError {
         slot: u16,
         /// The accepted feature.
         feature: u64,
-        /// The features of which it needs one.
+        /// The features of which the accepted feature needs one.
         one_of: u64,
     },
     /// The driver continues although it must reset the device.

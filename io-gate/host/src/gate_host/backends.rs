@@ -43,7 +43,7 @@ impl GateHost {
                 records.extend(disk.fence().cloned());
             }
             // Connect to peers before taking the lock: a peer may be slow, and the device thread
-            // and the vCPU threads take the lock.
+            // and the vCPU threads take that lock.
             let token = Token { slot, port, role: Role::Data };
             let backend =
                 Attached::new(backend, &self.far_side, &self.inputs, token, &self.lane_start)?;
@@ -66,7 +66,8 @@ impl GateHost {
         Ok(())
     }
 
-    /// Passes the driver's accepted features to backends that can take work off the driver.
+    /// Passes the features that the driver has accepted to the slot's backends, also to those that
+    /// are attached later.
     pub(crate) fn negotiated(&self, slot: u16, features: u64) {
         self.negotiated.lock().expect(POISONED).insert(slot, features);
         self.of_slot(slot).iter().for_each(|backend| backend.negotiated(features));
@@ -91,8 +92,8 @@ impl GateHost {
         self.inputs.fd()
     }
 
-    /// The ports that have input. A backend's own work (sending the rest of its output,
-    /// reconnecting) is passed to its lane.
+    /// Returns the ports that have input. If a backend has work of its own (sending the rest of its
+    /// output, reconnecting), its lane gets that work.
     #[must_use]
     pub fn ready_inputs(&self) -> Vec<(u16, Port)> {
         let mut ready = Vec::new();
@@ -106,14 +107,14 @@ impl GateHost {
     }
 
     /// Announces the slot's MAC address to the network: one RARP broadcast, as other hypervisors
-    /// send after a migration. The caller repeats it. The broadcast has no guest data, so it waits
-    /// for no acknowledgement, but the fence is asked (P2).
+    /// send after a migration. The caller repeats it. The broadcast contains no guest data, so it
+    /// waits for no acknowledgement. The fence is asked nevertheless (P2).
     pub fn announce(&self, slot: u16) {
         let _performer = self.performer();
         self.of_slot(slot).iter().for_each(|backend| backend.lane().announce());
     }
 
-    /// The jobs of the lanes that have work: each is in a system call, or waits for the
+    /// The jobs of the lanes that have work: each lane is in a system call, or waits for the
     /// [fence](Self::waits_for_fence).
     #[must_use]
     pub fn lane_jobs(&self) -> Vec<LaneJob> {

@@ -1,4 +1,4 @@
-//! What the protocol does with a gate: it ends epochs, and spends proofs that they are committed
+//! The protocol's calls of a gate: they end epochs, and spend proofs that epochs are committed
 //! (P1).
 
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ pub struct Sealed {
 }
 
 impl GateHost {
-    /// Ends the current epoch. Called on the device thread with the guest paused.
+    /// Ends the current epoch. Called on the device thread while the guest is paused.
     ///
     /// # Panics
     /// When the gate's counts do not add up (P5).
@@ -37,7 +37,7 @@ impl GateHost {
         Sealed { epoch, in_flight: ledger.in_flight(), next_id: ledger.next_id(), staged }
     }
 
-    /// Spends a proof: the lanes perform the covered effects in order.
+    /// Spends a proof. The lanes perform the effects that it covers, in order.
     pub fn release(&self, proof: Committed) {
         let performer = self.performer();
         let batch = self.far_side.ledger().release(proof);
@@ -45,8 +45,8 @@ impl GateHost {
         self.hand_over_all(&performer, batch);
     }
 
-    /// Spends a proof: performs everything held, replays first, and lets later effects pass at once
-    /// until [`hold`](Self::hold).
+    /// Spends a proof and opens the gate. The lanes perform all held effects, replays first. Later
+    /// effects pass at once until [`hold`](Self::hold).
     pub fn run_alone(&self, proof: Alone) {
         let performer = self.performer();
         let mut ledger = self.far_side.ledger();
@@ -61,11 +61,11 @@ impl GateHost {
         self.hand_over_all(&performer, batch);
     }
 
-    /// Holds everything staged from now on.
+    /// Closes the gate: effects staged from now on are held.
     pub fn hold(&self) {
         let performer = self.performer();
-        // Effects staged while the gate was open leave first: they have no copy, and must not wait
-        // for a standby that does not know them.
+        // Release what was staged while the gate was open: it has no copy, and must not wait for a
+        // standby that does not know it.
         let mut ledger = self.far_side.ledger();
         let batch = ledger.take_ready();
         self.tell_staged(&batch);
@@ -112,7 +112,7 @@ impl GateHost {
         ledger.held_in(ledger.epoch())
     }
 
-    /// The epoch of what is staged now.
+    /// The epoch of effects that are staged now.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.far_side.ledger().epoch()
@@ -136,7 +136,7 @@ impl GateHost {
         self.latencies.lock().expect(POISONED).summaries()
     }
 
-    /// Counts waits from now on.
+    /// Clears the recorded waits.
     pub fn reset_latencies(&self) {
         self.latencies.lock().expect(POISONED).reset();
     }

@@ -1,5 +1,5 @@
-//! The device thread's work: completions, the events that wake the thread, and full slots that
-//! wait.
+//! The device thread's side of a gate: completions, the events that wake the thread, and queues
+//! that wait because their slot is full.
 
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -22,8 +22,8 @@ impl GateHost {
         self.far_side.completions_event()
     }
 
-    /// The event descriptors by which this crate wakes other threads: all that a thread which runs
-    /// device code must write to.
+    /// The event descriptors by which this crate wakes other threads. A thread that runs device
+    /// code must be able to write to these and to no others.
     #[must_use]
     pub fn wakes(&self) -> Vec<RawFd> {
         let own = [
@@ -35,7 +35,7 @@ impl GateHost {
         own.to_vec()
     }
 
-    /// Takes the waiting completions and resets their event. The caller must give each one to the
+    /// Takes the waiting completions and clears their event. The caller must give each one to the
     /// slot that it names before the next [`seal`](Self::seal).
     #[must_use]
     pub fn take_completions(&self) -> Vec<Completion> {
@@ -60,7 +60,7 @@ impl GateHost {
         }
     }
 
-    /// Whether the slot has so many unsettled requests that its queues must wait. The queue is
+    /// Whether the slot has too many unsettled requests, so that its queue must wait. The queue is
     /// processed again when some of them are settled. This bounds what the machine buffers for a
     /// guest (P9).
     pub(crate) fn stalls(&self, ledger: &Ledger, slot: u16, queue: u16) -> bool {
@@ -71,15 +71,15 @@ impl GateHost {
         full
     }
 
-    /// Schedules more work of a register device: soon, or, if the slot is full, when some requests
-    /// are settled.
+    /// Schedules more work of a register device: soon, or, if the slot is full, after some of its
+    /// requests are settled.
     pub(crate) fn proceed_later(&self, ledger: &Ledger, slot: u16) {
         if !self.stalls(ledger, slot, 0) {
             self.post_again(slot, 0);
         }
     }
 
-    /// Whether a vCPU that waits for this slot may go on.
+    /// Whether the slot has room again, so that a vCPU that waits for it may continue.
     #[must_use]
     pub fn has_room(&self, slot: u16) -> bool {
         self.far_side.ledger().has_room(slot)

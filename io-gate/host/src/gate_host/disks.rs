@@ -1,5 +1,5 @@
-//! The disks of a gate: sharing them with another host, and the records that name their writer
-//! (P2).
+//! The disks of a gate: sharing them with another host, and the fence records that name their
+//! writer (P2).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +10,14 @@ use super::GateHost;
 use crate::backend::disk::DiskError;
 use crate::backend::{Attached, ShareError};
 
-/// How long a lane that waits only for the fence may take to see that the gate is closed.
+/// How long [`free_disks`](GateHost::free_disks) waits for a lane that waits only for the fence:
+/// such a lane soon finds that nothing may leave any more.
 const CLOSING: Duration = Duration::from_millis(500);
 
 impl GateHost {
-    /// Prepares a disk that another host is to have too (P3). Its lock becomes that of a pair's
+    /// Prepares a disk for use by another host too (P3). Its lock becomes the lock of a pair's
     /// active side. With `durably`, each later write is in the storage when it completes, and all
-    /// earlier writes are when this returns. Waits for the disk's lane.
+    /// earlier writes are in the storage when this returns. Waits for the disk's lane.
     ///
     /// # Errors
     /// When the disk cannot be shared. The guest's use of it then continues unchanged.
@@ -42,14 +43,15 @@ impl GateHost {
         self.far_side.records().iter().try_for_each(|record| self.far_side.renew(record))
     }
 
-    /// Ends the machine in good order in this term: nothing more leaves, and the records free the
-    /// disks. Returns whether all disks are freed. Call it after [`drain`](Self::drain).
+    /// Frees the disks at the end of the machine: nothing more leaves, and the fence records of
+    /// this term are marked as free. Returns whether all disks are freed. Call it after
+    /// [`drain`](Self::drain).
     ///
-    /// P2: a disk whose lane is in an unfinished system call may still be written when its storage
-    /// answers. Its record continues to name this machine as the holder.
+    /// P2: if a disk's lane is in an unfinished system call, the disk may still be written to when
+    /// its storage answers. So its record continues to name this machine as the holder.
     #[must_use]
     pub fn free_disks(&self) -> bool {
-        // Close first: a lane that is found idle then begins no write afterwards.
+        // Close first: a lane that is found idle begins no write afterwards.
         self.far_side.close();
         let until = Instant::now() + CLOSING;
         let busy = |disk: &Arc<Attached>| disk.may_write() && !disk.lane().drain(until);
@@ -73,8 +75,8 @@ impl GateHost {
         busy.is_empty()
     }
 
-    /// Whether a write may be on its way to a disk now, in an unfinished system call. P2: it may
-    /// arrive whenever the storage answers.
+    /// Whether a write to a disk may be in an unfinished system call now. P2: it may arrive
+    /// whenever the storage answers.
     #[must_use]
     pub fn may_be_writing(&self) -> bool {
         let writes = |at: &Arc<Attached>| {

@@ -1,23 +1,22 @@
-//! The end of a machine in good order: what is released is performed.
+//! The end of a machine in good order: waits until the released effects are performed.
 
 use std::time::{Duration, Instant};
 
 use super::GateHost;
 
-/// How long the end of a machine waits for a fence without an answer, and for backends that do not
-/// answer.
+/// How long the end of a machine waits for a fence or a backend that does not answer.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 impl GateHost {
-    /// Whether everything released has been performed.
+    /// Whether all released effects have been performed.
     #[must_use]
     pub fn lanes_idle(&self) -> bool {
         self.power.is_idle() && self.every_attached().iter().all(|backend| backend.lane().is_idle())
     }
 
-    /// Waits until everything released has been performed and consoles have taken their output: for
-    /// a clean shutdown. If the fence or a backend does not answer, the wait ends after
-    /// [`LAST_PATIENCE`], and what has not been performed by then never is.
+    /// Waits until all released effects have been performed and consoles have taken their output:
+    /// for a clean shutdown. If the fence or a backend does not answer, the wait ends after
+    /// [`LAST_PATIENCE`]. What has not been performed by then is never performed.
     pub fn drain(&self) {
         let until = Instant::now() + LAST_PATIENCE;
         self.far_side.give_up_after(LAST_PATIENCE);

@@ -1,7 +1,7 @@
-//! From a device's call to the lanes: held payloads are copied, released requests are queued.
+//! From a device's call to the lanes: copies held payloads, and queues released requests.
 //!
-//! Effects of one backend are performed in the order of their release (P1): releasing and queueing
-//! for a lane both happen under `performer`.
+//! Effects of one backend are performed in the order of their release (P1): `performer` is held
+//! while effects are released and queued for a lane.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
@@ -23,9 +23,9 @@ use crate::poisoned::POISONED;
 type Share = ((u16, Port), Arc<Attached>, Vec<Performable>);
 
 impl GateHost {
-    /// Ends the staging done under one hold of the ledger's lock. Held payloads are copied, so that
-    /// the guest cannot change them any more (P1). What may leave at once is performed. Completions
-    /// of the `own` slot are returned, since the caller owns that slot.
+    /// Ends the staging under one hold of the ledger's lock. Copies held payloads, so that the
+    /// guest cannot change them any more (P1). Hands over what may leave at once. Returns
+    /// completions of the `own` slot, since the caller owns that slot.
     pub(crate) fn end_staging(
         &self,
         mut ledger: MutexGuard<'_, Ledger>,
@@ -92,9 +92,9 @@ impl GateHost {
         }
     }
 
-    /// Hands requests to their lanes, each lane its part of the batch in one piece (P1: the order
-    /// of release is the order of performing). Requests without a lane are done here, and returned
-    /// if a chain waits for them.
+    /// Hands requests to their lanes. Each lane gets its part of the batch in one piece (P1: the
+    /// order of release is the order of performing). Requests without a lane are done here, and
+    /// returned if a chain waits for them.
     fn hand_over(
         &self,
         _: &MutexGuard<'_, ()>,
@@ -119,7 +119,7 @@ impl GateHost {
                 Request::Effect(op) => op.port(),
             };
             let place = port.map(|port| (record.origin.slot(), port));
-            // Most requests of a batch are for one backend: look it up once.
+            // Look a backend up once: most requests of a batch are for one backend.
             if let Some((.., jobs)) = lanes.iter_mut().find(|(of, ..)| Some(*of) == place) {
                 jobs.push(request);
                 continue;
@@ -144,7 +144,7 @@ impl GateHost {
     }
 
     /// Reports effects that pass an open gate to the observer. The caller holds the ledger's lock,
-    /// so that effects staged later are reported later.
+    /// so that the report comes before those of later effects.
     pub(super) fn tell_staged(&self, batch: &[Performable]) {
         let Some(observer) = self.far_side.observer() else { return };
         let own = batch.iter().filter(|request| !request.is_replay());

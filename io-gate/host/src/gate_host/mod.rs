@@ -1,7 +1,7 @@
 //! The host side of one gate: one ledger, the backends behind it, and the hand-over to their lanes.
 //!
-//! Each file has one task of the gate; the locks are here. They are taken in this order: a slot (by
-//! its owner), `performer`, the ledger, one backend.
+//! Each file does one task of the gate. The locks are in this one, and are taken in this order: a
+//! slot (by its owner), `performer`, the ledger, one backend.
 
 mod backends;
 mod commit;
@@ -37,14 +37,14 @@ use crate::poisoned::POISONED;
 
 pub use commit::Sealed;
 
-/// How long a reset waits. A device's reset waits for released effects, and then as long again for
-/// a system call that reads the driver's former memory. The machine's reset waits for power events
-/// that a fence without an answer delays.
+/// How long a reset waits. A device's reset waits this long for released effects, and then as long
+/// again for a system call that reads the driver's former memory. The machine's reset waits this
+/// long for queued power events, since a fence without an answer may delay them.
 pub const RESET_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a gate does beside holding and performing: nothing, by default.
+/// Code that a gate calls, beside the fence. By default there is none.
 pub struct GateOptions {
-    /// Called first by each thread that performs effects.
+    /// Each thread that performs effects calls it first.
     pub lane_start: LaneStart,
     /// Called for each step of an effect.
     pub observer: Option<Arc<dyn Observer>>,
@@ -66,9 +66,9 @@ impl std::fmt::Debug for GateOptions {
 /// The gate's host side. The device thread, the vCPU threads and the link thread share it.
 pub struct GateHost {
     far_side: Arc<FarSide>,
-    /// Orders releasing and queueing for lanes. Never held while waiting for a lane (P7): the
-    /// thread that receives an acknowledgement takes it, and that thread must keep hearing the
-    /// standby.
+    /// Held while effects are released and queued for their lanes, so that both have one order.
+    /// Never held while waiting for a lane (P7): the thread that receives acknowledgements takes
+    /// it, and that thread must keep receiving the standby's signs of life.
     performer: Mutex<()>,
     latencies: Mutex<Latencies>,
     held_event: EventFd,
@@ -77,13 +77,13 @@ pub struct GateHost {
     /// Performs power events, which have no backend.
     power: Lane,
     lane_start: LaneStart,
-    /// The features that each slot's driver has accepted, for backends attached later.
+    /// The features that each slot's driver has accepted, for backends that are attached later.
     negotiated: Mutex<BTreeMap<u16, u64>>,
     attached: RwLock<BTreeMap<(u16, Port), Arc<Attached>>>,
 }
 
 impl GateHost {
-    /// A holding gate without backends.
+    /// Makes a closed gate without backends.
     ///
     /// # Errors
     /// When the process is out of descriptors or threads.

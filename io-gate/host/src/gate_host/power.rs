@@ -1,4 +1,5 @@
-//! Power events: performed ones for the device thread, and resets that a reset makes pointless.
+//! Power events: hands performed ones to the device thread, and drops resets that the machine's own
+//! reset has made pointless.
 
 use std::time::Instant;
 
@@ -14,23 +15,25 @@ impl GateHost {
         self.far_side.power_event()
     }
 
-    /// Takes the power events that have been performed, and resets their event.
+    /// Takes and settles the power events that have been performed, and clears the event
+    /// descriptor.
     #[must_use]
     pub fn take_power_events(&self) -> Vec<PowerEvent> {
         self.far_side.take_power_events()
     }
 
-    /// Takes the first power event that has been performed.
+    /// Takes the first power event that has been performed. A reset stays in flight until
+    /// [`forget_resets`](Self::forget_resets), and a power-off until the process ends.
     #[must_use]
     pub fn next_power_event(&self) -> Option<PowerEvent> {
         self.far_side.next_power_event()
     }
 
-    /// Drops all other resets: the machine has been reset, and resets that were held or queued
-    /// before are not performed.
+    /// Drops all resets, since the machine has been reset: those that are held or queued take no
+    /// effect any more, and those that were performed are settled.
     pub fn forget_resets(&self) {
-        // Cancel held resets before waiting for the lane: nothing released during that wait is one
-        // of them.
+        // Cancel the held resets before waiting for the lane: then no reset is released during that
+        // wait.
         let performer = self.performer();
         let mut ledger = self.far_side.ledger();
         let cancelled = ledger.cancel_resets();
@@ -43,7 +46,7 @@ impl GateHost {
         self.far_side.forget_resets();
     }
 
-    /// The power lane waits for an unreachable arbiter: gives up the resets in its queue.
+    /// Gives up the resets in the queue of the power lane, which waits for an unreachable arbiter.
     fn give_up_resets(&self) {
         let _performer = self.performer();
         let given_up = self.power.give_up_resets();

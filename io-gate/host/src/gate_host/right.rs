@@ -1,4 +1,4 @@
-//! The right to perform, as the fence knows it (P2).
+//! The right to perform effects, as the fence reports it (P2).
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::GateHost;
 
 impl GateHost {
-    /// Records that the right to perform is lost (P2): nothing is performed any more.
+    /// Records that the right to perform is lost (P2). Nothing is performed from now on.
     pub fn set_fenced_off(&self) {
         self.far_side.fence_off();
     }
@@ -31,14 +31,14 @@ impl GateHost {
         self.far_side.waits_for_fence()
     }
 
-    /// Logs, once each time, where effects wait for an answer that does not come. A thread that
-    /// performs no effects calls it regularly.
+    /// Logs when an answer of the fence is late, and when answers come again. A thread that
+    /// performs no effects must call it regularly.
     pub fn tell_of_late_answers(&self) {
         self.far_side.asks().tell();
     }
 
-    /// Since when a lane has waited for an answer of the fence or of a disk's record: the longest
-    /// wait.
+    /// When the oldest question to the fence or to a disk's record began that has no answer yet.
+    /// `None` if no question is pending.
     #[must_use]
     pub fn asks_since(&self) -> Option<Instant> {
         self.far_side.asks().oldest()

@@ -1,4 +1,5 @@
-//! Input for a driver: from a backend into the driver's available chains.
+//! Input for a driver: from a backend into the driver's available chains (virtio 1.2, 5.1.6.4 for
+//! frames in several chains).
 
 use io_gate::Port;
 use io_gate::host::{lend_merged, take_back};
@@ -11,10 +12,9 @@ use crate::guest_memory::View;
 enum Filled {
     /// This many bytes were consumed.
     Consumed(usize),
-    /// Nothing was consumed: there is not enough room, and the driver will notify when it adds
-    /// more.
+    /// Nothing was consumed. There is not enough room, and the driver notifies when it adds more.
     NoRoom,
-    /// Nothing was consumed: there was not enough room, but the driver has added some since.
+    /// Nothing was consumed. There was not enough room, but the driver has added some since then.
     TryAgain,
 }
 
@@ -22,11 +22,11 @@ enum Filled {
 enum Room {
     /// There are enough chains.
     Enough,
-    /// An invalid chain; it went back to the driver.
+    /// There is an invalid chain. It has gone back to the driver.
     Bad,
     /// The available chains are too few.
     Short {
-        /// The driver has no descriptors left, so no more chains can come.
+        /// Whether the chains use all descriptors of the ring, so that no more chains can come.
         all: bool,
     },
 }
@@ -53,8 +53,8 @@ impl VirtioSlot {
         }
     }
 
-    /// Moves waiting input into available chains. Returns whether more input is wanted: not while
-    /// the driver has no room, since its next notification calls this again.
+    /// Moves waiting input into available chains. Returns whether more input is wanted. No more is
+    /// wanted while the driver has no room: its next notification calls this again.
     fn move_input(&mut self, index: usize) -> Result<bool, (u16, virtio_queue::Error)> {
         let queues = std::mem::take(&mut self.intakes[index].queues);
         let mut data = std::mem::take(&mut self.scratch);
@@ -73,7 +73,7 @@ impl VirtioSlot {
         let gate = self.gate.clone();
         let memory = gate.memory();
         let port = self.intakes[index].port;
-        // One queue is usable: the callers check this.
+        // At least one queue is usable: the callers check this.
         let first = queues.iter().copied().find(|queue| self.usable(*queue)).unwrap_or_default();
         let mut left = 0;
         for &queue in queues {
@@ -114,7 +114,7 @@ impl VirtioSlot {
         }
     }
 
-    /// Whether any of these queues has a chain. If none has, each requests a notification.
+    /// Whether any of these queues has a chain. If none has, each asks for a notification.
     fn has_room(&mut self, queues: &[u16]) -> Result<bool, (u16, virtio_queue::Error)> {
         let gate = self.gate.clone();
         let memory = gate.memory();
@@ -166,7 +166,7 @@ impl VirtioSlot {
             Room::Enough => {}
             Room::Bad => return Ok(Filled::Consumed(0)),
             Room::Short { all } => {
-                // Request a notification beyond the chains that are available: they are not enough.
+                // Ask for a notification of chains after the available ones, which are not enough.
                 let more = self.rings[queue].want_notifications(memory)?;
                 self.rings[queue].rewind(before);
                 if more {
@@ -201,7 +201,7 @@ impl VirtioSlot {
                 (0, data.len())
             }
         };
-        // All chains but the last are filled (5.1.6.4).
+        // Fill all chains but the last (5.1.6.4).
         let mut left = used;
         for (_, room) in heads.iter_mut() {
             *room = left.min(*room);
@@ -211,8 +211,8 @@ impl VirtioSlot {
         Ok(Filled::Consumed(consumed))
     }
 
-    /// Takes chains until there is room for `needed` bytes, at least one chain. Collects their
-    /// heads and the room of each.
+    /// Takes chains until there is room for `needed` bytes, but at least one chain. Collects the
+    /// head and the room of each.
     fn find_room(
         &mut self,
         queue: usize,
@@ -237,7 +237,7 @@ impl VirtioSlot {
                     self.warnings.warn(|| {
                         format!("slot {slot}, virtqueue {queue}: bad chain {head}: {error}")
                     });
-                    // No data was written to the chains taken before it, so they go back unused.
+                    // The chains taken before it go back unused: no data was written to them.
                     for (head, _) in heads.drain(..) {
                         ring.give_back(memory, head, 0)?;
                     }

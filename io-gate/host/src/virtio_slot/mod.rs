@@ -1,7 +1,7 @@
-//! One virtio device in its slot: its virtqueues, its driver's state, and the path of requests
+//! A virtio device in its slot: its virtqueues, its driver's state, and the path of requests
 //! between them and the gate.
 //!
-//! Within this crate, guest memory is written only here, always through vm-memory (P8).
+//! Within this crate, only the slots change guest memory, always through vm-memory (P8).
 
 mod input;
 mod requests;
@@ -23,17 +23,17 @@ use crate::slot_state::{SlotError, SlotState};
 const INDIRECT_DESC: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 const VERSION_1: u64 = 1 << 32;
-/// Number of ports that a device is asked about.
+/// Number of ports for which the slot asks its device whether they take input.
 const MAX_PORTS: u8 = 16;
-/// A queue is processed at most this many times its size before others get a turn.
+/// One turn of a queue processes at most this many times as many chains as the queue's size.
 const ROUNDS: u32 = 4;
 
 /// A virtio device in its slot of the machine. Owned by the transport.
 pub struct VirtioSlot {
     slot: u16,
     /// P5: not dropped with the slot, since a device's `drop` would run on a thread with more
-    /// rights than device code may have. Its memory is freed with the process, or by the caller
-    /// that [takes](Self::into_device) it.
+    /// rights than device code may have. The memory is freed when the process ends, or by the
+    /// caller that [takes](Self::into_device) the device.
     device: ManuallyDrop<Box<dyn Device>>,
     identity: Identity,
     offered: u64,
@@ -44,16 +44,16 @@ pub struct VirtioSlot {
     active: bool,
     needs_reset: bool,
     config_generation: u32,
-    /// Requests with smaller ids were made before the last reset.
+    /// Requests with smaller ids are older than the last reset.
     first_id: EffectId,
     warnings: RateLimit,
-    // Reused, so that requests need no allocations.
+    // Reused buffers, so that a request needs no allocation.
     scratch: Vec<u8>,
     walked: Walked,
     heads: Vec<(u16, u32)>,
 }
 
-/// A port that takes input, its queues, and the input that the driver has not yet taken.
+/// A port that takes input, its queues, and the input that the driver has not taken yet.
 struct InputPort {
     port: Port,
     queues: Vec<u16>,
@@ -95,13 +95,13 @@ impl VirtioSlot {
         }
     }
 
-    /// Its number.
+    /// The slot's number.
     #[must_use]
     pub fn slot(&self) -> u16 {
         self.slot
     }
 
-    /// The device, without its slot.
+    /// Takes the device out of its slot.
     #[must_use]
     pub fn into_device(self) -> Box<dyn Device> {
         ManuallyDrop::into_inner(self.device)
@@ -113,7 +113,7 @@ impl VirtioSlot {
         self.identity
     }
 
-    /// The offered features: the device's and the rings'.
+    /// The offered features: those of the device and those of the rings.
     #[must_use]
     pub fn device_features(&self) -> u64 {
         self.offered
@@ -162,7 +162,7 @@ impl VirtioSlot {
         self.rings.get(usize::from(queue)).is_some_and(Ring::is_ready)
     }
 
-    /// Sets the size that the driver chose. An invalid size is refused, see
+    /// Sets the size that the driver chose. An invalid size is refused: see
     /// [`needs_reset`](Self::needs_reset).
     pub fn set_queue_size(&mut self, queue: u16, size: impl Into<u32>) {
         self.set_up(queue, |ring| ring.set_size(size.into()));
@@ -199,8 +199,8 @@ impl VirtioSlot {
         self.set_up(queue, |ring| ring.set_address(Part::Used, low, high));
     }
 
-    /// Changes a virtqueue as the driver asks, or refuses the change. An invalid value is never
-    /// replaced by another.
+    /// Changes a virtqueue as the driver asks, or refuses the change. It never replaces an invalid
+    /// value by another one.
     fn set_up(&mut self, queue: u16, change: impl FnOnce(&mut Ring) -> Result<(), String>) {
         if self.needs_reset {
             return;
@@ -215,7 +215,8 @@ impl VirtioSlot {
         }
     }
 
-    /// The driver has violated the protocol: the device does nothing until it is reset (2.1.2).
+    /// Records that the driver has violated the protocol: the device does nothing until it is reset
+    /// (2.1.2).
     fn refuse(&mut self, queue: u16, reason: &str) {
         self.needs_reset = true;
         let slot = self.slot;
@@ -226,7 +227,7 @@ impl VirtioSlot {
         });
     }
 
-    /// Logs a warning about the driver, at most one per second for the slot.
+    /// Logs a warning about the driver, at most one each second for the slot.
     pub fn warn(&mut self, message: impl FnOnce() -> String) {
         self.warnings.warn(message);
     }
@@ -280,10 +281,12 @@ impl VirtioSlot {
         Ok(())
     }
 
-    /// Resets the device for the driver. Afterwards none of its requests is in flight: held
-    /// requests, and released ones that have not begun, are dropped, and no completion follows. If
-    /// a backend is stuck in a system call that reads the driver's memory, the device [needs a
-    /// reset](Self::needs_reset) again and does nothing until then.
+    /// Resets the device for its driver. Afterwards none of its requests is in flight, and no
+    /// completion follows. Released effects are performed first, for at most
+    /// [`RESET_PATIENCE`](crate::RESET_PATIENCE). Held requests are dropped, and so are released
+    /// ones that have not begun by then. If a backend is then still in a system call that reads the
+    /// driver's memory, the device [needs a reset](Self::needs_reset) again, and does nothing until
+    /// then.
     pub fn reset(&mut self) {
         let lent = !self.gate.forget_chains(self.slot);
         if lent {
@@ -332,8 +335,8 @@ impl VirtioSlot {
         self.end_all(done)
     }
 
-    /// The driver has notified a virtqueue. Processes its available chains, or, on a queue for
-    /// input, takes waiting input.
+    /// The driver has notified a virtqueue. Processes the virtqueue's available chains. If the
+    /// virtqueue is for input, takes waiting input instead.
     pub fn kick(&mut self, queue: u16) -> Interrupt {
         if !self.usable(queue) {
             return Interrupt::NONE;
@@ -350,8 +353,8 @@ impl VirtioSlot {
         }
     }
 
-    /// Processes the available chains of all queues, since notifications are not part of a saved
-    /// state.
+    /// Processes the available chains of all queues after a restore: a saved state does not contain
+    /// notifications.
     pub fn retry_all(&mut self) -> Interrupt {
         let queues = 0..self.rings.len() as u16;
         queues.fold(Interrupt::NONE, |raised, queue| raised.or(self.kick(queue)))
@@ -381,8 +384,8 @@ impl VirtioSlot {
     pub fn intake(&mut self, port: Port) -> Interrupt {
         match self.intakes.iter().position(|input| input.port == port) {
             Some(index) if self.usable_for_input(index) => self.take_input(index),
-            // No usable queue: the input waits at the backend until the driver is active and
-            // notifies.
+            // No queue is usable. The input waits at the backend until the driver is active and
+            // notifies a queue.
             _ => {
                 self.gate.want_input(self.slot, port, false);
                 Interrupt::NONE
@@ -434,8 +437,7 @@ impl VirtioSlot {
                 let found = saved.event_idx;
                 return Err(fault(format!("expected event indexes {event_idx}, found {found}")));
             }
-            // The settings of an inactive driver may be anything: they are checked when it becomes
-            // active.
+            // The settings of an inactive driver are not checked until it becomes active.
             if state.active && ring.is_ready() {
                 ring.check(self.gate.memory()).map_err(fault)?;
             }
@@ -444,7 +446,7 @@ impl VirtioSlot {
         if state.active {
             self.check_features(state.features)?;
         } else if state.features != 0 {
-            // Features belong to an active driver.
+            // Only an active driver has features.
             let (slot, found) = (self.slot, state.features);
             return Err(SlotError::Features { slot, offered: 0, found });
         }
@@ -497,7 +499,8 @@ impl VirtioSlot {
         queues.fold(Interrupt::NONE, |raised, queue| raised.or(self.interrupt(queue)))
     }
 
-    /// Handles a ring that the driver has broken: the device does nothing more until it is reset.
+    /// Handles a ring that the driver has broken: the device does nothing until it is reset, and
+    /// the driver is interrupted.
     fn broken(&mut self, queue: u16, error: &virtio_queue::Error) -> Interrupt {
         self.refuse(queue, &error.to_string());
         self.config_generation = self.config_generation.wrapping_add(1);

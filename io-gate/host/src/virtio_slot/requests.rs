@@ -9,9 +9,9 @@ use crate::guest_memory::{View, copy_in};
 
 /// The result of one round over a queue.
 enum Round {
-    /// Nothing to do.
+    /// No chain is left.
     Empty,
-    /// There may be more.
+    /// There may be more chains.
     More,
 }
 
@@ -30,7 +30,7 @@ impl VirtioSlot {
                 Err(error) => return self.broken(queue, &error),
             }
         }
-        // Effects that passed the gate may have ended requests of other queues too.
+        // Requests of other queues may have ended too: their effects passed the open gate.
         self.interrupts()
     }
 
@@ -89,7 +89,7 @@ impl VirtioSlot {
                 break;
             }
         }
-        // Effects staged before a broken ring was found still count.
+        // Effects that were staged before the ring was found broken are valid.
         let done = gate.end_staging(ledger, self.slot);
         let settled: Vec<Performable> =
             done.into_iter().map(|one| self.complete_one(one)).collect();
@@ -98,7 +98,7 @@ impl VirtioSlot {
             return Err(error);
         }
         if stalled {
-            // Without notifications: the settlement of requests resumes the queue.
+            // Ask for no notification: the settlement of requests resumes the queue.
             return Ok(Round::Empty);
         }
         let ring = &mut self.rings[usize::from(queue)];
@@ -110,8 +110,8 @@ impl VirtioSlot {
         self.complete_all(performed)
     }
 
-    /// Gives a chain back and returns its request, to be settled. A checkpoint sees both as one
-    /// step, since this thread also takes the checkpoints.
+    /// Gives a chain back, and returns its request, which the caller settles. A checkpoint contains
+    /// both steps or none, since the thread that runs this also takes the checkpoints.
     pub(super) fn complete_one(&mut self, done: Performed) -> Performable {
         if let Some((queue, head)) = done.chain()
             && done.request.record().id >= self.first_id
@@ -139,7 +139,8 @@ impl VirtioSlot {
                 outcome = Outcome::Failed;
             }
         }
-        // The guest may have changed the chain in the meantime. Then no status is written.
+        // Walk the chain again: the guest may have made it invalid in the meantime. Then write no
+        // status.
         let mut walked = std::mem::take(&mut self.walked);
         walked.clear();
         let len = match ring.walk(memory, head, &mut walked) {
