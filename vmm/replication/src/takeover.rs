@@ -97,14 +97,18 @@ pub fn take_over(
 
     announce(&machine);
 
-    machine.start()?;
+    machine.start_after({
+        let (engine, mismatches) = (engine.clone(), shown(status).mismatches());
+        move || {
+            let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+            engine.note_takeover(Takeover { micros, replayed: replays });
+            engine.note_mismatches(mismatches);
+            log::info!(
+                "took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})"
+            );
+        }
+    })?;
     drop(stages);
-    let micros = u64::try_from(won_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-    engine.note_takeover(Takeover { micros, replayed: replays });
-    engine.note_mismatches(shown(status).mismatches());
-    log::info!(
-        "took over in term {term} at epoch {epoch}: {replays} requests replayed, {micros} us ({reason})"
-    );
     Ok(engine)
 }
 

@@ -45,7 +45,20 @@ impl Machine {
     /// # Errors
     /// When the device thread has ended.
     pub fn start(self: &Arc<Self>) -> Result<(), MachineError> {
+        self.start_after(|| ())
+    }
+
+    /// As [`start`](Self::start), and runs `last` immediately before the guest runs: what the guest
+    /// does can end the process at once.
+    ///
+    /// # Errors
+    /// When the device thread has ended.
+    pub fn start_after(
+        self: &Arc<Self>,
+        last: impl FnOnce() + Send + 'static,
+    ) -> Result<(), MachineError> {
         if self.started.swap(true, Ordering::AcqRel) {
+            last();
             self.vcpus.resume();
             return Ok(());
         }
@@ -62,6 +75,7 @@ impl Machine {
             // A fresh machine has no driver yet; a restored one may have lost notifications and
             // interrupts.
             machine.raise_all_interrupts();
+            last();
             machine.runs.store(true, Ordering::Release);
             machine.vcpus.resume();
         })?;
