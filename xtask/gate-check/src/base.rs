@@ -1,5 +1,5 @@
-//! The trusted base: how much code the claim rests on. Printed each time, so that a reviewer
-//! notices growth.
+//! The size of the trusted base: the code on which the gate's claim (P5) rests. The report prints
+//! it each time, so that a reviewer notices growth.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -78,7 +78,7 @@ pub(crate) fn report(subject: &Subject) -> Result<String> {
     Ok(said)
 }
 
-/// The crates of the registry that the monitor is built from, as listed; the layer `graph` checks
+/// Counts the listed crates of crates.io that the monitor is built from. The layer `graph` checks
 /// that the list is complete.
 fn linked(entries: &[Linked]) -> String {
     let count = |names: fn(&Linked) -> &Vec<String>| -> usize {
@@ -101,7 +101,7 @@ fn size(packages: &[&Package]) -> Result<Size> {
     let mut all = Size::default();
     for package in packages {
         all.crates += 1;
-        // A macro may name a module, so a file counts unless a `mod` for tests names it.
+        // A macro may name a module. So a file counts, unless only a `mod` for tests names it.
         let modules = modules(package)?;
         let (tests, shipped): (Vec<_>, Vec<_>) = modules.iter().partition(|module| module.test);
         let is_among = |file: &Path, modules: &[&Module]| modules.iter().any(|of| of.file == file);
@@ -117,7 +117,7 @@ fn size(packages: &[&Package]) -> Result<Size> {
     Ok(all)
 }
 
-/// Items for tests do not count, wherever they are in the file.
+/// The size of a file. Items for tests do not count.
 fn size_of(text: &str) -> Size {
     let tests = Tests::of(text);
     let code = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
@@ -175,8 +175,7 @@ fn count_unsafe(tokens: TokenStream, tests: &Tests) -> usize {
     trees.iter().enumerate().map(counted).sum()
 }
 
-/// Whether `unsafe` counts before these tokens. A function that is `unsafe` to call counts where it
-/// is called.
+/// Whether an `unsafe` before these tokens counts. An `unsafe fn` counts only where it is called.
 fn is_counted_unsafe(next: &[TokenTree]) -> bool {
     let is_block = |tree: Option<&TokenTree>| matches!(tree, Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace);
     match next.first() {
@@ -192,7 +191,7 @@ fn is_counted_unsafe(next: &[TokenTree]) -> bool {
 
 /// Growth of the parts of the trusted base that are in this repository, since its last tag.
 fn growth(subject: &Subject, parts: &[(&str, &[&Package])]) -> Result<String> {
-    // Tags of other branches say nothing of this one.
+    // Only tags of this branch count.
     let tags = match git(&subject.root, &["tag", "--list", "--merged", "HEAD"]) {
         Ok(tags) => tags,
         Err(said) => return Ok(format!("not known: {said:#}")),
@@ -219,7 +218,8 @@ fn size_at(subject: &Subject, tag: &str, packages: &[&Package]) -> Result<Size> 
         let source = subject.shown(package_dir(package).join("src"));
         let list = ["ls-tree", "-r", "--name-only", tag, "--", &source.to_string_lossy()];
         for name in git(&subject.root, &list)?.lines().filter(|name| is_counted(name)) {
-            // `./`: the tree need not be the root of the repository.
+            // `./` makes the name relative to the tree, which need not be the root of the
+            // repository.
             then += size_of(&git(&subject.root, &["show", &format!("{tag}:./{name}")])?);
         }
     }
@@ -236,8 +236,8 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
 
 fn is_counted(name: &str) -> bool {
     let name = Path::new(name);
-    // The files of an old tag are not parsed for the `mod` that names them. A file of this name
-    // that ships counts as growth.
+    // At an old tag only a file's name shows that the file is for tests: its `mod` is not parsed. A
+    // file with such a name that ships counts as growth.
     let is_tests = name.ends_with("tests.rs") || name.iter().any(|folder| folder == "tests");
     name.extension().is_some_and(|end| end == "rs") && !is_tests
 }
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(size_of(text), Size { crates: 0, lines: 5, unsafes: 2 });
     }
 
-    /// Only the items for tests are left out: what follows them counts.
+    /// Only items for tests are left out: the code after them counts.
     #[test]
     fn code_below_a_test_counts() {
         let text = "#[cfg(test)]\nmod nothing {}\n\nfn a() {\n    unsafe { b() }\n}\n#[cfg(not(test))]\nfn c() {}\n";

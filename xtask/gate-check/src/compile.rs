@@ -11,7 +11,7 @@ use cargo_metadata::{Message, PackageId};
 use super::finding::Place;
 use super::subject::Subject;
 
-/// The compiler's error for a crate that is not there.
+/// The compiler's error for a missing crate.
 const MISSING: &str = "E0463";
 
 /// The result of a compilation.
@@ -55,8 +55,8 @@ pub(crate) fn run_as_given(cargo: &mut Command) -> Result<Compiled> {
     Ok(Compiled { errors, artifacts })
 }
 
-/// The errors without those that follow from a crate that is missing: in a package that imports
-/// from std, each name is one.
+/// The errors without those that follow from a missing crate. Where a crate is missing, each name
+/// from it is an error too: of such a package only the errors about missing crates stay.
 fn without_consequences(errors: Vec<(PackageId, Diagnostic)>) -> Vec<Diagnostic> {
     let is_missing =
         |said: &Diagnostic| said.code.as_ref().is_some_and(|code| code.code == MISSING);
@@ -86,7 +86,7 @@ pub(crate) fn place(subject: &Subject, said: &Diagnostic) -> Option<Place> {
     })
 }
 
-/// The code and the message of an error, and its first note or label.
+/// The code and the message of an error, and the label of its place.
 pub(crate) fn words(said: &Diagnostic) -> String {
     let code = said.code.as_ref().map(|code| format!("{}: ", code.code)).unwrap_or_default();
     let label = said
@@ -100,7 +100,7 @@ pub(crate) fn words(said: &Diagnostic) -> String {
     format!("{code}{}{label}", said.message)
 }
 
-/// An error's notes that are not about lint levels.
+/// An error's notes, without those about lint levels and further reading.
 pub(crate) fn notes(said: &Diagnostic) -> String {
     said.children
         .iter()

@@ -1,5 +1,5 @@
-//! Configuration of cargo and rustup that changes what is compiled: others would build something
-//! else than what is checked here.
+//! Finds configuration of cargo and rustup that changes what is compiled: with it, the program that
+//! ships could differ from the checked one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,8 +27,8 @@ pub(super) fn look(subject: &Subject) -> Result<Vec<Finding>> {
     });
     for folder in folders(subject) {
         for path in CARGO.map(|name| folder.join(name)) {
-            // The user's own configuration applies to all that the user builds, for instance a
-            // mirror of crates.io.
+            // The user's own configuration is not part of the tree. It may name a mirror of
+            // crates.io, for instance.
             if path.parent() != home.as_deref().map(Path::new) {
                 findings.extend(keys(subject, &path, &rules::GRAPH_CONFIG, cargo_changes)?);
             }
@@ -51,8 +51,8 @@ fn cargo_changes(table: &toml::Table) -> Vec<String> {
     table.keys().filter(|key| !HARMLESS.contains(&key.as_str())).cloned().collect()
 }
 
-/// The settings that choose a toolchain by path: such a toolchain may compile anything into
-/// anything.
+/// The settings that choose a toolchain by path: such a compiler may compile any code into any
+/// program.
 fn rustup_changes(table: &toml::Table) -> Vec<String> {
     let toolchain = table.get("toolchain").and_then(toml::Value::as_table);
     let path = toolchain.is_some_and(|toolchain| toolchain.contains_key("path"));

@@ -1,5 +1,5 @@
-//! The files and environment variables that rustc read to compile a crate (its dep-info). The list
-//! is complete whatever macro named them.
+//! The files and environment variables that rustc read to compile a crate (its dep-info). rustc
+//! writes the list, so it is complete, whichever macro named a file.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ use super::rules;
 use super::source::FIXED;
 use super::subject::{Subject, library_name, package_dir};
 
-/// See the module.
+/// The dep-info of a crate.
 #[derive(Debug, Default)]
 pub(super) struct DepInfo {
     pub(super) files: BTreeSet<PathBuf>,
@@ -55,8 +55,8 @@ impl DepInfo {
     }
 }
 
-/// Inputs of the monitor's compilation that no layer checks: files elsewhere, and variables that
-/// differ from build to build.
+/// Finds inputs of the monitor's compilation that no layer checks: files elsewhere, and variables
+/// that differ from build to build.
 pub(super) fn far_side(
     subject: &Subject,
     compiled: &Compiled,
@@ -77,8 +77,8 @@ pub(super) fn far_side(
     Ok(findings)
 }
 
-/// The dep-info of the program, which lies beside its package's library. The newest one counts,
-/// because cargo keeps older ones.
+/// The dep-info of the program. It is in the folder of its package's library. The newest file
+/// counts, because cargo keeps older ones.
 fn of_program(
     subject: &Subject,
     compiled: &Compiled,
@@ -101,8 +101,8 @@ fn of_program(
     DepInfo::read(subject, &newest.path())
 }
 
-/// The files that rustc has read since `begin`, by all dep-info in the build directories of the
-/// layers.
+/// The files that rustc has read since `begin`, according to all dep-info in the build directories
+/// of the layers.
 pub(super) fn read_since(subject: &Subject, begin: SystemTime) -> Result<BTreeSet<PathBuf>> {
     let (mut left, mut read) = (vec![subject.target.clone()], BTreeSet::new());
     while let Some(next) = left.pop() {
@@ -127,7 +127,7 @@ pub(super) fn read_since(subject: &Subject, begin: SystemTime) -> Result<BTreeSe
 }
 
 fn unseen(subject: &Subject, name: &str, info: &DepInfo, scanned: &Path) -> Vec<Finding> {
-    // Resolved first: `src/../../elsewhere.rs` is not below `src`.
+    // Resolve the paths first: `src/../../elsewhere.rs` is not below `src`.
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let scanned = real(scanned);
     let is_scanned = |file: &&PathBuf| {

@@ -1,6 +1,6 @@
-//! The layer `devices`: where devices are implemented. Every crate of the product that can name the
-//! gate is either checked by all layers, or is on the list with a reason. A crate on the list
-//! implements devices only in its listed places.
+//! The layer `devices`: checks where devices are implemented. Every crate of the product that can
+//! name the gate is either checked by all layers, or is on the list with a reason. A crate on the
+//! list implements devices only in its listed places.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -146,9 +146,9 @@ fn scan(subject: &Subject, package: &Package, far: Option<&FarSide>) -> Result<V
     Ok(findings)
 }
 
-/// Judges a method in the compiled code, by the module of its `impl` and by the path of the trait
-/// method that it implements: finds a device that is implemented where that is not allowed,
-/// whatever macro wrote it.
+/// Checks a method in the compiled code. `stands` is the module of its `impl`, `of_trait` the path
+/// of the trait method that it implements. Finds a device that is implemented where that is not
+/// allowed, even if a macro wrote it.
 pub(super) fn compiled(subject: &Subject, stands: &str, of_trait: &str) -> Result<Option<Finding>> {
     let mut names = of_trait.rsplit("::").skip(1);
     let name = names.next().unwrap_or_default();
@@ -188,7 +188,8 @@ fn may_implement(subject: &Subject, stands: &str) -> Result<bool> {
 
 type Seen = (&'static Rule, String, Span);
 
-/// What a file contains; the error names the line that cannot be read, and the reason.
+/// The implementations and hiding places in a file. The error has the line that cannot be read, and
+/// the reason.
 fn scan_text(text: &str) -> Result<Vec<Seen>, (usize, String)> {
     let parsed = source::parse(text)?;
     let mut scan = Scan::default();
@@ -200,8 +201,8 @@ fn scan_text(text: &str) -> Result<Vec<Seen>, (usize, String)> {
 struct Scan(Vec<Seen>);
 
 impl Scan {
-    /// Checks tokens, which may become any code: `Device for`, and `impl $name for`, whose name the
-    /// macro's caller gives.
+    /// Checks a macro's tokens, which may become any code. Finds `Device for`, and `impl $name
+    /// for`, whose name the macro's caller gives.
     fn tokens(&mut self, tokens: TokenStream) {
         let trees: Vec<TokenTree> = tokens.into_iter().collect();
         for (index, tree) in trees.iter().enumerate() {

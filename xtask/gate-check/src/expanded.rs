@@ -41,7 +41,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
             findings.push(finding);
         }
     }
-    // The layer `source` reports stale exceptions.
+    // Leave out stale exceptions: the layer `source` reports them.
     let stale = |finding: &Finding| finding.rule == rules::EXCEPTION_STALE.id;
     let left = except(subject, findings).into_iter().filter(|finding| !stale(finding)).collect();
     Ok(Outcome::Looked(left))

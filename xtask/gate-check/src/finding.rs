@@ -30,7 +30,7 @@ impl Place {
 pub(crate) struct Finding {
     /// The layer that found it.
     pub(crate) layer: Layer,
-    /// Where, if it is in a file.
+    /// Its place, if it is in a file.
     pub(crate) place: Option<Place>,
     /// The stable name of the rule.
     pub(crate) rule: &'static str,

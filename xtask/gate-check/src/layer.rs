@@ -48,8 +48,8 @@ impl Layer {
         Self::Devices,
     ];
 
-    /// Whether it compiles whole crates with std, so that a finding of it or none shows that the
-    /// rest of the code compiles.
+    /// Whether it compiles whole crates with std. Its result then shows that the rest of the code
+    /// compiles, whether it has findings or not.
     pub(crate) const fn compiles_with_std(self) -> bool {
         matches!(self, Self::Types | Self::Expanded | Self::Symbols | Self::Clippy | Self::Calls)
     }

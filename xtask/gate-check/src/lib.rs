@@ -100,7 +100,8 @@ pub fn run_as_compiler() -> Option<ExitCode> {
     calls::run_as_compiler()
 }
 
-/// Exit code 0 when nothing was found, 1 when something was, 2 when a layer could not run.
+/// Runs the command. Returns exit code 0 if nothing was found, 1 if something was found, 2 if a
+/// layer could not run.
 pub fn run(arguments: &Arguments) -> ExitCode {
     match check(arguments) {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
@@ -113,7 +114,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// The chapter of the book about the rules of the source, as their files say it.
+/// The chapter of the book about the rules of the source, made from the texts of the rules.
 #[must_use]
 pub fn chapter_of_rules() -> String {
     source::chapter()
@@ -138,7 +139,8 @@ pub fn passes_at(root: &Path) -> Result<bool> {
     Ok(matches!(verdict(&looked), Verdict::Passed))
 }
 
-/// The program of a copy of the tree that [`passes_at`] has compiled, unoptimized.
+/// Links the program of a copy of the tree that [`passes_at`] has compiled, without optimization.
+/// Returns its path.
 ///
 /// # Errors
 /// As [`passes_at`]; or the program does not compile or link.
@@ -265,7 +267,7 @@ fn look(subject: &Subject, layers: &[Layer]) -> Vec<Looked> {
         let running: Vec<_> = layers
             .iter()
             .map(|&layer| {
-                // Recursive functions walk over deeply nested code.
+                // A large stack, because recursive functions walk over deeply nested code.
                 let thread = std::thread::Builder::new().stack_size(STACK);
                 (layer, thread.spawn_scoped(scope, move || look_once(subject, layer)))
             })

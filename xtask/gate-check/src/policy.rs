@@ -1,4 +1,5 @@
-//! `gate.toml`: what may be behind the gate, and what its far side may call, each with a reason.
+//! Reads `gate.toml`: what may be behind the gate, and what its far side may call, each with a
+//! reason.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,13 +22,13 @@ pub(crate) struct Policy {
     /// Rules of the source scan that a file may break.
     #[serde(default)]
     pub(crate) exception: Vec<Exception>,
-    /// Names that reach nothing outside, in any caller.
+    /// Names that reach nothing outside.
     #[serde(default)]
     pub(crate) harmless: Vec<Harmless>,
     /// Foreign types whose drop reaches nothing outside.
     #[serde(default)]
     pub(crate) end: Vec<End>,
-    /// Functions of the far side by which something leaves it.
+    /// Doors of the far side. Other modules may call them only if they are listed.
     #[serde(default)]
     pub(crate) door: Vec<Door>,
     /// What modules of the far side may call.
@@ -49,7 +50,7 @@ pub(crate) struct Subjects {
     pub(crate) product: Option<String>,
     /// Packages that every layer checks.
     pub(crate) packages: Vec<String>,
-    /// Packages that `types` compiles as well: they make the proofs and use them.
+    /// Packages that `types` compiles as well: they make the proofs of commitment, and use them.
     #[serde(default)]
     pub(crate) compiled: Vec<String>,
 }
@@ -129,8 +130,8 @@ pub(crate) struct End {
     pub(crate) why: String,
 }
 
-/// Functions of the far side by which something leaves it. Another module may call them only where
-/// it is listed.
+/// Doors of the far side: functions through which bytes leave the process, or which open a file or
+/// a socket. Another module may call them only if it is listed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Door {

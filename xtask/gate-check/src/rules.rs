@@ -1,5 +1,5 @@
 //! The rules: a stable name, the reason, and how to do it right. A finding shows these texts. The
-//! rules of the scan of the source stand with what they look for, in `source/lints`.
+//! rules of the source scan are in `source/lints`, beside the code that applies them.
 
 use super::layer::Layer;
 use super::source;

@@ -27,8 +27,8 @@ pub(crate) struct Subject {
     pub(crate) compiled: Vec<String>,
     /// What is allowed.
     pub(crate) policy: Policy,
-    /// Whether unneeded entries of the policy are findings. They are only in the tree that the
-    /// policy was written for.
+    /// Whether unneeded entries of the policy are findings: only in the tree that the policy was
+    /// written for.
     pub(crate) whole: bool,
     /// All packages of the workspace and their dependencies.
     pub(crate) metadata: Metadata,

@@ -1,8 +1,9 @@
-//! The layer `symbols`: what the compiled code calls, and which instructions it contains. Names may
-//! be hidden from every other layer, but a call is always a symbol in the end, and a system call an
-//! instruction.
+//! The layer `symbols`: checks which symbols the compiled code names, and which instructions it
+//! contains. Code can hide a name from every other layer, but each call needs a symbol in the end,
+//! and each system call an instruction.
 //!
-//! Built with `-C link-dead-code`, so that code which is never called is there too.
+//! The crates are built with `-C link-dead-code`, so that code which is never called is checked
+//! too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -36,9 +37,9 @@ const PROVIDED: [&str; 12] = [
     "rust_begin_unwind",
     "__tls_get_addr",
 ];
-/// The allocator, and the panic machinery, by their demangled names.
+/// Prefix of the demangled names of the allocator and of the panic machinery.
 const PROVIDED_RUST: &str = "__rustc::";
-/// The libraries whose symbols may be called.
+/// Prefixes of the files of the libraries whose symbols may be called.
 const LIBRARIES: [&str; 3] = ["libcore-", "liballoc-", "libcompiler_builtins-"];
 /// Sections whose contents run before `main`, or at exit.
 const CONSTRUCTORS: [&str; 6] =
@@ -47,8 +48,8 @@ const CONSTRUCTORS: [&str; 6] =
 /// Runs the layer.
 pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     let mut cargo = subject.cargo("build");
-    // Optimized, because only then each crate has its own instances of generic functions. Otherwise
-    // a crate that uses std's instance looks like one that calls std.
+    // Optimize, because only then does each crate have its own instances of generic functions.
+    // Otherwise a crate that uses std's instance looks like one that calls std.
     let flags = [
         "-Clink-dead-code",
         "-Cdebuginfo=0",
@@ -101,7 +102,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(findings))
 }
 
-/// A name or an instruction in one function.
+/// Something in the compiled code that is a finding.
 #[derive(Debug)]
 enum Seen {
     Instruction { library: String, function: String, text: String },
@@ -139,7 +140,8 @@ struct Library {
 }
 
 impl Library {
-    /// Reads an rlib; its instructions too, if `code` is set.
+    /// Reads an rlib. With `code`, also reads its instructions, and the symbols that it needs or
+    /// exports.
     fn read(path: &Path, code: bool) -> Result<Self> {
         let data = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let archive = ArchiveFile::parse(data.as_slice()).with_context(|| {

@@ -95,7 +95,7 @@ fn manifest(subject: &Subject) -> Result<String> {
     Ok(text)
 }
 
-/// Where the tool is: in PATH, or built into the target directory.
+/// The path of the tool: in PATH, or built into the target directory.
 fn tool() -> Result<PathBuf> {
     let name = "cargo-acl";
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Compiled code as a graph: which function or table of functions names which other.
+//! Compiled code as a graph. A node is a function or a piece of data, for instance a table of
+//! functions. An edge leads to each node that it names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -19,10 +20,10 @@ const USUAL: [&str; 8] =
 
 /// A function, or a piece of data, as its index in [`Code`].
 pub(super) type Node = usize;
-/// The named items of each section, by their start.
+/// The nodes of each section, by their offset.
 type Places = HashMap<SectionIndex, BTreeMap<u64, Node>>;
 
-/// See the module.
+/// The graph.
 #[derive(Debug, Default)]
 pub(super) struct Code {
     pub(super) nodes: Vec<Named>,
@@ -30,9 +31,9 @@ pub(super) struct Code {
     pub(super) constructors: BTreeSet<String>,
     /// Other sections that the compiler does not make by itself.
     pub(super) unusual: BTreeSet<String>,
-    /// Functions and data that other objects know by a name that is not a Rust name.
+    /// Names that are not Rust names and by which other objects can reach functions and data.
     pub(super) exported: BTreeSet<String>,
-    /// Items that every object knows by the same name.
+    /// The nodes of symbols that are the same in every object, by name.
     by_name: BTreeMap<String, Node>,
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Named {
     pub(super) symbol: String,
     /// Whether its code or data is in the objects that were read.
     pub(super) is_here: bool,
-    /// What it names.
+    /// The nodes that it names.
     pub(super) uses: BTreeSet<Node>,
     /// Its instructions that reach the kernel.
     pub(super) instructions: BTreeSet<String>,
@@ -96,8 +97,8 @@ impl Code {
                 places.entry(section).or_default().insert(symbol.address(), node);
             }
         }
-        // Data without a name, such as the table of a trait object's functions, has a section of
-        // its own.
+        // Data without a name, for instance the table of a trait object's functions, has a section
+        // of its own.
         for section in object.sections().filter(holds_code_or_data) {
             let here = places.entry(section.index()).or_default();
             here.entry(0).or_insert_with(|| self.add(""));
@@ -120,13 +121,14 @@ impl Code {
         Ok(())
     }
 
-    /// Records the sections that do not come from functions and data alone.
+    /// Records an object's constructors, and its sections that the compiler does not make by
+    /// itself.
     fn sections(&mut self, object: &object::File<'_>, places: &Places) {
         for section in object.sections().filter(|section| section.size() > 0 && is_loaded(section))
         {
             let name = section.name().unwrap_or_default();
             let is_in = |usual: &[&str]| usual.iter().any(|start| name.starts_with(start));
-            // Frames are not checked, so no named item may be in their section.
+            // The section of frames is not checked, so no named item may be in it.
             let holds_names = places.contains_key(&section.index()) && is_frames(name);
             if is_constructor(name) {
                 self.constructors.insert(name.to_owned());

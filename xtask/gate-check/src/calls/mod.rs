@@ -1,13 +1,12 @@
-//! The layer `calls`: which module of the far side calls functions that reach outside, judged by
-//! the compiled code. Aliases and macros do not matter: the compiled code names each function that
-//! is called or put into a table.
+//! The layer `calls`: checks in the compiled code which modules of the far side call functions that
+//! reach the outside. Aliases and macros hide nothing, because compiled code names each function
+//! that it calls or puts into a table.
 //!
-//! Everything outside of the far side's own crates belongs to a family of names: a module of std,
-//! another crate, or libc's functions. A function that is not listed as harmless may be called only
-//! in the listed modules; the same holds for the far side's own doors. A function belongs to the
-//! module that contains its code, whatever its type. Code that runs when a foreign value is dropped
-//! counts as called by the function that drops it. The product is compiled as it ships, but not
-//! optimized, so no function is inlined into its caller.
+//! A foreign function is known by its path: a module of std, another crate, or `C::` for libc. Only
+//! the modules that gate.toml lists may call a function that is not listed as harmless, or a door
+//! of another module. A function belongs to the module that contains its code, whatever its type
+//! is. Code that drops a foreign value counts as called by the function that drops it. The product
+//! is compiled as it ships, but not optimized, so that no function is inlined into its caller.
 
 mod code;
 mod name;
@@ -64,7 +63,7 @@ pub(crate) fn look(subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Looked(found.collect()))
 }
 
-/// Devices that are implemented where that is not allowed.
+/// Finds devices that are implemented where gate.toml does not allow it.
 fn devices(subject: &Subject, code: &Code) -> Result<BTreeSet<Finding>> {
     let mut found = BTreeSet::new();
     for node in &code.nodes {
@@ -78,7 +77,7 @@ fn devices(subject: &Subject, code: &Code) -> Result<BTreeSet<Finding>> {
     Ok(found)
 }
 
-/// The product's program, and the path for its own object file.
+/// The name of the product's program, and the path of its object file.
 fn program(subject: &Subject, product: &str) -> Result<(String, PathBuf)> {
     let package = subject.package(product)?;
     let programs: Vec<_> = package.targets.iter().filter(|target| target.is_bin()).collect();
@@ -106,7 +105,8 @@ fn compile_product(
 ) -> Result<Compiled> {
     let mut cargo = cargo(subject, product, program)?;
     cargo.args(["--message-format", "json", "--quiet", "--"]);
-    // The program is not run: linking it with all uncalled code would take as long as compiling it.
+    // Do not link: nothing runs the program, and linking it with all uncalled code takes as long as
+    // compiling it.
     let obj = format!("--emit=obj={}", object.display());
     compile::run_as_given(cargo.arg(obj).arg("-Clinker=true"))
 }
@@ -116,17 +116,18 @@ fn cargo(subject: &Subject, product: &str, program: &str) -> Result<Command> {
     let target = subject.target.join("calls");
     fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
     let mut cargo = subject.cargo("rustc");
-    // v0 names contain types.
+    // Use v0 mangling: its names contain types.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Csymbol-mangling-version=v0");
     wrapper::keep_uncalled_code(&mut cargo)?;
     cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
-    // With a target, the flags are not those of build scripts and procedural macros.
+    // With `--target`, the flags do not apply to build scripts and procedural macros.
     cargo.args(["--release", "--target", LINUX, "--package", product, "--bin", program]);
     cargo.arg("--target-dir").arg(target);
     Ok(cargo)
 }
 
-/// Compiles and links the product as this layer does, to run it: its libraries are compiled once.
+/// Compiles the product as this layer does, and links it so that it can run. The libraries that the
+/// layer has compiled are used again.
 pub(crate) fn runnable(subject: &Subject) -> Result<PathBuf> {
     let product = product(subject)?;
     let (program, object) = program(subject, product)?;
@@ -160,7 +161,7 @@ struct Use {
     used: String,
 }
 
-/// What a symbol's name says of a function or of a piece of data.
+/// The facts that a symbol's name gives about a function or a piece of data.
 struct Known {
     /// The path by which it is called; empty for a constant that the compiler named.
     path: String,
@@ -203,9 +204,9 @@ impl Rules<'_> {
         entries.any(|entry| is_below(&entry.names) && !is_below(&entry.except))
     }
 
-    /// Why a foreign function is not harmless, if it is not: its name, its trait, or its module.
-    /// Traits count because `str` has a method that looks it up as a host name, and `Arc<File>` has
-    /// one that writes to the file.
+    /// The path for which a foreign function is not harmless: its own, its trait's, or its
+    /// module's. `None` if it is harmless. Traits count, because `str` has a method that looks it
+    /// up as a host name, and `Arc<File>` has one that writes to the file.
     fn harmful(&self, known: &Known, named: &Named) -> Option<String> {
         let Known { path, module, of_trait } = known;
         if path.is_empty() {
@@ -219,14 +220,15 @@ impl Rules<'_> {
         if !named.is_here {
             return self.unseen(known, &demangle(&named.symbol), passes);
         }
-        // The calls of such a generic instance are followed, whatever its types are.
+        // The calls of a generic instance of core or alloc are followed, whatever its types are.
         if is_languages(module) {
             return None;
         }
         [path].into_iter().chain(of_trait).find(|path| !passes(path)).cloned()
     }
 
-    /// The same for a function that another crate compiled: only its name is available.
+    /// The same for a function that another crate has compiled, of which only the name is
+    /// available.
     fn unseen(&self, known: &Known, whole: &str, passes: impl Fn(&str) -> bool) -> Option<String> {
         let Known { path, module, of_trait } = known;
         let is_languages = is_languages(module);
@@ -243,13 +245,14 @@ impl Rules<'_> {
         if !others_pass && !self.ends_quietly(whole) {
             return Some(whole.to_owned());
         }
-        // Usually the function's name includes its module.
+        // Check the module too, unless the function's name includes it, as it usually does.
         let mut names = [path].into_iter().chain(of_trait);
         let is_said = module.is_empty() || names.any(|name| is_below(name, module));
         (!is_said && !passes(module)).then(|| format!("{module}::{whole}"))
     }
 
-    /// Whether an instance only moves and drops values, of types whose drop is known.
+    /// Whether an instance only moves and drops values: each path in its name is of core, alloc or
+    /// the far side, or a type whose drop is listed.
     fn ends_quietly(&self, instance: &str) -> bool {
         let is_in = |path: &str, names: &[String]| names.iter().any(|name| is_below(path, name));
         let is_known = |path: &str| self.policy.end.iter().any(|entry| is_in(path, &entry.types));
@@ -271,7 +274,7 @@ impl Rules<'_> {
     }
 }
 
-/// Whether a function is an instance for this closure: a door has handed the closure to it.
+/// Whether a function is a generic instance for this closure: a door has passed the closure to it.
 fn is_given(function: &str, closure: &str) -> bool {
     let closure = demangle(closure);
     closure.ends_with('}') && demangle(function).contains(&closure)
@@ -299,8 +302,8 @@ fn uses(code: &Code, rules: &Rules<'_>) -> BTreeSet<Use> {
         for instruction in &code.nodes[user].instructions {
             told(&format!("instruction {instruction}"));
         }
-        // Instances of foreign generic functions are compiled into our crates: what they use counts
-        // as used by their caller. The same holds for the code that drops values of foreign types.
+        // Instances of foreign generic functions are compiled into our crates: their calls count as
+        // calls of their caller. The same holds for code that drops values of foreign types.
         let mut left: Vec<Node> = code.nodes[user].uses.iter().copied().collect();
         let mut seen = BTreeSet::new();
         while let Some(next) = left.pop() {

@@ -1,4 +1,5 @@
-//! The names of compiled functions: which crate a function belongs to, and which family of names.
+//! Reads the names of compiled functions: the crate, the type and the trait that a function belongs
+//! to.
 
 /// A symbol as a readable name: paths without the hashes of crates. Other names are C names.
 pub(super) fn demangle(symbol: &str) -> String {
@@ -34,8 +35,8 @@ pub(super) fn trait_path(name: &str) -> Option<String> {
     Some(format!("{}{}", type_path(of_trait)?, plain(method)))
 }
 
-/// The path of the crate's item that a type names, through references, slices and the like; none
-/// for a type of no crate.
+/// The path of the item that a type names, without references, pointers and brackets. `None` for a
+/// type that belongs to no crate.
 fn type_path(text: &str) -> Option<String> {
     let mut text = text.trim();
     loop {
@@ -54,7 +55,7 @@ fn type_path(text: &str) -> Option<String> {
     is_path.then_some(found)
 }
 
-/// A path without its type arguments, and the text after the path.
+/// A path without its type arguments. The text after the path is cut off.
 fn plain(text: &str) -> String {
     let (mut depth, mut out) = (0_usize, String::new());
     let mut last = ' ';

@@ -15,8 +15,8 @@ pub(super) fn module(symbol: &str) -> Option<String> {
     }
 }
 
-/// A module that nothing lists, in the crate of a trait: for a method of a type that the reader
-/// does not know.
+/// For a method of a type that the reader does not know: a module that is on no list, in the crate
+/// of the method's trait.
 fn unread(symbol: &str) -> Option<String> {
     let of_trait = name::trait_path(&name::demangle(symbol))?;
     let (of_crate, _) = of_trait.split_once("::")?;
@@ -26,7 +26,7 @@ fn unread(symbol: &str) -> Option<String> {
 /// Maximum nesting of a name: the compiler makes no deeper one.
 const DEEPEST: usize = 256;
 
-/// What a path says of its module.
+/// The module of a path.
 enum Stands {
     /// It is this module, or a type in it.
     Module(String),
@@ -45,7 +45,7 @@ impl<'n> Reader<'n> {
         Self { names, at, depth }
     }
 
-    /// The path that begins here. The part after its module is not read.
+    /// Reads the path that begins here. The part after its module is not read.
     fn path(&mut self) -> Option<Stands> {
         self.depth += 1;
         if self.depth > DEEPEST {
@@ -78,8 +78,8 @@ impl<'n> Reader<'n> {
         }
     }
 
-    /// A trait's path: its provided methods belong to the trait's module, or to the function that
-    /// contains the trait.
+    /// Reads a trait's path. The methods that it provides belong to the trait's module, or to the
+    /// function that contains the trait.
     fn of_trait(&mut self) -> Option<Stands> {
         match self.next()? {
             b'I' => self.of_trait(),
@@ -92,7 +92,7 @@ impl<'n> Reader<'n> {
         }
     }
 
-    /// A reader of what the number that follows points back to.
+    /// A reader at the earlier place to which the number that follows points.
     fn earlier(&mut self) -> Option<Self> {
         let at = self.number()?;
         (self.depth < DEEPEST).then(|| Self::new(self.names, at, self.depth + 1))
@@ -148,8 +148,8 @@ impl<'n> Reader<'n> {
         Some(())
     }
 
-    /// The rest of the path of an `impl` or of a trait's method: the place of the `impl`, the type,
-    /// and the trait.
+    /// Skips the rest of the path of an `impl` or of a trait's method: the place of the `impl`, the
+    /// type, and the trait.
     fn skip_of_impl(&mut self, start: u8) -> Option<()> {
         if start != b'Y' {
             self.disambiguator()?;
@@ -161,7 +161,7 @@ impl<'n> Reader<'n> {
         self.skip_type()
     }
 
-    /// The rest of a function's type.
+    /// Skips the rest of a function's type.
     fn skip_function(&mut self) -> Option<()> {
         self.numbered(b'G')?;
         self.eats(b'U');
@@ -172,7 +172,7 @@ impl<'n> Reader<'n> {
         self.skip_type()
     }
 
-    /// A trait of a trait object, with its associated types.
+    /// Skips a trait of a trait object, with its associated types.
     fn skip_bound(&mut self) -> Option<()> {
         self.skip_type()?;
         while self.eats(b'p') {
@@ -189,7 +189,7 @@ impl<'n> Reader<'n> {
         if self.eats(b'K') { self.skip_constant() } else { self.skip_type() }
     }
 
-    /// A constant of a simple type.
+    /// Skips a constant of a simple type.
     fn skip_constant(&mut self) -> Option<()> {
         match self.next()? {
             b'p' => Some(()),
@@ -202,7 +202,7 @@ impl<'n> Reader<'n> {
         }
     }
 
-    /// Items up to an `E`.
+    /// Skips items up to an `E`.
     fn until_end(&mut self, item: fn(&mut Self) -> Option<()>) -> Option<()> {
         while !self.eats(b'E') {
             item(self)?;
@@ -216,7 +216,7 @@ impl<'n> Reader<'n> {
         is_next
     }
 
-    /// A letter with a number, if it is there.
+    /// Skips a letter and its number, if they are there.
     fn numbered(&mut self, letter: u8) -> Option<()> {
         if self.eats(letter) { self.number().map(drop) } else { Some(()) }
     }
@@ -290,8 +290,8 @@ mod tests {
             ),
             // `<a::link::S as a::link::k::T>::prov`, which the trait provides.
             ("_RNvYNtNtCs4Q2Qx8jI5j6_1a4link1SNtNtB4_1k1T4provB6_", "a::link::k"),
-            // The same of `T<u8>` for `&[[u8; 4]]`, for `(fn(&u8) -> u8, *const str)`, and for
-            // `dyn Iterator<Item = u8>`.
+            // The same method of `T<u8>`, for `&[[u8; 4]]`, for `(fn(&u8) -> u8, *const str)`, and
+            // for `dyn Iterator<Item = u8>`.
             ("_RNvYRSAhj4_INtNtNtCs4Q2Qx8jI5j6_1a4link1k1ThE4provB6_", "a::link::k"),
             ("_RNvYTFG_RL0_hEhPeENtNtNtCs4Q2Qx8jI5j6_1a4link1k1T4provB6_", "a::link::k"),
             (
@@ -300,7 +300,7 @@ mod tests {
             ),
             // A trait within the function `a::link`, which is no module.
             ("_RNvYShNtNvCs4Q2Qx8jI5j6_1a4link1T4provB6_", "a"),
-            // For a type with a constant that is not read.
+            // A method for a type with a constant that the reader does not read.
             ("_RNvYINtCs4Q2Qx8jI5j6_1a1SKRe61_ENtNtNtB5_4link1k1T4provB5_", "a::{not read}"),
             // A foreign function with a closure of `a`'s.
             (

@@ -1,9 +1,9 @@
-//! The compiler as the layer `calls` runs it for the workspace's own crates: code that is not
-//! called yet is kept, and no function is inlined, whatever a crate's own profile says.
+//! Runs the compiler for the layer `calls`: in the workspace's own crates it keeps code that is not
+//! called, and inlines no function, whatever a crate's profile says.
 //!
-//! The first flag costs time, and in a dependency it keeps code that no function of the far side
-//! names. Cargo has no flags for the workspace's crates alone, but runs a wrapper for them: this
-//! program itself.
+//! The flags are not for dependencies: there, keeping uncalled code costs time, and keeps code that
+//! no function of the far side names. Cargo has no flags for the workspace's crates alone, but can
+//! run a wrapper for them: this program itself.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 /// Marks a run of this program as the wrapper.
 const MARK: &str = "KEMARI_GATE_RUSTC";
 
-/// Has `cargo` compile the workspace's crates with their uncalled code.
+/// Makes `cargo` compile the workspace's crates with their uncalled code.
 pub(super) fn keep_uncalled_code(cargo: &mut Command) -> Result<()> {
     let own = env::current_exe().context("cannot name this program's file")?;
     cargo.env("RUSTC_WORKSPACE_WRAPPER", own).env(MARK, "1");
@@ -27,7 +27,7 @@ pub(crate) fn run_as_compiler() -> Option<ExitCode> {
     let mut given = env::args_os().skip(1);
     let mut rustc = Command::new(given.next()?);
     rustc.args(given);
-    // The last of several levels counts.
+    // If several flags give a level, rustc takes the last one.
     rustc.args(["-Clink-dead-code", "-Copt-level=0"]);
     let error = rustc.exec();
     eprintln!("error: cannot run the compiler: {error}");

@@ -14,7 +14,7 @@ use super::super::subject::Subject;
 pub(super) const CRATES_IO: [&str; 2] =
     ["registry+https://github.com/rust-lang/crates.io-index", "sparse+https://index.crates.io/"];
 
-/// See the module.
+/// The packages of Cargo.lock.
 #[derive(Debug, Deserialize)]
 pub(super) struct Lock {
     #[serde(default)]
@@ -45,7 +45,8 @@ impl Lock {
         })
     }
 
-    /// Packages in this tree that do not come from crates.io with a checksum.
+    /// Finds packages that do not come from crates.io with a checksum. Crates that come from a path
+    /// are left out.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let place = || Some(Place::line("Cargo.lock", 1));
         let foreign = |locked: &Locked| {

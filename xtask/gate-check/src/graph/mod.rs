@@ -1,5 +1,6 @@
-//! The layer `graph`: checks all dependencies of the crates, for every target, against the
-//! allow-list, and everything that the product is built from.
+//! The layer `graph`: checks all dependencies of the checked crates, for every target, against the
+//! allow-list. It also checks the crates that the product is built from, and the configuration of
+//! cargo and rustup.
 
 mod lock;
 pub(super) mod product;
@@ -100,8 +101,8 @@ fn package<'a>(subject: &'a Subject, name: &str, version: &str) -> Result<&'a Pa
     found.with_context(|| format!("cargo metadata does not know {name} {version}"))
 }
 
-/// The line of a manifest that brings the crate in: the checked package's line for the first crate
-/// on the way.
+/// The line of a checked package's manifest that brings the crate in, directly or through another
+/// crate.
 fn place(subject: &Subject, name: &str) -> Result<Place> {
     let first = way_to(subject, name).into_iter().nth(1).unwrap_or_else(|| name.to_owned());
     for package in subject.checked()? {
@@ -121,7 +122,7 @@ fn way(subject: &Subject, name: &str) -> String {
     way_to(subject, name).join(" → ")
 }
 
-/// A shortest way from a checked package to a crate, by names.
+/// A shortest chain of dependencies from a checked package to a crate, by names.
 fn way_to(subject: &Subject, name: &str) -> Vec<String> {
     let Some(resolve) = &subject.metadata.resolve else { return Vec::new() };
     let names: BTreeMap<_, _> = subject
@@ -232,8 +233,8 @@ fn stale(subject: &Subject, closure: &Closure) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Findings in the manifest of a checked package: there must be one way to build it, or the checked
-/// program is not the one that ships.
+/// Checks the manifest of a checked package. There must be only one way to build the package, or
+/// the checked program is not the one that ships.
 fn manifest(subject: &Subject, package: &Package) -> Vec<Finding> {
     let place = Place::line(subject.shown(&package.manifest_path), 1);
     let name = &package.name;

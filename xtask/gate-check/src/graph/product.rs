@@ -1,6 +1,6 @@
-//! The crates of the monitor. Every crate that is linked into it, or that runs while it is built,
-//! is either a crate of the tree that the layers check, or comes from crates.io under its own name
-//! and is on the list with a reason.
+//! Checks the crates of the monitor. Every crate that is linked into it, or that runs while it is
+//! built, is either a crate of the tree that the layers check, or comes from crates.io under its
+//! own name and is on the list with a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,7 +42,8 @@ pub(in super::super) fn closure(subject: &Subject, product: &str) -> Result<Clos
     tree(subject, &["--target", LINUX], &[product])
 }
 
-/// The packages with a name and a version. There are several if one package hides behind another.
+/// The packages with a name and a version. There are several if a package has the name and version
+/// of another one.
 pub(in super::super) fn packages<'s>(
     subject: &'s Subject,
     name: &'s str,
@@ -104,7 +105,7 @@ fn judge(subject: &Subject, package: &Package) -> Vec<Finding> {
     findings
 }
 
-/// What rustc calls the package's library, if it has one.
+/// The name of the package's library, if it has one.
 fn library(package: &Package) -> Option<&str> {
     let program = |kind: &TargetKind| {
         use TargetKind::{Bench, Bin, CustomBuild, Example, Test};
@@ -114,7 +115,7 @@ fn library(package: &Package) -> Option<&str> {
     found.map(|target| target.name.as_str())
 }
 
-/// The manifests of the tree that replace a crate by another.
+/// Finds manifests of the tree that replace a crate by another.
 fn replaced(subject: &Subject) -> Result<Vec<Finding>> {
     let members = &subject.metadata.workspace_members;
     let members = subject.metadata.packages.iter().filter(|package| members.contains(&package.id));
@@ -140,8 +141,8 @@ fn replaces(manifest: &toml::Table) -> impl Iterator<Item = &'static str> {
     REPLACES.into_iter().filter(|key| manifest.contains_key(*key))
 }
 
-/// The cargo features of a crate of the tree: which features are on in what ships, and which are
-/// for tests only.
+/// Checks the cargo features of a crate of the tree. gate.toml lists each feature as on in the
+/// product, or as for tests only.
 fn features(subject: &Subject, entry: &FarSide, closure: &Closure) -> Result<Vec<Finding>> {
     let package = subject.package(&entry.name)?;
     let on: BTreeSet<&String> = closure
@@ -168,7 +169,7 @@ fn features(subject: &Subject, entry: &FarSide, closure: &Closure) -> Result<Vec
     Ok(unlisted.chain(off).chain(tests).collect())
 }
 
-/// Entries of the list that are not in the product.
+/// Finds entries of the list that are not in the product.
 fn stale(policy: &Policy, subject: &Subject, closure: &Closure) -> Vec<Finding> {
     let mut in_product: BTreeMap<&str, Vec<&Package>> = BTreeMap::new();
     for (name, version) in closure.keys() {
@@ -202,7 +203,7 @@ fn stale(policy: &Policy, subject: &Subject, closure: &Closure) -> Vec<Finding> 
 }
 
 fn place(subject: &Subject, package: &Package) -> Place {
-    // A crate of the registry is named in some manifest, and always in Cargo.lock.
+    // Cargo.lock names every crate of the registry. A manifest names only direct dependencies.
     match package.source {
         None => Place::line(subject.shown(package_dir(package).join("Cargo.toml")), 1),
         Some(_) => Place::line("Cargo.lock", 1),

@@ -6,7 +6,7 @@ use super::{Looked, merged};
 use crate::finding::{Finding, Outcome};
 use crate::layer::Layer;
 
-/// How many findings are shown in full.
+/// Maximum number of findings that are shown in full.
 const SHOWN: usize = 40;
 
 /// The report.

@@ -32,8 +32,8 @@ pub(crate) struct Looked {
 /// A finding, and the other layers that report the same.
 pub(crate) type Merged<'a> = (&'a Finding, Vec<Layer>);
 
-/// Merges findings of several layers about one thing into the first layer's finding, in the order
-/// of the report.
+/// Merges the findings of several layers that report the same. The finding of the first layer
+/// stays, in the order of the report.
 pub(crate) fn merged(looked: &[Looked]) -> Vec<Merged<'_>> {
     let mut merged: Vec<Merged<'_>> = Vec::new();
     for finding in looked.iter().flat_map(|looked| looked.outcome.findings()) {

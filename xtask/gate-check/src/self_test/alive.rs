@@ -1,5 +1,5 @@
-//! Shows that an attack is alive: that its code fits the tree. An attack that names a file or a
-//! function that has moved would still be caught by a layer that does not compile it.
+//! Checks that an attack is alive: that its code fits the tree. Otherwise an attack that names a
+//! file or a function that has moved would still be caught by a layer that does not compile it.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -12,8 +12,8 @@ use crate::layer::Layer;
 use crate::subject::Subject;
 use crate::{calls, dep_info, types};
 
-/// The first error of the compiler in the attacked tree, which is compiled as `types` does, or as
-/// `calls` does if the attack changes the far side.
+/// The first error of the compiler in the attacked tree. Compiles it as `types` does, or as `calls`
+/// does if the attack changes the far side.
 pub(super) fn error(subject: &Subject, unseen: &[Layer]) -> Result<Option<String>> {
     let compiled = if unseen.contains(&Layer::Calls) {
         types::compile(subject)?
@@ -23,11 +23,12 @@ pub(super) fn error(subject: &Subject, unseen: &[Layer]) -> Result<Option<String
     Ok(compiled.errors.first().map(compile::words))
 }
 
-/// What is wrong with the files that the attack adds: no layer has compiled them since `begin`, or
-/// one has, against what the attack says.
+/// Checks the files that the attack adds: a layer has compiled each of them since `begin`. If the
+/// attack says `not_compiled`, no layer has compiled at least one of them. Returns what is wrong.
 pub(super) fn idle(attack: &Attack, subject: &Subject, begin: SystemTime) -> Result<Vec<String>> {
     let mut added = attack.added()?;
-    // Cargo compiles a release once, whichever attack brings it.
+    // Skip releases of dependencies: cargo does not compile a release again that it has compiled
+    // before.
     added.retain(|file| !file.starts_with("vendor"));
     if added.is_empty() {
         return Ok(Vec::new());

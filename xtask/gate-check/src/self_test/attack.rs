@@ -12,7 +12,8 @@ use serde::Deserialize;
 use super::scratch::{self, Tree};
 use crate::layer::Layer;
 
-/// What catches attacks: a layer of the check, or the gate's own counting at run time.
+/// What can catch an attack: a layer of the check, the gate's counts at run time, or the start of
+/// the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) enum Catcher {
@@ -30,8 +31,9 @@ impl Catcher {
         [Layer::Types, Layer::Bare, Layer::LinuxCore].map(Self::Layer).contains(&self)
     }
 
-    /// Whether it shows that the attack's code compiles, or fails to compile in the claimed way.
-    /// Without std, one error hides all others.
+    /// Whether its result shows that the attack's code compiles, or fails to compile in the claimed
+    /// way. Only a layer that compiles whole crates with std shows this: without std, one error
+    /// hides all others.
     pub(super) fn shows_life(self) -> bool {
         match self {
             Self::Counts | Self::Start => true,
@@ -69,7 +71,7 @@ pub(crate) struct Attack {
     /// Its directory's name.
     #[serde(skip)]
     pub(crate) name: String,
-    /// Where it is.
+    /// Its directory.
     #[serde(skip)]
     directory: PathBuf,
     pub(crate) title: String,
@@ -85,7 +87,7 @@ pub(crate) struct Attack {
     edit: Vec<Edit>,
     #[serde(default)]
     append: Vec<Append>,
-    /// Edits after which the code that the attack hides from the compiler compiles.
+    /// Edits that uncover the code which the attack hides from the compiler.
     #[serde(default)]
     to_compile: Vec<Edit>,
     /// Why no layer compiles the files that it adds.
@@ -213,7 +215,7 @@ impl Attack {
         self.only || self.not_claimed.is_some()
     }
 
-    /// What a catcher in `caught_by` must say: all of these.
+    /// The texts that a catcher in `caught_by` must say, all of them.
     pub(super) fn says(&self, catcher: Catcher) -> &[String] {
         match &self.says {
             Some(Says::All(words)) => std::slice::from_ref(words),
@@ -227,13 +229,14 @@ impl Attack {
         !self.to_compile.is_empty()
     }
 
-    /// What catches it at run time, if anything is to.
+    /// The catchers that try the attack at run time: `counts` if it has a test, `start` if it has a
+    /// device to start.
     pub(super) fn at_run_time(&self) -> impl Iterator<Item = Catcher> {
         let counts = self.test.as_ref().map(|_| Catcher::Counts);
         counts.into_iter().chain(self.start.as_ref().map(|_| Catcher::Start))
     }
 
-    /// The tree with the attack in it, and with nothing that hides code from the compiler.
+    /// The attacked tree, with nothing that hides code from the compiler.
     pub(super) fn uncover(&self, mut attacked: Tree) -> Result<Tree> {
         self.edit(&mut attacked, &self.to_compile)?;
         Ok(attacked)

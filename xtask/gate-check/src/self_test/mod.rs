@@ -27,7 +27,7 @@ use super::report;
 use super::subject::{LINUX, Subject, package_dir};
 use xtask_common::build;
 
-/// Findings of a catcher that are shown for a result that is wrong.
+/// Maximum number of findings of a catcher that are printed for a wrong result.
 const SHOWN: usize = 6;
 
 /// The attacks to run, and the layers that check them.
@@ -39,7 +39,7 @@ pub(crate) struct Run<'r> {
     pub(crate) without: &'r [Layer],
     /// Whether all layers check each attack, and not just the layers that claim it.
     pub(crate) every_layer: bool,
-    /// Only so many attacks, and the seed that chooses them; all attacks if there is none.
+    /// The number of attacks to draw, and the seed that chooses them; `None` for all attacks.
     pub(crate) sample: Option<(usize, u64)>,
 }
 
@@ -91,7 +91,8 @@ pub(crate) fn run(run: &Run<'_>) -> Result<bool> {
     Ok(failed == 0 && needed)
 }
 
-/// Prints for each layer what would get through without it.
+/// Prints for each layer the attacks that would pass without it. Returns whether every layer is
+/// needed.
 fn layers_are_needed(judged: &[(Attack, AttackResult)]) -> bool {
     println!("\nwithout one layer the self-test fails, since these attacks would pass:");
     let mut all = true;
@@ -199,12 +200,13 @@ impl TestCopy {
         let begin = SystemTime::now();
         let tree = attack.apply(&self.scratch.clean, &self.scratch.registry)?;
         let mut subject = self.attacked(&tree)?;
-        // Most attacks change one or two files. A new release of a dependency makes cargo compile
-        // everything above it from the start.
+        // Compile incrementally, because most attacks change one or two files. A new release of a
+        // dependency, however, makes cargo compile everything above it from the start.
         subject.incremental = attack.releases.is_empty();
         let changed: Vec<&Path> = self.scratch.changed(&tree).collect();
         let unseen = unseen(&subject, &changed)?;
-        // A manifest names no code that could move: cargo says what is wrong with it.
+        // A manifest names no code that could move, and cargo reports what is wrong with a
+        // manifest.
         let is_code_changed =
             changed.iter().any(|path| path.extension().is_some_and(|end| end == "rs"));
         let mut layers = left(run.without);
@@ -231,7 +233,7 @@ impl TestCopy {
         Ok(())
     }
 
-    /// The scratch copy with this tree in it.
+    /// Writes this tree into the scratch copy.
     fn attacked(&mut self, tree: &Tree) -> Result<Subject> {
         self.scratch.write(tree)?;
         self.scratch.forget_lock();
@@ -279,7 +281,7 @@ impl TestCopy {
     }
 }
 
-/// Has the layers look at the attacked tree.
+/// Runs the layers on the attacked tree, and adds their findings to the result.
 fn look(subject: &Subject, layers: &[Layer], result: &mut AttackResult) {
     let mut not_reached = Vec::new();
     for looked in super::look(subject, layers) {
@@ -287,7 +289,7 @@ fn look(subject: &Subject, layers: &[Layer], result: &mut AttackResult) {
         match looked.outcome {
             Outcome::Looked(found) if found.is_empty() => {}
             Outcome::Looked(found) if catcher.is_compiler() => {
-                // The reason and the remedy are the same for all errors.
+                // Leave out the reason and the remedy: they are the same for all errors.
                 let said = found.iter().map(|found| format!("{}: {}", found.rule, found.what));
                 result.caught.insert(catcher, said.collect());
             }
@@ -301,7 +303,7 @@ fn look(subject: &Subject, layers: &[Layer], result: &mut AttackResult) {
         }
     }
     // The layer `types` reports code that does not compile, but it does not read the monitor. An
-    // attack that fits the tree no longer is not one that passes.
+    // attack that no longer fits the tree must not count as one that passes.
     if !result.caught.contains_key(&Catcher::Layer(Layer::Types)) {
         let says =
             |(layer, why)| format!("`{layer}` cannot look at code that does not compile: {why}");
@@ -309,13 +311,13 @@ fn look(subject: &Subject, layers: &[Layer], result: &mut AttackResult) {
     }
 }
 
-/// The layers that read none of the changed files. Skipping them saves compilation, the longest
-/// part.
+/// The layers that read none of the changed files. Skipping them saves compilations, which take
+/// most of the time.
 fn unseen(subject: &Subject, changed: &[&Path]) -> Result<&'static [Layer]> {
     let directory = |name: &str| Ok(subject.shown(package_dir(subject.package(name)?)));
     let far_side = subject.policy.far_side.iter().map(|entry| directory(&entry.name));
     let far_side = far_side.collect::<Result<Vec<_>>>()?;
-    // The code of a device is not in the far side's own crates.
+    // The layer `calls` looks at the far side's own crates only, which have no code of devices.
     if !changed.iter().any(|path| far_side.iter().any(|directory| path.starts_with(directory))) {
         return Ok(&[Layer::Calls]);
     }

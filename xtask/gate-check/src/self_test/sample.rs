@@ -1,5 +1,5 @@
-//! A part of the attacks, drawn by a seed: for a test that runs often. It shows for every layer
-//! that the layer is needed.
+//! Draws a part of the attacks by a seed, for a test that runs often. The part shows for every
+//! layer that the layer is needed.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 
 use super::attack::{Attack, Catcher};
 
-/// One attack for each layer that is the only one to catch it, then others until there are `count`,
-/// in the order of the seed.
+/// For each layer, one attack that only this layer catches; then others, up to `count` in all. The
+/// seed gives the order.
 pub(super) fn draw(mut attacks: Vec<Attack>, count: usize, seed: u64) -> Vec<Attack> {
     attacks.sort_by_cached_key(|attack| place(&attack.name, seed));
     let mut shown: BTreeSet<Catcher> = BTreeSet::new();

@@ -21,13 +21,13 @@ const ROOT_FILES: [&str; 3] = ["gate.toml", "Cargo.lock", "rust-toolchain.toml"]
 /// A scratch copy.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    /// Where it is.
+    /// Its directory.
     pub(crate) root: PathBuf,
-    /// What is in it without an attack.
+    /// Its files without an attack.
     pub(crate) clean: Tree,
     /// The unpacked sources of dependencies, by name.
     pub(crate) registry: BTreeMap<String, PathBuf>,
-    /// What the copy contains now.
+    /// The files that the copy contains now.
     written: Tree,
 }
 
@@ -60,8 +60,8 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Flags that make cargo take dependencies from `vendor/`. They are flags because a tree with
-    /// such a configuration is refused.
+    /// Flags that make cargo take dependencies from `vendor/`. They are not in a configuration
+    /// file, because the check refuses a tree with such a file.
     pub(crate) fn flags(&self) -> Vec<String> {
         let directory = format!("source.vendored.directory={:?}", self.root.join("vendor"));
         let replace = "source.crates-io.replace-with=\"vendored\"".to_owned();
@@ -105,12 +105,14 @@ impl Scratch {
         written.map(|(path, _)| path).chain(gone).map(PathBuf::as_path)
     }
 
-    /// Cargo may rewrite Cargo.lock, and attacks may cause that.
+    /// Makes the next call of `write` write Cargo.lock, because an attack may have made cargo
+    /// change it.
     pub(crate) fn forget_lock(&mut self) {
         self.written.insert("Cargo.lock".into(), Vec::new());
     }
 
-    /// Lets cargo remove from Cargo.lock what the smaller set of members does not need.
+    /// Lets cargo remove the packages from Cargo.lock that the smaller set of members does not
+    /// need.
     fn lock(&mut self) -> Result<()> {
         let tree = self.clean.clone();
         self.write(&tree)?;
@@ -179,8 +181,8 @@ fn vendored(checksum: &str) -> String {
     format!("{{\"files\":{{}},\"package\":\"{checksum}\"}}")
 }
 
-/// The checked and compiled packages, and the packages of the tree that they need, dev-dependencies
-/// included.
+/// The checked and compiled packages, the product, and the packages of the tree that they need,
+/// dev-dependencies included.
 fn packages(subject: &Subject) -> Result<Vec<&Package>> {
     let product = subject.policy.gate.product.iter();
     let mut names: Vec<String> =
@@ -207,7 +209,8 @@ fn with_members(manifest: &str, members: &[String]) -> Result<String> {
     Ok(format!("{before}\nmembers = [{}]{after}", members.join(", ")))
 }
 
-/// A directory with links to the unpacked sources of all dependencies.
+/// Makes a directory with links to the unpacked sources of all dependencies. Returns the sources by
+/// name.
 fn vendor(subject: &Subject, directory: &Path) -> Result<BTreeMap<String, PathBuf>> {
     #[derive(serde::Deserialize)]
     struct Lock {

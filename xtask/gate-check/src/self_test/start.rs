@@ -10,15 +10,16 @@ use crate::calls;
 use crate::subject::Subject;
 use xtask_common::build;
 
-/// The exit codes of a refusal at start, and of a system call that a thread may not make, with the
-/// product's words for them. It ends with the first code for other reasons as well: a device that
-/// is not in the catalogue.
+/// The exit codes for a device whose crate the gate does not check, and for a system call that a
+/// thread may not make, each with a part of the product's message. The message counts, because the
+/// product ends with code 2 for other reasons as well, for instance for an unknown device.
 const REFUSED: [(i32, &str); 2] =
     [(2, "which `cargo xtask gate` does not check"), (159, "tried the system call")];
 /// A machine that has run for this long has accepted the device.
 const LET_IN: Duration = Duration::from_secs(10);
 
-/// The product's last output, if it ended: the gate stopped the device.
+/// Starts the product with the device. Returns its output if it refused the device, or `None` if it
+/// accepted the device.
 pub(super) fn with(subject: &Subject, device: &str) -> Result<Option<String>> {
     let program = calls::runnable(subject)?;
     let guest = build::micro_guest()?;
@@ -39,7 +40,7 @@ pub(super) fn with(subject: &Subject, device: &str) -> Result<Option<String>> {
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     match ended.status.code() {
         Some(code) if is_refusal(code, &said) => Ok(Some(said)),
-        // The guest came to its end: the product accepted the device.
+        // The guest ended by itself: the product accepted the device.
         Some(0) => Ok(None),
         _ => bail!("the product ended with {}: {said}", ended.status),
     }

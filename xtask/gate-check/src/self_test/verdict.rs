@@ -67,9 +67,8 @@ pub(crate) fn judge(attack: &Attack, result: &AttackResult, gone: Option<Layer>)
     wrong
 }
 
-/// What is wrong with what a catcher said. Each error of a compiler has to be an expected one,
-/// since the attack would be caught by any other as well, for instance by the name of a function
-/// that has moved.
+/// Checks what a catcher said. Each error of a compiler must be an expected one: any other error,
+/// for instance about a function that has moved, would catch the attack as well.
 fn says_otherwise(attack: &Attack, catcher: Catcher, said: &[String]) -> Option<Wrong> {
     let expected = attack.says(catcher);
     let is_said = |words: &&String| said.iter().any(|said| said.contains(words.as_str()));

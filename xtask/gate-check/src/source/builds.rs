@@ -1,5 +1,5 @@
-//! Finds code of the monitor that is not in every build: the checked code would differ from the
-//! code that ships.
+//! Finds code of the monitor that is not in every build: with it, the program that ships could
+//! differ from the checked one.
 //!
 //! Each word of a file is checked, whatever surrounds it: the arguments of a macro may become code,
 //! too.
@@ -16,7 +16,7 @@ pub(crate) const FIXED: &str = "CARGO_PKG_";
 /// Words of conditions that leave nothing out of what ships.
 const PLAIN: [&str; 5] = ["test", "not", "any", "all", "feature"];
 
-/// What depends on how the file is built, in a crate with these cargo features.
+/// Finds what depends on how the file is built, in a crate with these cargo features.
 pub(super) fn look(tokens: TokenStream, features: &[&str]) -> Vec<(String, Span)> {
     let mut found = Vec::new();
     each_word(tokens, |name, span, next| {
@@ -55,7 +55,8 @@ fn word_breaks(name: &str, next: &[TokenTree], features: &[&str]) -> Option<Stri
         let fixed = variable.trim_matches('"').starts_with(FIXED);
         return (!fixed).then(|| format!("`{name}!({variable})`"));
     }
-    // A local variable may have one of these names, and a module is called `env`.
+    // `cfg` or `env` alone is no finding: a local variable may be called `cfg`, and std has a
+    // module `env`.
     let is_macros = CONDITIONS.contains(&name) || name == VARIABLES[1];
     if (is_macros || name == VARIABLES[0]) && renamed {
         return Some(format!("`{name}` by another name"));

@@ -1,4 +1,4 @@
-//! Finds the files that a crate is made of, and the files beside them.
+//! Finds the files that a crate is made of, and the other files of its package.
 
 use std::fs;
 use std::path::{Path, PathBuf};

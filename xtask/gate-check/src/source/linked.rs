@@ -1,4 +1,4 @@
-//! Finds code of the monitor with a linker name or section of its own choice.
+//! Finds code of the monitor that sets its own linker name or section.
 //!
 //! Checks each word of a file, as [`super::builds`] does.
 
@@ -6,7 +6,7 @@ use proc_macro2::{Span, TokenStream};
 
 const WORDS: [&str; 5] = ["no_mangle", "export_name", "link_name", "link_section", "linkage"];
 
-/// The words that set such a name.
+/// Finds the words that set such a name or section.
 pub(super) fn look(tokens: TokenStream) -> Vec<(String, Span)> {
     let mut found = Vec::new();
     super::builds::each_word(tokens, |name, span, _| {

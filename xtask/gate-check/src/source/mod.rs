@@ -1,5 +1,6 @@
 //! The layer `source`: scans every file of the crates for what the compiler accepts and the gate
-//! forbids. In the monitor's files it looks for code that is not in every build.
+//! forbids. In the monitor's files it looks for code that is not in every build, and for names that
+//! the code sets for the linker.
 
 mod builds;
 mod files;

@@ -1,4 +1,4 @@
-//! Which rule a path breaks: the rules list the names.
+//! Finds the rule that a path breaks: each rule lists its names.
 
 use syn::Path;
 use syn::ext::IdentExt;
@@ -10,18 +10,18 @@ use super::lints::{ALL, Lint, Names};
 pub(super) const DERIVED: [&[&str]; 2] =
     [&["core", "intrinsics", "discriminant_value"], &["core", "intrinsics", "unreachable"]];
 
-/// The names of a path, without arguments and raw marks.
+/// The names of a path, without arguments and `r#`.
 pub(super) fn segments(path: &Path) -> Vec<String> {
     path.segments.iter().map(|segment| segment.ident.unraw().to_string()).collect()
 }
 
 /// The rule that a path breaks.
 pub(super) fn path(segments: &[String]) -> Option<&'static Lint> {
-    // `crate::io_gate` and `self::io_gate` are imports of that name; `crate::host` is the crate's
-    // own.
+    // Skip these names: `crate::io_gate` and `self::io_gate` are imports of `io_gate`.
+    // `crate::host` is a module of the crate itself.
     let relative = |name: &&str| ["crate", "self", "super"].contains(name);
     let names: Vec<&str> = segments.iter().map(String::as_str).skip_while(relative).collect();
-    // What follows a type belongs to the type: a variant may be called `Cell`.
+    // A name after a type belongs to the type: a variant may be called `Cell`.
     let is_types = |at: usize| at > 0 && names[at - 1].starts_with(char::is_uppercase);
     let stands = |listed: &Names| {
         let listed = |(at, name): (usize, &&str)| listed.anywhere.contains(name) && !is_types(at);

@@ -41,7 +41,7 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// A walk over `file`, shown by this name.
+    /// A walk over a file. Findings show it as `file`.
     pub(crate) fn new(mode: Mode, file: PathBuf) -> Self {
         Self { mode, file, modules: Vec::new(), item: String::new(), found: Vec::new() }
     }
@@ -57,7 +57,7 @@ impl Scan {
         self.found
     }
 
-    /// The attributes that a crate's root must have.
+    /// Checks that a crate's root has the attributes that it must have.
     pub(crate) fn crate_root(&mut self, parsed: &syn::File) {
         attributes::crate_root(self, parsed);
     }
@@ -87,13 +87,13 @@ impl Scan {
         }
     }
 
-    /// What others can pass in through a public function.
+    /// Checks what others can pass in through a public function.
     fn public_function(&mut self, signature: &Signature) {
         generics::function(self, signature);
         objects::arguments(self, signature);
     }
 
-    /// What a public type keeps between calls.
+    /// Checks what a public type keeps between calls.
     fn public_type<'f>(
         &mut self,
         name: &syn::Ident,

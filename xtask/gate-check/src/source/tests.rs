@@ -1,4 +1,4 @@
-//! What the scan of the source reports, and what it accepts.
+//! Tests what the scan of the source reports, and what it accepts.
 
 use std::collections::BTreeSet;
 

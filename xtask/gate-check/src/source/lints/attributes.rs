@@ -1,4 +1,5 @@
-//! Attributes that change what the compiler checks: lints, and attributes of the crate.
+//! Rules against attributes that change what the compiler checks: lints, and attributes of the
+//! crate.
 
 use proc_macro2::Span;
 use syn::Meta;
@@ -65,7 +66,7 @@ pub(crate) static CRATE_ATTRIBUTE: Lint = Lint {
 /// Lints that may not be weakened to warnings: the gate relies on them.
 const WARNINGS_KEPT: [&str; 2] = ["unsafe_code", "disallowed"];
 
-/// Checks an attribute by its name; the rules of other families list names as well.
+/// Checks an attribute by its name, against the names that all rules list.
 pub(in crate::source) fn attribute(scan: &mut Scan, attribute: &syn::Attribute) {
     let name = last_name(attribute.path());
     let is_weakened = || WARNINGS_KEPT.iter().any(|kept| shown(attribute).contains(kept));
@@ -79,7 +80,7 @@ pub(in crate::source) fn attribute(scan: &mut Scan, attribute: &syn::Attribute) 
     scan.report(broken, attribute.span(), format!("`#[{}]`", shown(attribute)));
 }
 
-/// The attributes that a crate's root must have.
+/// Checks that a crate's root has the attributes that it must have.
 pub(in crate::source) fn crate_root(scan: &mut Scan, parsed: &syn::File) {
     let has = |name: &str, inside: &str| {
         parsed.attrs.iter().any(|attribute| {

@@ -1,4 +1,4 @@
-//! Code that is in some builds only.
+//! The rule against code that is in some builds only.
 
 use super::{Lint, Names};
 use crate::layer::Layer;

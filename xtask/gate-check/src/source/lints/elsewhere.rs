@@ -1,4 +1,4 @@
-//! Code from files elsewhere.
+//! Rules against code from files elsewhere.
 
 use super::{Lint, Names};
 use crate::layer::Layer;

@@ -1,4 +1,4 @@
-//! Crates that are brought in by `extern crate`.
+//! The rule against crates that are brought in by `extern crate`.
 
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
@@ -22,7 +22,7 @@ pub(crate) static EXTERN_CRATE: Lint = Lint {
     names: Names::NONE,
 };
 
-/// After expansion, `serde` may be among them: its derives write that.
+/// Checks an `extern crate`. After expansion, `serde` is allowed: its derives write it.
 pub(in crate::source) fn item(scan: &mut Scan, item: &syn::ItemExternCrate) {
     let is_languages = item.ident == "alloc" || item.ident == "core";
     let is_derived = scan.mode() == Mode::Expanded && item.ident.unraw() == "serde";

@@ -1,4 +1,4 @@
-//! Names of the far side of the gate, and names that hide them.
+//! Rules against names of the far side of the gate, and against names that hide them.
 
 use syn::UseTree;
 use syn::ext::IdentExt;
@@ -38,7 +38,7 @@ pub(crate) static RENAME: Lint = Lint {
 /// Crates that may not be renamed or imported as a whole.
 const ROOTS: [&str; 5] = ["core", "alloc", "io_gate", "log", "serde"];
 
-/// The names that a `use` brings in; the rules of other families list names as well.
+/// Checks the names that a `use` brings in, against the names that all rules list.
 pub(in crate::source) fn uses(scan: &mut Scan, tree: &UseTree, before: &[String]) {
     let with = |name: &syn::Ident| -> Vec<String> {
         before.iter().cloned().chain([name.unraw().to_string()]).collect()

@@ -1,4 +1,4 @@
-//! Functions of other languages, symbols for the linker, and machine code.
+//! Rules against functions of other languages, symbols for the linker, and machine code.
 
 use syn::Signature;
 use syn::spanned::Spanned;

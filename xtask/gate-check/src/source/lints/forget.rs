@@ -1,4 +1,4 @@
-//! Values that are never dropped.
+//! The rule against values that are never dropped.
 
 use super::{Lint, Names};
 use crate::layer::Layer;

@@ -1,4 +1,4 @@
-//! Type parameters, which other code fills in.
+//! The rule against type parameters, which other code fills in.
 
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
@@ -45,20 +45,20 @@ pub(in crate::source) const PLAIN_BOUNDS: [&str; 14] = [
     "IntoIterator",
 ];
 
-/// What a public type keeps between calls.
+/// Checks the type parameters of a public type, which keeps their values between calls.
 pub(in crate::source) fn kept(scan: &mut Scan, generics: &Generics, name: &syn::Ident) {
     parameters(scan, generics, &SEALED_BOUNDS, &format!("the public type `{name}`"));
 }
 
-/// What others can pass in through a public function.
+/// Checks what others can pass in through the type parameters of a public function.
 pub(in crate::source) fn function(scan: &mut Scan, signature: &Signature) {
     let of = format!("the public function `{}`", signature.ident);
     parameters(scan, &signature.generics, &PLAIN_BOUNDS, &of);
     conditions(scan, &signature.generics, &of);
 }
 
-/// What others can pass in through a public trait: they implement it, and call its methods with
-/// their own types.
+/// Checks what others can pass in through a public trait: they implement it, and call its methods
+/// with their own types.
 pub(in crate::source) fn contract(scan: &mut Scan, item: &syn::ItemTrait) {
     let of = format!("the trait `{}`", item.ident);
     parameters(scan, &item.generics, &PLAIN_BOUNDS, &of);
@@ -82,7 +82,7 @@ pub(in crate::source) fn contract(scan: &mut Scan, item: &syn::ItemTrait) {
     }
 }
 
-/// An `impl` for all types, which are foreign types.
+/// Checks an `impl` for all types, among them foreign types.
 pub(in crate::source) fn blanket(scan: &mut Scan, item: &syn::ItemImpl) {
     let of_all = |parameter: &TypeParam| is_ident(&item.self_ty, &parameter.ident);
     if item.trait_.is_some() && item.generics.type_params().any(of_all) {
@@ -115,7 +115,8 @@ fn bounds(parameter: &TypeParam, generics: &Generics) -> Vec<String> {
     parameter.bounds.iter().chain(of_it.flatten()).filter_map(bound).collect()
 }
 
-/// A bound on a type that is no parameter can bring in a conversion: `where Vec<u8>: Into<T>`.
+/// Checks a `where` clause. A bound on a type that is no parameter can bring in a conversion:
+/// `where Vec<u8>: Into<T>`.
 fn conditions(scan: &mut Scan, generics: &Generics, of: &str) {
     let parameters: Vec<_> = generics.type_params().map(|parameter| &parameter.ident).collect();
     let conditions = generics.where_clause.iter().flat_map(|clause| &clause.predicates);

@@ -1,4 +1,4 @@
-//! Memory that is lent to a device and kept.
+//! The rule against keeping memory that is lent to a device.
 
 use syn::Field;
 use syn::spanned::Spanned;
@@ -23,7 +23,7 @@ pub(crate) static LENT: Lint = Lint {
     names: Names::NONE,
 };
 
-/// A field of the public type `name`.
+/// Checks a field of the public type `name`.
 pub(in crate::source) fn field(scan: &mut Scan, name: &syn::Ident, field: &Field) {
     let mut finder = MutableReference::default();
     finder.visit_type(&field.ty);

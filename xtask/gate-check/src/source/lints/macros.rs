@@ -1,4 +1,5 @@
-//! Macros that a crate defines, and the tokens that it passes to macros.
+//! The rule against macros that a crate defines, and checks of the tokens that a crate passes to
+//! macros.
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
@@ -25,14 +26,14 @@ pub(crate) static MACRO: Lint = Lint {
     names: Names { attributes: &["macro_use", "macro_export"], ..Names::NONE },
 };
 
-/// A definition.
+/// Checks a definition.
 pub(in crate::source) fn item(scan: &mut Scan, item: &syn::ItemMacro) {
     if let Some(name) = &item.ident {
         scan.report(&MACRO, item.span(), format!("the macro `{name}!` is defined here"));
     }
 }
 
-/// A call: its name, and its arguments as expressions, or else as words.
+/// Checks a call: its name, and its arguments as expressions, or else as words.
 pub(in crate::source) fn call(scan: &mut Scan, call: &Macro) {
     let name = last_name(&call.path);
     if let Some(lint) = ALL.iter().find(|lint| lint.names.macros.contains(&name.as_str())) {
@@ -55,7 +56,7 @@ pub(in crate::source) fn call(scan: &mut Scan, call: &Macro) {
     }
 }
 
-/// Words that break a rule wherever they stand in the arguments of a macro.
+/// Words that break a rule anywhere in the arguments of a macro.
 const WORDS: [(&str, &Lint); 4] = [
     ("unsafe", &unsafe_code::UNSAFE),
     ("extern", &foreign::EXTERN_BLOCK),
@@ -63,7 +64,7 @@ const WORDS: [(&str, &Lint); 4] = [
     ("dyn", &objects::DYN),
 ];
 
-/// Tokens that are no expressions: each word is checked.
+/// Checks each word of tokens that are no expressions.
 pub(in crate::source) fn tokens(scan: &mut Scan, stream: TokenStream) {
     let mut before: Vec<String> = Vec::new();
     for token in stream {

@@ -1,4 +1,4 @@
-//! Text for people: the messages of panics, and the log.
+//! Rules about text for people: the messages of panics, and the log.
 
 use syn::spanned::Spanned;
 use syn::{Expr, ExprLit, Lit, Macro};
@@ -66,7 +66,7 @@ pub(in crate::source) fn call(scan: &mut Scan, macro_name: &str, arguments: &[Ex
     }
 }
 
-/// A panic whose arguments are no expressions.
+/// Reports a panic whose arguments are no expressions.
 pub(in crate::source) fn unread(scan: &mut Scan, macro_name: &str, call: &Macro) {
     if MESSAGES.iter().any(|(listed, _)| *listed == macro_name) {
         let what = format!("the arguments of `{macro_name}!` are more than a message");
@@ -74,7 +74,7 @@ pub(in crate::source) fn unread(scan: &mut Scan, macro_name: &str, call: &Macro)
     }
 }
 
-/// `expect`, whose message must be a literal, and a logger that is set.
+/// Checks a call of `expect`, whose message must be a literal, and of `set_logger`.
 pub(in crate::source) fn method(scan: &mut Scan, call: &syn::ExprMethodCall) {
     let literal = |value: &Expr| matches!(value, Expr::Lit(_));
     let is_expect = ["expect", "expect_err"].iter().any(|name| call.method == name);

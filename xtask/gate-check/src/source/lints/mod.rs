@@ -44,7 +44,7 @@ pub(crate) struct Lint {
 /// Names that break a rule.
 #[derive(Debug)]
 pub(super) struct Names {
-    /// Wherever they stand in a path.
+    /// Anywhere in a path.
     pub(super) anywhere: &'static [&'static str],
     /// At the end of a path.
     pub(super) ends: &'static [&'static [&'static str]],

@@ -1,4 +1,5 @@
-//! Code that comes in as a value: trait objects, function pointers, closures, futures.
+//! The rule against code that comes in as a value: trait objects, function pointers, closures,
+//! futures.
 
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
@@ -26,7 +27,7 @@ pub(crate) static DYN: Lint = Lint {
 
 pub(in crate::source) fn of_trait(scan: &mut Scan, object: &syn::TypeTraitObject) {
     let bound = object.bounds.iter().find_map(bound).unwrap_or_default();
-    // What `derive(Debug)` writes for a struct of many fields.
+    // `derive(Debug)` writes `dyn Debug` for a struct of many fields.
     if !(scan.mode() == Mode::Expanded && bound == "Debug") {
         scan.report(&DYN, object.span(), format!("`dyn {bound}`"));
     }
@@ -46,7 +47,7 @@ pub(in crate::source) fn signature(scan: &mut Scan, signature: &Signature) {
     }
 }
 
-/// What others can pass in through the arguments of a public function.
+/// Checks what others can pass in through the arguments of a public function.
 pub(in crate::source) fn arguments(scan: &mut Scan, signature: &Signature) {
     for argument in &signature.inputs {
         let FnArg::Typed(argument) = argument else { continue };
@@ -59,7 +60,7 @@ pub(in crate::source) fn arguments(scan: &mut Scan, signature: &Signature) {
     }
 }
 
-/// The first `impl Trait` in a type whose bound is not plain.
+/// Finds the first bound of an `impl Trait` in a type that is not plain.
 #[derive(Default)]
 struct ImplTrait {
     bound: Option<String>,

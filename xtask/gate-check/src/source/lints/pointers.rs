@@ -1,4 +1,4 @@
-//! Raw pointers.
+//! The rule against raw pointers.
 
 use syn::spanned::Spanned;
 

@@ -1,4 +1,4 @@
-//! Shared state.
+//! The rule against shared state.
 
 use super::{Lint, Names};
 use crate::layer::Layer;

@@ -1,4 +1,4 @@
-//! Statics.
+//! The rule against statics.
 
 use syn::spanned::Spanned;
 

@@ -1,4 +1,4 @@
-//! Names of std.
+//! The rule against names of std.
 
 use super::{Lint, Names};
 use crate::layer::Layer;

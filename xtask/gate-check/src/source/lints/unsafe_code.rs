@@ -1,4 +1,4 @@
-//! `unsafe`.
+//! The rule against `unsafe`.
 
 use syn::spanned::Spanned;
 use syn::{Block, Expr, Signature, Stmt};
@@ -36,7 +36,7 @@ pub(in crate::source) fn of_trait(scan: &mut Scan, item: &syn::ItemTrait) {
 
 pub(in crate::source) fn of_impl(scan: &mut Scan, item: &syn::ItemImpl) {
     let Some(word) = &item.unsafety else { return };
-    // What `derive(Clone)` writes for plain types.
+    // `derive(Clone)` writes such an `impl` for plain types.
     let of_trait = item.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
     let is_derived = scan.mode() == Mode::Expanded
         && of_trait.is_some_and(|name| name.ident == "TrivialClone")

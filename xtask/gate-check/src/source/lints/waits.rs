@@ -1,4 +1,4 @@
-//! Loops that wait.
+//! The rule against loops that wait.
 
 use proc_macro2::Span;
 use syn::spanned::Spanned;
@@ -34,7 +34,7 @@ pub(in crate::source) fn of_loop(scan: &mut Scan, expression: &syn::ExprLoop) {
 }
 
 pub(in crate::source) fn of_while(scan: &mut Scan, expression: &syn::ExprWhile) {
-    // A condition that takes an item, for instance from a queue, ends.
+    // A loop ends if its condition takes an item, for instance from a queue.
     let mut calls = MethodCall::default();
     calls.visit_expr(&expression.cond);
     if !calls.found {
