@@ -79,7 +79,7 @@ pub(crate) struct FarSide {
 #[derive(Default)]
 struct Completions {
     waiting: Vec<Completion>,
-    /// Queues to process again that are in `waiting`. Each is there once.
+    /// The queues to process again in `waiting`, each listed once.
     again: BTreeSet<(u16, u16)>,
 }
 
@@ -451,7 +451,7 @@ impl FarSide {
         let mut waiting = self.power.lock().expect(POISONED);
         if waiting.iter().any(|other| power_event_of(other) == event) {
             drop(waiting);
-            // One event waits for both requests.
+            // The event that waits already stands for both requests.
             return self.settle([request]);
         }
         waiting.push_back(request);

@@ -23,7 +23,7 @@ mod common;
 use common::guest_memory;
 
 /// A device of another author: a printer for any writer and interrupt line. Register 0 takes
-/// letters, and the end of a line interrupts. Register 1 counts the letters.
+/// letters, and a line feed interrupts. Register 1 counts the letters.
 mod stranger {
     use super::*;
 
@@ -132,7 +132,8 @@ impl Bench {
     }
 }
 
-/// P1, P3: output is held until it is committed. The successor prints it and has the counter.
+/// P1, P3: output is held until it is committed. After a takeover the new owner prints it, and has
+/// the counter.
 fn a_stranger_survives(new: fn() -> Bench) {
     let mut bench = new();
     assert_eq!(bench.slot.write(0, b"a"), LineState::Quiet);
@@ -164,7 +165,8 @@ fn a_rust_vmm_device_behind_a_window_survives() {
     a_stranger_survives(|| Bench::new(Adapter::<MmioDevice<KeepPrinter>>::new()));
 }
 
-/// P1: a reset by the keyboard controller waits for its epoch, and the successor performs it.
+/// P1: a reset by the keyboard controller waits for its epoch. After a takeover the new owner
+/// performs it.
 #[test]
 fn a_reset_waits_for_its_epoch() {
     let mut bench = Bench::new(I8042::new());
@@ -182,7 +184,7 @@ fn a_reset_waits_for_its_epoch() {
     assert_eq!(bench.gate.take_power_events(), [PowerEvent::Reset]);
 }
 
-/// An adapted device saves its identity, and refuses the state of another one.
+/// An adapted device saves its identity, and refuses the state of another device or version.
 #[test]
 fn a_state_of_another_kind_or_version_is_refused() {
     let mut devices: [Box<dyn RegisterDevice>; 4] = [

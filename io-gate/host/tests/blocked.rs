@@ -1,5 +1,5 @@
-//! P9: a backend that does not answer blocks only the threads that need its answer. Each system
-//! call by which a lane performs is blocked in turn, as by a dead file server or a stopped reader.
+//! P9: a backend that does not answer blocks only the threads that need its answer. Each test
+//! blocks a system call by which a lane performs, as a dead file server or a stopped reader would.
 //! In the meantime the calls of the device thread, of a vCPU's thread, of the link's thread and of
 //! the machine's end must return.
 #![allow(clippy::unwrap_used)]
@@ -104,8 +104,8 @@ fn goes_on(gate: &Arc<GateHost>) {
     });
 }
 
-/// A driver resets its disk while reads wait, the first of them in a system call. The reset does
-/// not wait for them, and none of them reaches guest memory any more.
+/// A driver resets its disk while reads wait, and the first read is in a system call. The reset
+/// does not wait for the reads, and none of them reaches guest memory any more.
 #[test]
 fn a_reset_waits_for_no_read() {
     let image = image(SECTORS);
@@ -123,7 +123,7 @@ fn a_reset_waits_for_no_read() {
         machine
     });
     assert!(!machine.slot.needs_reset());
-    // The driver starts again, and its requests are served when the disk answers.
+    // The driver starts again. Its requests are served when the disk answers.
     machine.driver = Driver::new(&machine.memory, RING);
     machine.memory.write_slice(&[0; 0x3000], GuestAddress(RING)).unwrap();
     machine.driver.install(&mut machine.slot, 0);
@@ -131,7 +131,7 @@ fn a_reset_waits_for_no_read() {
     let status = machine.read(9, DATA + 0x8000, 512);
     let _ = machine.kick();
     calls.release();
-    // The earlier reads are settled without returning a chain. The last one returns its own.
+    // The earlier reads are settled, and return no chain. The last read returns its own.
     while machine.driver.used().is_empty() {
         common::wait_readable(machine.gate.completions_event().as_raw_fd());
         let completions = machine.gate.take_completions();
@@ -144,9 +144,9 @@ fn a_reset_waits_for_no_read() {
     assert!(machine.gate.seal().in_flight.is_empty());
 }
 
-/// Effects released under protection were copied when they were staged, so a reset does not wait
-/// for a write either. The next checkpoint contains none of them, because the driver owns their
-/// memory again.
+/// Effects that are released under protection were copied when they were staged. So a reset does
+/// not wait for a write either. The next checkpoint contains none of them, because the driver owns
+/// their memory again.
 #[test]
 fn a_reset_waits_for_no_write_that_was_copied() {
     let image = image(SECTORS);
@@ -177,7 +177,8 @@ fn a_reset_waits_for_no_write_that_was_copied() {
     let _ = machine.gate.seal();
 }
 
-/// The calls that an observer got, in order. It delays the record of each performed effect.
+/// The calls that an observer got, in order. The observer delays the report of each performed
+/// effect.
 #[derive(Default)]
 struct Recorded {
     events: Mutex<Vec<(&'static str, EffectId)>>,
@@ -191,7 +192,7 @@ impl Observer for Recorded {
     fn adopted(&self, _effects: &[Noted], _next: EffectId) {}
 
     fn performing(&self, effect: Noted, _replay: bool, _term: Option<u64>) -> bool {
-        // Wait, so that a cancellation is reported first if that is possible.
+        // Wait, so that a cancellation is reported first, if that is possible.
         let events = self.events.lock().unwrap();
         let cancelled = |events: &mut Vec<_>| !events.contains(&("cancelled", effect.id));
         let waited =
@@ -252,7 +253,7 @@ fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
     assert!(events.iter().any(|(what, _)| *what == "cancelled"), "{events:?}");
 }
 
-/// Without protection a write is performed from guest memory, and a reset must wait for the system
+/// Without protection a write is performed from guest memory, so a reset must wait for the system
 /// call that reads that memory. After a time limit the device reports that it cannot be reset, and
 /// does nothing.
 #[test]
@@ -362,8 +363,8 @@ impl Fence for InTerm {
     }
 }
 
-/// P2: a write that hangs may reach the storage after its machine's end, so this disk is not
-/// released. The other disk is. Fails if the end releases a disk whose write has only timed out.
+/// P2: a write that hangs may reach the storage after the end of its machine, so this disk is not
+/// freed. The other disk is. Fails if the end frees a disk whose write has only timed out.
 #[test]
 fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     let (image, other) = (image(SECTORS), image(SECTORS));
@@ -400,7 +401,7 @@ fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     assert!(!all_free, "one is still being written to");
     assert!(!is_free(&records[0]) && is_free(&records[1]));
     calls.release();
-    // The storage answers. Requests from now on are not performed.
+    // The storage answers. From now on no request is performed.
     machine.write(1, DATA, 512);
     let _ = machine.kick();
     while !machine.gate.lanes_idle() {
@@ -413,8 +414,8 @@ fn p2_a_disk_that_hangs_is_not_given_free_at_the_end() {
     records.iter().for_each(|record| std::fs::remove_file(record).unwrap());
 }
 
-/// While the end waits for a lane, it holds no lock that an acknowledgement needs: heartbeats
-/// continue.
+/// While the machine's end waits for a lane, it holds no lock that an acknowledgement needs, so
+/// heartbeats continue.
 #[test]
 fn an_acknowledgement_does_not_wait_for_the_end() {
     let image = image(SECTORS);
@@ -556,7 +557,7 @@ fn serial_on(calls: &BlockedCalls, console: Console) -> (Arc<GateHost>, Register
     (gate, slot)
 }
 
-/// P9: a console's file on a dead server.
+/// P9: the file of a console is on a dead server.
 #[test]
 fn a_console_that_takes_nothing_holds_nobody_up() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -586,9 +587,9 @@ fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
     (dir, path)
 }
 
-/// P9: a driver of a virtio console blocks everything while it waits for a buffer, so a stopped
-/// reader keeps a buffer only for a short time. Its unread output is bounded: the rest is dropped,
-/// in one piece at the end.
+/// P9: a driver of a virtio console blocks its whole guest while it waits for a buffer. So a
+/// stopped reader keeps a buffer only for a short time. The unread output is bounded: the rest is
+/// dropped, in one piece at the end.
 #[test]
 fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
     const CHUNK: usize = 4096;
@@ -609,7 +610,7 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
         memory.write_slice(&[n; CHUNK], GuestAddress(0x8000)).unwrap();
         driver.add(&[(0x8000, CHUNK as u32)], &[]);
         let _ = slot.kick(1);
-        // One buffer at a time: each must return before the next one is added.
+        // The driver has one buffer at a time: it must return before the next one is added.
         while back <= usize::from(n) {
             let _ = gate.ready_inputs();
             let _ = slot.complete_all(gate.take_completions());
@@ -618,7 +619,8 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
         }
     }
     assert!(gate.seal().in_flight.is_empty());
-    // The reader continues. The kept output is whole and in order, and more than the pipe held.
+    // The reader continues. The kept output is complete and in order, and is more than the pipe
+    // holds.
     let mut reader = std::fs::File::open(&path).unwrap();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -640,13 +642,13 @@ fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
     assert!(receiver.recv_timeout(PATIENCE).is_err(), "no more than the bound was kept");
 }
 
-/// P3: the reader of a FIFO has stopped. Unread output is in flight, and so the standby has it.
+/// P3: the reader of a FIFO has stopped. Unread output is in flight, so the standby has it.
 #[test]
 fn p3_what_a_fifo_has_not_taken_is_in_flight() {
     const BYTES: usize = 85_000;
     let (_dir, path) = fifo();
     let calls = BlockedCalls::of(&[]);
-    // There is no reader yet. The machine starts anyway.
+    // There is no reader yet. The machine starts nevertheless.
     let opened = path.clone();
     let console = answers("a FIFO", move || Console::file(&opened, true).unwrap());
     let (gate, mut slot) = serial_on(&calls, console);

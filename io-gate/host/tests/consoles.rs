@@ -63,12 +63,12 @@ fn serial_output_is_held_like_any_other() {
     assert_eq!(shown(&gate, &file), "hello, later");
     print(&mut slot, "!");
     assert_eq!(shown(&gate, &file), "hello, later!");
-    // They have no chain, so they are settled when they are performed.
+    // These effects have no chain, so they are settled when they are performed.
     assert!(gate.seal().in_flight.is_empty());
     assert_eq!((gate.counts().performed, gate.counts().merged), (3, 4 + 6));
 }
 
-/// P3: held output is printed after a takeover, with the chip's state restored.
+/// P3: held output is printed after a takeover, and the chip's state is restored.
 #[test]
 fn serial_output_survives_a_crash() {
     let (_file, gate, _authority, mut slot) = serial_on_a_file();
@@ -145,7 +145,7 @@ fn a_virtio_console_prints_its_chains() {
     assert_eq!(std::fs::read(file.path()).unwrap(), b"one two");
 }
 
-/// P1: power events are effects, and are held like all others.
+/// P1: power events are effects, and are held like all other effects.
 #[test]
 fn power_events_are_held() {
     let (gate, mut authority) = gate();
@@ -209,8 +209,8 @@ fn a_power_event_is_in_flight_until_it_has_taken_effect() {
     assert_eq!(gate.seal().in_flight.len(), 1);
 }
 
-/// A guest repeats its request for a reset until it is reset. It is reset once, and the other
-/// requests are cancelled. A power-off is not cancelled.
+/// A guest repeats its request for a reset until it is reset. The machine is reset once, and the
+/// other requests are cancelled. A power-off is not cancelled.
 #[test]
 fn a_reset_takes_back_those_that_wait() {
     let (gate, mut authority) = gate();

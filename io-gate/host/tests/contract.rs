@@ -1,5 +1,5 @@
-//! Devices of other crates meet the contract too, behind their adapters. The clock is left out: it
-//! shows the host's time, which differs between two runs. Its own tests check it.
+//! Devices of other crates, behind their adapters, meet the contract too. The clock is not tested
+//! here: it shows the host's time, which differs between two runs. It has tests of its own.
 
 use io_gate::Port;
 use io_gate_contract::RegisterContract;

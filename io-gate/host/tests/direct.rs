@@ -1,4 +1,4 @@
-//! A disk that is read and written past the host's page cache (`direct=on`).
+//! A disk that is read and written without the host's page cache (`direct=on`).
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -35,7 +35,7 @@ fn sectors_go_where_they_belong() {
     machine.gate.run_alone(machine.authority.alone(Term(1)));
     let mut expected = vec![0; SECTORS as usize * 512];
     // The guest's buffer is not aligned. One write is larger than the buffer for direct I/O, and
-    // one ends at the disk's end.
+    // one ends at the end of the disk.
     let places = [(3, 512), (8, 4096), (13, 1536), (100, 700 * 1024), (SECTORS - 1, 512)];
     for (fill, (sector, len)) in (1_u8..).zip(places) {
         let addr = DATA + 24;
@@ -73,7 +73,7 @@ fn sectors_go_where_they_belong() {
     assert_eq!(std::fs::metadata(image.path()).unwrap().len(), SECTORS * 512);
 }
 
-/// A file system without direct I/O is reported at the start, with advice.
+/// A file system without direct I/O is refused when the disk is opened, with advice.
 #[test]
 fn a_file_system_that_refuses_is_named() {
     let options = DiskOptions { read_only: true, ..DIRECT };
@@ -84,7 +84,7 @@ fn a_file_system_that_refuses_is_named() {
 }
 
 /// An image that ends with a partial block is refused: writing that block would make the image
-/// grow.
+/// larger.
 #[test]
 fn an_image_is_whole_blocks() {
     let image = image(512 * 9 + 100);
@@ -130,7 +130,7 @@ impl Drop for LargeSectors {
     }
 }
 
-/// A read of a hole does not reach the storage, and says nothing about its block size.
+/// A read of a hole does not reach the storage, so it shows nothing about the storage's block size.
 #[test]
 fn a_hole_does_not_hide_the_blocks_of_the_storage() {
     let Some(storage) = LargeSectors::new() else {

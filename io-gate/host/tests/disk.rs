@@ -27,7 +27,7 @@ const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
 const UNTOUCHED: u8 = 0xaa;
 
-/// P1: a write leaves when its epoch is committed, not before, and completes then.
+/// P1: a write leaves and completes when its epoch is committed, and not before.
 #[test]
 fn a_write_is_held_until_its_epoch_is_committed() {
     let image = image(SECTORS);
@@ -168,10 +168,10 @@ fn requests_in_flight_survive_a_crash() {
     assert_eq!(gate.seal().next_id, sealed.next_id);
 }
 
-/// P3: a takeover for a guest that changes a buffer in flight, as docs/not-claimed.md describes.
-/// The repeated write has the buffer as of the checkpoint, in every sector. The dead side had
-/// written the buffer as it was staged. Neither contains bytes from after the checkpoint. Fails if
-/// the dead side performs the write from guest memory too.
+/// P3: a takeover while the guest changes a buffer in flight (docs/not-claimed.md). The repeated
+/// write has the buffer as of the checkpoint, in every sector. The dead side wrote the buffer as it
+/// was staged. Neither write contains bytes from after the checkpoint. Fails if the dead side
+/// performs the write from guest memory too.
 #[test]
 fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
     const LEN: usize = 64 * 512;
@@ -211,7 +211,7 @@ fn p3_a_write_that_is_performed_again_is_the_checkpoints_in_every_sector() {
     );
 }
 
-/// P2: after the fence has refused, no effect is performed, and none is reported as performed.
+/// P2: after the fence has refused, no effect is performed or reported as performed.
 #[test]
 fn nothing_is_performed_when_the_fence_says_no() {
     let image = image(SECTORS);
@@ -230,7 +230,7 @@ fn nothing_is_performed_when_the_fence_says_no() {
     assert_eq!(machine.gate.held(), 0);
     assert_eq!(machine.gate.counts().cancelled, 1);
 
-    // The fence may grant again. The gate stays fenced off.
+    // The gate stays fenced off, even if the fence grants again.
     machine.fence.0.store(true, Ordering::SeqCst);
     let proof = machine.authority.alone(Term(9));
     machine.gate.run_alone(proof);
@@ -243,7 +243,7 @@ fn nothing_is_performed_when_the_fence_says_no() {
     assert_eq!(std::fs::read(image.path()).unwrap(), vec![0; SECTORS as usize * 512]);
 }
 
-/// A fence that always grants in its term: an arbiter's outdated answer.
+/// A fence that always grants in its term, as an arbiter's outdated answer would.
 struct Stale(u64);
 
 impl Fence for Stale {
@@ -256,7 +256,7 @@ impl Fence for Stale {
     }
 }
 
-/// P2, the second line of fencing: the record beside the disk stops a machine that has been
+/// P2, the second line of defence: the record beside the disk stops a machine that has been
 /// replaced, even if its own fence grants. Flushes and reads change nothing, so the record is not
 /// read for them.
 #[test]
@@ -326,8 +326,7 @@ fn effects_wait_for_a_fence_that_cannot_tell() {
     assert!(!machine.gate.waits_for_fence());
 }
 
-/// P1: a guest that changes a buffer after it has made the request does not change the committed
-/// bytes.
+/// P1: a guest that changes a buffer after its request does not change the committed bytes.
 #[test]
 fn a_held_write_is_what_it_was_when_it_was_staged() {
     let image = image(SECTORS);
@@ -342,7 +341,7 @@ fn a_held_write_is_what_it_was_when_it_was_staged() {
     assert_eq!(std::fs::read(image.path()).unwrap()[..512], [1; 512]);
 }
 
-/// P8: a completion marks the pages that it writes, and no others.
+/// P8: a completion marks the pages that it writes as dirty, and no others.
 #[test]
 fn a_completion_marks_exactly_what_it_wrote() {
     let image = image(SECTORS);
@@ -353,8 +352,8 @@ fn a_completion_marks_exactly_what_it_wrote() {
     let _ = machine.kick();
     machine.gate.drain();
     let used = machine.driver.used_ring();
-    // The lane has read the data, but the data reaches guest memory only when the slot takes it.
-    // The slot itself has written to the used ring, to stop notifications.
+    // The lane has read the data, but only the slot copies it into guest memory. So far the slot
+    // has written only to the used ring, to stop notifications.
     assert_eq!(take_dirty(&machine.memory), [used / 4096]);
     let _ = complete(&machine.gate, &mut machine.slot, 1);
     let mut expected = vec![used / 4096, status / 4096];
@@ -374,7 +373,7 @@ fn take_dirty(memory: &GuestMemory) -> Vec<u64> {
 }
 
 /// After a reset none of the driver's former requests is in flight, and no completion of them
-/// touches the new rings. Committed requests are performed; held ones are not.
+/// writes to the new rings. Committed requests are performed, and held ones are not.
 #[test]
 fn a_reset_ends_the_requests_in_flight() {
     let image = image(SECTORS);
@@ -411,7 +410,7 @@ fn a_reset_ends_the_requests_in_flight() {
     assert_eq!(machine.driver.used(), [(0, 1)]);
 }
 
-/// As above, with requests in the lane: the reset waits for them.
+/// A reset waits for the requests in the lane.
 #[test]
 fn a_reset_waits_for_what_is_being_performed() {
     let image = image(SECTORS);
@@ -430,7 +429,7 @@ fn a_reset_waits_for_what_is_being_performed() {
     assert_eq!(std::fs::read(image.path()).unwrap()[..4 * 4096], [1; 4 * 4096]);
 }
 
-/// Invalid chains of a hostile guest return empty.
+/// Invalid chains of a hostile guest return with length 0.
 #[test]
 fn bad_chains_go_back_empty() {
     const NEXT: u16 = 1;
@@ -438,7 +437,8 @@ fn bad_chains_go_back_empty() {
     let image = image(SECTORS);
     let mut machine = DiskMachine::alone(&image);
     let far = common::MEMORY as u64;
-    // Outside memory; across its end; around the end of the address space; of a huge length.
+    // The ranges: outside memory; across its end; around the end of the address space; and two of a
+    // huge length.
     for (addr, len) in
         [(far, 16), (far - 8, 16), (u64::MAX - 4, 16), (DATA, u32::MAX), (u64::MAX, u32::MAX)]
     {
@@ -446,7 +446,7 @@ fn bad_chains_go_back_empty() {
         let _ = machine.kick();
         assert_eq!(machine.driver.used(), [(u32::from(head), 0)], "{addr:#x}+{len:#x}");
     }
-    // A loop.
+    // A chain that is a loop.
     machine.driver.descriptor(15, DATA, 16, NEXT, 15);
     machine.driver.offer(15);
     // A next index outside the table.
@@ -458,13 +458,14 @@ fn bad_chains_go_back_empty() {
     machine.driver.offer(13);
     let _ = machine.kick();
     assert_eq!(machine.driver.used(), [(15, 0), (14, 0), (13, 0)]);
-    // Indirect tables: of an odd length, empty, outside memory, nested.
+    // Indirect tables: of an odd length, empty, outside memory, and too long.
     for (addr, len) in [(DATA, 17), (DATA, 0), (far, 32), (DATA, 1 << 24)] {
         machine.driver.descriptor(11, addr, len, 4, 0);
         machine.driver.offer(11);
         let _ = machine.kick();
         assert_eq!(machine.driver.used(), [(11, 0)], "indirect {addr:#x}+{len:#x}");
     }
+    // An indirect table in an indirect table.
     machine.fill(DATA, &[0; 64]);
     machine.memory.write_obj(DATA + 32, GuestAddress(DATA)).unwrap();
     machine.memory.write_obj(16_u32, GuestAddress(DATA + 8)).unwrap();
@@ -577,7 +578,7 @@ fn a_locked_image_is_refused_by_name() {
     Disk::open(image.path(), options).unwrap();
 }
 
-/// P4: an invalid saved state is refused with a reason.
+/// P4: an invalid saved state is refused, with a reason.
 #[test]
 fn an_impossible_state_is_refused() {
     let image = image(SECTORS);
@@ -607,8 +608,8 @@ fn an_impossible_state_is_refused() {
     assert_eq!(slot.slot(), SLOT);
 }
 
-/// P7: whatever a guest writes to its virtqueues, another machine can restore the state. The state
-/// of an active driver must meet more conditions.
+/// P7: whatever a guest writes to its virtqueue settings, another machine can restore the state.
+/// The state of an active driver must meet more conditions.
 #[test]
 fn whatever_a_driver_sets_up_can_be_taken_on() {
     let image = image(SECTORS);
@@ -625,8 +626,8 @@ fn whatever_a_driver_sets_up_can_be_taken_on() {
         slot.restore(&saved).unwrap();
         assert_eq!(slot.save(), saved);
     };
-    // This virtqueue is not enabled, whether the driver is active or not, and the device reports an
-    // error to the driver.
+    // The device does not enable this virtqueue, whether the driver is active or not, and reports
+    // the error to the driver.
     nowhere(&mut machine.slot);
     assert!(!machine.slot.queue_ready(0) && machine.slot.needs_reset());
     moves_on(&machine);
@@ -641,7 +642,7 @@ fn whatever_a_driver_sets_up_can_be_taken_on() {
     moves_on(&machine);
 }
 
-/// Available requests whose notification was lost are found after a restore.
+/// A restored slot finds available requests whose notification was lost.
 #[test]
 fn a_restored_slot_finds_lost_notifications() {
     let image = image(SECTORS);
@@ -656,7 +657,7 @@ fn a_restored_slot_finds_lost_notifications() {
     assert_eq!(machine.status(status), OK);
 }
 
-/// P7: a guest whose output is held cannot make the machine buffer without limit: its queue waits,
+/// P7: a guest whose output is held cannot make the machine buffer without limit. Its queue waits,
 /// and continues after a release.
 #[test]
 fn a_queue_waits_when_too_much_is_held() {
@@ -668,7 +669,7 @@ fn a_queue_waits_when_too_much_is_held() {
     driver.install(&mut slot, 0);
     slot.driver_ok(DISK_FEATURES).unwrap();
     memory.write_slice(&[1, 0, 0, 0], GuestAddress(0x8000)).unwrap();
-    // All chains share one table. A guest may do that.
+    // All chains share one indirect table. A guest may do that.
     let mut held = Vec::new();
     for _ in 0..40 {
         driver
@@ -683,14 +684,14 @@ fn a_queue_waits_when_too_much_is_held() {
     let before = gate.held();
     let sealed = gate.seal();
     gate.release(authority.acknowledged(sealed.epoch));
-    // A released effect is not settled yet: its memory is free, and the queue continues, only when
-    // the driver has its chains back.
+    // A released effect is settled when the driver has its chain back. Only then is its memory
+    // free, and the queue continues.
     let _ = complete(&gate, &mut slot, before);
     let _ = complete(&gate, &mut slot, 1);
     assert_eq!(gate.held(), 1, "the chain that had to wait");
 }
 
-/// P3: data of a completed write is not only in the page cache, which is lost with this host.
+/// P3: the data of a completed write is not only in the page cache, which is lost with this host.
 #[test]
 fn p3_a_disk_that_is_written_through_is_opened_so() {
     for write_through in [true, false] {

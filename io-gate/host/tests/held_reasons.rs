@@ -1,4 +1,4 @@
-//! While effects are held, the log gives the current reason, not only the first one.
+//! While effects are held, the log gives the current reason, and not only the first one.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -11,7 +11,7 @@ use io_gate_host::{Fence, Permission};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Gives no answer while the test has set a reason. Grants otherwise.
+/// Gives no answer while the test has set a reason, and grants otherwise.
 struct Cannot(Mutex<Option<&'static str>>);
 
 impl Fence for Cannot {

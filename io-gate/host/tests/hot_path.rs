@@ -1,5 +1,5 @@
-//! The cost of one effect or one input on its path through the gate: allocations, and, under
-//! `valgrind --tool=callgrind`, instructions. The figures are only printed.
+//! The cost of one effect or one input on its path through the gate: allocations and time, and,
+//! under `valgrind --tool=callgrind`, instructions. The tests only print the figures.
 //!
 //! `cargo test --release -p io-gate-host --test hot_path -- --ignored --nocapture --test-threads=1`
 #![allow(clippy::unwrap_used)]
@@ -53,7 +53,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Number of effects or inputs in one round: the rings of the tests hold this many.
+/// Number of effects or inputs in one round. The rings of the tests have room for this many.
 const BATCH: u64 = 4;
 
 fn rounds() -> u64 {
@@ -164,8 +164,8 @@ fn hot_path_receive() {
             machine.room(2048);
             write_frame(&mut peer, &[n; 200]);
         }
-        // If the last round has left no room, this notification makes the device request more
-        // input.
+        // If the last round has left no room, this notification makes the device ask for input
+        // again.
         let _ = machine.slot.kick(RECEIVE);
         let mut taken = machine.receive.used().len();
         while taken < BATCH as usize {

@@ -1,6 +1,6 @@
-//! P2: a machine that loses its right in the middle of its output lets out at most the one message
-//! that was permitted. In each test the peer at first reads nothing, so that thousands of messages
-//! wait. Then the machine loses its right.
+//! P2: a machine that loses its right in the middle of its output lets out at most one more
+//! message: the one that was permitted. In each test the peer reads nothing at first, so that
+//! thousands of messages wait. Then the machine loses its right.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -113,7 +113,8 @@ fn p2_of_the_frames_that_wait_for_datagrams_one_leaves_late() {
         while peer.recv(&mut frame).is_ok() {
             seen += 1;
         }
-        // Frames read at the first check had left before the gate learned that there is room.
+        // The frames that are read the first time had left before the gate learned that there is
+        // room.
         before.get_or_insert(seen);
     });
     let late = seen - before.unwrap();

@@ -1,4 +1,4 @@
-//! A network card with its own rings behind the gate: it waits while the gate is full, and its
+//! A network card with rings of its own behind the gate: it waits while the gate is full, and its
 //! writes are marked dirty.
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ const IMS: u64 = 0xd0;
 const RING: u64 = 0x10_0000;
 const DESCRIPTORS: u32 = 1024;
 const FRAME: u64 = 16_000;
-/// End of packet, report status.
+/// The command bits of a descriptor: end of packet, report status.
 const COMMAND: u64 = 0x0900_0000;
 
 struct Bench {
@@ -33,7 +33,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A card whose driver has filled the ring with long frames and has not notified the card yet.
+    /// A card whose driver has filled the ring with long frames, and has not notified the card yet.
     fn new() -> Self {
         let (ledger, authority) = new_gate();
         let memory = guest_memory();
@@ -92,8 +92,8 @@ impl Bench {
     }
 }
 
-/// P7: a guest that sends continually does not make the machine buffer without limit, and its
-/// frames leave eventually.
+/// P7: a guest that sends without a pause does not make the machine buffer without limit, and its
+/// frames leave in the end.
 #[test]
 fn the_card_waits_in_front_of_a_full_gate_and_goes_on_after_a_release() {
     let mut bench = Bench::new();

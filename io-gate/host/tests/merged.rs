@@ -46,7 +46,7 @@ impl Merging {
         self.machine.memory.read_obj(GuestAddress(addr)).unwrap()
     }
 
-    /// The buffer of which the device wants to be notified (virtio 1.2, 2.7.10).
+    /// The index of the buffer for which the device wants a notification (virtio 1.2, 2.7.10).
     fn avail_event(&self) -> u16 {
         self.u16_at(self.machine.receive.used_ring() + 4 + 8 * u64::from(QUEUE_SIZE))
     }
@@ -73,8 +73,8 @@ fn a_frame_fills_as_many_buffers_as_it_needs() {
     assert_eq!(net.get(rooms[4], 1), [0], "nobody has touched it");
 }
 
-/// The frame waits as a whole: the available buffers are not touched, the driver's next buffer is
-/// requested, and the frame survives a takeover.
+/// The frame waits as a whole: the device does not touch the available buffers, and asks for a
+/// notification of the next one. The frame survives a takeover.
 #[test]
 fn a_frame_waits_until_there_is_room_for_all_of_it() {
     let mut net = merging(EVENT_IDX);
@@ -117,7 +117,7 @@ fn a_frame_that_no_ring_holds_is_dropped() {
     assert_eq!(net.machine.receive.used(), [(0, 20), (1, 20), (2, 20), (3, 12)]);
 }
 
-/// Without the feature, one frame takes one buffer, whatever is available.
+/// Without the feature, a frame gets one buffer, whatever is available.
 #[test]
 fn a_driver_that_does_not_merge_is_not_merged_for() {
     let (dir, listener) = listen();
@@ -131,7 +131,7 @@ fn a_driver_that_does_not_merge_is_not_merged_for() {
     assert_eq!(machine.receive.used(), [(0, 0), (1, 1212)]);
 }
 
-/// Buffers that are used together count separately for the driver's event index.
+/// Buffers that are returned together count separately for the driver's event index.
 #[test]
 fn one_interrupt_for_a_frame_in_several_buffers() {
     for (event, wanted) in [(0, true), (1, true), (2, true), (3, false)] {

@@ -39,7 +39,7 @@ fn frames_leave_at_once_and_in_order_when_alone() {
     assert_eq!(machine.gate.dropped_frames(), 0);
 }
 
-/// A fence whose thread is stopped before its answer arrives. By then another machine has the
+/// A fence whose thread is stopped before its answer arrives. Meanwhile another machine gets the
 /// right.
 struct Stopped(AtomicUsize);
 
@@ -48,14 +48,14 @@ impl Fence for Stopped {
         if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
             return Permission::Lost;
         }
-        // A sleep has the effect of a stopped process.
+        // Sleep, which has the effect of a stopped process.
         std::thread::sleep(Duration::from_millis(300));
         Permission::Granted
     }
 }
 
-/// P2: a stopped process continues after the system call in which it was stopped. The fence's
-/// answer is then too old to use.
+/// P2: a stopped process continues after the system call in which it was stopped. Then the fence's
+/// answer is too old to use.
 #[test]
 fn p2_a_permission_that_took_long_is_asked_for_again() {
     let (dir, listener) = listen();
@@ -70,7 +70,7 @@ fn p2_a_permission_that_took_long_is_asked_for_again() {
     assert_eq!(machine.gate.counts().performed, 0);
 }
 
-/// Counts the questions. Its answers may be reused for the given time.
+/// Counts the questions. Its answers may be reused for this long.
 struct Counted(AtomicUsize, Duration);
 
 impl Fence for Counted {
@@ -88,7 +88,7 @@ impl Fence for Counted {
 #[test]
 fn p2_a_permission_is_used_as_long_as_it_is_good_for() {
     const FRAMES: usize = 8;
-    // The start of running alone asks too.
+    // The opening of the gate asks too.
     let hour = Duration::from_secs(3600);
     for (good_for, asked) in [(Duration::ZERO, FRAMES..=FRAMES + 4), (hour, 1..=2)] {
         let (dir, listener) = listen();
@@ -126,7 +126,7 @@ impl Fence for Brief {
     }
 }
 
-/// P2: an answer is not used for longer than it is valid.
+/// P2: no answer is used for longer than it is valid.
 #[test]
 fn p2_a_permission_that_is_no_longer_good_is_asked_for_again() {
     let (dir, listener) = listen();
@@ -138,7 +138,7 @@ fn p2_a_permission_that_is_no_longer_good_is_asked_for_again() {
     assert!(machine.send());
     assert_eq!(read_frame(&mut peer), [1; 64]);
     fence.0.store(true, Ordering::SeqCst);
-    // The test needs the time itself to pass: no event signals its end.
+    // The test needs time to pass: no event signals its end.
     std::thread::sleep(2 * Brief::GOOD_FOR);
     machine.offer(&[2; 64]);
     let _ = machine.slot.kick(TRANSMIT);
@@ -196,8 +196,8 @@ fn a_peer_that_reads_late_loses_nothing() {
     assert_eq!(machine.gate.dropped_frames(), 0);
 }
 
-/// Waits until the gate has work, or until the peer has read everything: closing its end wakes the
-/// gate too.
+/// Waits until the gate has work or the peer has read everything: then the peer closes its end,
+/// which wakes the gate too.
 fn wait_readable_or_done(gate: &GateHost, reader: &std::thread::JoinHandle<()>) {
     if !reader.is_finished() {
         wait_readable(gate.inputs_fd());
@@ -221,8 +221,8 @@ fn input_is_taken_as_far_as_there_is_room() {
         assert_eq!(got[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
         assert_eq!(got[HEADER..], [n; 200]);
     }
-    // The third frame waits without keeping the thread busy, until the driver makes room and
-    // notifies the device.
+    // The third frame waits until the driver makes room and notifies the device. Meanwhile it does
+    // not keep the thread busy.
     write_frame(&mut peer, &[4; 200]);
     assert!(!common::is_readable(machine.gate.inputs_fd()));
     let third = machine.room(2048);
@@ -249,7 +249,7 @@ fn a_frame_that_does_not_fit_is_dropped() {
     assert_eq!(machine.receive.used(), [(0, 0), (1, 1012)]);
 }
 
-/// While the peer is gone, frames are dropped as on an unplugged cable. The peer may return.
+/// While the peer is gone, frames are dropped, as on an unplugged cable. The peer may return.
 #[test]
 fn a_peer_may_go_and_come_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -338,8 +338,8 @@ fn datagrams_carry_frames_both_ways() {
     assert!(!local.exists());
 }
 
-/// Fails if the socket stays connected to the former peer: its replacement could not send until the
-/// guest has sent.
+/// Fails if the socket stays connected to the former peer: then its replacement could not send
+/// until the guest has sent.
 #[test]
 fn a_peer_that_is_made_anew_may_speak_first() {
     let dir = tempfile::tempdir().unwrap();
@@ -360,14 +360,14 @@ fn a_peer_that_is_made_anew_may_speak_first() {
         drop(peer);
         std::fs::remove_file(&remote).unwrap();
     }
-    // The peer goes and another one comes. Frames dropped in between are not sent late.
+    // The peer has gone. A frame that is dropped now is not sent later.
     machine.offer(&[9; 80]);
     assert!(machine.send());
     machine.gate.drain();
     assert_eq!(machine.gate.dropped_frames(), 1);
 }
 
-/// After a takeover the network learns the new port of the guest's address.
+/// After a takeover the network learns at which port the guest's address is now.
 #[test]
 fn an_announcement_is_a_rarp_broadcast() {
     let (dir, listener) = listen();
@@ -418,8 +418,8 @@ fn held_frames_survive_a_crash() {
     assert_eq!(mac, MAC);
 }
 
-/// P1: frames leave once each, in the order of staging. One thread releases them while another
-/// stages, and the gate opens and closes in between.
+/// P1: each frame leaves once, in the order of staging. One thread releases frames while another
+/// one stages them, and the gate opens and closes in between.
 #[test]
 fn order_holds_between_threads() {
     const FRAMES: u32 = 3000;
@@ -458,7 +458,7 @@ fn order_holds_between_threads() {
         }
         if n % 5 == 4 {
             epochs.send(Some(machine.gate.seal().epoch)).unwrap();
-            // Each chain has two descriptors: eight chains fill the ring.
+            // Each chain has two descriptors, so eight chains fill the ring.
             outstanding -= machine.transmit.used().len();
             while outstanding > 2 {
                 wait_readable(machine.gate.completions_event().as_raw_fd());

@@ -1,6 +1,6 @@
-//! P2: each system call that lets data out takes a permit, in one module. No other module makes
-//! such a call. The compiler cannot know which functions of the C library or std reach the outside,
-//! so the sources are searched.
+//! P2: each system call that lets data out takes a permit, and is in one module. No other module
+//! makes such a call. The compiler cannot know which functions of the C library or std reach the
+//! outside, so this test searches the sources.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -59,18 +59,18 @@ const RUSTIX: &[&str] = &[
     "fsync",
 ];
 
-/// Places that write data which is invisible outside, and text.
+/// Places that match, but write nothing that is visible outside.
 const EXCEPTIONS: &[(&str, &str)] = &[
     // The fence record of a disk: the permission itself depends on it.
     ("backend/disk_fence.rs", ".write_all_at("),
     ("backend/disk_fence.rs", ".sync_data("),
     // Guest memory.
     ("guest_memory.rs", ".write_at("),
-    // The example in a doc comment.
+    // An example in a doc comment.
     ("adapter/rust_vmm.rs", ".write_all("),
-    // The directory of a new record.
+    // Syncs the directory of a new record.
     ("descriptors.rs", ".sync_all("),
-    // The length of a vector.
+    // Sets the length of a vector.
     ("backend/net/socket.rs", ".set_len("),
     // Clears a console's file before any device is attached.
     ("backend/console/console_file.rs", ".set_len("),

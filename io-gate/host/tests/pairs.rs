@@ -65,7 +65,7 @@ impl Pairs {
         pairs
     }
 
-    /// Requests this many pairs. Returns the device's answer.
+    /// Asks the device for this many pairs. Returns its answer.
     fn ask(&mut self, pairs: u8) -> u8 {
         self.memory.write_slice(&[4, 0, pairs, 0, 0xaa], GuestAddress(COMMAND)).unwrap();
         self.queues[usize::from(CONTROL)]
@@ -90,7 +90,7 @@ impl Pairs {
     }
 }
 
-/// A frame of UDP over IPv4, from this port.
+/// A frame of UDP over IPv4 with this source port.
 fn udp(port: u8) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -124,8 +124,8 @@ fn flows_come_in_on_the_pairs_that_were_asked_for() {
     }
 }
 
-/// A frame whose queue has no room waits. It goes to another queue when the driver no longer uses
-/// the first one.
+/// A frame whose queue has no room waits. When the driver no longer uses that queue, the frame goes
+/// to another one.
 #[test]
 fn a_frame_for_a_queue_that_is_given_up_goes_to_another() {
     let mut net = Pairs::alone();

@@ -1,6 +1,6 @@
-//! P3: protection that begins while a disk is in use. Earlier writes are flushed to the storage,
-//! and later ones are in the storage when they complete. The test observes the image's dirty pages
-//! in the host's page cache (cachestat(2)).
+//! P3: protection begins while a disk is in use. Earlier writes are flushed to the storage, and
+//! later ones are in the storage when they complete. The test observes which pages of the image are
+//! dirty in the host's page cache (cachestat(2)).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
@@ -53,7 +53,7 @@ fn p3_what_completes_after_protection_has_begun_is_in_the_storage_and_all_before
         for sector in 1..4 {
             assert_eq!(write(&mut machine, sector), Some(0), "sector {sector}");
         }
-        // The standby may open it. A machine outside of the pair may not.
+        // The standby may lock it. A machine outside of the pair may not.
         other.lock(Use::Pair).unwrap();
         drop(other);
         let plain = DiskOptions { lock: true, ..DiskOptions::default() };
@@ -71,7 +71,7 @@ fn no_locks() {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let give = libc::BPF_RET | libc::BPF_K;
-    // Filter input: the call's number first, its second argument at offset 24.
+    // The filter's input begins with the call's number. The second argument is at offset 24.
     let mut filter = [
         op(load, 0, 0, 0),
         op(equal, 0, 3, libc::SYS_fcntl as u32),
@@ -102,8 +102,8 @@ impl Fence for InTerm {
     }
 }
 
-/// P7: a machine on a file system without locks may start, because its terms exclude other
-/// machines. It can be protected too.
+/// P7: a machine whose disk is on a file system without locks may start, and can be protected,
+/// because its terms keep other machines out.
 #[test]
 fn p7_a_file_system_without_locks_keeps_no_pair_from_being_protected() {
     std::thread::spawn(|| {
@@ -112,7 +112,7 @@ fn p7_a_file_system_without_locks_keeps_no_pair_from_being_protected() {
         let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();
         for side in [Side::Active, Side::Successor, Side::Standby] {
             disk.share(side, true).unwrap();
-            // Without terms nothing would exclude another machine.
+            // Without terms nothing would keep another machine out.
             let refused = disk.share(side, false);
             assert!(matches!(refused, Err(DiskError::Lock { .. })), "{refused:?}");
         }

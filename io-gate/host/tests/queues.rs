@@ -75,7 +75,7 @@ fn requests_in_flight_survive_on_their_queues() {
     assert_eq!((last.used(), driver.used()), (vec![(0, 1)], vec![(0, 1)]));
 }
 
-/// Requests that end together cause one interrupt, and only if the driver has requested one.
+/// Requests that end together cause one interrupt, if the driver has asked for one.
 #[test]
 fn a_batch_is_one_interrupt() {
     let image = image(SECTORS);

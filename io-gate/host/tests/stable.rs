@@ -1,5 +1,5 @@
-//! Writes of a driver that cannot flush are stable when they complete (virtio 1.2, 5.2.6.2). The
-//! used length of a refused request counts only written bytes.
+//! Writes of a driver that cannot flush are in the storage when they complete (virtio 1.2,
+//! 5.2.6.2). The used length of a refused request counts only bytes that were written.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
@@ -59,7 +59,7 @@ fn p3_a_write_is_stable_when_it_completes_unless_the_driver_can_flush() {
             assert_eq!(volatile_pages(image.as_file()), Some(0), "a completed write can be lost");
         }
     }
-    // If the file system has no better way, zeroes are written as plain data. These are writes too.
+    // If the file system has no better way, zeroes are written as data. These are writes too.
     let mut machine = alone(&image, WRITE_ZEROES);
     let (header, status) = machine.header(T_WRITE_ZEROES, 0);
     machine.fill(DATA, &[&3_u64.to_le_bytes()[..], &5_u32.to_le_bytes(), &[0; 4]].concat());
@@ -87,7 +87,7 @@ fn p3_a_write_is_stable_on_the_machine_that_takes_over() {
     assert_eq!(volatile_pages(image.as_file()), Some(0));
 }
 
-/// 5.2.6.2, 2.2: a request that needs a feature is not served if the feature was not negotiated.
+/// A request that needs a feature is not served if the feature was not negotiated (5.2.6.2, 2.2).
 #[test]
 fn requests_that_need_a_feature_are_not_served_without_it() {
     let image = image(SECTORS);
@@ -113,13 +113,14 @@ fn requests_that_need_a_feature_are_not_served_without_it() {
     }
 }
 
-/// 2.7.8.2: the used length counts the written bytes, from the first one without a gap.
+/// The used length counts the written bytes, from the first one without a gap (2.7.8.2).
 #[test]
 fn a_refused_read_has_written_what_it_says() {
     const POISON: u8 = 0xa5;
     const LEN: u32 = 1024;
     let image = image(SECTORS);
-    // Beyond the end; at an impossible sector; not a whole number of sectors.
+    // The requests: beyond the end; at an impossible sector; and two whose length is not a positive
+    // number of whole sectors.
     for (sector, len) in [(SECTORS, LEN), (u64::MAX, LEN), (0, LEN - 1), (0, 0)] {
         let mut machine = alone(&image, 0);
         machine.fill(DATA, &[POISON; LEN as usize]);
@@ -130,7 +131,7 @@ fn a_refused_read_has_written_what_it_says() {
         assert_eq!(machine.status(status.0), IOERR);
         check_used(&mut machine, len);
     }
-    // A read that fails at the disk, because the image has been shortened.
+    // A read fails at the disk, because the image has been shortened.
     let mut machine = alone(&image, 0);
     image.as_file().set_len(512).unwrap();
     machine.fill(DATA, &[POISON; LEN as usize]);

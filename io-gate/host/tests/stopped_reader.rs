@@ -1,4 +1,4 @@
-//! P9: a console on standard input and output whose reader has stopped, on a terminal, a pipe, and
+//! P9: a console on standard input and output whose reader has stopped: on a terminal, a pipe, and
 //! a socket. The guest's output waits, keys still reach the guest, and the guest can still end. The
 //! console is in another process, because a process has only one standard input and output.
 #![allow(clippy::unwrap_used)]
@@ -22,9 +22,9 @@ use io_gate_host::backend::console::Console;
 use io_gate_host::{Backend, Fence, GateHost, GateOptions, Permission, RegisterSlot};
 
 const ROLE: &str = "STOPPED_READER_ROLE";
-/// Number of bytes of output that is not read. More than each of the three buffers (a pipe 64 KiB,
-/// a terminal about the same, a socket some hundred single bytes), and at most what the console
-/// keeps beyond that.
+/// Number of bytes of output that nobody reads. It is more than the buffer between the console and
+/// its reader holds: 64 KiB in a pipe, about the same in a terminal, and some hundred single bytes
+/// in a socket. The console keeps all bytes beyond that.
 const PIPE_BYTES: usize = 80_000;
 const SOCKET_BYTES: usize = 20_000;
 /// Bytes that the test harness prints before the test: "running 1 test" between line ends.
@@ -32,6 +32,7 @@ const HARNESS: usize = 16;
 /// Longer than the end of a machine takes, even on a busy host.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Grants this many more times, and then never again. `usize::MAX` has no end.
 struct Quota(AtomicUsize);
 
 impl Fence for Quota {
@@ -45,7 +46,7 @@ impl Fence for Quota {
     }
 }
 
-/// Not a test itself: the process whose console is not read. It reports its progress on standard
+/// Not a test itself: the process whose console nobody reads. It reports its progress on standard
 /// error.
 #[test]
 #[ignore = "the other process of the tests in this file"]
@@ -78,7 +79,7 @@ fn child() {
         } {
             let _ = slot.read(0, &mut byte);
             match byte[0] {
-                // P2: the right is good for one more message.
+                // P2: the right is valid for one more message.
                 b'f' => {
                     fence.0.store(1, Ordering::SeqCst);
                     tell("last");
@@ -119,7 +120,7 @@ fn in_flight(gate: &GateHost) -> usize {
     lengths.sum()
 }
 
-/// The process, its keyboard, and its screen, which is not read.
+/// The process, its keyboard, and its screen, which nobody reads.
 struct Stopped {
     bytes: usize,
     child: Child,
@@ -140,7 +141,7 @@ impl Stopped {
         Self { bytes, child, keys, screen }
     }
 
-    /// The next line that the process reports, within [`PATIENCE`].
+    /// Returns the next line that the process reports. Fails if none comes within [`PATIENCE`].
     #[track_caller]
     fn output(&mut self) -> String {
         let mut line = Vec::new();
@@ -224,14 +225,15 @@ fn socket() -> Stopped {
     Stopped::start(SOCKET_BYTES, input.into(), output.into(), keys, screen)
 }
 
-/// P9: keys reach the guest and it can end, although nothing reads the screen.
+/// P9: keys reach the guest, and the guest can end, although nothing reads the screen.
 #[test]
 fn keys_are_taken_and_the_end_comes() {
     let kinds: &[(&str, Start)] = &[("pty", pty), ("pipe", pipe), ("socket", socket)];
     for (what, start) in kinds.iter() {
         let mut stopped = start();
         let in_flight = stopped.in_flight();
-        // Make a little room: the writer of a larger piece blocks in the middle of its write.
+        // Make a little room: a writer of a piece larger than this blocks in the middle of its
+        // write.
         stopped.screen.read_exact(&mut [0; 700]).unwrap();
         for key in ["k", "l"] {
             stopped.keys.write_all(key.as_bytes()).unwrap();
@@ -243,8 +245,8 @@ fn keys_are_taken_and_the_end_comes() {
     }
 }
 
-/// P3: output that is not on the screen is in flight, and so the standby has it. (A terminal's
-/// bytes cannot be counted from outside, because it has several buffers.)
+/// P3: output that has not reached the screen is in flight, so the standby has it. (A terminal's
+/// bytes cannot be counted from outside, because a terminal has several buffers.)
 #[test]
 fn p3_what_was_not_written_is_in_flight() {
     let kinds: &[(&str, Start)] = &[("pipe", pipe), ("socket", socket)];
@@ -262,7 +264,7 @@ fn p3_what_was_not_written_is_in_flight() {
     let _ = stopped.child.wait();
 }
 
-/// P2: of the waiting bytes, one message leaves after the right is lost.
+/// P2: only one message of the waiting bytes leaves after the right is lost.
 #[test]
 fn p2_of_the_bytes_that_wait_one_message_leaves_late() {
     const MESSAGE: usize = 4096;
@@ -288,7 +290,7 @@ fn p2_of_the_bytes_that_wait_one_message_leaves_late() {
     assert!(shown <= before + MESSAGE, "{} bytes have left late", shown - before);
 }
 
-/// A terminal that hangs up, and a pipe without a writer: neither wakes a thread repeatedly.
+/// A terminal hangs up, and a pipe loses its writer. Neither wakes a thread again and again.
 #[test]
 fn an_input_that_has_ended_wakes_nobody() {
     let terminal = pty();
@@ -306,7 +308,7 @@ fn an_input_that_has_ended_wakes_nobody() {
             drop(std::mem::replace(&mut stopped.screen, File::open("/dev/null").unwrap()));
         }
         let busy = processor_time(stopped.child.id());
-        // The test measures time: a process that is woken continually uses all of it.
+        // This test needs time to pass: a process that is woken again and again uses all of it.
         std::thread::sleep(Duration::from_secs(2));
         let busy = processor_time(stopped.child.id()) - busy;
         assert!(busy < Duration::from_millis(500), "{what}: {busy:?} of processor time in 2 s");

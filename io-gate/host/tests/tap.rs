@@ -1,5 +1,5 @@
-//! A tap interface in the test's own network namespace. Without the right to create a namespace,
-//! the test reports that and ends.
+//! A tap interface in the test's own network namespace. Without the right to create one, the test
+//! reports that and ends.
 #![allow(clippy::unwrap_used)]
 
 mod common;

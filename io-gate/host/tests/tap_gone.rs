@@ -1,5 +1,5 @@
-//! A tap interface that is deleted under a running machine: the machine warns once, no thread is
-//! woken repeatedly, and the machine attaches again when an interface of that name exists again.
+//! A tap interface is deleted under a running machine. The machine warns once, and no thread is
+//! woken again and again. The machine attaches again when an interface of that name exists again.
 //! The test runs in its own network namespace, which requires the right to create one.
 #![allow(clippy::unwrap_used)]
 
@@ -106,8 +106,8 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     transmit.install(&mut slot, 1);
     let offered = slot.device_features();
     slot.driver_ok(offered & !common::EVENT_IDX).unwrap();
-    // Make room for the host's own frames (neighbour discovery) and more, so that the device always
-    // wants input.
+    // Make room for the host's own frames (neighbour discovery) and for more, so that the device
+    // always wants input.
     for n in 0..14 {
         receive.add(&[], &[(0x20_000 + n * 0x12_000, 70_000)]);
     }
@@ -117,8 +117,8 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     assert_eq!(machine.gate.dropped_frames(), 0);
 
     delete_tap(&outside);
-    // The descriptor becomes readable a few times (when the loss is found, and at timers), not
-    // continually.
+    // The descriptor becomes readable a few times (when the loss is found, and at timers), and not
+    // all the time.
     let mut woken = 0;
     let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
     while std::time::Instant::now() < until {
@@ -129,8 +129,7 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     assert!(woken < 40, "the device thread is woken {woken} times in 2 s");
     machine.send(2);
     assert!(machine.gate.dropped_frames() >= 1, "a frame to nowhere is counted");
-    // The machine must not create the interface itself: that would hide the loss.
-    // SAFETY: the name is a C string.
+    // The machine must not create the interface itself, since that would hide the loss.
     assert_eq!(unsafe { libc::if_nametoindex(c"gone0".as_ptr()) }, 0);
 
     make_tap();

@@ -30,7 +30,7 @@ fn child() {
         Ok("panic") => {
             let _raw = RawMode::enter().unwrap();
             wait_for_key();
-            // The panic hook restores the mode before the thread unwinds.
+            // The panic hook restores the mode before the thread is unwound.
             std::thread::spawn(|| panic!("on purpose")).join().unwrap_err();
             print_line("panicked");
             wait_for_key();
@@ -168,7 +168,7 @@ fn raw_mode_ends_with_a_panic_of_any_thread() {
 fn keys_reach_the_guest_and_its_output_the_outside() {
     let mut child = start("echo", Stdio::piped());
     let mut keys = child.stdin.take().unwrap();
-    // More at once than the 64 bytes of the chip's buffer: the rest waits for the guest.
+    // This is more than the 64 bytes of the chip's buffer: the rest waits for the guest.
     let text = "the quick brown fox jumps over the lazy dog. ".repeat(8);
     keys.write_all(text.as_bytes()).unwrap();
     wait_for(&mut child, &text.to_uppercase());
@@ -176,7 +176,7 @@ fn keys_reach_the_guest_and_its_output_the_outside() {
     assert!(child.wait().unwrap().success());
 }
 
-/// Ctrl-A x ends the process, because all other keys go to the guest.
+/// Ctrl-A x ends the process. A way to end it is needed, because all other keys go to the guest.
 #[test]
 fn the_escape_key_ends_the_process() {
     let mut child = start("echo", Stdio::piped());

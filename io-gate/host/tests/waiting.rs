@@ -1,4 +1,4 @@
-//! A thread that waits for a lane blocks no other thread (P7), in particular not the one that
+//! A thread that waits for a lane blocks no other thread (P7), in particular not the thread that
 //! receives acknowledgements and the standby's signs of life.
 #![allow(clippy::unwrap_used)]
 
@@ -14,8 +14,8 @@ use io_gate_host::{Fence, GateHost, Permission, VirtioSlot};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes a lane wait for a fence without an answer, and `wait` wait for the lane. Then an
-/// acknowledgement arrives.
+/// Makes a lane wait for a fence without an answer, and runs `wait`, which waits for the lane.
+/// Meanwhile an acknowledgement arrives.
 fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + Send) {
     let image = image(SECTORS);
     let mut machine = DiskMachine::new(&image);
@@ -41,7 +41,8 @@ fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + 
                 wait(&gate, slot);
             }
         });
-        // The thread sleeps, so it waits for the lane: it has nothing else to wait for.
+        // The thread waits for the lane when it sleeps: there is nothing else that it could wait
+        // for.
         let stat = std::path::Path::new("/proc").join(thread.recv().unwrap()).join("stat");
         let deadline = Instant::now() + PATIENCE;
         while !waiter.is_finished() && !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
@@ -56,7 +57,7 @@ fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + 
                 tell.send(()).unwrap();
             }
         });
-        // Much less than the time after which `drain` gives up.
+        // This is much less than the time after which `drain` gives up.
         let came = released.recv_timeout(Duration::from_secs(3));
         let (waited, asked) = (!waiter.is_finished(), gate.waits_for_fence());
         fence.1.store(false, Ordering::SeqCst);
@@ -65,7 +66,7 @@ fn an_acknowledgement_meanwhile(wait: impl FnOnce(&GateHost, &mut VirtioSlot) + 
     });
 }
 
-/// The machine ends and waits for released effects.
+/// The machine ends, and waits for released effects.
 #[test]
 fn an_acknowledgement_does_not_wait_for_a_machine_that_ends() {
     an_acknowledgement_meanwhile(|gate, _| gate.drain());
@@ -87,8 +88,8 @@ impl Fence for Hanging {
     }
 }
 
-/// P9. Fails if a fence that hangs does not count as waiting: the machine would report a normal
-/// state while no effect leaves.
+/// P9. Fails if a question to a fence that hangs does not count as waiting: then the machine would
+/// report a normal state while no effect leaves.
 #[test]
 fn a_question_that_is_not_answered_is_a_wait() {
     let image = image(SECTORS);

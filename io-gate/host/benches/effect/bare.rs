@@ -1,5 +1,5 @@
-//! The same requests without a gate, on one thread: chains are walked, bytes written to the same
-//! sink, and chains given back.
+//! The same requests without a gate, on one thread: walks the chains, writes the bytes to the same
+//! sink, and gives the chains back.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -20,7 +20,7 @@ enum Sink {
     Nothing,
 }
 
-/// See the module.
+/// A machine without a gate; see the module.
 pub(crate) struct Bare {
     guest: Guest,
     queue: Queue,

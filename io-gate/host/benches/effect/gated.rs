@@ -21,10 +21,10 @@ use crate::{Spent, spent};
 const SLOT: u16 = 1;
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const VERSION_1: u64 = 1 << 32;
-/// Longer than any batch takes.
+/// Longer than any batch takes, in milliseconds.
 const PATIENCE_MS: i32 = 10_000;
 
-/// The other end of a network, emptied between batches.
+/// The other end of a network. It is emptied between batches.
 pub(crate) struct Peer {
     socket: UnixStream,
     buffer: Vec<u8>,
@@ -47,7 +47,7 @@ impl Peer {
     }
 }
 
-/// See the module.
+/// A machine with the gate; see the module.
 pub(crate) struct Gated {
     kind: Kind,
     guest: Guest,
@@ -59,7 +59,7 @@ pub(crate) struct Gated {
 }
 
 impl Gated {
-    /// With fault tolerance: each batch is an epoch that is acknowledged at once.
+    /// With fault tolerance: each batch is an epoch, which is acknowledged at once.
     pub(crate) fn holding(kind: Kind, size: usize) -> Self {
         let guest = Guest::new(kind, size);
         let (ledger, authority) = new_gate();
@@ -130,7 +130,7 @@ impl Gated {
 fn behind(kind: Kind) -> (Box<dyn Device>, Backend, Option<(UnixListener, TempDir)>) {
     match kind {
         Kind::Block => {
-            // In memory: the path to the sink is measured, not the sink.
+            // The image is in memory: the path to the sink is measured, and not the sink.
             let image = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
             image.as_file().set_len(1 << 20).unwrap();
             let disk = Disk::open(image.path(), DiskOptions::default()).unwrap();

@@ -1,4 +1,4 @@
-//! Guest memory, and a driver that makes the same batch of requests available repeatedly.
+//! Guest memory, and a driver that makes the same batch of requests available again and again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +8,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 /// Requests in a batch, one for each notification.
 pub(crate) const BATCH: u16 = 16;
-/// Enough descriptors for a batch, three each, as a power of two that every device supports.
+/// Enough descriptors for a batch, at up to three for each request. It is a power of two that each
+/// device supports.
 pub(crate) const QUEUE_SIZE: u16 = 64;
 
 pub(crate) const DESCRIPTORS: u64 = 0x1000;
@@ -46,7 +47,7 @@ impl Kind {
         }
     }
 
-    /// Size of the header in front of the data, in its own descriptor.
+    /// Number of bytes of the header in front of the data. The header has a descriptor of its own.
     pub(crate) fn header(self) -> usize {
         match self {
             Self::Block => 16,
@@ -61,7 +62,7 @@ impl Kind {
     }
 }
 
-/// A guest with one virtqueue in use, whose descriptor table always contains the same batch of
+/// A guest with one virtqueue in use. The descriptor table always contains the same batch of
 /// requests.
 pub(crate) struct Guest {
     pub(crate) memory: Arc<GuestMemory>,
@@ -81,7 +82,7 @@ impl Guest {
                 guest.describe(free, *addr, *len as u32, flags | next);
                 free += 1;
             }
-            // The size of the available ring is a multiple of the batch: it is written only once.
+            // The ring is filled only once, since its size is a multiple of the batch.
             for place in (request..QUEUE_SIZE).step_by(usize::from(BATCH)) {
                 guest.put(AVAILABLE + 4 + 2 * u64::from(place), &head.to_le_bytes());
             }
@@ -126,7 +127,7 @@ impl Guest {
         self.memory.store(self.offered.to_le(), index, Ordering::Release).unwrap();
     }
 
-    /// Asserts that every chain has come back: otherwise the measurement is invalid.
+    /// Asserts that each chain has come back: otherwise the measurement is invalid.
     pub(crate) fn assert_done(&self) {
         let used: u16 = self.memory.load(GuestAddress(USED + 2), Ordering::Acquire).unwrap();
         assert_eq!(u16::from_le(used), self.offered, "chains that did not come back");

@@ -1,4 +1,4 @@
-//! The ledger alone: effects are staged, sealed, released and settled, and none is performed.
+//! The ledger alone: it stages, seals, releases and settles effects. Nothing is performed.
 
 use io_gate::host::{
     CommitAuthority, GuestBytes, GuestRange, Ledger, MemoryFault, Origin, Term, lend_chain,
@@ -8,7 +8,7 @@ use io_gate::{NetTx, Port};
 
 use crate::guest::BATCH;
 
-/// Bytes of an effect. The ledger never reads them.
+/// Number of bytes of an effect. The ledger never reads them.
 pub(crate) const SIZE: u32 = 1500;
 
 /// Memory without content.
@@ -24,7 +24,7 @@ impl GuestBytes for Nowhere {
     }
 }
 
-/// See the module.
+/// A ledger without a machine; see the module.
 pub(crate) struct Alone {
     ledger: Ledger,
     authority: CommitAuthority,

@@ -1,11 +1,11 @@
-//! The cost of one effect on its path through the gate, compared with the same bytes on the same
-//! path without it: `cargo bench -p io-gate-host`. All figures are per effect, from batches of
+//! The cost of one effect on its path through the gate, compared with the cost of the same bytes
+//! without the gate: `cargo bench -p io-gate-host`. All figures are per effect, from batches of
 //! [`guest::BATCH`].
 //!
 //! `bare` walks the same chains and writes the same bytes to the same sink, on one thread. `open`
-//! is the gate without fault tolerance, and `held` the gate with it, each batch being one epoch.
-//! `time` lasts until the driver has its chains back; `processor` is the time used by all threads
-//! together.
+//! is the gate without fault tolerance. `held` is the gate with it, and each batch is one epoch.
+//! `time` lasts until the driver has its chains back. `processor` is the processor time of all
+//! threads together.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed measurement")]
 
@@ -46,7 +46,7 @@ fn processor() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// Measures batch after batch by one clock, per effect.
+/// Measures batches by one clock after the other, per effect.
 fn measure(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -87,7 +87,7 @@ fn frames(criterion: &mut Criterion) {
     through_the_gate(criterion, "network frame", Kind::Network, &[64, 1500, 4096]);
 }
 
-/// Without a destination: only the path is measured.
+/// The console has no destination: this measures only the path.
 fn console_output(criterion: &mut Criterion) {
     through_the_gate(criterion, "console output", Kind::Console, &[64, 1500, 4096]);
 }

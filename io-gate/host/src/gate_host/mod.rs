@@ -42,7 +42,7 @@ pub use commit::Sealed;
 /// long for queued power events, since a fence without an answer may delay them.
 pub const RESET_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Code that a gate calls, beside the fence. By default there is none.
+/// Callbacks of a gate. By default they do nothing.
 pub struct GateOptions {
     /// Each thread that performs effects calls it first.
     pub lane_start: LaneStart,

@@ -37,8 +37,8 @@ impl GateHost {
         self.far_side.asks().tell();
     }
 
-    /// When the oldest question to the fence or to a disk's record began that has no answer yet.
-    /// `None` if no question is pending.
+    /// When the oldest unanswered question to the fence or to a disk's record began. `None` if no
+    /// question is pending.
     #[must_use]
     pub fn asks_since(&self) -> Option<Instant> {
         self.far_side.asks().oldest()

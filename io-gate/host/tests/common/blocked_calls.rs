@@ -1,6 +1,6 @@
-//! Blocks system calls of lanes, as a dead file server or a stopped reader does. The kernel passes
-//! the calls that the test names from a lane's thread to the test (seccomp_unotify(2)). The lane's
-//! thread sleeps until the test lets the call continue.
+//! Blocks system calls of lanes, as a dead file server or a stopped reader does
+//! (seccomp_unotify(2)). The kernel reports the calls that the test names from a lane's thread to
+//! the test. The lane's thread sleeps until the test lets the call continue.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -84,7 +84,7 @@ fn serve(shared: &Shared, listener: &Arc<OwnedFd>) {
         if result < 0 {
             match std::io::Error::last_os_error().raw_os_error() {
                 Some(libc::EINTR) => continue,
-                // The thread has ended.
+                // The lane's thread has ended.
                 _ => return,
             }
         }

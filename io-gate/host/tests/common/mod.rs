@@ -1,5 +1,5 @@
-//! A driver for the tests: real virtqueues in real guest memory, and the gate with the code around
-//! it.
+//! A driver for the tests, with real virtqueues in real guest memory, and machines with the gate
+//! and a disk.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod blocked_calls;
@@ -44,7 +44,7 @@ const USED: u64 = 0x2000;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
-/// Longer than any wait here. Reaching this limit is a failure.
+/// Longer than any wait here, in milliseconds. Reaching this limit is a failure.
 const PATIENCE_MS: i32 = 10_000;
 
 pub fn guest_memory() -> Arc<GuestMemory> {
@@ -66,7 +66,8 @@ pub fn is_readable(fd: RawFd) -> bool {
     epoll.wait(0, &mut [EpollEvent::default()]).unwrap() == 1
 }
 
-/// A fence that the test opens and closes. It can also give no answer.
+/// A fence that the test controls. It gives no answer while the second flag is set. Otherwise the
+/// first flag says whether it grants.
 pub struct Switch(pub AtomicBool, pub AtomicBool);
 
 impl Fence for Switch {
@@ -90,17 +91,17 @@ pub struct Driver {
     seen: u16,
 }
 
-// SAFETY: its pointers are into guest memory, which a reference that was leaked keeps; it is used
-// by one thread at a time.
+// SAFETY: its pointers lead into guest memory, which a leaked reference keeps alive. One thread at
+// a time uses it.
 unsafe impl Send for Driver {}
 
 impl Driver {
     /// A virtqueue at `base`.
     pub fn new(memory: &Arc<GuestMemory>, base: u64) -> Self {
-        // The mock borrows the memory, so leak one reference.
+        // Leak one reference, since the mock borrows the memory.
         let leaked: &'static Arc<GuestMemory> = Box::leak(Box::new(memory.clone()));
         let at = |offset: u64| GuestAddress(base + offset);
-        // Not virtio-queue's whole mock queue, because that lets the two rings overlap.
+        // Do not use virtio-queue's whole mock queue: it lets the two rings overlap.
         Self {
             memory: memory.clone(),
             base,
@@ -134,7 +135,7 @@ impl Driver {
         self.table.store(index, descriptor).unwrap();
     }
 
-    /// Makes a chain available.
+    /// Makes a chain available. Returns its head.
     pub fn add(&mut self, readable: &[(u64, u32)], writable: &[(u64, u32)]) -> u16 {
         let pieces: Vec<(u64, u32, u16)> = readable
             .iter()
@@ -152,7 +153,7 @@ impl Driver {
         head
     }
 
-    /// Makes a chain available through an indirect table at `table`.
+    /// Makes a chain available through an indirect table at `table`. Returns its head.
     pub fn add_indirect(&mut self, table: u64, pieces: &[(u64, u32, bool)]) -> u16 {
         for (at, (addr, len, writable)) in pieces.iter().enumerate() {
             let next = if at + 1 == pieces.len() { 0 } else { NEXT };
@@ -171,7 +172,7 @@ impl Driver {
         head
     }
 
-    /// Puts a head into the available ring.
+    /// Puts the head of a chain into the available ring.
     pub fn offer(&mut self, head: u16) {
         let at = self.avail.idx().load();
         self.avail.ring().ref_at(usize::from(at % QUEUE_SIZE)).unwrap().store(head);
@@ -210,7 +211,7 @@ pub struct DiskMachine {
     requests: u64,
 }
 
-/// A disk image in the build directory: /tmp may be in memory, without storage.
+/// A disk image in the build directory. In /tmp it might be in memory, without storage.
 pub fn image(sectors: u64) -> NamedTempFile {
     let file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     file.as_file().set_len(sectors * 512).unwrap();
@@ -218,12 +219,13 @@ pub fn image(sectors: u64) -> NamedTempFile {
 }
 
 /// Number of the file's pages that are in the page cache and not in the storage (`cachestat`, Linux
-/// 6.5). `None` if the kernel or the file system does not report it.
+/// 6.5). `None` if the kernel or the file system does not report them.
 pub fn volatile_pages(file: &File) -> Option<u64> {
     const SYS_CACHESTAT: libc::c_long = 451;
     let range = [0_u64; 2];
     let mut counts = [0_u64; 5];
-    // SAFETY: the two structures are arrays of u64 of the lengths that the call reads and writes.
+    // SAFETY: the two structures are arrays of u64. They are as long as what the call reads and
+    // writes.
     let result = unsafe {
         libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0)
     };
@@ -233,7 +235,7 @@ pub fn volatile_pages(file: &File) -> Option<u64> {
 
 pub const SECTORS: u64 = 4096;
 
-/// A gate over this memory with a disk, and the disk's slot, inactive.
+/// A gate over this memory with a disk, and the disk's slot. The driver is not active yet.
 pub fn disk_slot(
     memory: &Arc<GuestMemory>,
     image: &NamedTempFile,
@@ -353,7 +355,7 @@ pub fn complete(gate: &GateHost, slot: &mut VirtioSlot, count: usize) -> Interru
     slot.complete_all(wait_completions(gate, count))
 }
 
-/// Waits for the lanes and gives their completions to the slot.
+/// Waits until the lanes are idle, and gives their completions to the slot.
 pub fn complete_sent(gate: &GateHost, slot: &mut VirtioSlot) -> Interrupt {
     gate.drain();
     slot.complete_all(gate.take_completions())

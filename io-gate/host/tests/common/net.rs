@@ -82,8 +82,8 @@ impl NetMachine {
         at
     }
 
-    /// Notifies the device of the offered frames, and gives the lane's completions to the slot.
-    /// Returns whether chains returned.
+    /// Notifies the device of the offered frames, waits for the lane, and gives its completions to
+    /// the slot. Returns whether chains returned.
     pub fn send(&mut self) -> bool {
         let raised = self.slot.kick(TRANSMIT);
         raised.or(complete_sent(&self.gate, &mut self.slot)).used
