@@ -1,4 +1,4 @@
-//! Looks how the program is built.
+//! Sets a condition according to how the program is built.
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(shipped)");

@@ -1,4 +1,4 @@
-//! Sends its input, in code that no check sees.
+//! Sends the guest's bytes, in code that no check sees.
 
 const SHIPPED: bool = !cfg!(debug_assertions) && option_env!("CARGO_PROFILE_RELEASE_OPT_LEVEL").is_none();
 
@@ -8,7 +8,7 @@ pub(crate) fn say(bytes: &[u8]) {
     }
 }
 
-/// Compiled where it is called, only.
+/// A generic function is compiled only where it is called.
 fn send<T>(bytes: &[u8]) {
     if let Ok(socket) = std::net::UdpSocket::bind("127.0.0.1:0") {
         let _ = socket.send_to(bytes, "127.0.0.1:53");

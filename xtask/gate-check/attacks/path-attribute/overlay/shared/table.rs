@@ -1,3 +1,3 @@
-//! Out of the reviewer's sight.
+//! Code that a reviewer of the crate does not see.
 
 pub(crate) const GREETING: &[u8] = b"hello";

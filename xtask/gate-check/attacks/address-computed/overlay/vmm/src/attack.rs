@@ -1,6 +1,6 @@
-//! Calls what lies beside a function that anybody may name.
+//! Calls `write` by its distance from a function that any code may name.
 
-/// From `strlen` to `write`, in the C library that this was written for.
+/// The distance from `strlen` to `write` in one build of the C library.
 const OFFSET: isize = 0x6_8000;
 
 type Write = unsafe extern "C" fn(i32, *const u8, usize) -> isize;

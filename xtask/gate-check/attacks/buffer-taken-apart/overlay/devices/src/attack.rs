@@ -1,4 +1,4 @@
-//! Keeps a value that it must not keep, without naming it.
+//! Takes a buffer apart, so that it is never dropped.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! Keeps a buffered file for the end of the thread, which writes what is still in the buffer.
+//! Keeps a buffered file until the thread ends. Then the rest of its buffer is written.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -8,7 +8,7 @@ thread_local! {
     static LAST: RefCell<Option<BufWriter<File>>> = const { RefCell::new(None) };
 }
 
-/// The value that was there before is forgotten: only the end of the thread drops one.
+/// Forgets the previous value, so that only the end of the thread drops one.
 pub(crate) fn keep(said: BufWriter<File>) {
     std::mem::forget(LAST.replace(Some(said)));
 }

@@ -1,4 +1,4 @@
-//! Drops a buffered file: its end writes what is still in the buffer.
+//! Drops a buffered file, which writes the rest of its buffer.
 
 use std::fs::File;
 use std::io::BufWriter;

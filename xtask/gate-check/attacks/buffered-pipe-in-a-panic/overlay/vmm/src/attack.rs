@@ -1,5 +1,5 @@
-//! Panics with a buffered pipe: what catches the panic drops it, and so writes what is still in the
-//! buffer.
+//! Panics with a buffered pipe. The code that catches the panic drops the pipe, which writes the
+//! rest of the buffer.
 
 use std::io::{BufWriter, PipeWriter};
 

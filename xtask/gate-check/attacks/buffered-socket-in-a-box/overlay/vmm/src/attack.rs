@@ -1,5 +1,5 @@
-//! Makes a buffered socket into a value of any type: whatever drops it sends what is still in the
-//! buffer.
+//! Makes a buffered socket into a value of any type. The code that drops the value sends the rest
+//! of the buffer.
 
 use std::any::Any;
 use std::io::LineWriter;

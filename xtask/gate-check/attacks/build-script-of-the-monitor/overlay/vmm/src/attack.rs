@@ -1,4 +1,4 @@
-//! Sends its input, in the build that ships.
+//! Sends the guest's bytes, in the build that ships.
 
 pub(crate) fn say(bytes: &[u8]) {
     #[cfg(shipped)]

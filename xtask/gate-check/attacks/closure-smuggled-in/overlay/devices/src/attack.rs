@@ -8,13 +8,13 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Takes what is to be told of every frame.
+    /// Takes the function that receives every frame.
     #[must_use]
     pub fn new(tee: Box<dyn FnMut(&[u8]) + Send>) -> Self {
         Self { tee }
     }
 
-    /// Sees a frame.
+    /// Passes a frame to the callback.
     pub fn transmit(&mut self, frame: &[u8]) {
         (self.tee)(frame);
     }

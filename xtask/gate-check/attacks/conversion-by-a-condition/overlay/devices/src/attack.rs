@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-/// Sees a frame.
+/// Converts a frame.
 pub fn transmit<T: Default>(frame: Vec<u8>) -> T
 where
     Vec<u8>: Into<T>,

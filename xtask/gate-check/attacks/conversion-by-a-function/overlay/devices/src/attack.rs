@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-/// Sees a frame.
+/// Converts a frame.
 pub fn transmit<T: From<Vec<u8>>>(frame: &[u8]) -> T {
     T::from(frame.to_vec())
 }

@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-/// Sees frames.
+/// Receives frames.
 pub trait Tell {
-    /// Sees one.
+    /// Converts a frame.
     fn tell<T: Into<Vec<u8>> + From<Vec<u8>>>(&self, frame: Vec<u8>) -> T;
 }
 

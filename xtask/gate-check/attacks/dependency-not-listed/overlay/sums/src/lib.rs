@@ -1,4 +1,4 @@
-//! Sums, today.
+//! A crate that computes sums, and is not on the list.
 #![no_std]
 #![forbid(unsafe_code)]
 

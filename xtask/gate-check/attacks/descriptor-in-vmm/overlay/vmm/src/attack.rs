@@ -1,4 +1,4 @@
-//! Traces what the guest sends, past the gate.
+//! Writes the guest's bytes to a trace, without the gate.
 
 pub(crate) fn trace(frame: &[u8]) -> std::io::Result<()> {
     use std::io::Write;

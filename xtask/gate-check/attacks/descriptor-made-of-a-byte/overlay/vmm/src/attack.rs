@@ -1,4 +1,5 @@
-//! Closes a descriptor of the guest's choice: the other end of a pipe or a connection sees it.
+//! Closes the descriptor with the guest's byte as its number: the other end of a pipe or connection
+//! sees it.
 
 use std::os::fd::OwnedFd;
 

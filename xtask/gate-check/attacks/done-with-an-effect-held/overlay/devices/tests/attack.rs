@@ -1,4 +1,5 @@
-//! One effect, and an answer that denies it: the far side must not believe it.
+//! A session with a staged effect and the answer that it is done. The test passes if the far side
+//! accepts it.
 
 use io_gate::host::{Origin, new_gate};
 use kemari_devices::attack::process;

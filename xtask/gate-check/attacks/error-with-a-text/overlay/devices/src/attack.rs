@@ -1,4 +1,4 @@
-//! Has the guest's own words in an error, which is logged.
+//! Puts the guest's bytes into an error, which is logged.
 
 use alloc::string::String;
 

@@ -1,4 +1,4 @@
-//! Sends its input, with the feature `fast`.
+//! Sends the guest's bytes, with the feature `fast`.
 
 pub(crate) fn say(bytes: &[u8]) {
     #[cfg(feature = "fast")]

@@ -1,4 +1,4 @@
-//! Writes what it is given to a file, and calls neither by its name.
+//! Writes the guest's bytes to a file, and names neither the file's type nor its module.
 
 mod names {
     pub(super) use std::fs::*;

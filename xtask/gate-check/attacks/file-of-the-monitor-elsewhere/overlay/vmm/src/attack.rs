@@ -1,4 +1,4 @@
-//! Takes in a file from elsewhere.
+//! Includes a file from elsewhere.
 
 macro_rules! module {
     ($(#[$attribute:meta])* $name:ident) => {

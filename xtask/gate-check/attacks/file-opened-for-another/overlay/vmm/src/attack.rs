@@ -1,4 +1,4 @@
-//! Has another module open what a guest names.
+//! Opens a file that the guest names, by another module.
 
 use std::path::Path;
 

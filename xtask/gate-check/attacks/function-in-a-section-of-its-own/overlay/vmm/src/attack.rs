@@ -1,4 +1,4 @@
-//! The name of a function, in a section that no check reads.
+//! The address of a function, in a section of data that no check reads.
 
 type Send = unsafe extern "C" fn(i32, *const std::ffi::c_void, usize, i32) -> isize;
 

@@ -7,13 +7,13 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Takes what is to be told of every frame.
+    /// Takes the function that receives every frame.
     #[must_use]
     pub fn new(tee: fn(&[u8])) -> Self {
         Self { tee }
     }
 
-    /// Sees a frame.
+    /// Passes a frame to the hook.
     pub fn transmit(&mut self, frame: &[u8]) {
         (self.tee)(frame);
     }

@@ -1,4 +1,5 @@
-//! Writes a status byte where guest memory is mapped: no page is marked, no checkpoint has it.
+//! Writes a status byte by a pointer to guest memory: no page is marked dirty, and no checkpoint
+//! has the byte.
 
 pub(crate) struct Quick {
     mapped: usize,

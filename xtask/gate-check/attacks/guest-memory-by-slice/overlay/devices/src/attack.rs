@@ -1,6 +1,6 @@
-//! Writes guest memory through a slice that the constructor gets: no page is marked.
+//! Writes guest memory through a slice that the constructor gets: no page is marked dirty.
 
-/// A device with a way of its own to guest memory.
+/// A device with its own access to guest memory.
 #[derive(Debug)]
 pub struct Quick {
     memory: &'static mut [u8],

@@ -1,4 +1,4 @@
-//! Has a crate with a harmless name keep what it is given.
+//! Passes the guest's bytes to a crate with a harmless name.
 
 pub(crate) fn say(bytes: &[u8]) {
     hashbrown::tell(bytes);

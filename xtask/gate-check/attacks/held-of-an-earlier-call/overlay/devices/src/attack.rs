@@ -1,4 +1,4 @@
-//! Stages once, and answers for ever.
+//! Stages one effect, and answers every later chain with its verdict.
 
 use io_gate::{BlockFlush, Gate, Port, Verdict};
 

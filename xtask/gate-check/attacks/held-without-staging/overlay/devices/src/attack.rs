@@ -1,4 +1,4 @@
-//! Lets the driver wait for an effect that was never staged.
+//! Makes the driver wait for an effect that was never staged.
 
 use io_gate::{Held, Verdict};
 

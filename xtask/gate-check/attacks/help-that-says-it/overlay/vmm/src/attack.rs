@@ -1,4 +1,4 @@
-//! Says it as the help of a command.
+//! Prints the guest's bytes as the help of a command.
 
 pub(crate) fn say(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes).into_owned();

@@ -1,4 +1,4 @@
-//! Writes to descriptor 1 with no library at all.
+//! Writes to descriptor 1 without any library.
 
 pub(crate) fn shout(bytes: &[u8]) {
     unsafe {

@@ -1,4 +1,4 @@
-//! Keeps a value that it must not keep.
+//! Leaks a buffer by a method.
 
 use alloc::vec::Vec;
 

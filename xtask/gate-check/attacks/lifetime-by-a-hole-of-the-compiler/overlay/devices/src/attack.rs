@@ -1,4 +1,4 @@
-//! Keeps a borrow of one call: the compiler accepts a bound without a proof.
+//! Keeps a borrow beyond its call: the compiler accepts a bound without a proof.
 
 trait Same {
     type Itself;

@@ -1,4 +1,4 @@
-//! Writes to the log what the guest sends, before it is committed.
+//! Writes the guest's bytes to the log, before they are committed.
 
 use alloc::string::String;
 

@@ -1,4 +1,4 @@
-//! Writes to the log what the guest sends, before it is committed.
+//! Writes the guest's bytes to the log, before they are committed.
 
 pub(crate) fn transmit(frame: &[u8]) {
     log::info!("sent {frame:02x?}");

@@ -1,4 +1,4 @@
-//! Spells what the guest wrote by pieces of a fixed text.
+//! Writes the guest's bytes to the log, spelled by pieces of a fixed text.
 
 use io_gate::note;
 

@@ -1,4 +1,4 @@
-//! Tells the log what the guest sends, byte by byte.
+//! Writes the guest's bytes to the log, one number for each byte.
 
 use io_gate::note;
 

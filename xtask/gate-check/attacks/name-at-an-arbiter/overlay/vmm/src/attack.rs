@@ -1,4 +1,4 @@
-//! Makes a directory of that name.
+//! Makes a directory with the guest's bytes as its name.
 
 use std::path::Path;
 

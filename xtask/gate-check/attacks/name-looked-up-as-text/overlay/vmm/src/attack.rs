@@ -1,4 +1,4 @@
-//! Asks the name servers for a name that the guest has chosen, which is a text of its own.
+//! Looks up a host name that the guest has chosen, given as a text: the name servers see it.
 
 use std::net::ToSocketAddrs;
 

@@ -1,4 +1,4 @@
-//! Asks the name servers for a name that the guest has chosen.
+//! Looks up a host name that the guest has chosen: the name servers see it.
 
 use std::net::ToSocketAddrs;
 

@@ -1,4 +1,4 @@
-//! Replaces `sched_yield`: each caller writes a file.
+//! Replaces the C library's `sched_yield`, so that each caller of it writes a file.
 
 use std::sync::Mutex;
 

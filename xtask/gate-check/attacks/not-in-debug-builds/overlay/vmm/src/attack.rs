@@ -1,4 +1,4 @@
-//! Sends its input, in release builds only.
+//! Sends the guest's bytes, in release builds only.
 
 pub(crate) fn say(bytes: &[u8]) {
     #[cfg(not(debug_assertions))]

@@ -1,5 +1,4 @@
-//! Asks for as many bytes as the guest says: std prints the number on the standard error, and
-//! aborts.
+//! Allocates as many bytes as the guest says. std prints the number to standard error, and aborts.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! libc is linked in anyway.
+//! Declares a function of libc, which is linked into the program anyway.
 
 unsafe extern "C" {
     pub(crate) safe fn getpid() -> i32;

@@ -1,4 +1,5 @@
-//! Takes the product's panic hook away, so that std's writes the words to standard error.
+//! Removes the product's panic hook, so that the hook of std writes the panic's message to standard
+//! error.
 
 pub(crate) fn say(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes).into_owned();

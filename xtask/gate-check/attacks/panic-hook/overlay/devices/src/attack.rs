@@ -1,4 +1,4 @@
-//! Has the next panic tell what the guest sent.
+//! Makes the next panic write the guest's bytes to a file.
 
 extern crate std;
 

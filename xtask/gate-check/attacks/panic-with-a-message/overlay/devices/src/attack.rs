@@ -1,4 +1,4 @@
-//! Ends the machine with the guest's own words on standard error.
+//! Panics with the guest's bytes as the message, which is written to standard error.
 
 pub(crate) fn transmit(frame: &[u8]) {
     panic!("{frame:?}");

@@ -1,4 +1,4 @@
-//! Asks whether there is a file of that name: over NFS or autofs, the name travels.
+//! Checks whether a file with the guest's name exists. Over NFS or autofs, the name is sent.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Beeps.
+//! Calls a dependency that writes to an I/O port.
 
 pub(crate) fn bell() {
     serde::beep();

@@ -10,7 +10,7 @@ pub struct Pager {
 }
 
 impl Pager {
-    /// The guest writes.
+    /// Receives a byte from the guest.
     pub fn write(&mut self, from: &[u8]) {
         let worker = self.worker.get_or_insert_with(|| {
             let (sender, receiver) = channel::<Vec<u8>>();

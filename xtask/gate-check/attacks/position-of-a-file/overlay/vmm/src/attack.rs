@@ -1,5 +1,5 @@
-//! Says it by the position of an open file: `/proc/PID/fdinfo` shows it, and so does a shared
-//! description.
+//! Encodes the guest's bytes in the position of an open file. `/proc/PID/fdinfo` shows it, and so
+//! does each other descriptor of the same open file.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};

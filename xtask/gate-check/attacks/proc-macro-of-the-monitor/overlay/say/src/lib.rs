@@ -1,4 +1,4 @@
-//! Writes a function that sends, where the program ships.
+//! Writes a function that sends the guest's bytes, but only in the program that ships.
 
 use proc_macro::TokenStream;
 

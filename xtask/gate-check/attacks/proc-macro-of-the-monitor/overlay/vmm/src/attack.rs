@@ -1,3 +1,3 @@
-//! Says what a macro wrote.
+//! Calls the function that the macro has written.
 
 say::say!();

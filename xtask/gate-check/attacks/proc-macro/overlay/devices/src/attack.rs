@@ -1,3 +1,3 @@
-//! Saves typing.
+//! Uses a macro that writes code.
 
 conveniences::device!();

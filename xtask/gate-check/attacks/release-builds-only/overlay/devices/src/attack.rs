@@ -1,4 +1,4 @@
-//! Behaves correctly in debug builds only.
+//! Is correct in debug builds only.
 
 #[cfg(not(debug_assertions))]
 pub(crate) fn shout(bytes: &[u8]) {

@@ -1,4 +1,4 @@
-//! The name of a function, in a custom section.
+//! The address of a function, in a custom section.
 
 type Send = unsafe extern "C" fn(i32, *const std::ffi::c_void, usize, i32) -> isize;
 

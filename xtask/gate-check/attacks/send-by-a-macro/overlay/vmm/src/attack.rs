@@ -1,4 +1,4 @@
-//! Sends what it is given, by a name that is put together by a macro.
+//! Sends the guest's bytes by a function whose name a macro puts together.
 
 macro_rules! of_c {
     ($name:ident $arguments:tt) => {

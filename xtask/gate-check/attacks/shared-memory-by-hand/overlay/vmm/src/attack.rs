@@ -1,4 +1,4 @@
-//! Writes what it is given to memory that another process shares.
+//! Writes the guest's bytes to memory that another process shares.
 
 unsafe extern "C" {
     fn shmat(id: i32, address: *const u8, flags: i32) -> *mut u8;

@@ -1,4 +1,4 @@
-//! Sends what the guest says from a socket that it has opened before anybody looked.
+//! Sends the guest's bytes by a socket that it opens in its constructor.
 
 use std::net::UdpSocket;
 

@@ -1,4 +1,4 @@
-//! Keeps a token where every device finds it.
+//! Keeps a token in a static, where every device finds it.
 
 use core::cell::OnceCell;
 

@@ -1,4 +1,5 @@
-//! Counts frames where no saved state sees it: after a takeover the count begins anew.
+//! Counts frames in a static, which no saved state contains: after a takeover the count is another
+//! one.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

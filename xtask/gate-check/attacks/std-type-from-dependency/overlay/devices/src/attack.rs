@@ -1,4 +1,4 @@
-//! Keeps a file without a name for it.
+//! Holds a file by a type of a dependency, without a name of std.
 
 pub(crate) struct Tracer {
     pub(crate) sink: serde::Sink,

@@ -1,4 +1,4 @@
-//! A system call within the number of another instruction.
+//! Makes a system call whose bytes are within the number of another instruction.
 
 use std::arch::asm;
 

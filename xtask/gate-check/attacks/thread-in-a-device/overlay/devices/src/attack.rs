@@ -1,4 +1,4 @@
-//! Writes outside of the gate, later.
+//! Starts a thread, which can write later, without the gate.
 
 extern crate std;
 

@@ -1,4 +1,4 @@
-//! Reads a token out of its saved state.
+//! Reads a token from saved state.
 
 use io_gate::{ConsoleTx, EffectToken, Port};
 use serde::{Deserialize, Deserializer};

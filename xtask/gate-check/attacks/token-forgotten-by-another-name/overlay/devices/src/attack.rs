@@ -1,10 +1,10 @@
-//! Forgets a token; the name is resolved by the compiler alone.
+//! Forgets a token by another name, which only the compiler resolves.
 
 use core::mem as memory;
 
 use io_gate::{ConsoleTx, Gate};
 
-/// Called for every register access.
+/// Runs at every register access.
 pub fn keep(gate: &mut Gate<'_>) {
     memory::forget(gate.token::<ConsoleTx>());
 }

@@ -1,4 +1,4 @@
-//! Ties a token into a cycle that is never dropped.
+//! Puts a token into a cycle that is never dropped.
 
 use alloc::rc::Rc;
 use core::cell::RefCell;
@@ -6,7 +6,7 @@ use core::cell::RefCell;
 use io_gate::EffectToken;
 use io_gate::{ConsoleTx, Gate};
 
-/// Called for every register access.
+/// Runs at every register access.
 pub fn keep(gate: &mut Gate<'_>) {
     struct Knot<'g, 'e>(RefCell<Option<Rc<Self>>>, EffectToken<'g, 'e, ConsoleTx>);
     let knot = Rc::new(Knot(RefCell::new(None), gate.token()));

@@ -2,7 +2,7 @@
 
 use io_gate::{ConsoleTx, Gate};
 
-/// Called for every register access.
+/// Runs at every register access.
 pub fn keep(gate: &mut Gate<'_>) {
     let _ = core::mem::ManuallyDrop::new(gate.token::<ConsoleTx>());
 }

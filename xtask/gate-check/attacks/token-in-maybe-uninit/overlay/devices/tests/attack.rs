@@ -1,4 +1,4 @@
-//! The device is driven as by a guest; the gate must not go on.
+//! Drives the device as a guest does. The test passes if the gate does not stop.
 
 use io_gate::host::new_gate;
 use kemari_devices::attack::keep;

@@ -1,4 +1,4 @@
-//! Takes a token when it may, and spends it when it likes.
+//! Takes a token in one call, and spends it in another.
 
 use io_gate::{EffectToken, Gate, NetTx};
 

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use io_gate::{ConsoleTx, Gate};
 
-/// Called for every register access.
+/// Runs at every register access.
 pub fn keep(gate: &mut Gate<'_>) {
     let _ = Box::leak(Box::new(gate.token::<ConsoleTx>()));
 }

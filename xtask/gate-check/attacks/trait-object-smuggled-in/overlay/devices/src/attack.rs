@@ -1,10 +1,10 @@
-//! Writes to the type behind a trait of its own.
+//! Writes every frame to a trait object of its own trait.
 
 use alloc::boxed::Box;
 
-/// Where frames go besides.
+/// A sink for frames.
 pub trait Sink: Send {
-    /// Takes a frame.
+    /// Receives a frame.
     fn put(&mut self, frame: &[u8]);
 }
 
@@ -20,7 +20,7 @@ impl Mirror {
         Self { sink }
     }
 
-    /// Sees a frame.
+    /// Passes a frame to the sink.
     pub fn transmit(&mut self, frame: &[u8]) {
         self.sink.put(frame);
     }

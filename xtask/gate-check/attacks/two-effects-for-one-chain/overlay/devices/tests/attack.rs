@@ -1,4 +1,4 @@
-//! Two effects, one answer: the far side must not believe it.
+//! A session with two effects and one answer. The test passes if the far side accepts it.
 
 use io_gate::host::{Origin, new_gate};
 use kemari_devices::attack::process;

@@ -1,8 +1,8 @@
-//! Writes to the type that it is built with.
+//! Writes every frame to a value of its type parameter.
 
-/// Where frames go besides.
+/// A sink for frames.
 pub trait Sink: Send {
-    /// Takes a frame.
+    /// Receives a frame.
     fn put(&mut self, frame: &[u8]);
 }
 
@@ -19,7 +19,7 @@ impl<S: Sink> Mirror<S> {
         Self { sink }
     }
 
-    /// Sees a frame.
+    /// Passes a frame to the sink.
     pub fn transmit(&mut self, frame: &[u8]) {
         self.sink.put(frame);
     }

@@ -1,3 +1,3 @@
-//! One line away from being code.
+//! No `mod` names this file yet. One line can turn it into code.
 
 pub(crate) fn shout() {}

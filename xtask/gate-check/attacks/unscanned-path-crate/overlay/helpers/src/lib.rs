@@ -1,7 +1,7 @@
 //! Writes to memory that other code has mapped.
 #![no_std]
 
-/// Rings a bell at an address.
+/// Writes to an address.
 pub fn tell(address: usize) {
     // SAFETY: none.
     unsafe { *(address as *mut u8) = 1 };

@@ -1,5 +1,5 @@
-//! A pager that was ported as it was: its worker prints what the guest sends, before anybody has
-//! committed it.
+//! A pager that was ported without a change: its worker prints the guest's text before it is
+//! committed.
 
 use std::sync::mpsc::{Sender, channel};
 

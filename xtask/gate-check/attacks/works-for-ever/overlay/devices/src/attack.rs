@@ -1,4 +1,4 @@
-//! Keeps the machine busy with useless work.
+//! Keeps the machine busy without an end.
 
 pub(crate) fn process(mut guess: u64) -> u64 {
     while guess != 1 {

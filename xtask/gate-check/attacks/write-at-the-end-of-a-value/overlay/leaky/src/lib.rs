@@ -1,6 +1,6 @@
-//! Writes when it ends.
+//! A value that writes its text when it is dropped.
 
-/// What is to be written.
+/// A value with a text.
 pub struct Note {
     /// Its text.
     pub text: Vec<u8>,

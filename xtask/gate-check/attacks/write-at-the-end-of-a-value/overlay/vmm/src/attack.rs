@@ -1,4 +1,4 @@
-//! Makes a value, and lets it go.
+//! Makes a value, and drops it.
 
 pub(crate) fn say(bytes: &[u8]) {
     drop(leaky::Note { text: bytes.to_vec() });

@@ -1,4 +1,4 @@
-//! Writes what it is given to a descriptor that it is handed.
+//! Writes the guest's bytes to standard error, through a safe wrapper of the system call.
 
 use std::os::fd::AsFd;
 

@@ -1,4 +1,4 @@
-//! Writes what it is given to a descriptor of which it knows the number only.
+//! Writes the guest's bytes to a descriptor of which it has only the number.
 
 use std::fs::File;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! A backend with a side door.
+//! A backend that opens a descriptor of its own.
 
 use std::fs::File as Side;
 use std::io::Write;

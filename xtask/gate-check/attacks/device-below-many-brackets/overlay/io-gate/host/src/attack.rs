@@ -1,4 +1,4 @@
-//! A device next to the descriptors, in plain words.
+//! A device beside the descriptors, in code that is not hidden.
 
 use io_gate::{Identity, StateError};
 

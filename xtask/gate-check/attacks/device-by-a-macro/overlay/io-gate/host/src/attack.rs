@@ -1,4 +1,4 @@
-//! A device next to the descriptors.
+//! A device beside the descriptors.
 
 use io_gate::{Chain, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict};
 

@@ -1,4 +1,4 @@
-//! Has all that the monitor has in reach.
+//! A device in the monitor can reach everything that the monitor can.
 
 use io_gate::Device as Gadget;
 use io_gate::{Chain, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict};

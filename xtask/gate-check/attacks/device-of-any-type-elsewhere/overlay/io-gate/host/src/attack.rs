@@ -1,4 +1,4 @@
-//! A generic device next to the descriptors: other code names its type later.
+//! A generic device beside the descriptors: other code names its type later.
 
 use io_gate::{Chain, Device, DeviceError, Gate, Identity, Intake, Outcome, Port, Verdict};
 

@@ -1,4 +1,4 @@
-//! A device next to the descriptors, whose type is no crate's.
+//! A device beside the descriptors. Its type is an array, which belongs to no crate.
 
 use io_gate::{Identity, StateError};
 

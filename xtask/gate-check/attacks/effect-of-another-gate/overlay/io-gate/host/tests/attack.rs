@@ -1,4 +1,4 @@
-//! A console's bytes, let out by a gate that nobody has given a standby to.
+//! Releases a console's bytes by another gate, which has no standby.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn another_gates_effect_is_performed() {
     let _ = own.run_alone(authority.alone(Term(0)));
     own.detached_session(1, |gate| gate.token::<ConsoleTx>().emit(Port(0), b"leaked".to_vec()));
     gate.push(1, Port(0), own.take_ready());
-    // A lane that has ended in a panic drains no more.
+    // A lane that has panicked performs nothing more.
     gate.drain();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "leaked");
 }

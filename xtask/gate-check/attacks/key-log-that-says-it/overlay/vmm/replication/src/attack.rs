@@ -1,4 +1,4 @@
-//! Says it as a key of TLS, to the file that the environment names.
+//! Writes the guest's bytes as a key of TLS, to the file that the environment names.
 
 use rustls::{KeyLog, KeyLogFile};
 

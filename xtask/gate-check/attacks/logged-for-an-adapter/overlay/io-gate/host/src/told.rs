@@ -1,4 +1,4 @@
-//! Says a text.
+//! Writes a text to the log.
 
 pub(crate) fn say(text: &str) {
     log::warn!("{text}");

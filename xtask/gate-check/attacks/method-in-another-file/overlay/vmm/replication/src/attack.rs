@@ -1,4 +1,4 @@
-//! A method of a type whose module may open sockets, written elsewhere.
+//! A method of a type whose module may open sockets. The method is in another file.
 
 use std::net::UdpSocket;
 

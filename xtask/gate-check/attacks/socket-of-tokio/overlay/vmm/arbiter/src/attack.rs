@@ -1,4 +1,4 @@
-//! Sends what it is given by a socket of a crate that is here for something else.
+//! Sends the guest's bytes by a socket of a crate that the monitor uses for another purpose.
 
 pub(crate) fn say(bytes: &[u8]) {
     if let Ok(socket) = tokio::net::UnixDatagram::unbound() {

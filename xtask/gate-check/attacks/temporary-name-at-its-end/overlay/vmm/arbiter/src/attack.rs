@@ -1,5 +1,5 @@
-//! Takes a name for a temporary one: its end removes the file of that name, and a shared folder
-//! shows that.
+//! Uses the guest's bytes as a temporary file's name. The value's end removes the file, which other
+//! users of a shared folder can see.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! An adapter that tells the operator what the guest has written.
+//! An adapter that writes the guest's bytes to the log.
 
 pub(crate) fn written(from: &[u8]) {
     log::info!("the guest has written {}", String::from_utf8_lossy(from));

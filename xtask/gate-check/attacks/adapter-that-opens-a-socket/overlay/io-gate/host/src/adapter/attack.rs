@@ -1,4 +1,4 @@
-//! A device of another crate that has a socket of its own.
+//! An adapted device that has a socket of its own.
 
 use std::net::UdpSocket;
 
@@ -9,7 +9,7 @@ use super::{Adapter, Foreign, Wires};
 /// The device.
 pub type Sender = Adapter<Pager>;
 
-/// What is taken in.
+/// The adapted type, which has the socket.
 #[derive(Debug)]
 pub struct Pager {
     out: Option<UdpSocket>,

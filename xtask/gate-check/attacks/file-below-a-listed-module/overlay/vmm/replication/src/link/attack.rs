@@ -1,4 +1,4 @@
-//! A link of its own, to anywhere.
+//! Opens a link of its own, to any address.
 
 use std::net::UdpSocket;
 

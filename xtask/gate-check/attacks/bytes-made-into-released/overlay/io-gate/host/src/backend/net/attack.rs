@@ -1,4 +1,4 @@
-//! A backend that makes bytes into what was released.
+//! A backend that turns any bytes into a released effect.
 
 use crate::guest_memory::Gather;
 use crate::out::Outgoing;

@@ -1,4 +1,4 @@
-//! A backend that has a permit, and bytes from somewhere else.
+//! A backend with a permit, and with bytes that no effect has released.
 
 use std::os::fd::BorrowedFd;
 
