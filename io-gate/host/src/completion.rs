@@ -4,8 +4,8 @@ use io_gate::Outcome;
 use io_gate::host::{EffectId, Origin, Performable};
 
 /// A request that is over, or a queue that must be processed again. The device thread gives it to
-/// [`VirtioSlot::complete`](crate::VirtioSlot::complete) of its slot, since only that thread
-/// changes guest memory.
+/// [`VirtioSlot::complete`](crate::VirtioSlot::complete) of its slot, which writes the outcome into
+/// guest memory.
 #[derive(Debug)]
 pub struct Completion(pub(crate) Kind);
 

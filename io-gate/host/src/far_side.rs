@@ -50,7 +50,7 @@ pub(crate) struct FarSide {
     /// The reasons that were logged, and the time of the last one. Never held across a system call.
     reported: Mutex<Option<(Vec<String>, Instant)>>,
     asks: Asks,
-    /// When effects no longer wait for the fence, since the machine ends.
+    /// The time from which effects no longer wait for the fence. It is set when the machine ends.
     give_up_at: OnceLock<Instant>,
     /// The records beside the disks. Guards the list only; reading a record may block.
     records: Mutex<Vec<Arc<DiskFence>>>,
@@ -130,12 +130,12 @@ impl FarSide {
         );
     }
 
-    /// The observer of effects.
+    /// The observer of effects, if there is one.
     pub(crate) fn observer(&self) -> Option<&dyn Observer> {
         self.observer.as_deref()
     }
 
-    /// The term in which the fence permits, if there are terms.
+    /// The term for which the fence grants the right, if there are terms.
     pub(crate) fn term(&self) -> Option<u64> {
         self.fence.term()
     }

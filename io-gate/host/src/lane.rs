@@ -4,8 +4,9 @@
 //! lane's queue (P5). A batch needs at most one wake-up, whatever its size.
 //!
 //! A lane may hang in a system call (a dead file server, a stopped reader), or wait for an
-//! unreachable arbiter. So only the lane uses its backend's [`Output`], it holds no lock while it
-//! performs, and every wait for it has a time limit (P9).
+//! unreachable arbiter. So only the lane uses its backend's [`Output`], and it holds no lock while
+//! it performs. Each wait for a lane has a time limit (P9), except that of a new session for
+//! [`Lane::write_through`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -407,7 +408,7 @@ impl Shared {
     fn is_at(&self, state: &mut State, current: Option<Current>) {
         state.current = current;
         state.begun = current.map(|_| Instant::now());
-        // The former request is over: it can no longer be given up.
+        // The former request is over. Its mark must not give up the next one.
         self.given_up.clear();
         if state.waiters > 0 {
             self.idle.notify_all();

@@ -1,4 +1,4 @@
-//! Creates file names for this process, and gives them back: it removes them.
+//! Creates names in the file system for this process, and gives them back: it removes them.
 //!
 //! Invariant: kemari removes, empties and overwrites only files that it has made, whatever path an
 //! operator gives. It leaves an existing name alone, unless the name is a socket that no process

@@ -47,10 +47,10 @@ pub enum Maker {
     Other,
 }
 
-/// A file that is open for writing.
+/// A file that was opened to write to it, or to [look](look) at it.
 #[derive(Debug)]
 pub struct Opened {
-    /// The file. If it is a regular file, it stays locked while it is open.
+    /// The file. A regular file stays locked while this value is kept.
     pub file: File,
     /// The program that made it.
     pub maker: Maker,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use io_gate_host::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
-/// Requests in a batch, one for each notification.
+/// Number of requests in a batch. The device gets one notification for each batch.
 pub(crate) const BATCH: u16 = 16;
 /// Enough descriptors for a batch, at up to three for each request. It is a power of two that each
 /// device supports.

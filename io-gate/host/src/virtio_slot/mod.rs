@@ -25,7 +25,7 @@ const EVENT_IDX: u64 = 1 << 29;
 const VERSION_1: u64 = 1 << 32;
 /// Number of ports for which the slot asks its device whether they take input.
 const MAX_PORTS: u8 = 16;
-/// One turn of a queue processes at most this many times as many chains as the queue's size.
+/// The maximum number of chains in one turn of a queue is the queue's size times this.
 const ROUNDS: u32 = 4;
 
 /// A virtio device in its slot of the machine. Owned by the transport.
