@@ -267,7 +267,7 @@ fn look(subject: &Subject, layers: &[Layer]) -> Vec<Looked> {
         let running: Vec<_> = layers
             .iter()
             .map(|&layer| {
-                // A large stack, because recursive functions walk over deeply nested code.
+                // Use a large stack, because recursive functions walk over deeply nested code.
                 let thread = std::thread::Builder::new().stack_size(STACK);
                 (layer, thread.spawn_scoped(scope, move || look_once(subject, layer)))
             })

@@ -9,11 +9,11 @@ use serde::Deserialize;
 
 use xtask_common::given_file;
 
-/// What is allowed.
+/// The content of an allow-list, for instance of `gate.toml`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Policy {
-    /// What is checked.
+    /// The packages that are checked.
     #[serde(default)]
     pub(crate) gate: Subjects,
     /// Crates that may be dependencies of the checked packages.
@@ -31,7 +31,7 @@ pub(crate) struct Policy {
     /// Doors of the far side. Other modules may call them only if they are listed.
     #[serde(default)]
     pub(crate) door: Vec<Door>,
-    /// What modules of the far side may call.
+    /// The calls that modules of the far side may make.
     #[serde(default)]
     pub(crate) calls: Vec<Calls>,
     /// Crates of the tree that are in the product and not behind the gate.
@@ -61,7 +61,7 @@ pub(crate) struct Subjects {
 pub(crate) struct Allowed {
     /// Its name.
     pub(crate) name: String,
-    /// Why it may.
+    /// The reason why it may.
     pub(crate) why: String,
     /// `registry`, or `path` for a crate of the tree.
     #[serde(default)]
@@ -99,7 +99,7 @@ pub(crate) struct Exception {
     /// The text that the finding must contain.
     #[serde(default)]
     pub(crate) about: String,
-    /// Why it may.
+    /// The reason why it may.
     pub(crate) why: String,
 }
 
@@ -116,7 +116,7 @@ pub(crate) struct Harmless {
     /// Modules of the far side in which, and below which, they are not harmless.
     #[serde(default)]
     pub(crate) not_in: Vec<String>,
-    /// Why nothing gets out through them.
+    /// The reason why nothing gets out through them.
     pub(crate) why: String,
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Harmless {
 pub(crate) struct End {
     /// Types, or modules of types.
     pub(crate) types: Vec<String>,
-    /// What their drop does.
+    /// The reason: what their drop does.
     pub(crate) why: String,
 }
 
@@ -137,11 +137,11 @@ pub(crate) struct End {
 pub(crate) struct Door {
     /// Modules or items, and everything below them.
     pub(crate) names: Vec<String>,
-    /// What leaves through them.
+    /// The reason: what leaves through them.
     pub(crate) why: String,
 }
 
-/// What a module of the far side may call.
+/// The calls that a module of the far side may make.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Calls {
@@ -149,7 +149,7 @@ pub(crate) struct Calls {
     pub(crate) module: String,
     /// Crates, modules or items, and everything below them.
     pub(crate) may: Vec<String>,
-    /// Why it may.
+    /// The reason why it may.
     pub(crate) why: String,
 }
 
@@ -168,7 +168,7 @@ pub(crate) struct FarSide {
     /// Its cargo features for tests, which are off in what ships.
     #[serde(default)]
     pub(crate) test_features: Vec<String>,
-    /// Why it is not behind the gate.
+    /// The reason why it is not behind the gate.
     pub(crate) why: String,
 }
 
@@ -187,7 +187,7 @@ pub(crate) struct Linked {
     /// The names of their libraries, where they differ from the crates' names.
     #[serde(default)]
     pub(crate) libraries: BTreeMap<String, String>,
-    /// What they are used for.
+    /// The reason: the purpose for which they are used.
     pub(crate) why: String,
 }
 

@@ -12,7 +12,7 @@ use super::policy::Policy;
 /// The target that ships.
 pub(crate) const LINUX: &str = "x86_64-unknown-linux-gnu";
 
-/// What is checked.
+/// The subject of the check.
 #[derive(Debug)]
 pub(crate) struct Subject {
     /// The workspace; shown paths are relative to it.
@@ -25,14 +25,14 @@ pub(crate) struct Subject {
     pub(crate) packages: Vec<String>,
     /// Packages that are compiled by `types` as well.
     pub(crate) compiled: Vec<String>,
-    /// What is allowed.
+    /// The allow-list.
     pub(crate) policy: Policy,
     /// Whether unneeded entries of the policy are findings: only in the tree that the policy was
     /// written for.
     pub(crate) whole: bool,
     /// All packages of the workspace and their dependencies.
     pub(crate) metadata: Metadata,
-    /// Where the layers build.
+    /// The directory in which the layers build.
     pub(crate) target: PathBuf,
     /// Flags for every call of cargo.
     pub(crate) cargo_flags: Vec<String>,

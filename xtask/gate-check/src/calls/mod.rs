@@ -157,7 +157,7 @@ struct Use {
     module: String,
     /// The function.
     user: String,
-    /// What it uses.
+    /// The name that it uses.
     used: String,
 }
 

@@ -23,9 +23,9 @@ use super::subject::Subject;
 pub(crate) struct Looked {
     /// The layer.
     pub(crate) layer: Layer,
-    /// How it ended.
+    /// Its outcome.
     pub(crate) outcome: Outcome,
-    /// How long it took.
+    /// The time that it took.
     pub(crate) time: Duration,
 }
 

@@ -97,7 +97,7 @@ pub(crate) struct Attack {
     pub(crate) start: Option<String>,
 }
 
-/// What the catchers must say.
+/// The texts that the catchers must say.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Says {

@@ -25,7 +25,7 @@ impl AttackResult {
     }
 }
 
-/// What is wrong with the outcome of an attack.
+/// An error in the result of an attack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     /// Nothing caught it.
@@ -34,7 +34,8 @@ pub(crate) enum Wrong {
     Other(String),
 }
 
-/// What is wrong with the result without the layer `gone`.
+/// Finds the errors in the result of an attack. Ignores the result of the layer `gone`, if one is
+/// given.
 pub(crate) fn judge(attack: &Attack, result: &AttackResult, gone: Option<Layer>) -> Vec<Wrong> {
     let caught = result.without(gone);
     let mut wrong: Vec<Wrong> = result.broken.iter().cloned().map(Wrong::Other).collect();

@@ -42,7 +42,7 @@ pub(super) fn each_word(tokens: TokenStream, mut visit: impl FnMut(&str, Span, &
     }
 }
 
-/// What is wrong with a word and the tokens after it.
+/// The text of a finding about a word and the tokens after it, if they depend on the build.
 fn word_breaks(name: &str, next: &[TokenTree], features: &[&str]) -> Option<String> {
     let called = matches!(next.first(), Some(TokenTree::Punct(mark)) if mark.as_char() == '!');
     let renamed = matches!(next.first(), Some(TokenTree::Ident(word)) if word == "as");

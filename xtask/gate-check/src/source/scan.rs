@@ -18,7 +18,7 @@ use super::names::{self, DERIVED, segments};
 use crate::finding::{Finding, Place};
 use crate::layer::Layer;
 
-/// What is scanned.
+/// The code that is scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// A file as its author wrote it.
