@@ -1,4 +1,5 @@
-//! One descriptor chain as a device sees it: bytes to read, room to write, and ranges to pass on.
+//! A descriptor chain as a device sees it (virtio 1.2, 2.7.4): bytes to read, room to write, and
+//! ranges of guest memory to pass on to an effect or an input.
 
 use alloc::vec::Vec;
 use core::marker::PhantomData;
@@ -14,12 +15,15 @@ pub struct GuestRange {
     pub len: u32,
 }
 
-/// The bytes of an effect: a part of a chain, left in guest memory, or bytes that the device made.
-/// A device names only the guest memory that a chain has lent it: only [`Chain::take_payload`]
-/// makes a payload of guest memory, and `Payload` has no `Deserialize`.
-/// A device cannot keep a payload past the call in which the chain was lent (`'c`). The driver owns
-/// the memory again once the chain is completed, and a replay would then send other bytes than
-/// those staged (P1).
+/// The bytes of an effect: either a part of a chain, which stays in guest memory, or bytes that the
+/// device made.
+///
+/// Only [`Chain::take_payload`] makes a payload of guest memory, and `Payload` has no
+/// `Deserialize`. So a device can name only the guest memory that a chain has lent it.
+///
+/// A payload ends with the call in which its chain was lent (`'c`). Once the chain is completed,
+/// the driver owns the memory again and may change it: a payload that a device had kept would name
+/// other bytes by then (P1).
 ///
 /// ```compile_fail,E0277
 /// use io_gate::Payload;
@@ -45,7 +49,7 @@ impl Payload<'_> {
         Self(PayloadBytes::Inline(bytes), PhantomData)
     }
 
-    /// The form for a record, without the lifetime: the far side keeps the chain until the record
+    /// The form for a record, without the lifetime. The far side keeps the chain until the record
     /// is settled.
     pub(crate) fn for_record(self) -> Payload<'static> {
         Payload(self.0, PhantomData)
@@ -119,24 +123,24 @@ impl Space<'_> {
         self.len() == 0
     }
 
-    /// The guest memory that is to be written.
+    /// The guest memory to write to.
     #[must_use]
     pub fn guest_ranges(&self) -> &[GuestRange] {
         &self.0
     }
 }
 
-/// Why a chain could not give what the device asked for.
+/// Why an access to a chain failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainError {
-    /// The device wanted more readable bytes than the guest gave.
+    /// The device wanted more readable bytes than are left.
     ShortRead {
         /// Bytes wanted.
         wanted: usize,
         /// Bytes left.
         left: usize,
     },
-    /// The device wanted more room than the guest gave.
+    /// The device wanted more room than is left.
     ShortWrite {
         /// Bytes wanted.
         wanted: usize,
@@ -177,7 +181,8 @@ impl core::error::Error for ChainError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryFault(pub u64);
 
-/// Guest memory, as the far side lends it to a chain. Writes mark pages dirty (P8).
+/// Guest memory that the far side lends to a device, through a chain or to a bus master. Writes
+/// mark pages dirty (P8).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be lent to a chain as guest memory",
     note = "the far side implements `GuestBytes` for its view of guest memory; its writes must mark pages dirty"
@@ -189,15 +194,15 @@ pub trait GuestBytes {
     /// [`MemoryFault`] when any byte lies outside.
     fn read_at(&self, addr: u64, into: &mut [u8]) -> Result<(), MemoryFault>;
 
-    /// Copies into guest memory and marks it dirty.
+    /// Copies into guest memory and marks the pages dirty.
     ///
     /// # Errors
     /// [`MemoryFault`] when any byte lies outside.
     fn write_at(&self, addr: u64, from: &[u8]) -> Result<(), MemoryFault>;
 }
 
-/// One descriptor chain: the driver's readable part, then its writable part (virtio 1.2, 2.7.4).
-/// Both are consumed front to back.
+/// One descriptor chain: a part that the device reads, then a part that it writes (virtio 1.2,
+/// 2.7.4). Each part is consumed from front to back.
 pub struct Chain<'c> {
     memory: &'c dyn GuestBytes,
     readable: Cursor,
@@ -206,7 +211,7 @@ pub struct Chain<'c> {
     merged: u16,
 }
 
-/// Lends a chain over ranges that the far side has already checked to lie in guest memory.
+/// Lends a chain. The far side has already checked that the ranges lie in guest memory.
 #[must_use]
 pub fn lend_chain(
     memory: &dyn GuestBytes,
@@ -216,8 +221,8 @@ pub fn lend_chain(
     lend_merged(memory, readable, writable, 1)
 }
 
-/// As [`lend_chain`], with the room of `merged` chains joined: for input to a device that
-/// [merges](crate::Device::merges_input).
+/// As [`lend_chain`], but `writable` is the room of `merged` chains of the driver. It is for input
+/// to a device that [merges](crate::Device::merges_input).
 #[must_use]
 pub fn lend_merged(
     memory: &dyn GuestBytes,
@@ -310,7 +315,7 @@ impl<'c> Chain<'c> {
         Ok(())
     }
 
-    /// Passes the next `len` readable bytes on to an effect, without copying them.
+    /// Takes the next `len` readable bytes for an effect, without copying them.
     ///
     /// # Errors
     /// [`ChainError::ShortRead`] when fewer are left.
@@ -319,7 +324,7 @@ impl<'c> Chain<'c> {
         Ok(Payload(PayloadBytes::Guest(self.readable.take(len)), PhantomData))
     }
 
-    /// Passes the next `len` bytes of room on to an input.
+    /// Takes the next `len` bytes of room for an input.
     ///
     /// # Errors
     /// [`ChainError::ShortWrite`] when there is less.
@@ -328,7 +333,7 @@ impl<'c> Chain<'c> {
         Ok(Space(self.writable.take(len), PhantomData))
     }
 
-    /// Steps over the next `len` bytes of room, for instance to a status byte at the end.
+    /// Skips the next `len` bytes of room, for instance to reach a status byte at the end.
     ///
     /// # Errors
     /// [`ChainError::ShortWrite`] when there is less.

@@ -1,4 +1,4 @@
-//! The right to let effects out: one authority per virtual machine, and the proofs it makes.
+//! The right to let effects out: one authority per virtual machine, and the proofs that it makes.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,9 +24,8 @@ impl core::fmt::Display for Epoch {
     }
 }
 
-/// A number that grows with each change of the host that may perform effects for a virtual machine
-/// (P2).
-/// Term 0: no arbiter was asked.
+/// A number that only grows. Each term is won once from the arbiter, by one process, which may then
+/// perform effects for the virtual machine (P2). In term 0 no arbiter was asked.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -46,8 +45,8 @@ impl core::fmt::Display for Term {
     }
 }
 
-/// Identifies one gate in the process. A proof is valid only at the gate it was made for, and
-/// backends perform only what their own gate has released.
+/// Identifies one gate in the process. A proof is valid only at the gate for which it was made.
+/// Backends perform only effects that their own gate has released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GateId(u64);
 
@@ -77,8 +76,8 @@ impl CommitAuthority {
         Self { gate, acknowledged: None, term: Term(0) }
     }
 
-    /// Makes the proof for `epoch` and all epochs before it. The standby has acknowledged the whole
-    /// of `epoch`.
+    /// Makes the proof for `epoch` and all epochs before it. Call it when the standby has
+    /// acknowledged the whole of `epoch`.
     ///
     /// # Panics
     /// When epochs are acknowledged out of order: the protocol core is wrong, and P1 could be
@@ -93,21 +92,21 @@ impl CommitAuthority {
         Committed { gate: self.gate, epoch }
     }
 
-    /// Makes the proof that the machine may run alone in `term` (P2). It covers everything staged
-    /// until the gate holds again.
+    /// Makes the proof that the machine may run alone in `term` (P2). It covers each effect that is
+    /// staged until the gate is closed again.
     ///
     /// # Panics
     /// When the term is older than one won before: terms only grow (P2).
     pub fn alone(&mut self, term: Term) -> Alone {
         assert!(self.term <= term, "P2: the right to run alone in term {term} after {}", self.term);
         self.term = term;
-        // The acknowledged epoch stays: a later session with a standby continues the gate's epoch
+        // `acknowledged` stays as it is: a later session with a standby continues the gate's epoch
         // numbers.
         Alone { gate: self.gate, term }
     }
 }
 
-/// Proof that everything up to an epoch may leave. Spent by value on release.
+/// Proof that all effects up to an epoch may leave. A release spends it by value.
 #[derive(Debug)]
 #[must_use = "effects stay held until the proof is spent on the ledger"]
 pub struct Committed {

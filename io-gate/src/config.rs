@@ -2,8 +2,8 @@
 //! endian.
 //!
 //! A device declares the fields within [`config_space!`](crate::config_space). The driver may read
-//! at any offset, any number of bytes. What it writes reaches the device as a change of a field
-//! that is [`Writable`]; the far side drops everything else.
+//! any number of bytes at any offset. Its writes reach the device as changes of [`Writable`]
+//! fields. The far side drops all other bytes.
 
 use alloc::vec::Vec;
 
@@ -12,10 +12,10 @@ use crate::number::Number;
 /// Declares a struct that is a device's configuration space: its fields in the order of the
 /// specification, from offset 0, without gaps.
 ///
-/// A field is a `u8`, `u16`, `u32`, `u64`, `bool` (one byte, 0 or 1), or an array of numbers. One
-/// that the driver may write is [`Writable`]. Where the specification has unused bytes, declare a
-/// field for them. A field of 2 bytes must lie at a multiple of 2, and one of 4 or 8 bytes at a
-/// multiple of 4 (virtio 1.2, 4.2.2.2); the compiler checks this.
+/// A field is a `u8`, `u16`, `u32`, `u64`, `bool` (one byte, 0 or 1), or an array of numbers. A
+/// field that the driver may write is [`Writable`]. Where the specification has unused bytes,
+/// declare a field for them. A field of 2 bytes must lie at a multiple of 2, and one of 4 or 8
+/// bytes at a multiple of 4 (virtio 1.2, 4.2.2.2); the compiler checks this.
 ///
 /// ```
 /// use io_gate::{ConfigSpace, Writable, config_space};
@@ -78,7 +78,7 @@ macro_rules! config_space {
     note = "declare the struct within `io_gate::config_space! {{ .. }}`"
 )]
 pub trait ConfigFields {
-    /// Evaluated only if each field is aligned.
+    /// Does not compile unless each field is aligned.
     #[doc(hidden)]
     const ALIGNED: ();
 
@@ -86,13 +86,13 @@ pub trait ConfigFields {
     #[doc(hidden)]
     fn list_fields(&self, to: &mut Listing);
 
-    /// Makes the change that the driver asks for in each field.
+    /// Makes the driver's changes, field by field.
     #[doc(hidden)]
     fn change_fields(&mut self, changes: &mut Changes<'_>);
 }
 
 /// A type that a field of a configuration space can have. Only this module implements it, so that
-/// each conversion stands here.
+/// all conversions are here.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a type of a field in a configuration space",
     note = "a field is a `u8`, `u16`, `u32`, `u64`, `bool`, an array of numbers, or `io_gate::Writable` of one of these"
@@ -100,24 +100,25 @@ pub trait ConfigFields {
 pub trait ConfigField: Sized {
     /// Its width in bytes.
     const WIDTH: usize;
-    /// Its offset is a multiple of this.
+    /// Its alignment: its offset must be a multiple of this.
     const ALIGN: usize;
     /// Whether the driver may write it.
     const WRITABLE: bool = false;
 
-    /// Writes its bytes into as many as its width.
+    /// Writes the field into `into`, which has [`WIDTH`](Self::WIDTH) bytes.
     fn put(&self, into: &mut [u8]);
 
-    /// The field with these bytes, if they are in range.
+    /// Reads the field from its bytes; `None` if they are out of range.
     fn get(from: &[u8]) -> Option<Self>;
 
-    /// The driver writes these bytes over the field.
+    /// Takes the bytes that the driver has written over the field. Does nothing for a field that
+    /// the driver may not write.
     fn change(&mut self, from: &[u8]) {
         let _ = from;
     }
 }
 
-/// The numbers.
+/// Implements [`ConfigField`] for numbers.
 macro_rules! numbers {
     ($($number:ty),+) => {$(
         impl ConfigField for $number {
@@ -137,7 +138,8 @@ macro_rules! numbers {
 
 numbers!(u8, u16, u32, u64);
 
-/// A driver reads a field of 8 bytes in two halves (virtio 1.2, 4.2.2.2).
+/// The alignment of a number. For 8 bytes it is 4, since a driver reads such a field in two halves
+/// (virtio 1.2, 4.2.2.2).
 const fn aligned(width: usize) -> usize {
     if width < 4 { width } else { 4 }
 }
@@ -227,7 +229,7 @@ pub struct ConfigPlace {
     pub writable: bool,
 }
 
-/// The configuration space of a device, as its driver reads it. The default is an empty one.
+/// The configuration space of a device, as its driver reads it. The default is an empty space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigSpace(Listing);
 
@@ -256,8 +258,7 @@ impl ConfigSpace {
     }
 }
 
-/// The bytes that a driver writes to the configuration space, at least one of them to a field that
-/// it may write.
+/// A driver's write to the configuration space. It touches at least one writable field.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfigWrite<'w> {
     offset: usize,
@@ -265,7 +266,7 @@ pub struct ConfigWrite<'w> {
 }
 
 impl<'w> ConfigWrite<'w> {
-    /// What a driver writes to this space. `None` if it writes to no field that it may write.
+    /// A driver's write to this space. `None` if it touches no writable field.
     pub(crate) fn of(space: &ConfigSpace, offset: u64, bytes: &'w [u8]) -> Option<Self> {
         let write = Self { offset: usize::try_from(offset).ok()?, bytes };
         let changes = |at: &ConfigPlace| at.writable && write.touches(at.offset, at.width);
@@ -288,7 +289,7 @@ impl<'w> ConfigWrite<'w> {
     }
 }
 
-/// Takes the fields of a space that is read: for [`config_space!`](crate::config_space).
+/// The bytes and the places of a space's fields. [`config_space!`](crate::config_space) fills it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     bytes: Vec<u8>,
@@ -305,7 +306,7 @@ impl Listing {
     }
 }
 
-/// Makes the changes of a write, field by field: for [`config_space!`](crate::config_space).
+/// Makes the changes of a write, field by field. [`config_space!`](crate::config_space) uses it.
 pub struct Changes<'w> {
     write: ConfigWrite<'w>,
     /// The space before the write.
@@ -332,16 +333,16 @@ impl Changes<'_> {
     }
 }
 
-/// The width of a field's type, and what its offset is a multiple of.
+/// The width and the alignment of a field's type.
 #[must_use]
 pub const fn shape<F: ConfigField>() -> (usize, usize) {
     (F::WIDTH, F::ALIGN)
 }
 
-/// Checks that a driver can access each field.
+/// Checks that each field is aligned, so that a driver can access it.
 ///
 /// # Panics
-/// In the compiler, when a field is not aligned.
+/// At compile time, when a field is not aligned.
 pub const fn check_alignment(fields: &[(usize, usize)]) {
     let (mut at, mut offset) = (0, 0);
     while at < fields.len() {

@@ -28,8 +28,8 @@ pub struct Intake {
     pub consumed: usize,
 }
 
-/// A device could not use a request. The chain goes back empty, and the error is logged. The error
-/// has only fixed text and numbers, so that it contains no guest data.
+/// Why a device could not use a request. The chain goes back empty, and the error is logged. The
+/// error has only fixed text and numbers, so that it contains no guest data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceError {
     /// The chain does not have the shape that the device's specification requires.
@@ -97,9 +97,9 @@ pub trait Device: Send {
         0
     }
 
-    /// Features that require others. Each entry is a feature and the set of which the driver must
-    /// accept at least one with it (virtio 1.2, 2.2.1). The far side refuses a set of features that
-    /// violates this.
+    /// Features that require others (virtio 1.2, 2.2.1). Each entry is a feature and a set: a
+    /// driver that accepts the feature must accept at least one feature of the set. The far side
+    /// refuses features that violate this.
     fn feature_needs(&self) -> &[(u64, u64)] {
         &[]
     }
@@ -138,10 +138,10 @@ pub trait Device: Send {
         gate: &mut Gate<'e>,
     ) -> Result<Verdict<'e>, DeviceError>;
 
-    /// The request that a chain of `queue` waited for is over. The device writes what the driver
-    /// expects (for instance a status) and returns the total number of bytes written to the chain.
-    /// The chain is offered from its beginning, and may be in another process than the one that
-    /// staged.
+    /// The request that a chain of `queue` waited for has been performed, or has failed. The device
+    /// writes what the driver expects (for instance a status) and returns the total number of bytes
+    /// written to the chain. The chain is offered from its beginning. After a takeover, this call
+    /// is in another process than the one that staged the effect.
     fn complete(&mut self, queue: u16, chain: &mut Chain<'_>, outcome: Outcome) -> u32 {
         let _ = (queue, chain);
         match outcome {
@@ -168,10 +168,10 @@ pub trait Device: Send {
         self.intake_queue(port)
     }
 
-    /// Whether data arriving at `port` may be spread over several chains, as the driver has agreed
-    /// to. [`intake`](Self::intake) then gets as many chains as the data needs, as one [`Chain`]
-    /// whose [`merged`](Chain::merged) is their number. It takes all of the data, and the chains go
-    /// back together.
+    /// Whether data arriving at `port` may be spread over several chains: the driver has accepted
+    /// that feature. [`intake`](Self::intake) then gets as many chains as the data needs, as one
+    /// [`Chain`] whose [`merged`](Chain::merged) is their number. It takes all of the data, and the
+    /// chains go back together.
     fn merges_input(&self, port: Port) -> bool {
         let _ = port;
         false
@@ -242,8 +242,8 @@ pub trait RegisterDevice: Send {
         data.len()
     }
 
-    /// Continues the work that an access has left, and returns whether more is left. The far side
-    /// calls it after each access and each intake, and again while more is left. A device with
+    /// Continues the work that an access has left undone, and returns whether more is left. The far
+    /// side calls it after each access and each intake, and again while more is left. A device with
     /// rings does its work here, in bounded steps, and stops when [`Gate::is_full`]. A device that
     /// completes each access at once needs no body.
     fn proceed(&mut self, gate: &mut Gate<'_>) -> bool {

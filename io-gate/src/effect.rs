@@ -1,4 +1,4 @@
-//! The sealed family of outward effects, and the records by which they are kept and replayed.
+//! The kinds of outward effects, which are a closed list, and the records of requests in flight.
 
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +70,7 @@ kinds! {
 )]
 pub struct EffectId(pub u64);
 
-/// The request of a device that asked for an operation.
+/// Where an operation comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// A descriptor chain, to be completed when the operation has been performed.
@@ -226,7 +226,7 @@ pub struct Record {
     pub id: EffectId,
     /// The epoch in which it was staged.
     pub epoch: Epoch,
-    /// The request that waits for it.
+    /// Where it comes from.
     pub origin: Origin,
     /// The operation.
     pub request: Request,

@@ -29,15 +29,15 @@ impl<'e> Gate<'e> {
     }
 
     /// Whether the device has so many unsettled requests that it must wait, if it can. It continues
-    /// in [`RegisterDevice::proceed`](crate::RegisterDevice::proceed) when some of them have left.
-    /// Staging still works while the gate is full.
+    /// in [`RegisterDevice::proceed`](crate::RegisterDevice::proceed) when some of them are
+    /// settled. Staging still works while the gate is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.ledger.is_full(self.origin.slot())
     }
 
-    /// Reads guest memory, as a bus master does. A device that serves descriptor chains has no such
-    /// right: it sees only the memory that a chain lends.
+    /// Reads guest memory, as a bus master does. A device that serves descriptor chains may not do
+    /// this: it sees only the memory that a chain lends.
     ///
     /// # Errors
     /// [`MemoryFault`] when any byte lies outside guest memory, and always while the device may not

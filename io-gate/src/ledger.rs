@@ -1,4 +1,5 @@
-//! The ledger behind the gate: what was staged, in which epoch, and what may leave.
+//! The ledger behind the gate. It lists all effects and inputs that are not settled, with the epoch
+//! of each effect, and releases effects only against a proof.
 //!
 //! Invariants, asserted in release builds too (P1, P5):
 //! - tokens issued = staged + merged + returned, at the end of every session and of every epoch;
@@ -21,7 +22,8 @@ pub fn new_gate() -> (Ledger, CommitAuthority) {
     (Ledger::new(gate), CommitAuthority::new(gate))
 }
 
-/// The most console bytes that are merged into one effect, if no chain waits for them.
+/// Maximum number of bytes of console output that are merged into one effect. Only output for which
+/// no chain waits is merged.
 const MAX_MERGED: usize = 4096;
 
 /// Counts of tokens and effects so far; see the module's invariants.
@@ -37,10 +39,10 @@ pub struct Counts {
     pub returned: u64,
     /// Effects performed and settled.
     pub performed: u64,
-    /// Effects of a former owner of the machine, adopted and settled here.
+    /// Effects adopted from a checkpoint and settled.
     pub replayed: u64,
-    /// Effects dropped without being performed: the machine lost the right to perform (P2), or was
-    /// reset.
+    /// Effects cancelled or abandoned before they were settled: the machine lost the right to
+    /// perform (P2) or was reset, the driver reset the device, or the device refused the chain.
     pub cancelled: u64,
 }
 
@@ -49,8 +51,8 @@ pub struct Counts {
 ///
 /// An effect takes this form only against a proof, which is spent by value: [`Committed`] on
 /// [`Ledger::release`], or [`Alone`] on [`Ledger::run_alone`]. It is not `Clone`, and settling
-/// takes it by value, so each effect is settled once. An effect that is never settled stays in
-/// flight: a side that lost the right to perform (P2) drops it.
+/// takes it by value, so no effect is settled twice. A side that has lost the right to perform (P2)
+/// drops it without settling: the effect stays in flight.
 #[derive(Debug)]
 #[must_use = "an effect that is released has to be performed, then settled on the ledger"]
 pub struct Performable {
@@ -61,13 +63,13 @@ pub struct Performable {
 }
 
 impl Performable {
-    /// The operation, and the request that waits for it.
+    /// The operation and its origin.
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// The copy of the payload, if one was taken before the guest ran on.
+    /// The copy of the payload, if [`Ledger::copy_held`] has taken one.
     #[must_use]
     pub fn copy(&self) -> Option<&[u8]> {
         self.copy.as_deref().map(Vec::as_slice)
@@ -80,7 +82,7 @@ impl Performable {
         self.gate
     }
 
-    /// Whether a former owner of the machine may already have performed it.
+    /// Whether it was adopted from a checkpoint: the former primary may have performed it already.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.replay
@@ -92,10 +94,11 @@ impl Performable {
 pub struct Ledger {
     gate: GateId,
     epoch: Epoch,
-    /// The proof that lets effects pass at once, while the machine runs alone.
+    /// The proof that the machine runs alone. While it is present, each staged effect may leave at
+    /// once.
     alone: Option<Alone>,
     next_id: u64,
-    /// Effects staged and not yet allowed to leave, oldest first; their records are in flight.
+    /// Effects staged and not yet released, oldest first. Their records are in `in_flight`.
     held: VecDeque<Held>,
     /// Bytes that the held effects carry.
     held_bytes: usize,
@@ -103,12 +106,13 @@ pub struct Ledger {
     inputs: VecDeque<Performable>,
     /// Effects and inputs that are not settled: each checkpoint carries them.
     in_flight: BTreeMap<EffectId, InFlight>,
-    /// Requests given up after they left for their backends. They are over for the guest and for
-    /// checkpoints, but keep their memory until the backend settles them.
+    /// The slot and weight of each request that was abandoned after it had gone to its backend. The
+    /// guest no longer waits for it and checkpoints no longer contain it, but it takes memory until
+    /// the backend settles it.
     abandoned: BTreeMap<EffectId, (u16, Weight)>,
     /// The weight of all requests that are not settled (P9).
     load: Load,
-    /// The newest effect of each slot for which no chain waits.
+    /// For each slot, its newest effect for which no chain waits.
     detached: BTreeMap<u16, EffectId>,
     /// Number of effects adopted from a checkpoint.
     adopted: u64,
@@ -154,13 +158,13 @@ impl Ledger {
         }
     }
 
-    /// The epoch of what is staged now.
+    /// The current epoch: effects that are staged now belong to it.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Whether effects wait for an acknowledgement before they leave.
+    /// Whether the gate is closed: each effect waits until its epoch is committed.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.alone.is_none()
@@ -197,14 +201,15 @@ impl Ledger {
         self.load.of(slot)
     }
 
-    /// Whether a slot that can wait must wait before it asks for more. This bounds what the machine
-    /// buffers for a guest, whether the gate holds or not (P9).
+    /// Whether a slot has reached its bound: a device that can wait must wait before it requests
+    /// more. This bounds the memory that the machine needs for a guest's requests, with the gate
+    /// open or closed (P9).
     #[must_use]
     pub fn is_full(&self, slot: u16) -> bool {
         self.load.is_full(slot)
     }
 
-    /// Whether a slot that waited may go on. The threshold is lower than that of
+    /// Whether a slot that has waited may continue. The threshold is lower than that of
     /// [`is_full`](Self::is_full), so that a slot is not woken for each request.
     #[must_use]
     pub fn has_room(&self, slot: u16) -> bool {
@@ -236,15 +241,15 @@ impl Ledger {
         self.in_flight.values().map(|entry| (*entry.record).clone()).collect()
     }
 
-    /// The number of the next request. It is part of the checkpoint, so that numbers stay unique
-    /// across failovers.
+    /// The id of the next request. It is part of the checkpoint, so that ids stay unique across
+    /// failovers.
     #[must_use]
     pub fn next_id(&self) -> EffectId {
         EffectId(self.next_id)
     }
 
-    /// Spends a proof that all epochs up to one are committed. Their effects may then be performed,
-    /// in order.
+    /// Spends the proof that an epoch and all epochs before it are committed. Returns their
+    /// effects, oldest first.
     ///
     /// # Panics
     /// When the proof is of another gate, or of an epoch that is not sealed.
@@ -261,8 +266,8 @@ impl Ledger {
         self.let_go(covered)
     }
 
-    /// Spends a proof that the machine may run alone (P2). Everything held may be performed, and
-    /// everything staged until [`hold`](Self::hold).
+    /// Spends the proof that the machine may run alone (P2), and returns all held effects, oldest
+    /// first. From now on until [`hold`](Self::hold), each staged effect may be performed at once.
     ///
     /// # Panics
     /// When the proof is of another gate.
@@ -287,7 +292,8 @@ impl Ledger {
         self.gate
     }
 
-    /// Holds everything staged from now on. This is always safe, so it needs no proof.
+    /// Closes the gate: each effect staged from now on is held. This is always safe, so it needs no
+    /// proof.
     pub fn hold(&mut self) {
         self.alone = None;
     }
@@ -298,8 +304,8 @@ impl Ledger {
         !self.inputs.is_empty() || (self.alone.is_some() && !self.held.is_empty())
     }
 
-    /// Returns what may be performed at once after a session: inputs always, effects if the machine
-    /// runs alone.
+    /// Returns the requests that may be performed at once, oldest first: all inputs and, if the
+    /// machine runs alone, all effects.
     pub fn take_ready(&mut self) -> Vec<Performable> {
         if self.alone.is_none() {
             return self.inputs.drain(..).collect();
@@ -324,8 +330,9 @@ impl Ledger {
         ready
     }
 
-    /// Calls `copy` for each held effect whose payload has no copy yet. A guest that changes a
-    /// buffer it has given away must not change what a committed effect carries (P1).
+    /// Calls `copy` for each held effect that was staged since the last call, newest first. A guest
+    /// that changes a buffer after it has given the buffer away must not change the bytes of a
+    /// committed effect (P1).
     pub fn copy_held(&mut self, mut copy: impl FnMut(&Record) -> Option<Vec<u8>>) {
         for held in self.held.iter_mut().rev() {
             if held.copied {
@@ -337,8 +344,8 @@ impl Ledger {
         }
     }
 
-    /// Settles an effect or input: it has been performed, and its outcome has reached the request
-    /// that waited for it.
+    /// Settles an effect or input that has been performed. If a chain waited for it, the chain has
+    /// gone back to the driver.
     ///
     /// # Panics
     /// When it is not in flight on this ledger: it was cancelled, or belongs to another gate.
@@ -358,8 +365,8 @@ impl Ledger {
         }
     }
 
-    /// As [`settle`](Self::settle), for a request that was given up and not performed. Any other
-    /// request stays in flight.
+    /// Settles a request that its backend has not performed, if the request was abandoned. Any
+    /// other request stays in flight.
     pub fn settle_if_abandoned(&mut self, given_up: Performable) {
         self.end_abandoned(given_up.record.id);
     }
@@ -392,7 +399,7 @@ impl Ledger {
         )
     }
 
-    /// Gives up a slot's descriptor chains that are still in flight, after
+    /// Abandons the requests of a slot's descriptor chains that are still in flight, after
     /// [`cancel_chains_of`](Self::cancel_chains_of) has dropped those that have not left.
     /// Checkpoints no longer contain them: a takeover would perform them from memory that the
     /// driver has since reused. Settling them later changes nothing for the guest. Returns the ids
@@ -401,7 +408,7 @@ impl Ledger {
         self.abandon(|record| matches!(record.origin, Origin::Chain { slot: of, .. } if of == slot))
     }
 
-    /// Gives up resets of the machine that have left but were not performed: the machine has just
+    /// Abandons resets of the machine that have left but were not performed: the machine has just
     /// been reset. Returns the ids of the effects.
     pub fn abandon_resets(&mut self) -> Vec<EffectId> {
         let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
@@ -409,7 +416,7 @@ impl Ledger {
         self.abandon(|record| record.request == reset && !held.contains(&record.id))
     }
 
-    /// Gives up the selected requests in flight. Returns the ids of the effects among them.
+    /// Abandons the selected requests in flight. Returns the ids of the effects among them.
     fn abandon(&mut self, which: impl Fn(&Record) -> bool) -> Vec<EffectId> {
         let ids: Vec<EffectId> = self
             .in_flight
@@ -430,7 +437,7 @@ impl Ledger {
     }
 
     /// Adopts the requests in flight of a checkpoint. Effects are held as replays until a proof is
-    /// spent; inputs are requested again.
+    /// spent. Inputs are requested again.
     ///
     /// # Panics
     /// When this gate is already in use, or [`check_in_flight`] refuses the list.
@@ -490,9 +497,9 @@ impl Ledger {
     }
 
     /// Merges `op` into the newest detached effect of the slot, if that effect has not left.
-    /// Returns whether it did. A guest that writes to a console byte by byte then costs little more
-    /// than its bytes, and repeated resets cost nothing. Bytes are never added to an effect of a
-    /// sealed epoch (P1).
+    /// Returns whether it has merged. So a guest that writes to a console byte by byte takes little
+    /// more memory than the bytes, and repeated resets take none. Bytes are never added to an
+    /// effect of a sealed epoch (P1).
     fn merge(&mut self, slot: u16, op: &EffectOp) -> bool {
         let Some(id) = self.detached.get(&slot) else { return false };
         if self.held.binary_search_by_key(id, |held| held.id).is_err() {
@@ -540,7 +547,7 @@ impl Ledger {
         record
     }
 
-    /// Enters a request in flight. Its weight counts until it is settled or cancelled.
+    /// Adds a request to those in flight. Its weight counts until it is settled or cancelled.
     fn enter(&mut self, record: Arc<Record>, replay: bool) {
         let (id, weight) = (record.id, Weight::of(&record));
         self.load.add(record.origin.slot(), weight);
@@ -579,7 +586,8 @@ impl Ledger {
         ids
     }
 
-    /// Drops what a session has just requested. Only the newest entries are searched.
+    /// Drops the requests that `origin` has made since `first`. Only the newest entries are
+    /// searched.
     pub(crate) fn cancel_since(&mut self, first: EffectId, origin: Origin) {
         let waiting: Vec<EffectId> = self.waiting_since(first, origin).collect();
         let held = self.held.partition_point(|held| held.id < first);
@@ -592,7 +600,8 @@ impl Ledger {
         waiting.iter().for_each(|id| self.forget(*id));
     }
 
-    /// Removes a request that has left its queue from those in flight.
+    /// Removes a request from those in flight. The caller has already taken it out of `held` or
+    /// `inputs`.
     fn forget(&mut self, id: EffectId) {
         let Some(entry) = self.in_flight.remove(&id) else { return };
         self.load.remove(entry.record.origin.slot(), entry.weight);
@@ -633,13 +642,13 @@ impl Ledger {
     }
 }
 
-/// The held effect in the form in which it leaves.
+/// Turns a held effect into the form in which it leaves the ledger.
 fn performable(gate: GateId, in_flight: &BTreeMap<EffectId, InFlight>, held: Held) -> Performable {
     let entry = in_flight.get(&held.id).expect("what is held is in flight");
     Performable { gate, record: entry.record.clone(), copy: held.copy, replay: held.replay }
 }
 
-/// The payload bytes of an effect.
+/// Number of payload bytes of an effect; 0 for an input.
 fn carried(record: &Record) -> usize {
     match &record.request {
         Request::Effect(op) => op.payload().map_or(0, Payload::len),
@@ -650,11 +659,11 @@ fn carried(record: &Record) -> usize {
 /// Why a list of requests in flight is not valid for a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InFlightError {
-    /// The ids do not grow, or reach the next id.
+    /// The ids do not grow, or one of them is not below the next id.
     Order(EffectId),
     /// A request has a later epoch than the checkpoint.
     Epoch(EffectId),
-    /// The next id is beyond what a machine can reach by counting.
+    /// The next id is larger than a machine can reach by counting.
     Next(EffectId),
 }
 
@@ -713,9 +722,8 @@ mod tests {
     use super::*;
     use crate::effect::{BlockWrite, Port};
 
-    /// P9: `cancel_where` checks each request once, however many are held. A side that loses its
-    /// right must not hold the ledger's lock for long. The failure of one chain checks only that
-    /// chain's requests.
+    /// P9: `cancel_where` checks each request once, however many are held. A side that loses the
+    /// right to perform must not hold the ledger's lock for long.
     #[test]
     fn p9_dropping_looks_at_each_request_once() {
         const HELD: u64 = 40_000;

@@ -1,12 +1,12 @@
-//! The types of a virtual device whose outward effects all go through a gate, each against a token.
+//! The types from which a virtual device is written. All its outward effects go through a gate, and
+//! each effect costs a token.
 //!
 //! A device gets a [`Chain`] (the guest's request) and a [`Gate`] (the only way out), and answers
-//! with a [`Verdict`]. It holds no descriptor, no socket and no callback. An effect can be made
-//! only from an [`EffectToken`], which lives no longer than the call it was issued in; staging the
-//! token is the only source of [`Verdict::Held`].
-//! A staged effect is data. It leaves the machine when the far side of the gate gets a
-//! [`Committed`](host::Committed) proof, which only the one
-//! [`CommitAuthority`](host::CommitAuthority) of the virtual machine can make.
+//! with a [`Verdict`]. It holds no descriptor, no socket and no callback. An effect is made only
+//! from an [`EffectToken`], which lives no longer than the call in which it was issued. Staging the
+//! token is the only source of [`Verdict::Held`]. A staged effect is data. It leaves the machine
+//! only against a proof, [`Committed`](host::Committed) or [`Alone`](host::Alone). Only the one
+//! [`CommitAuthority`](host::CommitAuthority) of the virtual machine makes proofs.
 //!
 //! ```
 //! use io_gate::{Chain, DeviceError, Gate, NetTx, Port, Verdict};
@@ -76,7 +76,7 @@ pub use state::{Bytes, SavedState, StateError, StateFields};
 pub use verdict::{Held, Pending, Verdict};
 
 /// The far side of the gate: a VMM uses it to lend gates to devices and to release committed
-/// effects. Device code must not use it; the project's lint enforces this.
+/// effects. Device code must not use it: `cargo xtask gate` refuses it.
 pub mod host {
     pub use crate::chain::{
         GuestBytes, GuestRange, MemoryFault, lend_chain, lend_merged, take_back,
@@ -91,7 +91,7 @@ pub mod host {
     pub use crate::session::ChainOutcome;
 }
 
-/// What [`saved_state!`] and [`config_space!`] write into a device. Device code does not name it.
+/// The items that [`saved_state!`] and [`config_space!`] expand to. Device code must not name them.
 #[doc(hidden)]
 pub mod fields {
     pub use crate::config::{Changes, Listing, check_alignment, shape};

@@ -1,13 +1,13 @@
 //! The weight of requests that are not settled, and its one bound (P9).
 //!
-//! A guest can ask for more than leaves: the standby may be slow, the arbiter unreachable, or a
-//! peer not reading. Every request is weighed here until it is settled, held or not, with the
-//! bookkeeping kept for it. A device whose slot is full must wait, which its driver sees as a slow
-//! wire. A request of a device that does not wait is still taken.
+//! A guest can make requests faster than they are settled: the standby may be slow, the arbiter
+//! unreachable, or a network peer not reading. Each request counts here until it is settled, held
+//! or not, with the memory of its bookkeeping. A device whose slot is full must wait, which its
+//! driver sees as a slow wire. A request of a device that does not wait is still accepted.
 //!
-//! Two weights are kept, since the bytes of a chain take memory on this host but are not in the
-//! checkpoint's record: memory, and record bytes. Each slot has a share that no other slot can
-//! take, so that a backend that is stuck stops no other.
+//! There are two weights, memory and record bytes, since the bytes of a chain take memory on this
+//! host but are not in the checkpoint's record. Each slot has a share that no other slot can take,
+//! so that one stuck backend does not stop the others.
 
 use alloc::collections::BTreeMap;
 use core::ops::{AddAssign, SubAssign};
@@ -17,15 +17,16 @@ use crate::effect::{InputOp, Record, Request};
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// Memory kept for a request besides its bytes, an upper estimate: its record, its entries in the
-/// ledger, in a lane and in the completions, and heap overhead of the copy and the bytes.
+/// Upper estimate of the memory in bytes that a request takes besides its payload: its record, its
+/// entries in the ledger, in a lane and in the completions, and the heap overhead of the copy and
+/// the payload.
 const ENTRY: usize = 512;
-/// The longest encoding of a request without its bytes and ranges.
+/// The longest encoding of a request in bytes, without its payload and ranges.
 const ENCODED: usize = 64;
-/// Size of a range of guest memory, in memory and encoded.
+/// Size in bytes of a range of guest memory, in memory and encoded.
 const RANGE: usize = 16;
 
-/// The most that may be requested and not settled before a device that can wait must wait.
+/// Bytes of unsettled requests at which a device that can wait must wait.
 struct Bound {
     /// For one slot.
     slot: usize,
@@ -38,19 +39,19 @@ struct Bound {
 const MEMORY: Bound = Bound { slot: 16 * MIB, all: 64 * MIB, least: MIB };
 const RECORDED: Bound = Bound { slot: 2 * MIB, all: 6 * MIB, least: 64 * KIB };
 
-/// The most slots that have their own share.
+/// Maximum number of slots that have a share of their own.
 const MAX_SLOTS: usize = 32;
-/// The most that is requested between two checks of the bound: one disk request, or one packet that
-/// a network card cuts into segments.
+/// Maximum bytes that are requested between two checks of the bound: one disk request, or one
+/// packet that a network card cuts into segments.
 const SESSION_MEMORY: usize = 17 * MIB;
 const SESSION_RECORDED: usize = 768 * KIB;
-/// Number of register devices that request that much at once: network cards.
+/// Number of register devices that may request as much at once: network cards.
 const CARDS: usize = 2;
 
-/// The most bytes that all requests in flight take in a checkpoint: the receiver's limit (P4).
+/// Maximum bytes that all requests in flight take in a checkpoint: the receiver's limit (P4).
 pub const MAX_RECORDED: usize =
     RECORDED.all + MAX_SLOTS * (RECORDED.least + 17 * KIB) + (1 + CARDS) * SESSION_RECORDED;
-/// The most memory that all requests in flight take on a host.
+/// Maximum memory in bytes that all requests in flight take on a host.
 pub const MAX_MEMORY: usize = MEMORY.all + MAX_SLOTS * MEMORY.least + SESSION_MEMORY;
 
 /// The weight of requests.
@@ -139,7 +140,7 @@ impl Load {
         self.slots.get(&slot).copied().unwrap_or_default()
     }
 
-    /// Whether a slot must wait, if it can.
+    /// Whether the device of a slot must wait, if it can.
     pub(crate) fn is_full(&self, slot: u16) -> bool {
         let shares = self.slots.len() <= MAX_SLOTS;
         self.all.has(self.of(slot), |bound, own, all| {
@@ -147,8 +148,8 @@ impl Load {
         })
     }
 
-    /// Whether a slot that waits may go on. The threshold is below that of `is_full`, so that the
-    /// slot is not woken for each request.
+    /// Whether a slot that waits may continue. The threshold is below that of `is_full`, so that
+    /// the slot is not woken for each request.
     pub(crate) fn has_room(&self, slot: u16) -> bool {
         !self.all.has(self.of(slot), |bound, own, all| {
             own > bound.slot / 2 || (all > bound.all / 4 * 3 && own > bound.least / 2)

@@ -1,14 +1,14 @@
-//! Unsigned numbers with a width, and their little-endian bytes.
+//! Unsigned numbers of fixed width, and their conversion to little-endian bytes and back.
 
-/// A number whose width is that of its type.
+/// An unsigned number of fixed width.
 pub trait Number: Copy {
     /// Its width in bytes.
     const WIDTH: usize;
 
-    /// Writes its bytes into as many as its width.
+    /// Writes the number into `into`, which has [`WIDTH`](Self::WIDTH) bytes.
     fn put(self, into: &mut [u8]);
 
-    /// Reads it from as many bytes as its width.
+    /// Reads a number from `from`, which has [`WIDTH`](Self::WIDTH) bytes.
     fn get(from: &[u8]) -> Self;
 }
 

@@ -1,5 +1,5 @@
-//! Sessions: the gate is lent to a device for one call, and the token counts are checked when it
-//! ends (P5).
+//! Sessions: the gate is lent to a device for one call, and the token counts are checked when the
+//! call ends (P5).
 
 use crate::chain::GuestBytes;
 use crate::device::DeviceError;
@@ -24,8 +24,8 @@ impl Ledger {
     /// The device's error when the chain is not valid for it.
     ///
     /// # Panics
-    /// When the device breaks the gate's invariants: a token that is neither staged nor dropped
-    /// (`mem::forget`), or a verdict that does not match what it asked of the gate.
+    /// When the device breaks the gate's invariants: it neither stages nor drops a token
+    /// (`mem::forget`), or its verdict does not match its requests.
     pub fn chain_session(
         &mut self,
         origin: Origin,
@@ -59,7 +59,7 @@ impl Ledger {
         }
     }
 
-    /// Lends the gate for a register access or for inbound data. No chain waits for the effects.
+    /// Lends the gate for a register access or for input. No chain waits for the effects.
     ///
     /// # Panics
     /// As [`chain_session`](Self::chain_session).

@@ -18,7 +18,7 @@ pub use error::StateError;
 pub use field::Bytes;
 use field::{Misfit, StateField, Value};
 
-/// Declares a struct that a device saves: the device itself, or what it keeps of itself.
+/// Declares a struct that a device saves: the device itself, or the part of it that is state.
 ///
 /// A field is a `u8`, `u16`, `u32`, `u64`, `bool`, an array of numbers, or [`Bytes`]. Its name is
 /// saved with it. Raise [`Identity::state_version`] when a name, a type or the meaning of a field
@@ -45,8 +45,8 @@ use field::{Misfit, StateField, Value};
 /// # Ok::<(), io_gate::StateError>(())
 /// ```
 ///
-/// A comment and derives are all that the struct has beside its fields: what else an attribute does
-/// would stand in a macro's argument, where it is not checked.
+/// Beside its fields the struct may have comments and derives. The macro refuses every other
+/// attribute: it would be in a macro's argument, where `cargo xtask gate` does not check it.
 ///
 /// ```compile_fail
 /// io_gate::saved_state! {
@@ -99,7 +99,7 @@ pub trait StateFields: Sized {
     fn restore_fields(from: &mut Restoring<'_>) -> Result<Self, StateError>;
 }
 
-/// The state of a device that has none.
+/// The saved state of a device without state.
 impl StateFields for () {
     fn save_fields(&self, _to: &mut Saving) {}
 
@@ -108,7 +108,7 @@ impl StateFields for () {
     }
 }
 
-/// The fields of a device, and those that an adapter adds to them.
+/// The fields of a device, and the fields that an adapter adds.
 impl<A: StateFields, B: StateFields> StateFields for (A, B) {
     fn save_fields(&self, to: &mut Saving) {
         self.0.save_fields(to);
@@ -149,7 +149,7 @@ impl SavedState {
         self.version
     }
 
-    /// The fields, for a device of this identity.
+    /// Restores the fields, for a device of this identity.
     ///
     /// # Errors
     /// When the state is of another kind of device or of another version, or when a field is
@@ -179,7 +179,8 @@ impl SavedState {
     }
 }
 
-/// Takes the fields of a state that is saved: for [`saved_state!`](crate::saved_state).
+/// Collects the fields of a device that is being saved. [`saved_state!`](crate::saved_state) uses
+/// it.
 pub struct Saving(Vec<(String, Value)>);
 
 impl Saving {
@@ -189,12 +190,13 @@ impl Saving {
     }
 }
 
-/// The name of a field without the mark of a raw identifier: `r#match` is saved as `match`.
+/// The name of a field without the prefix of a raw identifier: `r#match` is saved as `match`.
 fn plain(name: &'static str) -> &'static str {
     name.strip_prefix("r#").unwrap_or(name)
 }
 
-/// Gives the fields of a state that is restored: for [`saved_state!`](crate::saved_state).
+/// Hands out the fields of a state that is being restored. [`saved_state!`](crate::saved_state)
+/// uses it.
 pub struct Restoring<'s> {
     kind: &'s str,
     left: Vec<&'s (String, Value)>,

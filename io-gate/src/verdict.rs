@@ -1,18 +1,19 @@
-//! What becomes of a descriptor chain, proven by the requests of the same session at the gate (P5).
+//! A device's answer for a descriptor chain. The answer that the chain waits is a proof: the same
+//! session at the gate has staged an effect or requested an input (P5).
 
 use core::marker::PhantomData;
 
-/// The brand of one session at the gate. It is invariant, so that nothing issued in one session
-/// passes for an item of another (P1). It is bound to one thread, since a session ends on the
-/// thread it began on.
+/// The brand of one session at the gate. It is invariant, so that the compiler does not accept an
+/// item of one session in another (P1). It is bound to one thread, since a session ends on the
+/// thread on which it began.
 pub(crate) type Brand<'e> = PhantomData<(fn(&'e ()) -> &'e (), LentToOneThread)>;
 
-/// Named for the compiler's message when a token is sent to another thread.
+/// The compiler's error contains this name when a token is sent to another thread.
 #[derive(Debug)]
 pub(crate) struct LentToOneThread(PhantomData<*const ()>);
 
-/// What becomes of a chain. `Held` and `Pending` come only from the gate and carry the brand of
-/// their session: a device can neither make nor keep one.
+/// A device's answer for a chain. `Held` and `Pending` come only from the gate and carry the brand
+/// of their session: a device can neither make nor keep one.
 #[must_use = "the far side has to know what becomes of the chain"]
 #[derive(Debug)]
 pub enum Verdict<'e> {

@@ -1,6 +1,7 @@
 //! Why a saved state does not fit a device.
 //!
-//! The texts are fixed: they are logged, and the log must not contain guest data.
+//! The errors are logged, and the log must not contain guest data. So they consist of fixed texts,
+//! numbers, and the names in the state.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;

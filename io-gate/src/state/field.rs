@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::number::Number;
 
-/// The value of one field, as it travels.
+/// The value of one field, as it is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
     /// A number or a set of bits.
@@ -17,14 +17,14 @@ pub enum Value {
 
 /// Why a value does not fit the type of its field.
 pub enum Misfit {
-    /// It is of another shape.
+    /// It has another shape or length: the expected one, and the one found.
     Shape(&'static str, &'static str),
-    /// It is a number out of range.
+    /// It is a number out of range: the expected range, and the number.
     Range(&'static str, u64),
 }
 
-/// A type that a saved field can have. Only this module implements it, so that each conversion
-/// stands here.
+/// A type that a saved field can have. Only this module implements it, so that all conversions are
+/// here.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a type of a saved field",
     note = "a saved field is a `u8`, `u16`, `u32`, `u64`, `bool`, an array of numbers, or `io_gate::Bytes<MAX>`"
@@ -33,11 +33,11 @@ pub trait StateField: Sized {
     /// The value that is saved.
     fn save(&self) -> Value;
 
-    /// The field with a saved value, if that is in range.
+    /// Restores the field from a saved value, if the value fits.
     fn restore(value: &Value) -> Result<Self, Misfit>;
 }
 
-/// Bytes whose number varies: at most `MAX`. More are not restored.
+/// At most `MAX` bytes. A state with more is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bytes<const MAX: usize>(pub Vec<u8>);
 
@@ -55,7 +55,7 @@ fn bytes(value: &Value) -> Result<&[u8], Misfit> {
     }
 }
 
-/// The numbers, each with its own width.
+/// Implements [`StateField`] for numbers.
 macro_rules! numbers {
     ($($number:ty: $expected:literal),+ $(,)?) => {$(
         impl StateField for $number {
