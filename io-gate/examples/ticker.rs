@@ -1,5 +1,5 @@
-//! One small device, driven end to end by a toy host: a chain comes in, an effect is staged, the
-//! epoch is sealed and acknowledged, the effect is performed, the chain is completed.
+//! One small device, driven end to end by a toy host: a chain arrives, an effect is staged, the
+//! epoch is sealed and acknowledged, the effect is performed, and the chain is completed.
 //!
 //! `cargo run -p io-gate --example ticker`
 
@@ -15,7 +15,7 @@ use io_gate::{
     SavedState, StateError, Verdict, saved_state,
 };
 
-// The device: an author's code. Nothing here can reach the outside.
+// The device, as its author writes it. Nothing here can reach the outside.
 
 const IDENTITY: Identity = Identity { kind: "ticker", virtio_id: 42, state_version: 1 };
 const TAPE: Port = Port(0);
@@ -78,9 +78,9 @@ impl Device for Ticker {
     }
 }
 
-// The far side: the work of a VMM, reduced to one queue, one page and one console.
+// The far side: a VMM, reduced to one queue, one page and one console.
 
-/// Guest memory of one page. A VMM marks written pages as dirty.
+/// Guest memory of one page. A VMM also marks written pages dirty (P8).
 struct Page(RefCell<[u8; 4096]>);
 
 impl Page {
@@ -164,18 +164,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert!(ledger.take_ready().is_empty());
     assert_eq!(status(&page).map_err(fault)?, NO_STATUS);
 
-    // The epoch ends. A standby would get memory, device state and the requests in flight.
+    // The epoch ends. A VMM would now send memory, device state and the requests in flight to the
+    // standby.
     let (epoch, state, in_flight) = (ledger.seal(), device.save(), ledger.in_flight());
     println!("epoch {epoch} is sealed, with {} request in flight", in_flight.len());
 
-    // The standby has acknowledged it: spend the proof, and the effect leaves.
+    // The standby has acknowledged the epoch: spend the proof, and the effect leaves.
     let proof = authority.acknowledged(epoch);
     for effect in ledger.release(proof) {
         finish(&mut ledger, &mut device, &page, effect).map_err(fault)?;
     }
 
-    // If this machine had died before the acknowledgement arrived, another machine would perform it
-    // again.
+    // If this machine dies before the acknowledgement arrives, another machine adopts the effect
+    // and performs it.
     page.write_at(STATUS_AT, &[NO_STATUS]).map_err(fault)?;
     let (mut heir, mut right) = new_gate();
     let mut twin = Ticker::default();

@@ -1,4 +1,5 @@
-//! The configuration space (virtio 1.2, 2.5): reads of any part, and writes that change fields.
+//! The configuration space (virtio 1.2, 2.5): a driver reads any part of it, and changes fields by
+//! writes.
 
 use io_gate::host::{Ledger, new_gate, write_config};
 use io_gate::{
@@ -18,13 +19,13 @@ config_space! {
     }
 }
 
-/// Keeps what is written.
+/// A device that keeps the values that a driver writes.
 #[derive(Debug, Default, PartialEq)]
 struct Panel {
     speed: u32,
     on: bool,
     level: u16,
-    /// The number of calls for a write.
+    /// The number of calls of `write_config`.
     calls: u32,
     /// The number of changes of each field.
     changes: [u32; 3],
@@ -84,7 +85,7 @@ impl Device for Panel {
     }
 }
 
-/// All bytes of the panel's space, with 1 as speed, and 2 as level.
+/// All bytes of the panel's space, with speed 1 and level 2.
 const BYTES: [u8; 20] = [1, 2, 3, 4, 5, 6, 7, 8, 1, 0, 0, 0, 0xa, 0xb, 2, 1, 0, 0, 2, 0];
 
 fn panel() -> Panel {
@@ -130,16 +131,16 @@ fn a_write_changes_the_fields_that_it_covers() {
     let mut device = panel();
     write(&mut device, 8, &[4, 3, 2, 1]);
     assert_eq!((device.speed, device.changes), (0x0102_0304, [1, 0, 0]));
-    // A part of a field: the rest stays.
+    // A write to a part of a field leaves the field's other bytes.
     write(&mut device, 9, &[0xff, 0xfe]);
     assert_eq!((device.speed, device.changes), (0x01fe_ff04, [2, 0, 0]));
     write(&mut device, 18, &[7]);
     assert_eq!((device.level, device.changes), (7, [2, 0, 1]));
-    // Several fields and what is between them, and beyond the end.
+    // One write covers several fields, the bytes between them, and bytes beyond the end.
     write(&mut device, 10, &[9; 20]);
     assert_eq!((device.speed, device.level, device.on), (0x0909_ff04, 0x0909, false));
     assert_eq!(device.changes, [3, 0, 2], "9 is not a switch");
-    // The value that it has is written, too.
+    // Writing the present value is a change, too.
     write(&mut device, 16, &[0]);
     assert_eq!(device.changes, [3, 1, 2]);
     write(&mut device, 16, &[1]);
@@ -147,7 +148,7 @@ fn a_write_changes_the_fields_that_it_covers() {
     assert_eq!(read(&device, 8, 12), [4, 0xff, 9, 9, 0xa, 0xb, 2, 1, 1, 0, 9, 9]);
 }
 
-/// 2.5: the driver may write only to fields for which the specification says so.
+/// Virtio 1.2, 2.5: the driver may write only to fields for which the specification says so.
 #[test]
 fn a_write_to_anything_else_does_not_reach_the_device() {
     let mut device = panel();
@@ -156,7 +157,7 @@ fn a_write_to_anything_else_does_not_reach_the_device() {
     }
     write(&mut device, u64::MAX, &[0xff; 4]);
     assert_eq!(device, panel());
-    // A value out of range reaches it, and is no change.
+    // A value out of range reaches the device, but is no change.
     write(&mut device, 16, &[2]);
     assert_eq!(device, Panel { calls: 1, ..panel() });
 }

@@ -1,4 +1,4 @@
-//! The ledger's invariants: tokens, epochs, proofs, replays.
+//! The ledger's invariants: counts of tokens, order of epochs, proofs, replays, bounds.
 #![allow(clippy::unwrap_used)]
 
 use io_gate::host::{
@@ -18,7 +18,7 @@ fn origin(head: u16) -> Origin {
     Origin::Chain { slot: 1, queue: 0, head }
 }
 
-/// Stages a frame out of a chain.
+/// Stages a frame for a chain.
 fn stage(ledger: &mut Ledger, head: u16) -> EffectId {
     let outcome = ledger
         .chain_session(origin(head), |gate| {
@@ -39,7 +39,7 @@ fn ids(batch: &[Performable]) -> Vec<u64> {
 fn tokens_are_counted() {
     let (mut ledger, _authority) = new_gate();
     stage(&mut ledger, 0);
-    // Issued and given back.
+    // A token that is issued and dropped unspent.
     let outcome = ledger.chain_session(origin(1), |gate| {
         drop(gate.token::<BlockWrite>());
         Ok(Verdict::Done(1))
@@ -55,7 +55,7 @@ fn tokens_are_counted() {
     assert_eq!(ledger.seal(), Epoch(0));
 }
 
-/// P5: an effect of a forgotten token would not be counted, so the ledger panics.
+/// P5: a forgotten token makes the counts wrong, so the ledger panics.
 #[test]
 #[should_panic(expected = "P5: 1 tokens issued, 0 staged, 0 returned")]
 fn forgetting_a_token_panics() {
@@ -98,7 +98,7 @@ fn an_error_cancels_what_was_staged() {
     assert!(ledger.release(authority.acknowledged(Epoch(0))).is_empty());
 }
 
-/// P1: a proof covers its epoch and those before, in the order of staging.
+/// P1: a proof covers its epoch and all epochs before it. Effects leave in the order of staging.
 #[test]
 fn effects_leave_in_epoch_order() {
     let (mut ledger, mut authority) = new_gate();
@@ -110,10 +110,10 @@ fn effects_leave_in_epoch_order() {
     assert_eq!(ledger.seal(), Epoch(1));
     stage(&mut ledger, 3);
     assert!(ledger.take_ready().is_empty());
-    // Group commit: epoch 1 covers epoch 0.
+    // The proof for epoch 1 covers epoch 0, too.
     assert_eq!(ids(&ledger.release(authority.acknowledged(Epoch(1)))), [1, 2, 3]);
     assert_eq!(ledger.held(), 1);
-    // Released, not settled: still in flight.
+    // Released effects that are not settled are still in flight.
     assert_eq!(ledger.in_flight().len(), 4);
 }
 
@@ -160,7 +160,7 @@ fn alone_everything_passes_until_the_gate_holds_again() {
     assert!(ledger.take_ready().is_empty());
 }
 
-/// P1: the payload is copied once, at the first call, and the copy stays.
+/// P1: a payload is copied once, at the first call of `copy_held`, and the copy stays.
 #[test]
 fn a_held_payload_is_copied_once() {
     let (mut ledger, mut authority) = new_gate();
@@ -189,7 +189,8 @@ fn another_gates_effect_settles_nothing() {
     batch.into_iter().for_each(|request| other.settle(request));
 }
 
-/// P1: a proof must be of a sealed epoch. An invented number does not cover what is staged now.
+/// P1: a proof must be of a sealed epoch. A proof with an invented epoch number does not cover
+/// effects that are staged now.
 #[test]
 #[should_panic(expected = "P1: a proof for epoch 0, but epoch 0 is not sealed yet")]
 fn a_proof_of_the_running_epoch_opens_nothing() {
@@ -223,8 +224,8 @@ fn a_token_forgotten_before_a_panic_is_found_at_the_next_seal() {
     assert!(message.contains("mem::forget"), "{message}");
 }
 
-/// P3: requests in flight are moved to another process as data, performed there again, and counted
-/// as replays. The ids continue.
+/// P3: requests in flight move to another process as data. They are performed again there, and
+/// counted as replays. The ids continue.
 #[test]
 fn requests_in_flight_are_adopted_and_replayed() {
     let (mut ledger, mut authority) = new_gate();
@@ -232,7 +233,7 @@ fn requests_in_flight_are_adopted_and_replayed() {
     ledger.chain_session(origin(7), |gate| Ok(gate.token::<BlockFlush>().stage(PORT))).unwrap();
     let sealed = ledger.seal();
     let (next_id, in_flight) = (ledger.next_id(), ledger.in_flight());
-    // Released but not yet reported to the driver: still in flight.
+    // Effects that are released but not yet reported to the driver are still in flight.
     let _ = ledger.release(authority.acknowledged(sealed));
     assert_eq!(ledger.in_flight(), in_flight);
 
@@ -277,7 +278,7 @@ fn an_impossible_list_of_requests_is_refused() {
     let mut later = good.clone();
     later[1].epoch = Epoch(1);
     assert_eq!(check(0, 3, &later), Err(InFlightError::Epoch(EffectId(2))));
-    // A machine that adopts it must be able to continue the ids.
+    // A machine that adopts the list must be able to continue the ids.
     assert_eq!(check(0, u64::MAX, &good), Err(InFlightError::Next(EffectId(u64::MAX))));
 }
 
@@ -303,8 +304,8 @@ fn held_bytes_are_known() {
     assert_eq!(ledger.held_bytes(), 0);
 }
 
-/// A reset of one device drops its chains, but neither its detached effects nor another device's
-/// chains.
+/// A reset of one device drops the requests of its chains. It drops neither the device's detached
+/// effects nor the requests of another device's chains.
 #[test]
 fn a_reset_cancels_the_chains_of_one_slot() {
     let (mut ledger, mut authority) = new_gate();
@@ -420,7 +421,8 @@ impl GuestBytes for Page {
     }
 }
 
-/// P8: guest memory is lent through the far side, and only to a bus master.
+/// P8: the gate gives access to guest memory only to a bus master, and only to memory that the far
+/// side has lent.
 #[test]
 fn only_a_bus_master_reaches_guest_memory() {
     let (mut ledger, _authority) = new_gate();
@@ -472,15 +474,15 @@ fn printed(in_flight: &[Record]) -> Vec<u8> {
     bytes.flatten().copied().collect()
 }
 
-/// P9: a guest that prints byte by byte while its output is held costs the machine little more than
-/// those bytes.
+/// P9: a guest that prints byte by byte while its output is held takes little more memory than the
+/// bytes.
 #[test]
 fn p9_held_bytes_of_a_console_are_gathered() {
     let (mut ledger, _authority) = new_gate();
     let text: Vec<u8> = (0..100_000_u32).map(|at| at as u8).collect();
     for byte in &text {
         print(&mut ledger, 4, *byte);
-        // Another console's output does not interrupt the merging.
+        // Output of another console does not interrupt the merging.
         print(&mut ledger, 5, 0);
     }
     let weight = ledger.load_of(4);
@@ -506,7 +508,7 @@ fn p1_nothing_is_added_to_what_was_sealed_or_has_left() {
     let left = ledger.release(authority.acknowledged(sealed));
     assert_eq!(ids(&left), [1]);
     assert_eq!(checkpoint[0], *left[0].record());
-    // Never settled: it has left, and stays in flight.
+    // The effect has left. It is never settled, so it stays in flight.
     drop(left);
     assert_eq!(ledger.held(), 1);
     let sealed = ledger.seal();
@@ -518,7 +520,7 @@ fn p1_nothing_is_added_to_what_was_sealed_or_has_left() {
     assert_eq!((ledger.held(), printed(&ledger.in_flight())), (1, b"abd".to_vec()));
 }
 
-/// P9: a guest that repeats its request for a reset while it waits has one reset held.
+/// P9: only one reset is held for a guest that requests resets again and again.
 #[test]
 fn p9_a_reset_is_held_once() {
     let (mut ledger, mut authority) = new_gate();
@@ -538,8 +540,8 @@ fn p9_a_reset_is_held_once() {
     ledger.seal();
 }
 
-/// P9: everything that is not settled is weighed, whether the gate holds or not. A slot is full
-/// before its bound is exceeded, and has room again only when requests are settled.
+/// P9: each request counts until it is settled, with the gate open or closed. A slot gets full, and
+/// has room again only when requests are settled.
 #[test]
 fn p9_what_is_not_settled_is_bounded_with_the_gate_open_as_well() {
     for alone in [false, true] {
@@ -573,9 +575,8 @@ fn p9_what_is_not_settled_is_bounded_with_the_gate_open_as_well() {
     }
 }
 
-/// P4, P9: whatever many devices request, it fits the record size that a standby accepts and this
-/// host's memory bound. A slot with little in flight is not stopped by others that use all they
-/// can.
+/// P4, P9: all requests of many devices fit the record size that a standby accepts, and this host's
+/// memory bound. A slot with little in flight can continue while others use all that they can.
 #[test]
 fn p4_a_full_gate_fits_its_bounds() {
     let (mut ledger, _authority) = new_gate();

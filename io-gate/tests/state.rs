@@ -1,4 +1,4 @@
-//! Saved states: each field comes back with its type, and what does not fit is refused.
+//! Saved states: each field is restored with its type, and a value that does not fit is refused.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -36,7 +36,7 @@ fn card() -> Card {
     }
 }
 
-/// A saved state as it is encoded. A change here is a new layout of every device's state.
+/// The encoding of a saved state. A change here changes the layout of every device's state.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Encoded {
     kind: String,
@@ -111,7 +111,7 @@ fn a_value_out_of_its_types_range_is_refused() {
     }
 }
 
-/// Fails if `open` ignores a field that the device does not know, or fills in one that it lacks.
+/// Fails if `open` ignores a field that the device does not know, or makes up a missing one.
 #[test]
 fn a_field_that_is_missing_or_left_over_is_refused() {
     saved_state! {

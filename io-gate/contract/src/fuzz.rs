@@ -1,10 +1,11 @@
-//! Random guests from seeds: each does at random what a guest can do, and the device must tolerate
-//! it.
+//! Random guests from seeds. A guest does anything that a guest can do, at random, and the device
+//! must tolerate it.
 //!
 //! A panic in a device ends the machine, and then the standby's machine too, since the state in
 //! which the device panics is replicated.
-//! A test tries the same guests each time. With `KEMARI_FUZZ_SECONDS=60` it tries others for 60 s,
-//! and with `KEMARI_FUZZ_SEED=N` it repeats one.
+//!
+//! A test runs the same guests each time. With `KEMARI_FUZZ_SECONDS=60` it runs other guests for 60
+//! s. With `KEMARI_FUZZ_SEED=N` it repeats the guest of seed N.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use crate::violation::Violation;
 
 const SEED: &str = "KEMARI_FUZZ_SEED";
 const SECONDS: &str = "KEMARI_FUZZ_SECONDS";
-/// Number of guests that a test tries: some seconds in a build without optimization.
+/// Number of guests that a test runs. They take some seconds in a build without optimization.
 const GUESTS: u64 = 100;
 
-/// Runs random guests. `guest` runs the one of a seed.
+/// Runs random guests. `guest` runs the guest of a seed.
 pub(crate) fn run<G>(guest: G) -> Result<(), Violation>
 where
     G: Fn(u64) -> Result<(), Violation> + Send + Sync + 'static,

@@ -1,25 +1,26 @@
 //! The contract of a device, as a test suite.
 //!
-//! It needs a function that makes the device and an example of a driver's requests. It checks what
-//! reading the device's code cannot prove:
+//! The suite needs a function that makes the device, and an example of a driver's requests. It
+//! checks rules that reading the device's code cannot prove:
 //!
-//! - Saved and restored between any two steps, with requests in flight, the device continues
-//!   unchanged, in the example and among random requests.
-//! - A saved state of another kind or version, or with a field that is missing, left over, of
-//!   another type or out of range, is refused and leaves the device unchanged. From an accepted
-//!   state the device can continue.
-//! - A driver's write to a field of the configuration space is refused or taken: the field has its
-//!   former value or the written one. Saved and restored after it, the device continues unchanged.
+//! - A device that is saved and restored between any two steps, with requests in flight, continues
+//!   unchanged. This is checked in the example and with random requests.
+//! - A device refuses a saved state of another kind or version, or with a field that is missing,
+//!   left over, of another type or out of range. A refused state leaves the device unchanged. A
+//!   device can continue from an accepted state.
+//! - After a driver's write to a field of the configuration space, the field has its former value
+//!   or the written one. A device that is saved and restored after the write continues unchanged.
 //! - A reset restores the state after power-on.
 //! - Malformed requests and input, and chains that change while a request is in flight, do not make
-//!   it panic, loop, or write more than fits.
-//! - Every set of offered features can be accepted, and accepted again after a reset.
-//! - The gate's counts are balanced at the end of every step: no token is forgotten, and nothing is
-//!   completed twice.
+//!   the device panic, loop, or write more bytes than fit.
+//! - A driver can accept every set of offered features, and accept it again after a reset.
+//! - The gate's counts are balanced at the end of every step: no token is forgotten, and no request
+//!   is completed twice.
 //! - The same requests cause the same effects.
 //!
-//! A second test, `fuzz`, runs random guests: requests with any bytes, chains that leave memory or
-//! change, accesses at any offset, resets, any features, and a move to another machine in between.
+//! A second test, `fuzz`, runs random guests. They make requests with any bytes, lend chains that
+//! leave memory or change, access any offset, reset the device and accept any features. In between,
+//! the device moves to another machine.
 //!
 //! ```
 //! use io_gate_contract::RegisterContract;
@@ -47,7 +48,7 @@
 //! RegisterContract::new(|| Box::new(Beeper::default())).write(0, b"a").read(0, 1).check();
 //! ```
 //!
-//! The suite plays the far side with io-gate's own ledger: to the device it looks like a machine.
+//! The suite is the far side, with io-gate's own ledger: to the device it looks like a machine.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! A guest's memory, and where the suite puts each request.
+//! A guest's memory.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -6,8 +6,8 @@ use std::fmt::Write;
 use io_gate::Payload;
 use io_gate::host::{GuestBytes, GuestRange, MemoryFault};
 
-/// Bytes from address 0, and for each byte whether it has been written. There is no memory beyond
-/// the end.
+/// The bytes from address 0, and for each byte whether it has been written. Accesses beyond the end
+/// fail.
 #[derive(Clone)]
 pub(crate) struct Memory(RefCell<Vec<u8>>, RefCell<Vec<bool>>);
 
@@ -16,7 +16,7 @@ impl Memory {
         Self(RefCell::new(vec![0; len]), RefCell::new(vec![false; len]))
     }
 
-    /// Forgets all writes of the device and the far side to these ranges.
+    /// Marks the bytes of these ranges as not written.
     pub(crate) fn forget_writes(&self, ranges: &[GuestRange]) {
         let mut written = self.1.borrow_mut();
         for range in ranges {
@@ -25,7 +25,7 @@ impl Memory {
         }
     }
 
-    /// How many bytes of these ranges have been written, counted from the first without a gap.
+    /// Number of written bytes at the beginning of these ranges, up to the first gap.
     pub(crate) fn written(&self, ranges: &[GuestRange]) -> usize {
         let written = self.1.borrow();
         let bytes = ranges.iter().flat_map(|range| {
@@ -88,7 +88,8 @@ impl GuestBytes for Memory {
     }
 }
 
-/// Describes bytes in a line of a log: different bytes give different texts.
+/// Describes bytes for a line of a log. Different bytes give different texts, except when hashes
+/// collide.
 pub(crate) fn brief(bytes: &[u8]) -> String {
     let mut text = format!("{} bytes", bytes.len());
     for byte in bytes.iter().take(24) {

@@ -13,9 +13,9 @@ use crate::violation::{Rule, Violation};
 type Make = Arc<dyn Fn() -> Box<dyn RegisterDevice> + Send + Sync>;
 
 const SLOT: u16 = 7;
-/// Guest memory for a bus master.
+/// Bytes of guest memory for a bus master.
 const MEMORY: usize = 1 << 20;
-/// More rounds of work than any access can need.
+/// Maximum number of calls of `proceed` after an access, more than any access needs.
 const ROUNDS: usize = 1 << 16;
 const SEEDS: u64 = 60;
 const ACCESSES: usize = 200;
@@ -91,7 +91,7 @@ impl RegisterContract {
         self
     }
 
-    /// The guest writes its own memory: rings and buffers for a bus master. Its size is 1 MiB.
+    /// The guest writes its own memory: rings and buffers for a bus master. The memory has 1 MiB.
     #[must_use]
     pub fn memory(mut self, addr: u64, bytes: &[u8]) -> Self {
         self.steps.push(Step::Memory { addr, bytes: bytes.to_vec() });
@@ -392,7 +392,7 @@ impl World {
             }
             self.pending.push(request);
         }
-        // Settle one step late, so that there is something in flight between any two steps.
+        // Settle the oldest request one step late, so that requests are in flight between steps.
         if self.pending.len() > 1 {
             let oldest = self.pending.remove(0);
             self.ledger.settle(oldest);

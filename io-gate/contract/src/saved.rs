@@ -1,4 +1,4 @@
-//! Invalid saved states, made from a valid one, which a device must refuse.
+//! Changed saved states, made from a valid one. A device must refuse an invalid one.
 
 use io_gate::{SavedState, StateError};
 use serde_json::{Value, json};
@@ -18,9 +18,9 @@ struct Spoiled {
     always_wrong: bool,
 }
 
-/// Offers each changed state of `device` to it. If the device accepts one, it must save the same
-/// state again, and `go_on` checks that a device can continue from it: a state comes from an
-/// untrusted peer.
+/// Restores `device` from each changed form of its state. If the device accepts one, it must save
+/// the same state again, and `go_on` checks that a device can continue from it: a state comes from
+/// an untrusted peer.
 pub(crate) fn check(
     device: &mut dyn Stateful,
     go_on: impl Fn(&SavedState) -> Result<(), Violation>,

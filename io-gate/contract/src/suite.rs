@@ -1,5 +1,4 @@
-//! Code shared by the suites of virtio and of register devices: guarding, logging and comparing a
-//! run.
+//! Code that the suites of virtio and of register devices share: it guards, logs and compares runs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -7,13 +6,14 @@ use std::time::Duration;
 
 use crate::violation::{Rule, Violation};
 
-/// A device that has not returned after this time counts as one that never returns.
+/// A call that has not returned after this time counts as one that never returns.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Everything visible to the guest or outside, in order.
+/// Everything that the guest or the outside can see, in order.
 pub(crate) type Log = Vec<String>;
 
-/// Runs `check` so that neither a panic nor an endless loop of the device ends the test program.
+/// Runs `check` in a thread, so that a panic or an endless loop of the device neither ends nor
+/// blocks the test program.
 pub(crate) fn guarded(
     check: impl FnOnce() -> Result<(), Violation> + Send + 'static,
 ) -> Result<(), Violation> {
@@ -38,7 +38,7 @@ pub(crate) fn guarded(
     }
 }
 
-/// Runs one step. A panic becomes a violation that names the request.
+/// Runs one step. Turns a panic into a violation that names the request.
 pub(crate) fn step<R>(asked: &str, run: impl FnOnce() -> R) -> Result<R, Violation> {
     catch_unwind(AssertUnwindSafe(run)).or_else(|panic| {
         Rule::NoPanic.broken(format!("{asked}: a panic: {}", panic_text(panic.as_ref())))

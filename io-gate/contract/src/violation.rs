@@ -1,4 +1,4 @@
-//! The report of the suite when a device breaks the contract.
+//! The suite's report when a device breaks the contract.
 
 use std::fmt;
 

@@ -79,8 +79,8 @@ impl VirtioContract {
         self.add(Step::Config { offset, bytes: bytes.to_vec() })
     }
 
-    /// The step added last needs these features: it is refused for a driver that has not accepted
-    /// all of them.
+    /// The step added last needs these features: the device refuses it if the driver has not
+    /// accepted all of them.
     #[must_use]
     pub fn needs(mut self, features: u64) -> Self {
         if let Some(needs) = self.needs.last_mut() {
@@ -190,7 +190,8 @@ impl VirtioContract {
         Ok(())
     }
 
-    /// Restored at any point, the device continues unchanged; and two equal runs have equal logs.
+    /// A device that is saved and restored at any point continues unchanged, and two equal runs
+    /// have equal logs.
     fn check_continuity(&self) -> Result<(), Violation> {
         for pace in [Pace::AtOnce, Pace::TwoBehind, Pace::AtTheEnd] {
             for outcome in OUTCOMES {
@@ -220,7 +221,7 @@ impl VirtioContract {
     fn check_state(&self) -> Result<(), Violation> {
         for pace in [Pace::AtOnce, Pace::AtTheEnd] {
             let mut world = self.world();
-            // Half-way through, with requests in flight.
+            // Stop half-way: with `AtTheEnd`, requests are in flight.
             let moves = self.moves(pace);
             self.play(&mut world, &moves[..moves.len() / 2], Outcome::Success(0))?;
             saved::check(&mut world, |state| self.go_on_from(state))?;
@@ -286,8 +287,8 @@ impl VirtioContract {
         Ok(())
     }
 
-    /// Each step that needs features is served with all offered features, and not without one of
-    /// those that it needs.
+    /// The device serves each step if the driver has accepted all offered features. It does not
+    /// serve a step if the driver has not accepted one of the features that the step needs.
     fn check_negotiated(&self) -> Result<(), Violation> {
         let offered = (self.make)().features();
         let said = self.needs.iter().fold(self.without_requests, |all, needs| all | needs);

@@ -1,4 +1,5 @@
-//! Tests that the suite can fail: devices that break one rule each, and one that breaks none.
+//! Tests that the suite can fail. It fails for each device that breaks a rule, and passes a device
+//! that breaks none.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -76,10 +77,10 @@ config_space! {
 struct Echo {
     fault: Fault,
     kept: Kept,
-    /// State that a request in flight needs later. It is not in the saved state, which is the
-    /// fault.
+    /// State that a request in flight needs later. The fault is that the saved state lacks it.
     remembered: u8,
-    /// Likewise. No example has a request of one byte.
+    /// Counts requests of one or two bytes. The saved state lacks it, too, and the example has no
+    /// request that is so short.
     tiny: u64,
     resets: u64,
 }
@@ -106,7 +107,7 @@ fn echo(fault: Fault) -> VirtioContract {
         .without_requests(0b001)
 }
 
-/// A feature: requests that begin with `!` are only for drivers that have accepted it.
+/// A feature. Requests that begin with `!` are only for drivers that have accepted it.
 const LOUD: u64 = 0b100;
 
 impl Device for Echo {
@@ -333,7 +334,8 @@ fn a_good_device_bears_any_guest() {
     dial(Dial::default).fuzz();
 }
 
-/// For each offered feature the example must say which requests need it, or that none does.
+/// For each offered feature the example must name the requests that need it, or say that no request
+/// does.
 #[test]
 fn an_offered_feature_is_accounted_for() {
     let silent = VirtioContract::new(|| Box::new(Echo::new(Fault::None)));
@@ -366,14 +368,14 @@ saved_state! {
     }
 }
 
-/// A register that prints what is written to it and asks for an interrupt.
+/// A register that adds up the written values, prints the sum, and requests an interrupt.
 #[derive(Default)]
 struct Dial {
     shown: Shown,
     loses_interrupts: bool,
     counts_forever: bool,
     panics_on_input: bool,
-    /// Set by writes beyond the first register. Reads show it, and the saved state lacks it.
+    /// Counts writes beyond the first register. Reads show the count, and the saved state lacks it.
     odd: Option<u8>,
 }
 

@@ -1,5 +1,5 @@
-//! The pages of guest memory that this process has written: the bitmap of a memory region (P8). The
-//! cost of taking the pages depends on the number of written pages, not on the size of the memory.
+//! A bitmap of the pages of a memory region that this process has written (P8). A summary makes
+//! taking the pages cheap: 16 MiB without a written page cost one load.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,11 +9,11 @@ use vm_memory::bitmap::{Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
 const PAGE_SIZE: usize = 4096;
 const BITS: usize = u64::BITS as usize;
 
-/// One bit per 4 KiB page, and a summary bit per 64 pages, so that taking skips the bits of
+/// One bit per 4 KiB page, and one summary bit per 64 pages, so that taking skips the bits of
 /// unwritten pages.
 ///
 /// P8: no mark is lost between a writer and a taker that run at the same time. A writer stores its
-/// bytes, then sets the page's bit, then makes sure that the summary bit is set. A taker clears the
+/// bytes, then sets the page's bit, then sets the summary bit if it is clear. A taker clears the
 /// summary bit, then takes the page's bit, then reads the page. If the taker reads the page's bit
 /// before it is set, it has already cleared the summary bit, and the writer sets that bit again for
 /// the next take. In any other order (the writer sets the summary bit first, or the taker clears it
@@ -47,9 +47,9 @@ impl PageBitmap {
     }
 
     /// Takes the marked pages: calls `found` with each group of 64 pages that has marks, in
-    /// ascending order, and the bits of its marked pages. The pages are clean from then on, so read
-    /// a page's contents after its bit was taken. Marks made meanwhile are reported by this call or
-    /// by the next.
+    /// ascending order, and the bits of its marked pages. The pages are then clean, so read a
+    /// page's contents only after `found` has reported it. This call or the next one reports marks
+    /// that are made during the call.
     pub fn take(&self, found: impl FnMut(usize, u64)) {
         self.take_in_steps(found, || ());
     }
@@ -57,9 +57,9 @@ impl PageBitmap {
     /// As [`take`](Self::take). Calls `between` between any two accesses to shared data.
     fn take_in_steps(&self, mut found: impl FnMut(usize, u64), between: impl Fn()) {
         for (above, summary) in self.summary.iter().enumerate() {
-            // The load avoids a more expensive swap if nothing was written. A later mark is for the
-            // next take. An earlier mark is seen, since its writer has set this bit or has seen it
-            // set.
+            // The load avoids a more expensive swap if nothing was written. The next take finds a
+            // later mark. This load sees an earlier mark, since its writer has set the summary bit
+            // or has seen it set.
             if summary.load(Ordering::SeqCst) == 0 {
                 continue;
             }
@@ -79,14 +79,14 @@ impl PageBitmap {
 
     /// Sets bits of one word. Calls `between` between any two accesses to shared data.
     fn mark_in_steps(&self, index: usize, bits: u64, between: impl Fn()) {
-        // Always write, even if the bit is set: the write orders the bytes stored before it with a
-        // taker's read of the page.
+        // Always write, even if the bit is set: the write orders the writer's earlier stores to the
+        // page before a taker's read of it.
         self.words[index].fetch_or(bits, Ordering::SeqCst);
         let above = 1 << (index % BITS);
         let summary = &self.summary[index / BITS];
         between();
-        // All accesses are sequentially consistent: if the bit is seen set here, a taker clears it
-        // later, and then takes the word with the bits set above.
+        // All accesses are sequentially consistent. If this load sees the summary bit set, a taker
+        // clears that bit later, and only then takes the word, with the bits set above.
         if summary.load(Ordering::SeqCst) & above == 0 {
             between();
             summary.fetch_or(above, Ordering::SeqCst);
@@ -105,7 +105,8 @@ impl Bitmap for PageBitmap {
         };
         let first = offset / PAGE_SIZE;
         if first >= self.pages {
-            // As vm-memory's own bitmap: there is no such page, so nothing was written.
+            // Ignore it, as vm-memory's own bitmap does: there is no such page, so nothing was
+            // written.
             return;
         }
         let last = (offset.saturating_add(reach) / PAGE_SIZE).min(self.pages - 1);
@@ -198,8 +199,8 @@ mod tests {
         assert_eq!(taken(&bitmap), [5]);
     }
 
-    /// Each order of one writer's steps around a whole take, and of a take's steps around a whole
-    /// mark, with the word and its summary bit set before or not.
+    /// P8: a whole take between any two steps of one mark, and a whole mark between any two steps
+    /// of one take, with the word and its summary bit set before or not.
     #[test]
     fn p8_a_mark_is_told_whatever_it_meets() {
         const PAGE: usize = 65 * BITS + 3;
@@ -239,15 +240,15 @@ mod tests {
         }
     }
 
-    /// Writers mark each page once, next to each other in the same words, while a taker takes
-    /// continually. A lost mark is never covered by a later one.
+    /// P8: writers mark each page once, at the same time in the same words, while a taker takes all
+    /// the time. No page is marked twice, so no later mark hides a lost one.
     #[test]
     fn p8_marks_made_while_another_thread_takes_are_each_told_once() {
         const WRITERS: usize = 3;
         const PAGES: usize = WRITERS * 400_000;
         let bitmap = PageBitmap::new(PAGES * PAGE_SIZE);
         let running = AtomicUsize::new(WRITERS);
-        // Keep the writers in step.
+        // Keep the writers in the same words.
         let together = Barrier::new(WRITERS);
         let mark = |writer: usize| {
             for page in (writer..PAGES).step_by(WRITERS) {
@@ -270,7 +271,7 @@ mod tests {
                 look();
             }
         });
-        // All marks are made: one take must find the rest.
+        // All marks are made: one more take must find the rest.
         look();
         let wrong: Vec<_> = reported.iter().enumerate().filter(|&(_, &times)| times != 1).collect();
         assert!(

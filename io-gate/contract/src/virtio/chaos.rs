@@ -14,9 +14,9 @@ const REQUESTS: u16 = 60;
 const LENGTHS: [usize; 16] =
     [0, 1, 2, 3, 4, 8, 12, 15, 16, 17, 31, 512, 513, 4096, 65_536, 100_000];
 
-/// Gives random requests to a device. It must continue whatever they are, and the gate's counts
-/// must be balanced. A second run of the same requests moves to another machine at some point, and
-/// must have the same log.
+/// Gives random requests to a device. The device must continue after each of them, and the gate's
+/// counts must be balanced. A second run of the same requests moves to another machine at some
+/// point, and must have the same log.
 pub(super) fn check(make: &Make, steps: &[Step]) -> Result<(), Violation> {
     for seed in 0..SEEDS {
         let whole = play(make, steps, seed, None)?;
@@ -119,7 +119,7 @@ impl<'s> Driver<'s> {
         world.take(0, &Step::Config { offset, bytes })
     }
 
-    /// Random features: all, none, or some of the offered ones.
+    /// Random features: all, none, or some of the offered features.
     pub(super) fn features(&mut self, world: &World) -> u64 {
         let offered = world.device.features();
         match self.random.u8(0..4) {
@@ -130,7 +130,7 @@ impl<'s> Driver<'s> {
     }
 }
 
-/// A length that often breaks parsers, or any.
+/// A length that often breaks parsers, or a random one.
 fn length(random: &mut fastrand::Rng) -> usize {
     let bits = random.u8(1..17);
     match random.bool() {
@@ -175,12 +175,12 @@ fn malformed(world: &World, steps: &[Step], random: &mut fastrand::Rng) -> Place
         own: false,
     };
     if random.u8(0..8) == 0 {
-        // Use the same memory twice.
+        // Use one range twice.
         let ranges = if random.bool() { &mut place.readable } else { &mut place.writable };
         ranges.extend(random.choice(ranges.clone()));
     } else if random.u8(0..8) == 0 {
-        // Beyond the end of memory: a driver that lies, or a device that was given another device's
-        // chain. The far side accepts chains of up to 2^32 - 1 bytes.
+        // Add a range beyond the end of memory: a driver may lie, or a device may get another
+        // device's chain. The far side accepts chains of up to 2^32 - 1 bytes.
         let most = u32::MAX - (bytes.len() + room) as u32;
         let len = if random.bool() { most } else { random.u32(1..600) };
         let outside = GuestRange { addr: 1 << 40, len };

@@ -14,9 +14,9 @@ struct Written {
 }
 
 impl VirtioContract {
-    /// Writes values to each field, in whole and in part, half-way through the example. The field
-    /// has its former value or the written one, the device continues after it on another machine as
-    /// it would have here, and a reset undoes it.
+    /// Half-way through the example, writes values to each field, in whole and in part. After each
+    /// write the field must have its former value or the written one, the device must continue on
+    /// another machine as it does on this one, and a reset must undo the write.
     pub(super) fn check_configured(&self) -> Result<(), Violation> {
         let places = (self.make)().config().places().to_vec();
         for place in places.iter().filter(|place| place.writable) {
@@ -75,7 +75,7 @@ fn field(world: &World, place: &ConfigPlace) -> Vec<u8> {
     bytes
 }
 
-/// What is written to a field: values at the ends of its range and next to the present one, and
+/// The writes to try on a field: values at the ends of its range and next to the present one, and
 /// each of its bytes alone.
 fn values(place: &ConfigPlace, world: &World) -> Vec<Written> {
     let now = field(world, place);

@@ -1,5 +1,5 @@
-//! A machine around one virtio device: chains in memory, a ledger, and backends that perform what
-//! is asked.
+//! A machine around one virtio device: chains in memory, a ledger, and backends that perform its
+//! requests.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use crate::memory::{Memory, brief};
 use crate::suite::{Log, step};
 use crate::violation::{Rule, Violation};
 
-/// Size of each step's own memory.
+/// Bytes of memory that each step has for itself.
 const AREA: u64 = 256 << 10;
-/// How many bytes of the configuration space are read.
+/// Number of bytes of the configuration space that are read.
 const CONFIG: usize = 64;
 const SLOT: u16 = 7;
 
@@ -25,11 +25,12 @@ const SLOT: u16 = 7;
 pub(super) struct Place {
     pub(super) readable: Vec<GuestRange>,
     pub(super) writable: Vec<GuestRange>,
-    /// The driver changed it while the device had it, so the device's writes may be elsewhere.
+    /// Whether the driver changed it while the device had it, so that the device's writes may be
+    /// elsewhere.
     pub(super) changed: bool,
-    /// Number of chains that it consists of, if not one.
+    /// Number of chains of which it consists; `None` for one.
     pub(super) merged: Option<u16>,
-    /// No other request uses the same memory, so every write there is for this one.
+    /// Whether no other request uses the same memory, so that every write there is for this one.
     pub(super) own: bool,
 }
 
@@ -44,9 +45,9 @@ pub(super) struct World {
     pub(super) log: Log,
     pub(super) memory: Memory,
     ledger: Ledger,
-    /// Requested and not performed, oldest first.
+    /// Requests that are not performed yet, oldest first.
     pending: Vec<Performable>,
-    /// The waiting chains, by their heads.
+    /// Queue and memory of each waiting chain, by its head.
     waiting: BTreeMap<u16, (u16, Place)>,
 }
 
@@ -102,7 +103,7 @@ impl World {
         self.end_of_step()
     }
 
-    /// Puts a request into its memory, in the pieces that drivers use.
+    /// Puts a request into its memory, split into descriptors as drivers do it.
     fn place(&self, head: u16, readable: &[u8], room: usize) -> Result<Place, Violation> {
         if readable.len() + room > AREA as usize {
             return Rule::Script.broken(format!(
@@ -178,7 +179,7 @@ impl World {
         let merges = self.device.merges_input(port);
         let mut rest = data;
         while !rest.is_empty() {
-            // As many chains as hold all of it, for a device that merges input.
+            // A device that merges input gets as many chains as the data needs.
             let chains = if merges { rest.len().div_ceil(room.max(1)) } else { 1 };
             let mut place = self.place(head, &[], room * chains)?;
             place.merged = Some(chains as u16);
@@ -274,7 +275,7 @@ impl World {
         self.end_of_step()
     }
 
-    /// Performs a request, with the same result each time.
+    /// Performs a request. The result depends only on the arguments.
     fn perform(&self, head: u16, record: &Record, outcome: Outcome) -> Outcome {
         let Request::Input(InputOp::BlockRead { into, .. } | InputOp::Entropy { into }) =
             &record.request
