@@ -1,4 +1,4 @@
-//! The weight of requests that are not settled, and its one bound (P9).
+//! The weight of requests that are not settled, and its bound (P9).
 //!
 //! A guest can make requests faster than they are settled: the standby may be slow, the arbiter
 //! unreachable, or a network peer not reading. Each request counts here until it is settled, held

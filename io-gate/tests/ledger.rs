@@ -83,7 +83,7 @@ fn a_chain_that_stages_and_is_called_done_panics() {
     });
 }
 
-/// Effects that a device staged before it failed do not leave.
+/// Effects that a device staged before it returned an error do not leave.
 #[test]
 fn an_error_cancels_what_was_staged() {
     let (mut ledger, mut authority) = new_gate();

@@ -48,7 +48,8 @@
 //! RegisterContract::new(|| Box::new(Beeper::default())).write(0, b"a").read(0, 1).check();
 //! ```
 //!
-//! The suite is the far side, with io-gate's own ledger: to the device it looks like a machine.
+//! The suite acts as the far side, with io-gate's own ledger: to the device it looks like a
+//! machine.
 
 #![forbid(unsafe_code)]
 
