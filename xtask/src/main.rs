@@ -10,6 +10,8 @@ mod faults;
 #[cfg(test)]
 mod floors;
 mod fuzz;
+#[cfg(test)]
+mod named_tests;
 mod new_device;
 mod run_pair;
 mod sim;

@@ -222,7 +222,7 @@ fn lab() -> Result<bool> {
     build::run(build::cargo().args(tests).args(ignored))?;
     let guest = guest::Preparation::begin(&|line| println!("{line}"))?
         .linux_guest(guest::KernelChoice::Cloud)?;
-    let test = ["test", "--quiet", "--locked", "--package", "kemari-vmm", "--test", "boot"];
+    let test = ["test", "--quiet", "--locked", "--package", "kemari-machine", "--test", "boot"];
     let mut test_image = build::cargo();
     test_image.args(test).arg("stock_bzimage_loads").env("KEMARI_TEST_BZIMAGE", guest.vmlinuz);
     build::run(&mut test_image)?;
