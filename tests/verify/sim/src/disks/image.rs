@@ -74,6 +74,13 @@ impl Image {
         if failed { Err("the sync failed: input/output error".into()) } else { Ok(()) }
     }
 
+    /// What a sector may hold after a power loss, in the order of its writes: what is durable, and
+    /// each write that was not synced. The last one is what a read finds.
+    pub(super) fn possible(&self, sector: usize) -> Vec<u64> {
+        let unsynced = self.pending.iter().filter(|(at, _)| *at == sector);
+        std::iter::once(self.durable[sector]).chain(unsynced.map(|(_, value)| *value)).collect()
+    }
+
     pub(super) fn lose_power(&mut self, random: &mut Random) {
         let pending = std::mem::take(&mut self.pending);
         self.synced = 0;
