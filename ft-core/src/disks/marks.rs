@@ -66,7 +66,7 @@ pub struct Area {
 /// The mark area cannot be used: every block may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the mark area is damaged: expected blocks with their checksums, found others; all is compared"
+    "the mark area is damaged: expected blocks with valid checksums, found others; the resync compares all blocks"
 )]
 pub struct AreaError;
 

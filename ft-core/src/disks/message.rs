@@ -78,7 +78,9 @@ pub enum Message {
 
 /// The bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a message about own disks, found {found} bytes that are none")]
+#[error(
+    "cannot decode a message about own disks: expected a whole message and nothing after it, found {found} other bytes"
+)]
 pub struct MessageError {
     /// How many bytes.
     pub found: usize,

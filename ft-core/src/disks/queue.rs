@@ -12,7 +12,7 @@ use crate::{Epoch, deliberate};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
     /// An entry is missing, or comes again.
-    #[error("expected entry {} of the disks' list, found {}", expected.0, found.0)]
+    #[error("the list of disk operations has a gap: expected entry {}, found entry {}", expected.0, found.0)]
     Gap {
         /// The next entry.
         expected: Seq,
@@ -20,9 +20,7 @@ pub enum QueueError {
         found: Seq,
     },
     /// More than the queue takes.
-    #[error(
-        "expected at most {limit} bytes of disk operations that are not performed, found {found}"
-    )]
+    #[error("too many disk operations wait: expected at most {limit} bytes, found {found}")]
     Full {
         /// The bound.
         limit: u64,
@@ -30,7 +28,7 @@ pub enum QueueError {
         found: u64,
     },
     /// A payload is in the memory of a checkpoint that does not have it.
-    #[error("entry {} has its bytes in the checkpoint's memory at {address:#x}, which does not exist", seq.0)]
+    #[error("entry {}: its bytes are at {address:#x} of the checkpoint's memory, expected an address within guest memory", seq.0)]
     Memory {
         /// The entry.
         seq: Seq,

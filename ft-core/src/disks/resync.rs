@@ -51,7 +51,9 @@ pub enum Plan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Its image is of another machine.
-    #[error("the standby's image belongs to another machine ({found:?}, expected {expected:?})")]
+    #[error(
+        "the standby's image belongs to another machine: expected {expected:?}, found {found:?}; give the standby an image of this machine, or a new one"
+    )]
     OtherPair {
         /// This machine.
         expected: PairId,
@@ -62,7 +64,9 @@ pub enum Refusal {
     #[error("both sides use one image ({0:?}): an own disk needs an image on each host")]
     SameImage(DiskId),
     /// Another size.
-    #[error("the standby's image has {found} bytes, expected {expected}: make it as large")]
+    #[error(
+        "the standby's image has {found} bytes, expected {expected}: make an image of that size"
+    )]
     Size {
         /// This side's.
         expected: u64,
@@ -74,7 +78,7 @@ pub enum Refusal {
     Failed,
     /// It has what this image lacks.
     #[error(
-        "the standby's image is of generation {theirs}, which this image ({ours}) does not continue: decide which to keep, and make the other anew"
+        "the standby's image is of generation {theirs}, and the primary's image ({ours}) does not descend from it: decide which image to keep, and replace the other by a new one"
     )]
     NotAnAncestor {
         /// This side's.

@@ -60,14 +60,16 @@ pub enum SetError {
         found: Box<SetRecord>,
     },
     /// The arbiter knows no such term.
-    #[error("the arbiter does not know term {term}: its data went back")]
+    #[error(
+        "the arbiter does not know term {term}: expected its record, found none; restore the arbiter's newest data"
+    )]
     Missing {
         /// The term.
         term: u64,
     },
     /// The set does not name the image.
     #[error(
-        "the image of this host is not in the set of term {}: it is of generation {ours}, the set of {}; start {}",
+        "the image of this host is not in the set of term {}: the image is of generation {ours}, the set of {}; start {}",
         found.term, found.generation, found.hosts()
     )]
     NotInSet {

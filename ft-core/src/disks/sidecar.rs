@@ -73,15 +73,15 @@ pub enum SidecarError {
     )]
     NoValidSlot,
     /// A slot is of another release.
-    #[error(
-        "the sidecar has encoding {found}, expected {VERSION}: use the release that has written it"
-    )]
+    #[error("the sidecar has encoding {found}, expected {VERSION}: use the release that wrote it")]
     Version {
         /// What was found.
         found: u16,
     },
     /// It describes another file.
-    #[error("the sidecar describes image {expected:?}, found {found:?}: the image was replaced")]
+    #[error(
+        "the sidecar describes image {expected:?}, found {found:?}: the image was replaced; put the former image back, or make a new one"
+    )]
     Image {
         /// As the sidecar says.
         expected: ImageIdentity,

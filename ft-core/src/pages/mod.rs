@@ -91,7 +91,7 @@ pub enum PagesError {
         encoding: u64,
     },
     /// The compressed bytes do not give a page.
-    #[error("page {address:#x} does not decompress to 4096 bytes")]
+    #[error("page {address:#x} cannot be decompressed: expected 4096 bytes of content")]
     Lz4 {
         /// The page.
         address: u64,

@@ -150,7 +150,9 @@ pub enum WireError {
         found: u16,
     },
     /// A kind that this version does not have.
-    #[error("frame kind {found} is unknown in protocol version {PROTOCOL}")]
+    #[error(
+        "frame kind {found} is unknown in protocol version {PROTOCOL}: run the same release on both hosts"
+    )]
     Kind {
         /// The number.
         found: u16,
@@ -167,7 +169,7 @@ pub enum WireError {
         found: u32,
     },
     /// An epoch or term that is beyond what a machine can reach by counting.
-    #[error("epoch {epoch}, term {term}: numbers from {MAX_NUMBER} on are not used")]
+    #[error("epoch {epoch}, term {term}: expected numbers below {MAX_NUMBER}")]
     Number {
         /// The epoch.
         epoch: u64,

@@ -154,7 +154,7 @@ fn r6_a_cold_start_names_both_generations_and_the_host_to_start() {
     let refused = begin(&outdated, None).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "the image of this host is not in the set of term 4: it is of generation 3/00000067, the set of 4/00000068; \
+        "the image of this host is not in the set of term 4: the image is of generation 3/00000067, the set of 4/00000068; \
          start a"
     );
     assert!(begin(&outdated, Some(4)).is_ok(), "the operator gives term 4 up");

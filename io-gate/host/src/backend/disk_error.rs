@@ -111,7 +111,9 @@ pub enum DiskError {
         error: io::Error,
     },
     /// The file system cannot lock.
-    #[error("disk {path}: cannot lock it: {error}")]
+    #[error(
+        "disk {path}: cannot lock it: {error}; expected storage with file locks (F_OFD_SETLK): move the image to such storage"
+    )]
     Lock {
         /// The file.
         path: PathBuf,
