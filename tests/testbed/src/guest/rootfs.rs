@@ -17,16 +17,16 @@ const INIT: &str = include_str!("../../../guests/linux/init");
 const POWEROFF: &str = include_str!("../../../guests/linux/poweroff");
 const REDIS: &str = include_str!("../../../guests/linux/redis.conf");
 
-/// What the guest has beyond Debian's minimal base.
+/// Debian packages of the guest besides the minimal base.
 const PACKAGES: &str =
     "redis-server,iproute2,iputils-ping,busybox-static,e2fsprogs,login,util-linux,procps";
-/// Left out: nobody reads them in a guest that lives for a minute.
+/// Paths that are not installed: a guest that runs for a minute needs no documentation.
 const LEFT_OUT: &[&str] =
     &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"];
-/// Size of the file system. The file is sparse: it takes what is used.
+/// Size of the file system. The image file is sparse: only used blocks take disk space.
 const SIZE: &str = "400M";
 
-/// Makes the root file system, or takes it from the cache.
+/// Makes the root file system, or takes it from the cache. Returns the path of the image.
 pub(crate) fn prepare(p: &Preparation<'_>) -> Result<PathBuf> {
     let mut inputs = p.archive.inputs(&["redis-server", "libc6", "iproute2", "util-linux"])?;
     inputs.insert("packages".into(), format!("{SUITE}: {PACKAGES}"));
@@ -66,7 +66,8 @@ fn bootstrap(p: &Preparation<'_>, tree: &Path) -> Result<()> {
     run(&mut command)
 }
 
-/// Makes it a guest: our init, no root password on the console, Redis as the service.
+/// Makes a guest of the minimal Debian in `tree`: installs our init and the configuration of Redis,
+/// and removes root's password.
 fn configure(tree: &Path) -> Result<()> {
     let put = |path: &str, mode: u32, text: &str| -> Result<()> {
         let path = tree.join(path);
@@ -94,7 +95,7 @@ fn configure(tree: &Path) -> Result<()> {
         0o644,
         "Debian \\r (\\l): the guest of a Kemari test; log in as root, no password\n",
     )?;
-    // Only the console logs in here: there is no remote shell in the image.
+    // No password is needed: only the console offers a login, and the image has no remote shell.
     run(Command::new("chroot").arg(tree).args(["passwd", "--quiet", "-d", "root"]))?;
     for leftover in ["var/lib/apt/lists", "var/cache/apt"] {
         let path = tree.join(leftover);
@@ -106,8 +107,8 @@ fn configure(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An ext4 image of a directory, without a loop device; fixed identifiers, so equal trees give like
-/// images.
+/// Makes an ext4 image of the directory `tree`, without a loop device. Its identifiers are fixed, so
+/// that equal trees give images with equal identifiers.
 fn make_image(tree: &Path, image: &Path) -> Result<()> {
     run(Command::new("mke2fs")
         .args(["-q", "-t", "ext4", "-L", "kemari-root", "-m", "0"])

@@ -1,5 +1,5 @@
-//! The lab's initramfs: busybox, kvm-amd and network modules, and a script that runs the caller's
-//! command.
+//! The initramfs of the nested lab's emulated host: busybox, kernel modules (kvm-amd and network),
+//! and a script that runs the caller's command.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::guest::kernel::Kernel;
 
 const INIT: &str = include_str!("../../../guests/linux/lab-init");
 
-/// Makes the initramfs, or takes it from the cache.
+/// Makes the initramfs, or takes it from the cache. Returns its path.
 pub(super) fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {
     let mut inputs = kernel.inputs();
     inputs.insert("init".into(), sha256_text(INIT));
@@ -24,8 +24,8 @@ pub(super) fn prepare(p: &Preparation<'_>, kernel: &Kernel) -> Result<PathBuf> {
             archive.directory(mount_point);
         }
         archive.symlink("var/run", "/run");
-        // Debian's dynamically linked programs find their loader and libraries in the guest's
-        // image.
+        // The lab mounts the guest's image at /debian. Its dynamically linked programs expect their
+        // loader and libraries at these paths.
         for (link, target) in [
             ("lib64", "/debian/usr/lib64"),
             ("lib/x86_64-linux-gnu", "/debian/usr/lib/x86_64-linux-gnu"),
