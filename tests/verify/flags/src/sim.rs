@@ -29,6 +29,9 @@ pub struct Arguments {
     /// The first seed; by default a random one, which is printed.
     #[arg(long, conflicts_with = "seed", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub first: Option<u64>,
+    /// Run only the worlds with own disks, one seed in four; the others count as run.
+    #[arg(long, conflicts_with_all = ["seed", "bugs"])]
+    pub own_disks: bool,
     /// Stop at the first world that breaks a promise.
     #[arg(long)]
     pub until_broken: bool,

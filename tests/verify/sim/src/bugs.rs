@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ft_core::bugs::{ALL, Bug, set};
-use kemari_sim::{plan, try_run};
+use kemari_sim::{has_own_disks, plan, try_run};
 
 use crate::{Arguments, fresh};
 
@@ -24,8 +24,9 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
         if !wanted(&name) {
             continue;
         }
+        let hunt = Hunt { bug: *bug, own_disks: text.trim().starts_with("own disks:") };
         let rounds =
-            (0..arguments.rounds as u64).map(|round| look(*bug, arguments, first + round * LIMIT));
+            (0..arguments.rounds as u64).map(|round| hunt.look(arguments, first + round * LIMIT));
         let mut rounds: Vec<(u64, String)> = rounds.collect();
         rounds.sort();
         all += 1;
@@ -44,43 +45,56 @@ pub(crate) fn run(arguments: &Arguments) -> bool {
     found == all && all > 0
 }
 
-/// Searches for a bug once. A world that breaks without the bug too shows another defect.
-fn look(bug: Bug, arguments: &Arguments, first: u64) -> (u64, String) {
-    set(Some(bug));
-    let (worlds, why) = search(arguments, first);
-    set(None);
-    if worlds > LIMIT {
-        return (worlds, why);
-    }
-    let seed = first + worlds - 1;
-    match try_run(seed, &plan(seed)) {
-        Ok(_) => (worlds, why),
-        Err(own) => (LIMIT + 1, format!("(seed {seed} breaks without it as well: {own})")),
-    }
+/// A search for a bug. One of own disks shows itself in a world with own disks only: the others
+/// count, and are not run.
+struct Hunt {
+    bug: Bug,
+    own_disks: bool,
 }
 
-/// Number of worlds that the search took, and the observer's message.
-fn search(arguments: &Arguments, first: u64) -> (u64, String) {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
-    let best = Mutex::new((LIMIT + 1, String::new()));
-    let lock = "no thread panics while it holds this lock";
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.unwrap_or(cores) {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= LIMIT {
-                        return;
-                    }
-                    if let Err(why) = try_run(first + at, &plan(first + at)) {
-                        done.store(true, Ordering::Relaxed);
-                        let mut best = best.lock().expect(lock);
-                        *best = (*best).clone().min((at + 1, why));
-                    }
-                }
-            });
+impl Hunt {
+    /// Searches once. A world that breaks without the bug too shows another defect.
+    fn look(&self, arguments: &Arguments, first: u64) -> (u64, String) {
+        set(Some(self.bug));
+        let (worlds, why) = self.search(arguments, first);
+        set(None);
+        if worlds > LIMIT {
+            return (worlds, why);
         }
-    });
-    best.into_inner().expect(lock)
+        let seed = first + worlds - 1;
+        match try_run(seed, &plan(seed)) {
+            Ok(_) => (worlds, why),
+            Err(own) => (LIMIT + 1, format!("(seed {seed} breaks without it as well: {own})")),
+        }
+    }
+
+    /// Number of worlds that the search took, and the observer's message.
+    fn search(&self, arguments: &Arguments, first: u64) -> (u64, String) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        let best = Mutex::new((LIMIT + 1, String::new()));
+        let lock = "no thread panics while it holds this lock";
+        std::thread::scope(|scope| {
+            for _ in 0..arguments.jobs.unwrap_or(cores) {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        if at >= LIMIT {
+                            return;
+                        }
+                        let seed = first + at;
+                        if self.own_disks && !has_own_disks(seed) {
+                            continue;
+                        }
+                        if let Err(why) = try_run(seed, &plan(seed)) {
+                            done.store(true, Ordering::Relaxed);
+                            let mut best = best.lock().expect(lock);
+                            *best = (*best).clone().min((at + 1, why));
+                        }
+                    }
+                });
+            }
+        });
+        best.into_inner().expect(lock)
+    }
 }

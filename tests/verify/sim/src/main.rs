@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use kemari_flags::sim::Arguments;
-use kemari_sim::{Tally, plan, run, shrink, try_run};
+use kemari_sim::{Tally, has_own_disks, plan, run, shrink, try_run};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -86,11 +86,15 @@ fn many(arguments: &Arguments) -> bool {
                     if at >= seeds || enough() {
                         return;
                     }
-                    match try_run(first + at, &plan(first + at)) {
-                        Ok(tally) => all.lock().expect(lock).add(&tally),
-                        Err(why) => broken.lock().expect(lock).push((first + at, why)),
-                    }
                     bar.inc(1);
+                    let seed = first + at;
+                    if arguments.own_disks && !has_own_disks(seed) {
+                        continue;
+                    }
+                    match try_run(seed, &plan(seed)) {
+                        Ok(tally) => all.lock().expect(lock).add(&tally),
+                        Err(why) => broken.lock().expect(lock).push((seed, why)),
+                    }
                 }
             });
         }
