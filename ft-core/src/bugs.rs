@@ -214,6 +214,8 @@ mod switch {
         InFlightAgain,
         /// own disks: recording begins while the lane still performs operations
         NoBarrier,
+        /// own disks: a claim's generation takes the place of one that may have been won
+        PendingForgotten,
         /// own disks: the sidecar does not notice another image
         ImageUnchecked,
     }

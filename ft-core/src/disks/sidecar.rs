@@ -102,6 +102,33 @@ impl Sidecar {
         Err(SidecarError::Image { expected: self.image, found })
     }
 
+    /// What the sidecar says before a claim with the generation `next` is made, durably (R6). `won`
+    /// is the generation of the arbiter's record, where the claimer has read it.
+    ///
+    /// An earlier claim of this image may be carried out late, and its answer be lost. If the record
+    /// has its generation, the claim was won: it continues the lineage. If it was for the same term,
+    /// its generation is kept. Otherwise no claim of that term can be carried out any more.
+    #[must_use]
+    pub fn claiming(&self, won: Option<Generation>, next: Generation) -> Self {
+        let mut new = self.clone();
+        if deliberate!(PendingForgotten) {
+            return Self { pending: Some(next), ..new };
+        }
+        if let Some(pending) = self.pending.filter(|pending| won == Some(*pending)) {
+            new = self.won(pending);
+        }
+        if new.pending.is_none_or(|pending| pending.term != next.term) {
+            new.pending = Some(next);
+        }
+        new
+    }
+
+    /// What the sidecar says once a claim is won: the generation is the record's.
+    #[must_use]
+    pub fn won(&self, generation: Generation) -> Self {
+        Self { lineage: self.lineage.continued(generation), pending: None, ..self.clone() }
+    }
+
     /// The bytes of a slot with this number.
     fn encode(&self, number: u64) -> Vec<u8> {
         let body = postcard::to_allocvec(self).unwrap_or_default();

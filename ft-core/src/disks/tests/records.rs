@@ -167,6 +167,32 @@ fn r6_a_cold_start_names_both_generations_and_the_host_to_start() {
     assert_eq!(first.map(|record| record.term), Ok(1));
 }
 
+/// R6: an earlier claim of the image may be won late, so no start loses its generation. A sidecar
+/// that only takes the next generation as pending is refused after a power loss.
+#[test]
+fn r6_a_claim_keeps_the_generation_of_one_that_may_still_be_won() {
+    let fresh = sidecar(A, Lineage::new(generation(3)));
+    let claimed = fresh.claiming(Some(generation(3)), generation(4));
+    assert_eq!(claimed, Sidecar { pending: Some(generation(4)), ..fresh.clone() });
+
+    // Again for the same term: the earlier claim may be carried out instead of this one.
+    let other = Generation { id: 9, ..generation(4) };
+    assert_eq!(claimed.claiming(Some(generation(3)), other), claimed);
+    assert_eq!(claimed.claiming(None, other), claimed);
+
+    // The record has it: it was won, and the power was lost before the sidecar said so.
+    let next = claimed.claiming(Some(generation(4)), generation(5));
+    let lineage = fresh.lineage.continued(generation(4));
+    assert_eq!(next, Sidecar { lineage, pending: Some(generation(5)), ..fresh.clone() });
+    let again = begin(Some(&record(&[A])), ("n", &member(A)), &next, generation(5), None);
+    assert!(again.is_ok(), "a start that lost its power before its claim begins again: {again:?}");
+
+    // Another side has won the term of the earlier claim.
+    let late = claimed.claiming(Some(Generation { id: 8, ..generation(4) }), generation(5));
+    assert_eq!(late, Sidecar { pending: Some(generation(5)), ..fresh });
+    assert_eq!(claimed.won(generation(4)).claiming(None, generation(5)), next);
+}
+
 /// The slot with these bytes, and its checksum.
 fn with_checksum(mut slot: Vec<u8>) -> Vec<u8> {
     slot[20..28].fill(0);

@@ -1,9 +1,10 @@
 //! The faults of a world with own disks.
 
 use super::fault::DiskFault;
-use super::{MS, NODES, Tamper, World, trace};
+use super::{Host, MS, NODES, Role, Tamper, World, trace};
 use crate::plan::{Fault, Planned, drawn};
 use crate::random::Random;
+use ft_core::disks::DiskId;
 use ft_core::disks::set::SetRecord;
 
 /// The plan of a seed.
@@ -111,15 +112,20 @@ impl World {
         true
     }
 
-    /// Whether the set names the image of a host, or may do so soon.
-    fn may_be_in_set(&self, node: usize) -> bool {
-        self.in_set(node) || self.register.may_name(self.hosts[node].disk.sidecar().disk)
+    /// Whether the set names an image, or may do so soon: a question is under way, or a primary may
+    /// still ask one, since it has not noticed that its standby is gone.
+    fn may_be_in_set(&self, disk: DiskId) -> bool {
+        let named = |record: &SetRecord| record.members.iter().any(|member| member.disk == disk);
+        let joins = |host: &Host| matches!(&host.role, Role::Active(active) if active.joins(disk));
+        self.register.record.as_ref().is_some_and(named)
+            || self.register.may_name(disk)
+            || self.hosts.iter().any(joins)
     }
 
     /// Carries out what the operator does to the image of a host that is off.
     pub(super) fn tamper(&mut self, node: usize) {
         let Some(tamper) = self.hosts[node].tampers else { return };
-        if self.may_be_in_set(node) {
+        if self.may_be_in_set(self.hosts[node].disk.sidecar().disk) {
             return;
         }
         self.hosts[node].tampers = None;
@@ -142,10 +148,7 @@ impl World {
 
     fn set_back(&mut self, node: usize) {
         let Some(copy) = self.hosts[node].copy.take() else { return };
-        let disk = copy.sidecar().disk;
-        let record = self.register.record.as_ref();
-        let named = |record: &SetRecord| record.members.iter().any(|member| member.disk == disk);
-        if record.is_some_and(named) || self.register.may_name(disk) {
+        if self.may_be_in_set(copy.sidecar().disk) {
             return;
         }
         trace!(self, "{node} is set back");

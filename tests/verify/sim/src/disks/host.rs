@@ -151,6 +151,12 @@ impl Engine {
         Ok(Self { slots, want, writing: None, marks, damaged, durable: Seq(0), sync: None })
     }
 
+    /// A claim is about to be made: the sidecar is to say so first. Returns its generation.
+    pub(super) fn claims(&mut self, won: Option<Generation>, next: Generation) -> Generation {
+        self.want = self.want.claiming(won, next);
+        self.want.pending.expect("a claim has a generation")
+    }
+
     /// Whether the sidecar says what it is to say.
     pub(super) fn is_recorded(&self) -> bool {
         *self.slots.sidecar() == self.want

@@ -14,8 +14,8 @@ mod standby;
 
 use std::time::Duration;
 
-use ft_core::disks::set::Member;
-use ft_core::disks::{Generation, Operation, State};
+use ft_core::disks::set::{self, Member, SetRecord};
+use ft_core::disks::{Generation, Operation, Sidecar, State};
 use ft_core::handshake::{ArbiterView, Hello, MachineLayout, MemoryRegion, SessionOptions};
 use ft_core::primary::{Phase, PrimaryOptions};
 use ft_core::standby::StandbyOptions;
@@ -255,27 +255,9 @@ impl World {
             }
         };
         let process = self.new_process(node);
-        let term = self.register.record.as_ref().map_or(1, |record| record.term + 1);
-        let next = self.next_generation(term);
-        let sidecar = engine.slots.sidecar().clone();
-        let member = self.member(node);
-        let (record, holder) = (self.register.record.as_ref(), process.to_string());
-        let begun = ft_core::disks::set::begin(record, (&holder, &member), &sidecar, next, force);
-        let record = match begun {
-            Ok(record) => record,
-            Err(error) => {
-                trace!(self, "{node} does not begin: {error}");
-                self.tally.refused_starts += 1;
-                return false;
-            }
-        };
-        // The claim is in the sidecar before the arbiter is asked.
-        engine.want.pending = Some(next);
-        while !engine.is_recorded() {
-            self.now += MS;
-            engine.write(&mut self.hosts[node].disk, self.now, &mut self.random);
-        }
         let first = self.register.record.is_none();
+        let Some((record, next)) = self.begins(node, &mut engine, force) else { return false };
+        let sidecar = engine.slots.sidecar();
         assert!(
             first || force.is_some() || self.in_set(node),
             "R6: {node} begins from an image that the set does not name: {:?}",
@@ -286,6 +268,7 @@ impl World {
             "R6: {node} begins from an image that is {:?}",
             sidecar.state
         );
+        let term = record.term;
         self.register.record = Some(record);
         if force.is_some() {
             self.tally.forced += 1;
@@ -299,13 +282,52 @@ impl World {
         let content = self.content(node);
         self.judge.boots(node, &content);
         self.tally.cold_starts += u64::from(!first);
-        engine.want.lineage = engine.want.lineage.continued(next);
-        engine.want.pending = None;
+        engine.want = engine.want.won(next);
         self.check_set();
         let active = Active::boot(self, engine, term);
         trace!(self, "{node} begins in term {term}, process {process}");
         self.activate(node, active);
         true
+    }
+
+    /// Claims the next term for a start. The generation is in the sidecar before the arbiter is
+    /// asked; meanwhile the host may lose power, or the arbiter carry out an earlier claim.
+    fn begins(
+        &mut self,
+        node: usize,
+        engine: &mut Engine,
+        force: Option<u64>,
+    ) -> Option<(SetRecord, Generation)> {
+        let (member, holder) = (self.member(node), self.hosts[node].process.to_string());
+        loop {
+            let record = self.register.record.clone();
+            let term = record.as_ref().map_or(1, |record| record.term + 1);
+            let next = self.next_generation(term);
+            let begins = |sidecar: &Sidecar, next| {
+                set::begin(record.as_ref(), (&holder, &member), sidecar, next, force)
+            };
+            if let Err(error) = begins(engine.slots.sidecar(), next) {
+                trace!(self, "{node} does not begin: {error}");
+                self.tally.refused_starts += 1;
+                return None;
+            }
+            let next = engine.claims(record.as_ref().map(|record| record.generation), next);
+            while !engine.is_recorded() {
+                self.now += MS;
+                engine.write(&mut self.hosts[node].disk, self.now, &mut self.random);
+            }
+            if record.is_some() && !self.healing && self.random.one_in(10) {
+                trace!(self, "{node} loses power right before its claim");
+                self.power_off(node);
+                return None;
+            }
+            if self.random.one_in(2) {
+                self.serve();
+            }
+            if self.register.record == record {
+                return begins(engine.slots.sidecar(), next).ok().map(|record| (record, next));
+            }
+        }
     }
 
     fn start_standby(&mut self, node: usize) {

@@ -168,6 +168,13 @@ impl Active {
         }
     }
 
+    /// Whether it may ask the arbiter to add this image to the set.
+    pub(super) fn joins(&self, disk: DiskId) -> bool {
+        let session = self.session.as_ref().filter(|session| session.cover.is_some());
+        let standby = session.and_then(|session| session.standby.as_ref());
+        standby.is_some_and(|(sidecar, _)| sidecar.disk == disk)
+    }
+
     /// For a trace.
     pub(super) fn status(&self) -> String {
         format!(
@@ -273,12 +280,8 @@ impl World {
             }
             Action::AskArbiter { term, .. } => {
                 let next = self.next_generation(term.0);
-                let engine = &mut self.active(node).engine;
-                let next = *engine.want.pending.get_or_insert(next);
-                // A claim that was given up may be carried out: its generation is kept.
-                let next = if next.term == term.0 { next } else { self.next_generation(term.0) };
                 let active = self.active(node);
-                active.engine.want.pending = Some(next);
+                let next = active.engine.claims(None, next);
                 active.ask = Some(Ask { term: term.0, next, asked: None });
             }
             Action::Stop { reason, fenced } => {
@@ -868,9 +871,8 @@ impl World {
             None if now > sent + PATIENCE => P::ArbiterUnreachable { reason: "no answer".into() },
             None => return,
             Some(Ok(record)) => {
-                let want = &mut self.active(node).engine.want;
-                want.lineage = want.lineage.continued(record.generation);
-                want.pending = None;
+                let engine = &mut self.active(node).engine;
+                engine.want = engine.want.won(record.generation);
                 self.tally.ran_alone += 1;
                 P::ArbiterGranted { term: Term(term) }
             }

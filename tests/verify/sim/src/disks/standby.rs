@@ -191,10 +191,7 @@ impl World {
             }
             Action::AskArbiter { term, .. } => {
                 let next = self.next_generation(term.0);
-                let engine = &mut self.passive(node).engine;
-                let kept = engine.want.pending.filter(|pending| pending.term == term.0);
-                let next = kept.unwrap_or(next);
-                engine.want.pending = Some(next);
+                let next = self.passive(node).engine.claims(None, next);
                 self.passive(node).ask = Some(Ask { term: term.0, next, asked: None });
             }
             Action::TakeOver { taken, reason } => {
@@ -522,9 +519,8 @@ impl World {
             None if now > sent + PATIENCE => S::ArbiterUnreachable { reason: "no answer".into() },
             None => return,
             Some(Ok(record)) => {
-                let want = &mut self.passive(node).engine.want;
-                want.lineage = want.lineage.continued(record.generation);
-                want.pending = None;
+                let engine = &mut self.passive(node).engine;
+                engine.want = engine.want.won(record.generation);
                 S::ArbiterGranted { term: Term(term) }
             }
             Some(Err(SetError::Missing { .. })) => panic!("P2: the arbiter has lost a term"),
