@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kemari_inject::{Answer, Call, Injector, intercept};
+use kemari_inject::{Call, CallResult, Injector, intercept};
 use kemari_workload::Op;
 use micro::Guest;
 use rustix::process::Signal;
@@ -40,8 +40,8 @@ impl Faulty {
         let fails = armed.clone();
         let rule = move |call: &Call| match call.arguments[1] == RUN && fails.load(Ordering::SeqCst)
         {
-            true => Answer::Fail(error),
-            false => Answer::Proceed,
+            true => CallResult::Fail(error),
+            false => CallResult::Proceed,
         };
         let injector = Injector::start(pending.unwrap().listener().unwrap(), rule);
         Self { guest, armed, _injector: injector }
@@ -109,7 +109,7 @@ fn p9_an_end_does_not_wait_for_its_own_files() {
     let mut guest = Guest::boot_as(1, &[], |command| {
         pending = Some(intercept(command, &[libc::SYS_renameat2]).unwrap());
     });
-    let _injector = Injector::start(pending.unwrap().listener().unwrap(), |_| Answer::Hang);
+    let _injector = Injector::start(pending.unwrap().listener().unwrap(), |_| CallResult::Hang);
     guest.ask(Op::Ping);
     guest.process.signal(Signal::TERM);
     let ended = guest.process.wait_exit(Duration::from_secs(300));

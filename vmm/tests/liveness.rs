@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use ft_core::primary::Phase;
 use kemari_machine::{Ended, Machine};
-use kemari_replication::primary::{Engine, EngineOptions, Step, Steps};
+use kemari_replication::primary::{Engine, EngineOptions, Step, StepHooks};
 use kemari_replication::standby::End;
 use kvm_bindings::kvm_regs;
 
@@ -78,7 +78,7 @@ struct Held {
 }
 
 impl Held {
-    fn steps(self: &Arc<Self>) -> Steps {
+    fn steps(self: &Arc<Self>) -> StepHooks {
         let held = self.clone();
         let at = move |_, step| {
             if step == Step::Releasing && held.wanted.load(Ordering::SeqCst) {
@@ -88,7 +88,7 @@ impl Held {
                 drop(held.changed.wait_while(is, |(_, go_on)| !*go_on).unwrap());
             }
         };
-        Steps { at: Some(Arc::new(at)), state: None }
+        StepHooks { at: Some(Arc::new(at)), state: None }
     }
 
     fn hold(&self) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ft_core::Term;
 use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
-use kemari_replication::primary::Steps;
+use kemari_replication::primary::StepHooks;
 use kemari_replication::session::MachineState;
 use kemari_replication::standby::{End, Input};
 use kvm_bindings::kvm_regs;
@@ -53,7 +53,7 @@ fn p4_a_later_state_that_kvm_refuses_is_not_acknowledged() {
             long_segment_outside_of_long_mode(state);
         }
     };
-    options.steps = Steps { at: None, state: Some(Arc::new(change)) };
+    options.steps = StepHooks { at: None, state: Some(Arc::new(change)) };
     let (machine, authority) = machine(config(MEMORY, 1), CHATTY, kvm_regs::default());
     let engine = start_engine(&machine, authority, None, Term(0), options);
     wait_phase(&engine, Phase::Protected);

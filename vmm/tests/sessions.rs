@@ -12,7 +12,7 @@ use ft_core::primary::Phase;
 use ft_core::standby::Event as StandbyEvent;
 use ft_core::{LinkId, Term};
 use kemari_machine::{AttachOptions, LoopContext};
-use kemari_replication::primary::{Engine, EngineResources, Sealer, Step, Steps};
+use kemari_replication::primary::{Engine, EngineResources, Sealer, Step, StepHooks};
 use kemari_replication::standby::{End, Input};
 use kvm_bindings::kvm_regs;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -101,7 +101,7 @@ fn an_ended_session_takes_no_dirty_pages_of_the_next() {
         let mut options = engine_options(&cable.path);
         options.verify = true;
         options.steps =
-            Steps { at: Some(Arc::new(move |link, step| at.reached(link, step))), state: None };
+            StepHooks { at: Some(Arc::new(move |link, step| at.reached(link, step))), state: None };
         options
     };
     let (machine, authority) = machine(config(MEMORY, 1), IDLE, kvm_regs::default());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kemari_inject::{Answer, Call, Injector, intercept};
+use kemari_inject::{Call, CallResult, Injector, intercept};
 use kemari_testbed::pair::status::{Status, control};
 use kemari_testbed::process::{Process, tied_to_us};
 use kemari_workload::Op;
@@ -111,7 +111,7 @@ impl Faults {
 /// Starts a process by `start`, and answers its `calls` by `rule`.
 fn faulty<P>(
     calls: &[libc::c_long],
-    rule: impl FnMut(&Call) -> Answer + Send + 'static,
+    rule: impl FnMut(&Call) -> CallResult + Send + 'static,
     start: impl FnOnce(&mut dyn FnMut(&mut Command)) -> P,
 ) -> (P, Faults) {
     let armed = Arc::new(AtomicBool::new(false));
@@ -123,7 +123,7 @@ fn faulty<P>(
         let answering = std::thread::spawn(move || {
             let rule = move |call: &Call| match armed.load(Ordering::SeqCst) {
                 true => rule(call),
-                false => Answer::Proceed,
+                false => CallResult::Proceed,
             };
             Injector::start(pending.listener().unwrap(), rule)
         });
@@ -135,10 +135,10 @@ fn faulty<P>(
 }
 
 /// All intercepted calls of the device thread hang.
-fn devices_hang(call: &Call) -> Answer {
+fn devices_hang(call: &Call) -> CallResult {
     match is_by(call, "devices") {
-        true => Answer::Hang,
-        false => Answer::Proceed,
+        true => CallResult::Hang,
+        false => CallResult::Proceed,
     }
 }
 
@@ -153,8 +153,8 @@ fn p9_a_standby_whose_kvm_runs_nothing_is_refused() {
     let bench = Bench::new();
     let guest = bench.guest(|_| {});
     let rule = |call: &Call| match call.arguments[1] {
-        RUN => Answer::Fail(libc::EAGAIN),
-        _ => Answer::Proceed,
+        RUN => CallResult::Fail(libc::EAGAIN),
+        _ => CallResult::Proceed,
     };
     let (_standby, faults) =
         faulty(&[libc::SYS_ioctl], rule, |change| bench.standby(&guest, change));
@@ -169,8 +169,8 @@ fn p9_a_standby_whose_kvm_runs_nothing_is_refused() {
 fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
     let bench = Bench::new();
     let rule = |call: &Call| match is_by(call, "net") {
-        true => Answer::Hang,
-        false => Answer::Proceed,
+        true => CallResult::Hang,
+        false => CallResult::Proceed,
     };
     let (mut guest, faults) = faulty(&[libc::SYS_close], rule, |change| bench.guest(change));
     let standby = bench.standby(&guest, |_| {});
@@ -189,8 +189,8 @@ fn p7_the_standby_goes_on_from_a_lane_that_hangs_in_a_look_at_the_fence() {
 fn p9_a_machine_whose_output_hangs_in_a_system_call_is_stalled() {
     let bench = Bench::new();
     let rule = |call: &Call| match is_by(call, "net") {
-        true => Answer::Hang,
-        false => Answer::Proceed,
+        true => CallResult::Hang,
+        false => CallResult::Proceed,
     };
     let (mut guest, faults) = faulty(&[libc::SYS_sendmsg], rule, |change| bench.guest(change));
     let _standby = bench.standby(&guest, |_| {});
@@ -259,8 +259,8 @@ fn p9_a_machine_that_hangs_right_after_a_takeover_is_stalled() {
     let rule = move |call: &Call| {
         is_started |= call.number == libc::SYS_seccomp && is_by(call, "vcpu");
         match is_started && is_by(call, "devices") {
-            true => Answer::Hang,
-            false => Answer::Proceed,
+            true => CallResult::Hang,
+            false => CallResult::Proceed,
         }
     };
     let calls = [libc::SYS_seccomp, libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
@@ -288,8 +288,8 @@ fn p7_a_takeover_that_lacks_a_thread_for_a_moment_goes_on() {
         let begun = Arc::new(AtomicU64::new(0));
         let counted = begun.clone();
         let rule = move |_: &Call| match counted.fetch_add(1, Ordering::SeqCst) + 1 == fails {
-            true => Answer::Fail(libc::EAGAIN),
-            false => Answer::Proceed,
+            true => CallResult::Fail(libc::EAGAIN),
+            false => CallResult::Proceed,
         };
         let (standby, faults) =
             faulty(&[libc::SYS_clone3], rule, |change| bench.standby(&guest, change));

@@ -21,7 +21,7 @@ use io_gate::host::new_gate;
 use io_gate_host::Unfenced;
 use kemari_machine::Machine;
 use kemari_machine::config::{BootSource, MachineConfig};
-use kemari_replication::primary::{Step, Steps};
+use kemari_replication::primary::{Step, StepHooks};
 use kemari_testbed::pair::status::Status;
 use kemari_testbed::process::Process;
 
@@ -108,7 +108,7 @@ fn p4_no_checkpoint_is_taken_of_a_vcpu_that_cannot_go_on() {
         of.fetch_add(1, Ordering::SeqCst);
     };
     let mut options = pair::engine_options(&path("link"));
-    options.steps = Steps {
+    options.steps = StepHooks {
         at: Some(Arc::new(move |_, step| {
             if step == Step::LogStarted {
                 count(&begun);

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use io_gate::host::Epoch;
 
-use super::{Action, Phase, Primary, Report, Result, Session};
+use super::{Action, Phase, Primary, Report, Result, StandbySession};
 use crate::handshake::Hello;
 use crate::wire::{Message, PROTOCOL};
 use crate::{LinkId, Time, deliberate, handshake};
@@ -44,7 +44,7 @@ impl Primary {
             self.reason = None;
             self.refusal = None;
         }
-        self.session = Some(Session {
+        self.session = Some(StandbySession {
             link,
             hello: hello.clone(),
             heard: now,

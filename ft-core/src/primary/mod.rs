@@ -67,7 +67,7 @@ use crate::standby::TakenOver;
 use crate::wire::ByeReason;
 use crate::{Illegal, LinkId, Time, deliberate};
 use doubt::Asking;
-use session::Session;
+use session::StandbySession;
 
 /// See the module.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub struct Primary {
     options: PrimaryOptions,
     term: Term,
     phase: Phase,
-    session: Option<Session>,
+    session: Option<StandbySession>,
     asking: Option<Asking>,
     /// When to look for a standby; `None`: do not look.
     search: Option<Time>,

@@ -14,7 +14,7 @@ use crate::{LinkId, Time};
 
 /// The connection with one standby.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct StandbySession {
     pub(super) link: LinkId,
     pub(super) hello: Box<Hello>,
     pub(super) heard: Time,
@@ -35,7 +35,8 @@ impl Primary {
     /// This side's number for the session and the standby's, which is 0 before the standby has sent
     /// it.
     pub(super) fn numbers(&self) -> Option<(u64, u64)> {
-        let numbers = |session: &Session| (session.hello.session, session.theirs.unwrap_or(0));
+        let numbers =
+            |session: &StandbySession| (session.hello.session, session.theirs.unwrap_or(0));
         self.session.as_ref().map(numbers)
     }
 

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use super::{Action, Phase, Primary, Session};
+use super::{Action, Phase, Primary, StandbySession};
 use crate::{Time, deliberate};
 
 impl Primary {
@@ -27,7 +27,7 @@ impl Primary {
         if self.is_silent(now) && !deliberate!(SilentStandby) {
             self.lose_silent(now, out);
         }
-        let overdue = |session: &Session| session.detach_by.is_some_and(|by| by <= now);
+        let overdue = |session: &StandbySession| session.detach_by.is_some_and(|by| by <= now);
         if self.session.as_ref().is_some_and(overdue) {
             if deliberate!(DetachTimesOut) {
                 self.close(String::new(), out);

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use io_gate::host::Epoch;
 
-use super::{Action, Phase, Report, Result, Session, Staging, Standby};
+use super::{Action, Phase, PrimarySession, Report, Result, Staging, Standby};
 use crate::handshake::Hello;
 use crate::wire::{Message, Outgoing, PROTOCOL};
 use crate::{LinkId, Time, deliberate, handshake};
@@ -25,18 +25,18 @@ impl Standby {
         match self.phase {
             Phase::Waiting => {
                 self.phase = Phase::Greeting;
-                self.session = Some(Session::new(link, now));
+                self.session = Some(PrimarySession::new(link, now));
             }
             // The primary may have been allowed to continue: its Hello will tell.
             Phase::WaitingForOperator if self.session.is_none() => {
-                self.session = Some(Session::new(link, now));
+                self.session = Some(PrimarySession::new(link, now));
             }
             // The same applies while this side is held back.
             Phase::Doubting
                 if self.session.is_none()
                     && (self.is_held_back() || deliberate!(LetsInWhileAsking)) =>
             {
-                self.session = Some(Session::new(link, now));
+                self.session = Some(PrimarySession::new(link, now));
             }
             _ => {
                 let reason = format!(

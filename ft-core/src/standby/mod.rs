@@ -62,7 +62,7 @@ use crate::disks::Standing;
 use crate::wire::ByeReason;
 use crate::{Illegal, Time};
 use doubt::Asking;
-use session::Session;
+use session::PrimarySession;
 use staging::Staging;
 
 /// What this side holds, and whose it is.
@@ -87,7 +87,7 @@ pub struct Standby {
     leader: Option<String>,
     /// While waiting for the operator: a primary that wants to join and is not yet known to be
     /// newer.
-    session: Option<Session>,
+    session: Option<PrimarySession>,
     holding: Option<Holding>,
     asking: Option<Asking>,
     /// What this side lacks.

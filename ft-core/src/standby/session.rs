@@ -15,7 +15,7 @@ use crate::{LinkId, Time, deliberate};
 
 /// The connection with one primary.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct PrimarySession {
     pub(super) link: LinkId,
     pub(super) heard: Time,
     /// The last unrequested heartbeat, and the number of them.
@@ -32,7 +32,7 @@ pub(super) struct Session {
     pub(super) to_verify: Option<(Epoch, Hashes)>,
 }
 
-impl Session {
+impl PrimarySession {
     pub(super) fn new(link: LinkId, now: Time) -> Self {
         Self {
             link,

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use super::{Action, Phase, Session, Standby};
+use super::{Action, Phase, PrimarySession, Standby};
 use crate::{Time, deliberate};
 
 impl Standby {
@@ -21,7 +21,7 @@ impl Standby {
             return;
         }
         let patience = self.patience();
-        let silent = |session: &Session| now.since(session.heard) > patience;
+        let silent = |session: &PrimarySession| now.since(session.heard) > patience;
         if self.session.as_ref().is_some_and(silent) && !deliberate!(SilentPrimary) {
             self.lose(format!("no message from the primary for {patience:?}"), out);
         }

@@ -316,17 +316,17 @@ impl VirtioContract {
     }
 
     /// The result of one step of the example for a driver that has accepted these features.
-    fn answer(&self, index: usize, features: u64) -> Result<Answer, Violation> {
+    fn answer(&self, index: usize, features: u64) -> Result<StepResult, Violation> {
         let mut device = (self.make)();
         device.activate(features);
         let mut world = World::with(device, self.steps.len());
         world.take(index, &self.steps[index])?;
-        Ok(Answer { asked: world.in_flight(), log: world.log })
+        Ok(StepResult { asked: world.in_flight(), log: world.log })
     }
 }
 
 /// The result of one step.
-struct Answer {
+struct StepResult {
     /// Number of effects and inputs requested.
     asked: usize,
     log: Log,

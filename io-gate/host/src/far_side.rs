@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::asks::Asks;
 use crate::backend::disk_error::DiskError;
-use crate::backend::disk_fence::{Answer, DiskFence};
+use crate::backend::disk_fence::{DiskFence, FenceAnswer};
 use crate::clock::Moment;
 use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
@@ -233,8 +233,8 @@ impl FarSide {
 
     fn ask_record(&self, record: &DiskFence, term: u64) -> (Permission, Option<String>) {
         match record.ask(term, self.fence.holder()) {
-            Ok(Answer::Granted) => (Permission::Granted, None),
-            Ok(Answer::Lost(claim)) => {
+            Ok(FenceAnswer::Granted) => (Permission::Granted, None),
+            Ok(FenceAnswer::Lost(claim)) => {
                 (Permission::Lost, Some(format!("the disk's fence record says: {claim}")))
             }
             Err(error) => (Permission::Unknown, Some(error.to_string())),

@@ -14,7 +14,7 @@ const TURN: Duration = Duration::from_millis(20);
 
 /// The result of an intercepted call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum CallResult {
     /// The kernel performs the call.
     Proceed,
     /// The call fails with this error.
@@ -45,7 +45,10 @@ struct Shared {
 impl Injector {
     /// Calls `rule` for each intercepted call. The rule must not block, because all intercepted
     /// calls of the program wait for it.
-    pub fn start(listener: Listener, rule: impl FnMut(&Call) -> Answer + Send + 'static) -> Self {
+    pub fn start(
+        listener: Listener,
+        rule: impl FnMut(&Call) -> CallResult + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
@@ -91,17 +94,21 @@ struct Desk {
 }
 
 impl Desk {
-    fn serve(&mut self, shared: &Shared, mut rule: impl FnMut(&Call) -> Answer) -> io::Result<()> {
+    fn serve(
+        &mut self,
+        shared: &Shared,
+        mut rule: impl FnMut(&Call) -> CallResult,
+    ) -> io::Result<()> {
         loop {
             let released = shared.released.load(Ordering::SeqCst);
             self.let_go(released)?;
             let Some(call) = self.listener.next(TURN)? else { continue };
-            match if released { Answer::Proceed } else { rule(&call) } {
-                Answer::Proceed => self.listener.proceed(&call)?,
-                Answer::Fail(errno) => self.listener.fail(&call, errno)?,
-                Answer::After(time) => self.held.push((call, Some(Instant::now() + time))),
-                Answer::Hang => self.held.push((call, None)),
-                Answer::Half => self.transfer_half(call),
+            match if released { CallResult::Proceed } else { rule(&call) } {
+                CallResult::Proceed => self.listener.proceed(&call)?,
+                CallResult::Fail(errno) => self.listener.fail(&call, errno)?,
+                CallResult::After(time) => self.held.push((call, Some(Instant::now() + time))),
+                CallResult::Hang => self.held.push((call, None)),
+                CallResult::Half => self.transfer_half(call),
             }
         }
     }

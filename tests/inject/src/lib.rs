@@ -11,5 +11,5 @@ mod listener;
 mod short;
 
 pub use filter::{Pending, intercept};
-pub use injector::{Answer, Injector};
+pub use injector::{CallResult, Injector};
 pub use listener::{Call, Listener};

@@ -5,32 +5,36 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kemari_inject::{Answer, Call, Injector, intercept};
+use kemari_inject::{Call, CallResult, Injector, intercept};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 fn start(
     mut command: Command,
     calls: &[i64],
-    rule: impl FnMut(&Call) -> Answer + Send + 'static,
+    rule: impl FnMut(&Call) -> CallResult + Send + 'static,
 ) -> (Child, Injector) {
     let pending = intercept(&mut command, calls).unwrap();
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     (child.unwrap(), Injector::start(pending.listener().unwrap(), rule))
 }
 
-fn cat(calls: &[i64], rule: impl FnMut(&Call) -> Answer + Send + 'static) -> (Child, Injector) {
+fn cat(calls: &[i64], rule: impl FnMut(&Call) -> CallResult + Send + 'static) -> (Child, Injector) {
     start(Command::new("cat"), calls, rule)
 }
 
 /// Returns `answer` once, for the first call of `number` on descriptor `on`.
-fn once(number: i64, on: u64, answer: Answer) -> impl FnMut(&Call) -> Answer + Send + 'static {
+fn once(
+    number: i64,
+    on: u64,
+    answer: CallResult,
+) -> impl FnMut(&Call) -> CallResult + Send + 'static {
     let mut armed = true;
     move |call| match call.number == number && call.arguments[0] == on && armed {
         true => {
             armed = false;
             answer
         }
-        false => Answer::Proceed,
+        false => CallResult::Proceed,
     }
 }
 
@@ -38,7 +42,8 @@ const READ_WRITE: &[i64] = &[libc::SYS_read, libc::SYS_write];
 
 #[test]
 fn a_call_fails_with_the_error_that_was_chosen() {
-    let (child, injector) = cat(READ_WRITE, once(libc::SYS_write, 1, Answer::Fail(libc::ENOSPC)));
+    let (child, injector) =
+        cat(READ_WRITE, once(libc::SYS_write, 1, CallResult::Fail(libc::ENOSPC)));
     child.stdin.as_ref().unwrap().write_all(b"text").unwrap();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -55,9 +60,9 @@ fn half_is_transferred_and_the_program_goes_on() {
     let halves = move |call: &Call| match (call.number, call.arguments) {
         (libc::SYS_write, [1, _, count, ..]) => {
             sender.send(count).unwrap();
-            if call.can_be_short() { Answer::Half } else { Answer::Proceed }
+            if call.can_be_short() { CallResult::Half } else { CallResult::Proceed }
         }
-        _ => Answer::Proceed,
+        _ => CallResult::Proceed,
     };
     let (child, injector) = cat(READ_WRITE, halves);
     // One write, so that one read takes it.
@@ -71,10 +76,10 @@ fn half_is_transferred_and_the_program_goes_on() {
 #[test]
 fn a_call_that_hangs_goes_on_when_it_is_released() {
     let (sender, is_hanging) = std::sync::mpsc::channel();
-    let mut rule = once(libc::SYS_write, 1, Answer::Hang);
+    let mut rule = once(libc::SYS_write, 1, CallResult::Hang);
     let (mut child, injector) = cat(READ_WRITE, move |call| {
         let answer = rule(call);
-        if answer == Answer::Hang {
+        if answer == CallResult::Hang {
             sender.send(call.thread_name()).unwrap();
         }
         answer
@@ -99,7 +104,7 @@ fn a_call_that_hangs_goes_on_when_it_is_released() {
 #[test]
 fn a_call_is_delayed_and_carried_out() {
     let time = Duration::from_millis(200);
-    let (child, injector) = cat(READ_WRITE, once(libc::SYS_write, 1, Answer::After(time)));
+    let (child, injector) = cat(READ_WRITE, once(libc::SYS_write, 1, CallResult::After(time)));
     let begun = Instant::now();
     child.stdin.as_ref().unwrap().write_all(b"text").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -120,8 +125,8 @@ fn paths_are_told() {
     let name = file.display().to_string();
     let (child, injector) = start(command, &[libc::SYS_openat], move |call| {
         match call.path(1).as_deref() == Some(&*name) {
-            true => Answer::Fail(libc::EACCES),
-            false => Answer::Proceed,
+            true => CallResult::Fail(libc::EACCES),
+            false => CallResult::Proceed,
         }
     });
     let output = child.wait_with_output().unwrap();

@@ -17,7 +17,7 @@ const LAST_NOTE: Duration = Duration::from_secs(5);
 
 /// The answer to a claim.
 #[derive(Debug)]
-pub enum Answer {
+pub enum ClaimAnswer {
     /// The claimant has the term.
     Granted,
     /// Another machine has the term.
@@ -34,11 +34,11 @@ pub enum Answer {
 
 /// Claims `term`. Blocks for as long as the arbiter takes, so call it on a thread of its own: the
 /// directory or server may be slow.
-pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> Answer {
+pub fn ask(arbiter: &dyn Arbiter, term: Term, why: &str) -> ClaimAnswer {
     match arbiter.claim(term, why) {
-        Ok(Verdict::Granted) => Answer::Granted,
-        Ok(Verdict::Denied(record)) => Answer::Denied { holder: record.holder },
-        Err(error) => Answer::Unreachable { reason: error.to_string() },
+        Ok(Verdict::Granted) => ClaimAnswer::Granted,
+        Ok(Verdict::Denied(record)) => ClaimAnswer::Denied { holder: record.holder },
+        Err(error) => ClaimAnswer::Unreachable { reason: error.to_string() },
     }
 }
 
@@ -61,7 +61,7 @@ pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
     })
 }
 
-impl Answer {
+impl ClaimAnswer {
     /// The answer when there is no thread to ask with.
     pub fn no_thread(error: &io::Error) -> Self {
         Self::Unreachable { reason: format!("cannot ask it: {error}") }

@@ -25,7 +25,7 @@ use io_gate_host::{Fence, utc};
 use kemari_support::identity::hostname;
 use kemari_support::values;
 
-pub use ask::{Answer, ask, end};
+pub use ask::{ClaimAnswer, ask, end};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdArbiter, EtcdOptions};
 pub use file::FileArbiter;

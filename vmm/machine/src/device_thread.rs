@@ -66,7 +66,7 @@ pub enum LoopError {
 }
 
 /// The future result of a command on the device thread.
-pub struct Answer<R>(Receiver<R>);
+pub struct PendingCommand<R>(Receiver<R>);
 
 /// Time after which a wait is logged: the thread is stuck in a device or in the kernel.
 const LONG: Duration = Duration::from_secs(5);
@@ -95,13 +95,13 @@ impl LoopHandle {
     pub fn ask<R: Send + 'static>(
         &self,
         command: impl FnOnce(&mut LoopContext<'_>) -> R + Send + 'static,
-    ) -> Answer<R> {
+    ) -> PendingCommand<R> {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.post(move |context| {
             // Fails if the caller has gone and needs no result.
             let _ = sender.send(command(context));
         });
-        Answer(receiver)
+        PendingCommand(receiver)
     }
 
     /// Runs `command` on the device thread and waits for its result, without a limit. Do not call
@@ -134,7 +134,7 @@ impl LoopHandle {
     }
 }
 
-impl<R> Answer<R> {
+impl<R> PendingCommand<R> {
     /// Waits for the result, at most for `patience`.
     ///
     /// # Errors

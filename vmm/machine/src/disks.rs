@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
-use io_gate_host::backend::disk_fence::{Claim, DiskFence};
+use io_gate_host::backend::disk_fence::{DiskFence, FenceClaim};
 use io_gate_host::backend::disk_lock::Use;
 
 use crate::config::{DiskConfig, FenceRecord, MachineConfig};
@@ -180,7 +180,7 @@ fn check_machine(
     }
 }
 
-fn held(config: &DiskConfig, record: PathBuf, claim: Claim) -> DeviceSetupError {
+fn held(config: &DiskConfig, record: PathBuf, claim: FenceClaim) -> DeviceSetupError {
     DiskError::Held { path: config.path.clone(), record, claim: Box::new(claim) }.into()
 }
 
@@ -191,8 +191,8 @@ fn held(config: &DiskConfig, record: PathBuf, claim: Claim) -> DeviceSetupError 
 /// When a record cannot be read, or another machine holds a disk.
 pub(crate) fn newest_claim(
     config: &MachineConfig,
-) -> Result<Option<(Claim, PathBuf)>, DeviceSetupError> {
-    let mut newest: Option<(Claim, PathBuf)> = None;
+) -> Result<Option<(FenceClaim, PathBuf)>, DeviceSetupError> {
+    let mut newest: Option<(FenceClaim, PathBuf)> = None;
     for (_, disk) in config.disks() {
         let Some(record) = fence_record(disk) else { continue };
         let Some(claim) = DiskFence::look(&record)? else { continue };

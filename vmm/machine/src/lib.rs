@@ -30,7 +30,7 @@ mod virtio_mmio;
 pub use description::{DeviceDescription, MachineDescription};
 pub use device_error::{DeviceSetupError, ShareDiskError};
 pub use device_set::{AttachOptions, DeviceRecord, DeviceSet, DeviceState, DevicesRestoreError};
-pub use device_thread::{Answer, LoopContext, LoopError, LoopHandle, Subscriber};
+pub use device_thread::{LoopContext, LoopError, LoopHandle, PendingCommand, Subscriber};
 pub use events::{Ended, Events, MachineEvent};
 pub use machine::{Machine, MachineError};
 pub use pci::{Description, FunctionState, PciBus, PciError, PciState};

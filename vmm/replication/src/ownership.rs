@@ -22,7 +22,7 @@ pub enum ClaimError {
 
 /// The machine's name at the arbiter and on its disks, while the start may still fail. Dropping
 /// this releases the name, so that a corrected command does not need to seize it.
-pub struct Claim<'a> {
+pub struct OwnershipGuard<'a> {
     arbiter: Option<&'a Arc<dyn Arbiter>>,
     /// The machine whose disks are released.
     machine: Option<&'a Machine>,
@@ -30,7 +30,7 @@ pub struct Claim<'a> {
     before_release: fn(),
 }
 
-impl<'a> Claim<'a> {
+impl<'a> OwnershipGuard<'a> {
     /// Claims the name, unless the arbiter or a fence record names another holder. `before_release`
     /// is called before the name is released: the storage or the arbiter may not answer then.
     ///
@@ -59,7 +59,7 @@ impl<'a> Claim<'a> {
         Ok(Self::of(arbiter, machine, term, before_release))
     }
 
-    /// The claim of a machine that has won `term` and is about to run. See [`begin`](Self::begin)
+    /// The guard of a machine that has won `term` and is about to run. See [`begin`](Self::begin)
     /// for `before_release`.
     pub fn of(
         arbiter: Option<&'a Arc<dyn Arbiter>>,
@@ -82,7 +82,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for OwnershipGuard<'_> {
     fn drop(&mut self) {
         let Some(machine) = self.machine else { return };
         (self.before_release)();

@@ -10,7 +10,7 @@ use io_gate_host::{Fence, Observer, Unfenced};
 use kemari_arbiter::Arbiter;
 use kemari_audit::Recorder;
 use kemari_replication::link::{Credentials, LinkSecurity};
-use kemari_replication::primary::{EngineOptions, Steps};
+use kemari_replication::primary::{EngineOptions, StepHooks};
 
 use super::CliError;
 use super::args::{ReplicationArgs, SecurityArgs};
@@ -67,6 +67,6 @@ pub(super) fn engine_options(
             interval: Duration::from_millis(args.epoch_interval),
             ..PolicyOptions::default()
         },
-        steps: Steps::default(),
+        steps: StepHooks::default(),
     }
 }

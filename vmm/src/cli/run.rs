@@ -7,7 +7,7 @@ use kemari_audit::{Event, Side, Won};
 use kemari_hypervisor::memory::scarce;
 use kemari_machine::{AttachOptions, Machine};
 use kemari_replication::descriptors::{DescriptorError, Reserve, check_room};
-use kemari_replication::ownership::Claim;
+use kemari_replication::ownership::OwnershipGuard;
 use kemari_replication::primary::{Engine, EngineResources};
 
 use super::ending::{self, Ending};
@@ -50,9 +50,9 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
     Reserve::of_start(machine.config(), clients).hold().map_err(too_few)?;
     // Claim before the machine uses any network or terminal, because another process may use them
     // for the same machine.
-    let claim = Claim::begin(arbiter.as_ref(), &machine, args.seize, ending::fails)?;
-    let term = claim.term();
-    // If the start fails, this is dropped before the claim: releasing a name opens files.
+    let ownership = OwnershipGuard::begin(arbiter.as_ref(), &machine, args.seize, ending::fails)?;
+    let term = ownership.term();
+    // If the start fails, this is dropped before `ownership`: releasing a name opens files.
     let spare = Reserve::of_running(machine.config(), clients);
     spare.hold().map_err(too_few)?;
     if let Some(recorder) = &recorder {
@@ -83,7 +83,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, CliError> {
         log::warn!("the guest runs, but may stay unprotected: {few}");
     }
     machine.start()?;
-    claim.keep();
+    ownership.keep();
     log.iter().for_each(|log| log.keep(true));
     Ok(ending::to_the_end(&engine, terminal))
 }

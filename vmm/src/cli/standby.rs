@@ -11,7 +11,7 @@ use kemari_hypervisor::kvm;
 use kemari_machine::boot::{Boot, BootError};
 use kemari_machine::{Ended, Machine, MachineError};
 use kemari_replication::descriptors::Reserve;
-use kemari_replication::ownership::Claim;
+use kemari_replication::ownership::OwnershipGuard;
 use kemari_replication::primary::{Engine, EngineOptions};
 use kemari_replication::standby::resources::Resources;
 use kemari_replication::standby::{
@@ -123,36 +123,37 @@ fn run_takeover(
     panic::goes_on_from(inheritance.taken.epoch(), &inheritance.reason);
     // If the takeover fails, no machine runs the guest. Release the term then, so that the next
     // start does not need to seize it.
-    let claim = Claim::of(arbiter, &machine, term, ending::fails);
+    let ownership = OwnershipGuard::of(arbiter, &machine, term, ending::fails);
     // A signal that has arrived since the standby last looked ends the machine too.
     ending.ends(&machine);
     let goes_on = Arc::new(OnceLock::new());
     if let Some(control) = here.control {
         control.replace_handler(control_standby::active_handler(&machine, here.status, &goes_on));
     }
-    let mut steps = Steps::default();
-    let engine = match takeover::take_over(inheritance, options, arbiter, here.status, &mut steps) {
+    let mut process = StandbyProcess::default();
+    let engine = match takeover::take_over(inheritance, options, arbiter, here.status, &mut process)
+    {
         Ok(engine) => engine,
         Err(error) => return not_taken_over(error, here.status),
     };
-    claim.keep();
+    ownership.keep();
     // Set only here.
     let _ = goes_on.set(engine.clone());
     if let Some(control) = here.control {
         control.replace_handler(control_guest::handler(&engine));
     }
     shown(here.status).taken_over(Ok(term.0));
-    Ok(ending::to_the_end(&engine, steps.terminal))
+    Ok(ending::to_the_end(&engine, process.terminal))
 }
 
 /// The work of this process at the steps of a takeover.
 #[derive(Default)]
-struct Steps {
+struct StandbyProcess {
     /// The terminal's former mode, which is restored at the end.
     terminal: Option<RawMode>,
 }
 
-impl Process for Steps {
+impl Process for StandbyProcess {
     fn has_backends(&mut self, machine: &Machine) {
         self.terminal = terminal::enter(machine.config());
     }

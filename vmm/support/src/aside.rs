@@ -21,17 +21,17 @@ pub enum NoAnswer {
 }
 
 /// The receiving end of a result.
-pub struct Answer<T>(Receiver<io::Result<T>>);
+pub struct ResultReceiver<T>(Receiver<io::Result<T>>);
 
 /// The sending end of a result. If the caller no longer waits, the working thread drops the result
 /// here.
-pub struct Tell<T>(SyncSender<io::Result<T>>);
+pub struct ResultSender<T>(SyncSender<io::Result<T>>);
 
 /// Both ends, for work on a thread that the caller chooses.
-pub fn answer<T>() -> (Tell<T>, Answer<T>) {
+pub fn result_channel<T>() -> (ResultSender<T>, ResultReceiver<T>) {
     // No buffer: a late result never reaches the caller's side, so the working thread drops it.
-    let (tell, told) = sync_channel(0);
-    (Tell(tell), Answer(told))
+    let (sender, receiver) = sync_channel(0);
+    (ResultSender(sender), ResultReceiver(receiver))
 }
 
 /// Runs `work` on a thread named `thread`.
@@ -41,30 +41,30 @@ pub fn answer<T>() -> (Tell<T>, Answer<T>) {
 pub fn begin<T: Send + 'static>(
     thread: &str,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<Answer<T>, NoAnswer> {
-    let (tell, answer) = answer();
-    let begun = threads::start(thread, Role::Main, || tell.done(work()));
-    begun.map(|_| answer).map_err(NoAnswer::NoThread)
+) -> Result<ResultReceiver<T>, NoAnswer> {
+    let (sender, receiver) = result_channel();
+    let begun = threads::start(thread, Role::Main, || sender.done(work()));
+    begun.map(|_| receiver).map_err(NoAnswer::NoThread)
 }
 
-impl<T> Answer<T> {
+impl<T> ResultReceiver<T> {
     /// Waits for the result.
     ///
     /// # Errors
     /// When there is no result within `patience`.
     pub fn within(self, patience: Duration) -> Result<T, NoAnswer> {
         match self.0.recv_timeout(patience) {
-            Ok(told) => told.map_err(NoAnswer::NoThread),
+            Ok(result) => result.map_err(NoAnswer::NoThread),
             Err(RecvTimeoutError::Timeout) => Err(NoAnswer::Late),
             Err(RecvTimeoutError::Disconnected) => Err(NoAnswer::Panicked),
         }
     }
 }
 
-impl<T> Tell<T> {
+impl<T> ResultSender<T> {
     /// Delivers the result.
-    pub fn done(self, answer: T) {
-        let _ = self.0.send(Ok(answer));
+    pub fn done(self, result: T) {
+        let _ = self.0.send(Ok(result));
     }
 
     /// A function that reports to the waiting caller that there is no thread for the work. Do not
@@ -73,8 +73,8 @@ impl<T> Tell<T> {
     where
         T: Send + 'static,
     {
-        let tell = self.0.clone();
-        move |error| drop(tell.send(Err(error)))
+        let sender = self.0.clone();
+        move |error| drop(sender.send(Err(error)))
     }
 }
 

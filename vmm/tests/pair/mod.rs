@@ -26,7 +26,7 @@ use kemari_machine::config::{DiskConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Machine};
 use kemari_replication::descriptors::Reserve;
 use kemari_replication::link::{LinkAddr, LinkSecurity};
-use kemari_replication::primary::{Engine, EngineOptions, EngineResources, Sealer, Steps};
+use kemari_replication::primary::{Engine, EngineOptions, EngineResources, Sealer, StepHooks};
 use kemari_replication::standby::resources::Resources;
 use kemari_replication::standby::{
     End, HostError, Input, MachineFactory, SessionId, StandbyConfig, StandbyDriver, StandbyStatus,
@@ -82,7 +82,7 @@ pub fn engine_options(standby: &Path) -> EngineOptions {
             ..PrimaryOptions::default()
         },
         policy: PolicyOptions::default(),
-        steps: Steps::default(),
+        steps: StepHooks::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::claim::Claim;
+use super::fence_claim::FenceClaim;
 
 /// Why a disk cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +100,7 @@ pub enum DiskError {
         /// The record.
         record: PathBuf,
         /// The record's content.
-        claim: Box<Claim>,
+        claim: Box<FenceClaim>,
     },
     /// The fence record of the disk cannot be used.
     #[error("the fence record {path}: {error}; `fence=off` in --disk runs without a record")]

@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub use super::claim::Claim;
-use super::claim::shortened;
 use super::disk_error::DiskError;
 use super::disk_lock::{self, Taken};
+pub use super::fence_claim::FenceClaim;
+use super::fence_claim::shortened;
 use crate::descriptors;
 use crate::fence::ANSWER_MAX_AGE;
 use crate::own_files;
@@ -53,11 +53,11 @@ pub struct DiskFence {
 
 /// A record's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum FenceAnswer {
     /// The record names this holder and term.
     Granted,
     /// The record names a later term, or another holder of this term.
-    Lost(Claim),
+    Lost(FenceClaim),
 }
 
 /// Why the record cannot be used. The process reads it again later.
@@ -77,7 +77,7 @@ pub(crate) enum DiskFenceError {
         "the fence record {path} is of another machine, this is `{expected}`; it says: {found}; if the disk was moved for \
          good, remove the file"
     )]
-    OtherMachine { path: PathBuf, expected: String, found: Claim },
+    OtherMachine { path: PathBuf, expected: String, found: FenceClaim },
     #[error(
         "the fence record {path} is another file than this machine has opened: expected no replacement while the disk \
          is in use; end this machine, or put the file back"
@@ -106,7 +106,7 @@ impl DiskFence {
     ///
     /// # Errors
     /// When it cannot be read, or is not a fence record.
-    pub fn look(path: &Path) -> Result<Option<Claim>, DiskError> {
+    pub fn look(path: &Path) -> Result<Option<FenceClaim>, DiskError> {
         let failed = |error| DiskError::Fence { path: path.to_owned(), error };
         match descriptors::fence_record_to_read(path) {
             Ok(file) => check_file(&file, path)
@@ -140,8 +140,8 @@ impl DiskFence {
     /// When it cannot be written, or names another writer.
     pub fn claim(&self, term: u64, holder: &str) -> Result<(), DiskError> {
         match self.ask(term, holder) {
-            Ok(Answer::Granted) => Ok(()),
-            Ok(Answer::Lost(claim)) => {
+            Ok(FenceAnswer::Granted) => Ok(()),
+            Ok(FenceAnswer::Lost(claim)) => {
                 let path = self.path.clone();
                 Err(DiskError::Held { record: path.clone(), path, claim: Box::new(claim) })
             }
@@ -158,21 +158,24 @@ impl DiskFence {
     /// As `claim`.
     pub fn renew(&self, term: u64, holder: &str) -> Result<(), DiskError> {
         self.claim(term, holder)?;
-        let later = |found: &Claim, ours: Claim| Claim { at: ours.at.max(found.at + 1), ..ours };
+        let later = |found: &FenceClaim, ours: FenceClaim| FenceClaim {
+            at: ours.at.max(found.at + 1),
+            ..ours
+        };
         self.rewrite(term, holder, later)
     }
 
     /// Whether `holder` of `term` may write now. Raises the record if it has an earlier term.
-    pub(crate) fn ask(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
+    pub(crate) fn ask(&self, term: u64, holder: &str) -> Result<FenceAnswer, DiskFenceError> {
         if self.is_replaced()? {
             return self.ask_replacement(term, holder);
         }
         match self.read()? {
             Some(found) if self.is_ours(&found, term, holder) => {
                 self.raised.store(term, Ordering::Relaxed);
-                Ok(Answer::Granted)
+                Ok(FenceAnswer::Granted)
             }
-            Some(found) if self.is_later(&found, term) => Ok(Answer::Lost(found)),
+            Some(found) if self.is_later(&found, term) => Ok(FenceAnswer::Lost(found)),
             _ => self.raise(term, holder),
         }
     }
@@ -191,7 +194,7 @@ impl DiskFence {
         {
             self.ask(term, holder).map_err(|error| failed(io::Error::other(error)))?;
         }
-        self.rewrite(term, holder, |_, ours| Claim { free: true, ..ours })
+        self.rewrite(term, holder, |_, ours| FenceClaim { free: true, ..ours })
     }
 
     /// Rewrites the record with the result of `change`, if it belongs to `holder` of `term`.
@@ -203,7 +206,7 @@ impl DiskFence {
         &self,
         term: u64,
         holder: &str,
-        change: impl FnOnce(&Claim, Claim) -> Claim,
+        change: impl FnOnce(&FenceClaim, FenceClaim) -> FenceClaim,
     ) -> Result<(), DiskError> {
         // Take the time before the lock: a process that waits for this lock has waited at most
         // since then.
@@ -226,33 +229,33 @@ impl DiskFence {
         rewritten().map_err(|error| failed(io::Error::other(error)))
     }
 
-    fn is_ours(&self, found: &Claim, term: u64, holder: &str) -> bool {
+    fn is_ours(&self, found: &FenceClaim, term: u64, holder: &str) -> bool {
         found.is_of(term, holder) && !found.free && found.machine == self.machine
     }
 
     /// P2: an equal term of another holder counts as a later one. Terms of another machine, which
     /// has freed the disk, do not count.
-    fn is_later(&self, found: &Claim, term: u64) -> bool {
+    fn is_later(&self, found: &FenceClaim, term: u64) -> bool {
         found.term >= term && found.machine == self.machine
     }
 
-    fn claim_of(&self, term: u64, holder: &str) -> Claim {
+    fn claim_of(&self, term: u64, holder: &str) -> FenceClaim {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let holder = shortened(holder).to_owned();
-        Claim { machine: self.machine.clone(), term, holder, at, free: false }
+        FenceClaim { machine: self.machine.clone(), term, holder, at, free: false }
     }
 
     /// Writes `term` under a lock, if the file system has locks, so that of two winners the later
     /// one stays. Without a lock, or if the lock's owner has stopped, the arbiter's order decides:
     /// a holder whose record is overwritten finds out at its next read.
-    fn raise(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
+    fn raise(&self, term: u64, holder: &str) -> Result<FenceAnswer, DiskFenceError> {
         let lock = disk_lock::wait(&self.file, LOCK_PATIENCE);
         let found = self.read()?;
         if let Some(found) = &found
             && self.is_later(found, term)
             && !self.is_ours(found, term, holder)
         {
-            return Ok(Answer::Lost(found.clone()));
+            return Ok(FenceAnswer::Lost(found.clone()));
         }
         self.write(&self.claim_of(term, holder))?;
         drop(lock);
@@ -261,11 +264,11 @@ impl DiskFence {
         if found.is_some_and(|found| !found.free && found.holder != shortened(holder)) {
             std::thread::sleep(SETTLE);
         }
-        Ok(Answer::Granted)
+        Ok(FenceAnswer::Granted)
     }
 
-    fn write(&self, claim: &Claim) -> Result<(), DiskFenceError> {
-        let Claim { machine, term, holder, at, free } = claim;
+    fn write(&self, claim: &FenceClaim) -> Result<(), DiskFenceError> {
+        let FenceClaim { machine, term, holder, at, free } = claim;
         let state = if *free { "free" } else { "held" };
         let mut record =
             format!("kemari-fence 2 {machine} {term} {state} {at} {holder} .\n").into_bytes();
@@ -274,7 +277,7 @@ impl DiskFence {
         written.map_err(|error| failed(&self.path, "write", error))
     }
 
-    fn read(&self) -> Result<Option<Claim>, DiskFenceError> {
+    fn read(&self) -> Result<Option<FenceClaim>, DiskFenceError> {
         let found = read(&self.file, &self.path)?;
         match found {
             Some(found) if found.machine != self.machine && !found.free => {
@@ -301,13 +304,13 @@ impl DiskFence {
 
     /// Only reads the replacement. All that this machine may learn from it is that another one has
     /// replaced this machine.
-    fn ask_replacement(&self, term: u64, holder: &str) -> Result<Answer, DiskFenceError> {
+    fn ask_replacement(&self, term: u64, holder: &str) -> Result<FenceAnswer, DiskFenceError> {
         let path = &self.path;
         let file =
             descriptors::fence_record_to_read(path).map_err(|error| failed(path, "open", error))?;
         match read(&file, path)? {
             Some(found) if self.is_later(&found, term) && !self.is_ours(&found, term, holder) => {
-                Ok(Answer::Lost(found))
+                Ok(FenceAnswer::Lost(found))
             }
             _ => Err(DiskFenceError::Replaced { path: path.clone() }),
         }
@@ -323,7 +326,7 @@ fn check_file(file: &File, path: &Path) -> Result<(), DiskFenceError> {
     Err(DiskFenceError::NoRecord { path, found })
 }
 
-fn read(file: &File, path: &Path) -> Result<Option<Claim>, DiskFenceError> {
+fn read(file: &File, path: &Path) -> Result<Option<FenceClaim>, DiskFenceError> {
     disk_lock::revalidate(file).map_err(|error| failed(path, "look at", error))?;
     let mut record = [0; LENGTH];
     let count = file.read_at(&mut record, 0).map_err(|error| failed(path, "read", error))?;
@@ -343,18 +346,18 @@ fn read(file: &File, path: &Path) -> Result<Option<Claim>, DiskFenceError> {
     }
 }
 
-fn parse(text: &str) -> Option<Claim> {
+fn parse(text: &str) -> Option<FenceClaim> {
     let text = text.strip_prefix("kemari-fence ")?.strip_suffix(" .")?;
     let words: Vec<&str> = text.splitn(6, ' ').collect();
     let claim = |machine: &str, term: &str| {
         let (machine, holder) = (machine.to_owned(), String::new());
-        Some(Claim { machine, term: term.parse().ok()?, holder, at: 0, free: false })
+        Some(FenceClaim { machine, term: term.parse().ok()?, holder, at: 0, free: false })
     };
     match words.as_slice() {
         ["1", machine, term] => claim(machine, term),
         ["2", machine, term, state @ ("held" | "free"), at, holder] => {
             let (at, free) = (at.parse().ok()?, *state == "free");
-            Some(Claim { at, free, holder: (*holder).to_owned(), ..claim(machine, term)? })
+            Some(FenceClaim { at, free, holder: (*holder).to_owned(), ..claim(machine, term)? })
         }
         _ => None,
     }
@@ -377,7 +380,7 @@ mod tests {
     use super::*;
 
     fn granted(fence: &DiskFence, term: u64, holder: &str) -> bool {
-        fence.ask(term, holder).unwrap() == Answer::Granted
+        fence.ask(term, holder).unwrap() == FenceAnswer::Granted
     }
 
     #[test]
@@ -400,7 +403,9 @@ mod tests {
         let path = dir.path().join("fence");
         let (a, b) = (DiskFence::open(&path, "vm").unwrap(), DiskFence::open(&path, "vm").unwrap());
         assert!(granted(&a, 2, "a (pid 1)"));
-        let Answer::Lost(claim) = b.ask(2, "b (pid 2)").unwrap() else { panic!("granted twice") };
+        let FenceAnswer::Lost(claim) = b.ask(2, "b (pid 2)").unwrap() else {
+            panic!("granted twice")
+        };
         assert_eq!((claim.term, claim.holder.as_str()), (2, "a (pid 1)"));
         assert!(granted(&a, 2, "a (pid 1)"));
     }
@@ -526,12 +531,12 @@ mod tests {
 
     /// P2: the process is stopped between its read and its write, for as long as a successor waits.
     #[test]
-    fn p2_whoever_was_stopped_with_the_lock_does_not_write_over_its_successor() {
+    fn p2_a_process_that_was_stopped_with_the_lock_does_not_write_over_its_successor() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fence");
         let (a, b) = (DiskFence::open(&path, "vm").unwrap(), DiskFence::open(&path, "vm").unwrap());
         assert!(granted(&a, 1, "a"));
-        let stopped = |_: &Claim, ours: Claim| {
+        let stopped = |_: &FenceClaim, ours: FenceClaim| {
             assert!(granted(&b, 2, "b"));
             ours
         };

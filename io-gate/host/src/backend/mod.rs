@@ -5,13 +5,13 @@
 //! Other threads use [`Input`]: they hold its locks only briefly, and never across a system call
 //! that can block (P9).
 
-mod claim;
 pub mod console;
 mod direct;
 pub mod disk;
 pub(crate) mod disk_error;
 pub mod disk_fence;
 pub mod disk_lock;
+mod fence_claim;
 pub mod image_format;
 mod interest;
 pub mod memory;

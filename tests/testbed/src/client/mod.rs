@@ -20,7 +20,7 @@ use crate::linearizability::Judge;
 use crate::packet::Host;
 use crate::switch::Cable;
 use history::{Asked, History};
-use session::Session;
+use session::ClientSession;
 pub use window::Window;
 
 /// Addresses of the client and its guest, and the amount of load.
@@ -103,7 +103,7 @@ impl Client {
     pub fn start(cable: Cable, config: ClientConfig) -> Self {
         let shared = Arc::new(Shared::default());
         let (orders, inbox) = mpsc::channel();
-        let session = Session::new(cable, config, Arc::clone(&shared), inbox);
+        let session = ClientSession::new(cable, config, Arc::clone(&shared), inbox);
         let thread = Some(thread::spawn(move || session.run()));
         Self { shared, orders, thread }
     }

@@ -19,7 +19,7 @@ const OWN_PORT: u16 = 40_000;
 /// Longest delay before the thread sees an order or a stop.
 const TICK: Duration = Duration::from_millis(5);
 
-pub(super) struct Session {
+pub(super) struct ClientSession {
     cable: Cable,
     config: ClientConfig,
     shared: Arc<Shared>,
@@ -31,7 +31,7 @@ pub(super) struct Session {
     writers: Vec<Writer>,
 }
 
-impl Session {
+impl ClientSession {
     pub(super) fn new(
         cable: Cable,
         config: ClientConfig,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kemari_inject::{Answer, Call, Injector, Pending, intercept};
+use kemari_inject::{Call, CallResult, Injector, Pending, intercept};
 use libc::c_long;
 
 use crate::network::Host;
@@ -99,7 +99,7 @@ impl Slowness {
                 What::Console => file(call).is_some_and(|file| is_console(&file, call)),
                 What::Arbiter => path(call).is_some_and(|path| path.starts_with(&arbiter)),
             });
-            slow.map_or(Answer::Proceed, |(_, each)| Answer::After(each))
+            slow.map_or(CallResult::Proceed, |(_, each)| CallResult::After(each))
         }))
     }
 }

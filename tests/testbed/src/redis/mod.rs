@@ -110,7 +110,8 @@ impl RedisObserver {
         });
         let image = config.image.clone();
         let for_thread = Arc::clone(&shared);
-        let thread = Some(thread::spawn(move || Session::new(cable, &config, for_thread).run()));
+        let thread =
+            Some(thread::spawn(move || RedisSession::new(cable, &config, for_thread).run()));
         Self { shared, image, thread }
     }
 
@@ -207,14 +208,14 @@ struct Connection {
     lost: bool,
 }
 
-struct Session {
+struct RedisSession {
     stack: Stack,
     guest: Ipv4Addr,
     connections: Vec<Connection>,
     shared: Arc<Shared>,
 }
 
-impl Session {
+impl RedisSession {
     fn new(cable: Cable, config: &RedisConfig, shared: Arc<Shared>) -> Self {
         let mut stack = Stack::new(cable, config.own, config.seed);
         let now = Instant::now();

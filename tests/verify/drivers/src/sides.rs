@@ -17,7 +17,9 @@ use kemari_machine::config::{BootSource, ConsoleConfig, MachineConfig};
 use kemari_machine::{AttachOptions, Ended, Machine};
 use kemari_replication::descriptors::Reserve;
 use kemari_replication::link::{LinkAddr, LinkSecurity};
-use kemari_replication::primary::{Engine, EngineOptions, EngineResources, Sealer, Step, Steps};
+use kemari_replication::primary::{
+    Engine, EngineOptions, EngineResources, Sealer, Step, StepHooks,
+};
 use kemari_replication::standby::resources::Resources;
 use kemari_replication::standby::{
     End, HostError, Inheritance, MachineFactory, StandbyConfig, StandbyDriver, StopHandle,
@@ -114,7 +116,7 @@ impl Places {
                 ..PrimaryOptions::default()
             },
             policy: PolicyOptions::default(),
-            steps: Steps { at: Some(Arc::new(|_, step| come_to(step))), state: None },
+            steps: StepHooks { at: Some(Arc::new(|_, step| come_to(step))), state: None },
         }
     }
 }

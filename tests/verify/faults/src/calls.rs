@@ -115,18 +115,18 @@ pub(crate) fn fault(
     call: &Call,
     fault: Fault,
     delay: std::time::Duration,
-) -> Result<kemari_inject::Answer, &'static str> {
-    use kemari_inject::Answer;
+) -> Result<kemari_inject::CallResult, &'static str> {
+    use kemari_inject::CallResult;
     rule(call.number, fault)?;
     if is_of_a_signal_handler(call) {
         return Err("to a thread of its own, through a socket that has room");
     }
     Ok(match fault {
-        Fault::Error => Answer::Fail(error(call)?),
-        Fault::Short if call.can_be_short() => Answer::Half,
+        Fault::Error => CallResult::Fail(error(call)?),
+        Fault::Short if call.can_be_short() => CallResult::Half,
         Fault::Short => return Err("whole or not at all"),
-        Fault::Delay => Answer::After(delay),
-        Fault::Hang => Answer::Hang,
+        Fault::Delay => CallResult::After(delay),
+        Fault::Hang => CallResult::Hang,
     })
 }
 

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use kemari_inject::{Answer, Call, Injector, intercept};
+use kemari_inject::{Call, CallResult, Injector, intercept};
 use kemari_testbed::micro::{DISK_BYTES, Load, MicroObserver, command_line};
 use kemari_testbed::pair::observer::Observer;
 use kemari_testbed::process::{Process, tied_to_us};
@@ -39,7 +39,7 @@ pub(crate) struct Programs {
 /// The system calls of a side to intercept, and the rule that answers them.
 pub(crate) struct Asked {
     pub(crate) calls: Vec<i64>,
-    pub(crate) rule: Box<dyn FnMut(&Call) -> Answer + Send>,
+    pub(crate) rule: Box<dyn FnMut(&Call) -> CallResult + Send>,
 }
 
 /// A `kemari` process.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kemari_flags::faults::Fault;
-use kemari_inject::{Answer, Call};
+use kemari_inject::{Call, CallResult};
 
 use crate::calls::{self, Kind};
 use crate::pair::{Asked, PATIENCE, Pair, Programs, Side};
@@ -128,7 +128,7 @@ pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
     let mut loader = Loader::default();
     let rule = move |call: &Call| {
         if loader.makes(call) {
-            return Answer::Proceed;
+            return CallResult::Proceed;
         }
         let thread = names.entry(call.thread).or_insert_with(|| call.thread_name());
         let seen = Seen { side, thread: roles::kind(thread).to_owned(), call: Kind::of(call) };
@@ -138,7 +138,7 @@ pub(crate) fn observe(programs: &Programs, side: Role) -> Result<Counts> {
         if [libc::SYS_prctl, libc::SYS_exit].contains(&call.number) {
             names.remove(&call.thread);
         }
-        Answer::Proceed
+        CallResult::Proceed
     };
     let calls = crate::lists::numbers();
     let mut pair = Pair::new(programs, 1)?;
@@ -270,7 +270,7 @@ impl Cell {
         let mut loader = Loader::default();
         let rule = move |call: &Call| {
             if loader.makes(call) {
-                return Answer::Proceed;
+                return CallResult::Proceed;
             }
             let is_it = made.armed.load(Ordering::SeqCst)
                 && !made.has_fired()
@@ -278,11 +278,11 @@ impl Cell {
                 && roles::kind(&call.thread_name()) == seen.thread;
             let Some(answer) = is_it.then(|| calls::fault(call, fault, delay).ok()).flatten()
             else {
-                return Answer::Proceed;
+                return CallResult::Proceed;
             };
             if skip > 0 {
                 skip -= 1;
-                return Answer::Proceed;
+                return CallResult::Proceed;
             }
             made.fired.store(true, Ordering::SeqCst);
             answer

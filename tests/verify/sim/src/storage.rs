@@ -33,7 +33,7 @@ pub(crate) struct Landing {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum StorageAnswer {
     Done,
     Read(Tag),
     Full,
@@ -58,21 +58,21 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    pub(crate) fn take(&mut self, now: u64, term: u64, operation: &Operation) -> Answer {
+    pub(crate) fn take(&mut self, now: u64, term: u64, operation: &Operation) -> StorageAnswer {
         if term < self.term && !deliberate!(StorageWithoutTerm) {
-            return Answer::Fenced;
+            return StorageAnswer::Fenced;
         }
         match *operation {
-            Operation::Read { sector } => Answer::Read(self.content[sector]),
+            Operation::Read { sector } => StorageAnswer::Read(self.content[sector]),
             Operation::Flush => {
                 self.durable = self.content;
-                Answer::Done
+                StorageAnswer::Done
             }
-            Operation::Write { .. } if self.full_until > now => Answer::Full,
+            Operation::Write { .. } if self.full_until > now => StorageAnswer::Full,
             Operation::Write { sector, tag, serial } => {
                 self.order.insert(tag, serial);
                 self.content[sector] = tag;
-                Answer::Done
+                StorageAnswer::Done
             }
         }
     }

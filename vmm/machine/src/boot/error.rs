@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use kemari_hypervisor::layout;
 
 use super::acpi::AcpiError;
-use super::map::{Claim, Conflict, Part};
+use super::map::{Conflict, Part, PlacedPart};
 
 /// Why a guest cannot be booted, and what to change.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ pub enum BootError {
         /// The file.
         path: PathBuf,
         /// The part of the kernel with its range.
-        claim: Claim,
+        claim: PlacedPart,
     },
     /// The kernel needs an address that a boot structure uses.
     #[error(
@@ -69,9 +69,9 @@ pub enum BootError {
         /// The file.
         path: PathBuf,
         /// The part of the kernel with its range.
-        claim: Claim,
+        claim: PlacedPart,
         /// The boot structure with its range.
-        by: Claim,
+        by: PlacedPart,
     },
     /// The image is damaged.
     #[error("{}: damaged kernel image: {reason}", path.display())]

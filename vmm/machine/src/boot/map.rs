@@ -48,14 +48,14 @@ impl fmt::Display for Part {
 
 /// A part with its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct PlacedPart {
     /// The part.
     pub part: Part,
     /// The range.
     pub range: Range<u64>,
 }
 
-impl fmt::Display for Claim {
+impl fmt::Display for PlacedPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:#x} to {:#x})", self.part, self.range.start, self.range.end)
     }
@@ -67,9 +67,9 @@ pub(super) enum Conflict {
     /// This guest's memory ends too early; a larger guest has RAM there.
     BeyondMemory { needed: u64, end: u64 },
     /// No guest has usable RAM there.
-    NoRam(Claim),
+    NoRam(PlacedPart),
     /// Another part has claimed the range.
-    Taken { wanted: Claim, by: Claim },
+    Taken { wanted: PlacedPart, by: PlacedPart },
 }
 
 /// The claimed ranges.
@@ -77,7 +77,7 @@ pub(super) enum Conflict {
 pub(super) struct BootMap {
     /// First address after this guest's low RAM.
     end: u64,
-    taken: Vec<Claim>,
+    taken: Vec<PlacedPart>,
 }
 
 impl BootMap {
@@ -102,7 +102,7 @@ impl BootMap {
             return Ok(());
         }
         // A range that wraps around ends outside RAM and fails below.
-        let wanted = Claim { part, range: start..start.saturating_add(len) };
+        let wanted = PlacedPart { part, range: start..start.saturating_add(len) };
         let lies_in = |ram: Range<u64>| ram.start <= start && wanted.range.end <= ram.end;
         if !lies_in(CONVENTIONAL) && !lies_in(LOW_RAM) {
             return Err(Conflict::NoRam(wanted));

@@ -20,7 +20,7 @@ pub use acpi::AcpiError;
 pub use entry::Entry;
 pub use error::BootError;
 pub use images::{Boot, ContentHash, ContentId, Image};
-pub use map::{Claim, Part};
+pub use map::{Part, PlacedPart};
 
 use std::path::Path;
 

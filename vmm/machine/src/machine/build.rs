@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use io_gate::host::Ledger;
 use io_gate_host::backend::disk::DiskError;
-use io_gate_host::backend::disk_fence::Claim;
+use io_gate_host::backend::disk_fence::FenceClaim;
 use io_gate_host::backend::memory::{MemoryFileError, memory_file};
 use io_gate_host::{Fence, GateHost, GateOptions, Observer};
 use kemari_confine::seccomp::{self, Role};
@@ -267,7 +267,7 @@ impl Machine {
     ///
     /// # Errors
     /// When a record cannot be read, or another machine holds a disk.
-    pub fn disk_claim(&self) -> Result<Option<(Claim, PathBuf)>, MachineError> {
+    pub fn disk_claim(&self) -> Result<Option<(FenceClaim, PathBuf)>, MachineError> {
         Ok(disks::newest_claim(&self.config)?)
     }
 

@@ -23,7 +23,7 @@ use crate::config::MachineConfig;
 use crate::config::slots::PCI_SLOT;
 use crate::description::{DeviceDescription, MachineDescription};
 use crate::device_set::{DeviceRecord, DeviceSet, DevicesRestoreError};
-use crate::device_thread::{Answer, DeviceThread, LoopHandle};
+use crate::device_thread::{DeviceThread, LoopHandle, PendingCommand};
 use crate::events::Events;
 
 pub use build::MachineError;
@@ -218,7 +218,7 @@ impl Machine {
     pub fn restore_devices(
         &self,
         records: &[DeviceRecord],
-    ) -> Answer<Result<(), DevicesRestoreError>> {
+    ) -> PendingCommand<Result<(), DevicesRestoreError>> {
         let (devices, records) = (self.devices.clone(), records.to_vec());
         self.device_loop().ask(move |_| devices.restore(&records))
     }
@@ -231,7 +231,7 @@ impl Machine {
     pub fn restored_devices(
         &self,
         records: &[DeviceRecord],
-    ) -> Answer<Result<Vec<DeviceRecord>, DevicesRestoreError>> {
+    ) -> PendingCommand<Result<Vec<DeviceRecord>, DevicesRestoreError>> {
         let (devices, records) = (self.devices.clone(), records.to_vec());
         self.device_loop().ask(move |_| devices.restore(&records).map(|()| devices.save()))
     }

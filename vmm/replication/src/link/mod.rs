@@ -22,7 +22,7 @@ pub use credentials::{Credentials, CredentialsError};
 use kemari_machine::config::socket_path;
 use stream::Stream;
 pub use stream::do_not_pace;
-use tls::{HandshakeError, Session};
+use tls::{HandshakeError, TlsSession};
 
 /// How links are secured. A Unix socket has no TLS: the file system controls who may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -239,7 +239,7 @@ fn connect_tcp(
     let stream = Stream::Tcp(stream);
     let Some(credentials) = &security.tls else { return Ok(Link::plain(stream)) };
     let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
-    match Session::connect(&stream, credentials, host) {
+    match TlsSession::connect(&stream, credentials, host) {
         Ok(session) => Ok(Link::secured(stream, session)),
         Err(error) => Err(Failure::Link(no_tls(name, &error))),
     }
@@ -353,7 +353,7 @@ impl Stranger {
     /// When the other end fails authentication.
     pub fn admit(self) -> Result<Link, LinkError> {
         let Some(credentials) = &self.tls else { return Ok(Link::plain(self.stream)) };
-        Session::accept(&self.stream, credentials)
+        TlsSession::accept(&self.stream, credentials)
             .map_err(|error| no_tls(&self.peer, &error))
             .map(|session| Link::secured(self.stream, session))
     }
@@ -374,7 +374,7 @@ impl HangUp {
 #[derive(Debug)]
 pub struct Link {
     stream: Stream,
-    tls: Option<Arc<Session>>,
+    tls: Option<Arc<TlsSession>>,
 }
 
 impl Link {
@@ -382,7 +382,7 @@ impl Link {
         Self { stream, tls: None }
     }
 
-    fn secured(stream: Stream, session: Session) -> Self {
+    fn secured(stream: Stream, session: TlsSession) -> Self {
         Self { stream, tls: Some(Arc::new(session)) }
     }
 

@@ -23,7 +23,7 @@ const READ_AT_ONCE: usize = 64 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// The TLS state of one connection.
-pub(super) struct Session {
+pub(super) struct TlsSession {
     connection: Mutex<Connection>,
     incoming: Mutex<Incoming>,
     outgoing: Mutex<Vec<u8>>,
@@ -47,7 +47,7 @@ pub(super) enum HandshakeError {
     Io(#[from] io::Error),
 }
 
-impl Session {
+impl TlsSession {
     /// Secures a connection that this side has made to `host`.
     pub(super) fn connect(
         stream: &Stream,
@@ -217,8 +217,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl std::fmt::Debug for Session {
+impl std::fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Session")
+        f.write_str("TlsSession")
     }
 }

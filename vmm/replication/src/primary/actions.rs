@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use ft_core::primary::{Action, Event, Report};
 use ft_core::wire::{ByeReason, Message};
 use ft_core::{Epoch, LinkId, Term};
-use kemari_arbiter::{Answer, ask};
+use kemari_arbiter::{ClaimAnswer, ask};
 use kemari_audit::Won;
 use kemari_confine::logging::STATE;
 use kemari_machine::Ended;
@@ -132,9 +132,9 @@ impl Engine {
     fn ask_arbiter(self: &Arc<Self>, term: Term, why: String) {
         let Some(arbiter) = self.arbiter.clone() else { return };
         let event = move |answer| match answer {
-            Answer::Granted => Event::ArbiterGranted { term },
-            Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
-            Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
+            ClaimAnswer::Granted => Event::ArbiterGranted { term },
+            ClaimAnswer::Denied { holder } => Event::ArbiterDenied { term, holder },
+            ClaimAnswer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
         let (asking, failed) = (self.clone(), self.clone());
         let under_way = self.claims.begin();
@@ -145,7 +145,7 @@ impl Engine {
                 under_way.is_answered(term, &answer);
                 asking.event(event(answer));
             },
-            move |error| failed.event(event(Answer::no_thread(&error))),
+            move |error| failed.event(event(ClaimAnswer::no_thread(&error))),
         );
     }
 

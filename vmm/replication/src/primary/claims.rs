@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ft_core::Term;
-use kemari_arbiter::Answer;
+use kemari_arbiter::ClaimAnswer;
 
 /// See the module.
 #[derive(Default)]
@@ -56,11 +56,11 @@ impl Claims {
 
 impl PendingClaim {
     /// Records the arbiter's answer for `term`.
-    pub(super) fn is_answered(&self, term: Term, answer: &Answer) {
+    pub(super) fn is_answered(&self, term: Term, answer: &ClaimAnswer) {
         let last = match answer {
-            Answer::Granted => Last::Won(term),
-            Answer::Denied { .. } => Last::Lost,
-            Answer::Unreachable { .. } => return,
+            ClaimAnswer::Granted => Last::Won(term),
+            ClaimAnswer::Denied { .. } => Last::Lost,
+            ClaimAnswer::Unreachable { .. } => return,
         };
         self.0.lock().last = Some(last);
     }

@@ -18,7 +18,7 @@ use kemari_support::random::random_number;
 use super::images::SessionBoot;
 use super::outbox::Outbox;
 use super::sender::send;
-use super::session::Session;
+use super::session::SendingSession;
 use super::{Engine, EngineState};
 use crate::link::{Buffers, Link};
 use crate::session::hello;
@@ -152,7 +152,7 @@ impl Engine {
             match state.primary.handle(self.now(), connected) {
                 Ok(actions) => {
                     let closed = Arc::new(Mutex::new(closed));
-                    let session = Session::new(link_id, number, outbox, closed, boot);
+                    let session = SendingSession::new(link_id, number, outbox, closed, boot);
                     *self.final_sender() = Some(session.final_sender(Term(term)));
                     state.session = Some(session);
                     self.tracking.begin(link_id);

@@ -45,17 +45,17 @@ impl Engine {
             view: theirs.arbiter.clone(),
             disks: theirs.disks.clone(),
         };
-        let (tell, answer) = aside::answer();
-        let (failed, attempt) = (tell.or_no_thread(), self.attempts.clone());
+        let (sender, receiver) = aside::result_channel();
+        let (failed, attempt) = (sender.or_no_thread(), self.attempts.clone());
         // Look in a thread of its own: the thread that reads the link may not open files, and a
         // directory may not answer. The caller may have given up when the answer comes.
         let look = move || {
-            tell.done(look.until_found(patience));
+            sender.done(look.until_found(patience));
             // P9: a look that hangs counts as an attempt to reach a standby.
             drop(attempt);
         };
         self.launcher.launch("mark-check", look, failed);
-        answer.within(longest).unwrap_or_else(|missing| match missing {
+        receiver.within(longest).unwrap_or_else(|missing| match missing {
             NoAnswer::NoThread(error) => {
                 Err(format!("cannot read the standby's counter-marks: {error}"))
             }

@@ -10,7 +10,7 @@ use kemari_machine::Ended;
 
 use super::Engine;
 use super::claims::Last;
-use super::session::{Closed, Session};
+use super::session::{Closed, SendingSession};
 use crate::ownership;
 
 /// Time limit for a failed machine to lock the engine's state, in which it sees whether it has a
@@ -103,7 +103,8 @@ impl Engine {
             log::error!("cannot report the end to the standby: the engine is stuck");
             return None;
         };
-        let (term, closed) = (state.primary.term(), state.session.as_ref().map(Session::closed));
+        let (term, closed) =
+            (state.primary.term(), state.session.as_ref().map(SendingSession::closed));
         self.event_locked(&mut state, event);
         Some((term, closed))
     }
@@ -119,7 +120,7 @@ impl Engine {
             && nobody_else(state.primary.phase())
         {
             let term = state.primary.term();
-            let closed = state.session.as_ref().map(Session::closed);
+            let closed = state.session.as_ref().map(SendingSession::closed);
             self.event_locked(&mut state, Event::OperatorStop);
             return Some((term, closed));
         }

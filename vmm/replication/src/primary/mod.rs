@@ -53,7 +53,7 @@ pub use options::EngineOptions;
 pub use resources::EngineResources;
 pub use sealer::{Sealer, SealerError};
 pub use status::{EngineStats, Takeover};
-pub use steps::{Step, Steps};
+pub use steps::{Step, StepHooks};
 
 /// How long an operator's request waits for a stuck engine before it fails.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
@@ -94,7 +94,7 @@ struct EngineState {
     primary: Primary,
     standby: Option<LinkAddr>,
     /// Set and cleared together with the session that [`Engine::live`] accepts.
-    session: Option<session::Session>,
+    session: Option<session::SendingSession>,
     /// The connection that is being opened. Results of earlier ones are ignored.
     connecting: Option<LinkId>,
     /// The state of the operator's last request for a standby.
@@ -273,7 +273,7 @@ impl EngineState {
         }
     }
 
-    fn session_of(&self, link: LinkId) -> Option<&session::Session> {
+    fn session_of(&self, link: LinkId) -> Option<&session::SendingSession> {
         self.session.as_ref().filter(|session| session.link() == link)
     }
 }

@@ -7,7 +7,7 @@ use ft_core::policy::PolicyOptions;
 use ft_core::primary::PrimaryOptions;
 use kemari_audit::Recorder;
 
-use super::Steps;
+use super::StepHooks;
 use crate::link::{LinkAddr, LinkSecurity};
 
 /// The options of the protection.
@@ -32,5 +32,5 @@ pub struct EngineOptions {
     /// When epochs end.
     pub policy: PolicyOptions,
     /// Hooks for tests.
-    pub steps: Steps,
+    pub steps: StepHooks,
 }

@@ -19,7 +19,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::item::{Checkpoint, Item};
-use super::session::Session;
+use super::session::SendingSession;
 use super::status::EngineStats;
 use super::{Engine, EngineState};
 use crate::session::{MachineState, hash_memory_telling};
@@ -104,7 +104,7 @@ impl Sealer {
             engine.watchdog.looked();
             let first = state.seal_first.take();
             let primary = &state.primary;
-            let room = state.session.as_ref().is_none_or(Session::has_room);
+            let room = state.session.as_ref().is_none_or(SendingSession::has_room);
             (first, primary.may_seal() && room, primary.link())
         };
         if let Some(link) = seal_first {

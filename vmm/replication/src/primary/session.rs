@@ -14,7 +14,7 @@ use super::outbox::{Control, Outbox};
 
 /// The sending half of a connection. Dropping it closes the connection after everything queued has
 /// been sent.
-pub(super) struct Session {
+pub(super) struct SendingSession {
     link: LinkId,
     number: u64,
     outbox: Arc<Outbox>,
@@ -55,7 +55,7 @@ impl FinalSender {
 /// message.
 pub(super) type Closed = Arc<Mutex<Receiver<()>>>;
 
-impl Session {
+impl SendingSession {
     /// Creates the sending half of the session `number` over `link`.
     pub(super) fn new(
         link: LinkId,
@@ -124,7 +124,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for SendingSession {
     fn drop(&mut self) {
         self.outbox.close();
     }

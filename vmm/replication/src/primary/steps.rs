@@ -26,7 +26,7 @@ type StateHook = Arc<dyn Fn(&mut MachineState) + Send + Sync>;
 
 /// A test's hooks. By default there are none.
 #[derive(Clone, Default)]
-pub struct Steps {
+pub struct StepHooks {
     /// Called by the thread that reaches a step. That thread continues when the call returns.
     pub at: Option<Hook>,
     /// Changes a checkpoint's state before it is encoded, for a state that a guest can hardly be
@@ -34,7 +34,7 @@ pub struct Steps {
     pub state: Option<StateHook>,
 }
 
-impl Steps {
+impl StepHooks {
     pub(super) fn reached(&self, link: LinkId, step: Step) {
         if let Some(at) = &self.at {
             at(link, step);
@@ -48,8 +48,8 @@ impl Steps {
     }
 }
 
-impl std::fmt::Debug for Steps {
+impl std::fmt::Debug for StepHooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Steps").finish_non_exhaustive()
+        f.debug_struct("StepHooks").finish_non_exhaustive()
     }
 }

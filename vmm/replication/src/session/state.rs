@@ -9,7 +9,7 @@ use io_gate_host::Sealed;
 use kemari_hypervisor::kvm::trial::{Trial, TrialError};
 use kemari_hypervisor::kvm::{self, ClockPolicy, VcpuState, VmState};
 use kemari_hypervisor::memory::GuestMemory;
-use kemari_machine::{Answer, DeviceRecord, DevicesRestoreError, Machine, MachineError};
+use kemari_machine::{DeviceRecord, DevicesRestoreError, Machine, MachineError, PendingCommand};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -120,7 +120,7 @@ impl MachineState {
     pub fn try_on(
         &self,
         machine: &Machine,
-    ) -> Result<Answer<Result<(), DevicesRestoreError>>, StateBlobError> {
+    ) -> Result<PendingCommand<Result<(), DevicesRestoreError>>, StateBlobError> {
         check_in_flight(self.epoch, self.next_id, &self.in_flight)
             .map_err(StateBlobError::InFlight)?;
         Ok(machine.restore_devices(&self.devices))

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ft_core::Term;
 use ft_core::standby::{Event, Phase, TakenOver};
-use kemari_arbiter::{Answer, ask};
+use kemari_arbiter::{ClaimAnswer, ask};
 use kemari_audit::Won;
 use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
@@ -59,9 +59,9 @@ impl StandbyDriver {
             return Next::Nothing;
         };
         let event = move |answer| match answer {
-            Answer::Granted => Event::ArbiterGranted { term },
-            Answer::Denied { holder } => Event::ArbiterDenied { term, holder },
-            Answer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
+            ClaimAnswer::Granted => Event::ArbiterGranted { term },
+            ClaimAnswer::Denied { holder } => Event::ArbiterDenied { term, holder },
+            ClaimAnswer::Unreachable { reason } => Event::ArbiterUnreachable { reason },
         };
         let question = Question::new(term);
         self.asked = Some(question.clone());
@@ -81,7 +81,7 @@ impl StandbyDriver {
         };
         match threads::start("claim", Role::Main, asking) {
             Ok(_) => Next::Nothing,
-            Err(error) => Next::Event(event(Answer::no_thread(&error))),
+            Err(error) => Next::Event(event(ClaimAnswer::no_thread(&error))),
         }
     }
 

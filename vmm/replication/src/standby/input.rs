@@ -24,17 +24,17 @@ pub enum Input {
     Link(Link, String, Box<Frame>),
     /// An operator's request for the core, and where to send the answer. The session is the one
     /// that the operator saw, if the request applies only to that one.
-    Operator(Event, Option<SessionId>, Answer),
+    Operator(Event, Option<SessionId>, ReplySender),
     /// The result of opening the resources of an operator's takeover, for a request in this
     /// session.
-    Opened(SessionId, Result<(), String>, Answer),
+    Opened(SessionId, Result<(), String>, ReplySender),
     /// The operator requests new keys for the link.
-    RotateKeys(Answer),
+    RotateKeys(ReplySender),
 }
 
 /// Receives the answer to an operator's request. It has room for one answer, so sending does not
 /// block.
-pub type Answer = SyncSender<Result<(), String>>;
+pub type ReplySender = SyncSender<Result<(), String>>;
 
 /// This side's number for a session with a primary. 0 means no session.
 pub type SessionId = u64;

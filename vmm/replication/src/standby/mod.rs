@@ -57,7 +57,7 @@ use question::Question;
 use resources::{Devices, Expected, Resources};
 
 pub use host::{HostError, HostFactory, MachineFactory};
-pub use input::{Answer, Input, SessionId, StopHandle};
+pub use input::{Input, ReplySender, SessionId, StopHandle};
 pub use operator::OperatorRequest;
 pub(crate) use ready::Preparing;
 pub use shown::{Shown, shown};

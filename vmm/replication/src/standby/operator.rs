@@ -9,7 +9,7 @@ use ft_core::standby::{Event, Phase};
 use kemari_confine::seccomp::Role;
 use kemari_confine::threads;
 
-use super::{Answer, End, Input, SessionId, StandbyDriver};
+use super::{End, Input, ReplySender, SessionId, StandbyDriver};
 
 impl StandbyDriver {
     pub(super) fn held_session(&self) -> SessionId {
@@ -28,7 +28,7 @@ impl StandbyDriver {
         &mut self,
         event: Event,
         said: Option<SessionId>,
-        answer: Answer,
+        answer: ReplySender,
     ) -> Option<End> {
         if let Some(Err(ended)) = said.map(|said| self.check_session(said)) {
             // The requester may have gone.
@@ -73,7 +73,7 @@ impl StandbyDriver {
     /// Without an arbiter nothing but the request decides the takeover, so errors must be found
     /// first. With an arbiter the primary's output is held from the request on, because nothing is
     /// acknowledged any more, and must not wait for the opening.
-    fn prepare_for_operator(&mut self, answer: Answer) {
+    fn prepare_for_operator(&mut self, answer: ReplySender) {
         let Some(hosted) = &self.hosted else { return };
         let (machine, said) = (hosted.machine.clone(), hosted.session);
         self.reserve.release();
@@ -103,7 +103,7 @@ impl StandbyDriver {
         &mut self,
         said: SessionId,
         opened: Result<(), String>,
-        answer: Answer,
+        answer: ReplySender,
     ) -> Option<End> {
         let session = self.check_session(said);
         // If the session has changed, a request of the new session may be under way: leave the
@@ -145,7 +145,7 @@ pub struct OperatorRequest {
 
 impl OperatorRequest {
     /// A request whose answer goes to the sender that `input` gets.
-    pub fn new(inputs: SyncSender<Input>, input: impl FnOnce(Answer) -> Input) -> Self {
+    pub fn new(inputs: SyncSender<Input>, input: impl FnOnce(ReplySender) -> Input) -> Self {
         let (tell, answer) = sync_channel(1);
         let when_ended = Err("this standby has ended".to_owned());
         Self { inputs, input: Some(input(tell)), answer, accepted: false, when_ended }

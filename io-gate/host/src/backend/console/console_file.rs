@@ -223,7 +223,7 @@ mod tests {
 
     /// Fails if a standby that checks the file of a starting machine counts as another machine.
     #[test]
-    fn whoever_looks_at_a_file_keeps_no_machine_from_it() {
+    fn a_reader_of_a_file_keeps_no_machine_from_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         drop(open(&path, false).unwrap());

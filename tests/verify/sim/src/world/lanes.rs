@@ -9,7 +9,7 @@ use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
 use super::{MS, World, trace};
 use crate::guest::Output;
 use crate::node::{Role, Task};
-use crate::storage::{Answer, Landing, Operation};
+use crate::storage::{Landing, Operation, StorageAnswer};
 
 fn operation(item: &Performable) -> Option<Operation> {
     match &item.record().request {
@@ -218,7 +218,7 @@ impl World {
             let write = !matches!(landing.operation, Operation::Read { .. });
             let alive =
                 self.nodes[landing.node].process == landing.process && self.is_active(landing.node);
-            if write && answer == Answer::Done {
+            if write && answer == StorageAnswer::Done {
                 // A machine that won its next term while the request was in transit is the same
                 // machine.
                 let term =
@@ -232,24 +232,24 @@ impl World {
             }
             if alive {
                 self.landed(landing, answer);
-            } else if answer == Answer::Fenced {
+            } else if answer == StorageAnswer::Fenced {
                 self.observer.tally.storage_refused += 1;
             }
         }
     }
 
-    fn landed(&mut self, landing: Landing, answer: Answer) {
+    fn landed(&mut self, landing: Landing, answer: StorageAnswer) {
         let node = landing.node;
         let active = self.active(node);
         active.disk_busy = false;
         let (outcome, data) = match answer {
-            Answer::Done => (Outcome::Success(0), None),
-            Answer::Read(tag) => (Outcome::Success(512), Some(tag)),
-            Answer::Full => {
+            StorageAnswer::Done => (Outcome::Success(0), None),
+            StorageAnswer::Read(tag) => (Outcome::Success(512), Some(tag)),
+            StorageAnswer::Full => {
                 self.observer.tally.disk_full += 1;
                 (Outcome::Failed, None)
             }
-            Answer::Fenced => {
+            StorageAnswer::Fenced => {
                 self.observer.tally.storage_refused += 1;
                 return self.fenced(node);
             }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ft_core::Term;
-use io_gate_host::backend::disk_fence::{Claim, DiskFence};
+use io_gate_host::backend::disk_fence::{DiskFence, FenceClaim};
 use kemari_machine::config::DiskConfig;
 use kemari_machine::disks::fence_record;
 use rustix::fs::{Access, access};
@@ -17,10 +17,10 @@ use super::FileOf;
 
 /// The expected holder of the records: the primary's term and name; `None` without a session.
 #[derive(Debug, Default)]
-pub struct Expected(Mutex<Session>);
+pub struct Expected(Mutex<SessionRecords>);
 
 #[derive(Debug, Default)]
-struct Session {
+struct SessionRecords {
     primary: Option<(Term, String)>,
     /// The identity of each record's file at its first check in the session.
     records: BTreeMap<PathBuf, FileOf>,
@@ -29,7 +29,7 @@ struct Session {
 impl Expected {
     /// Sets the primary of a new session; `None` when the session's checkpoint was dropped.
     pub fn set(&self, primary: Option<(Term, String)>) {
-        *self.session() = Session { primary, ..Session::default() };
+        *self.session() = SessionRecords { primary, ..SessionRecords::default() };
     }
 
     /// The expected holder.
@@ -42,7 +42,7 @@ impl Expected {
         *self.session().records.entry(path.to_owned()).or_insert(found) == found
     }
 
-    fn session(&self) -> MutexGuard<'_, Session> {
+    fn session(&self) -> MutexGuard<'_, SessionRecords> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -51,7 +51,7 @@ impl Expected {
 pub(super) struct Record {
     path: PathBuf,
     /// `None`: there is no record yet.
-    found: Option<(FileOf, Claim)>,
+    found: Option<(FileOf, FenceClaim)>,
 }
 
 impl Record {

@@ -7,7 +7,7 @@ const MAX_HOLDER: usize = 256;
 
 /// The content of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct FenceClaim {
     /// The virtual machine that the disk belongs to.
     pub machine: String,
     /// The term of the writer.
@@ -20,7 +20,7 @@ pub struct Claim {
     pub free: bool,
 }
 
-impl Claim {
+impl FenceClaim {
     /// Whether this holder of this term has written the claim.
     #[must_use]
     pub fn is_of(&self, term: u64, holder: &str) -> bool {
@@ -28,7 +28,7 @@ impl Claim {
     }
 }
 
-impl std::fmt::Display for Claim {
+impl std::fmt::Display for FenceClaim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { machine, term, holder, at, free } = self;
         let holder = if holder.is_empty() { "a process of an earlier release" } else { holder };
