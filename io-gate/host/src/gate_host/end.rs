@@ -8,7 +8,8 @@ use super::GateHost;
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 impl GateHost {
-    /// Whether all released effects have been performed.
+    /// Whether all released effects have been performed. Only tests ask: the product learns it from
+    /// [`drain`](Self::drain), which also ends the lanes.
     #[must_use]
     pub fn lanes_idle(&self) -> bool {
         self.power.is_idle() && self.every_attached().iter().all(|backend| backend.lane().is_idle())

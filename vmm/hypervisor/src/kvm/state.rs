@@ -451,7 +451,7 @@ impl VmState {
     }
 
     /// The pins of the I/O APIC that wait for delivery or have an asserted level, as bits (its
-    /// IRR).
+    /// IRR). Only tests of a device's interrupt pin ask: KVM shows the pin nowhere else.
     #[must_use]
     pub fn asserted_pins(&self) -> u32 {
         let chips = self.irqchips.iter().filter(|chip| chip.chip_id == KVM_IRQCHIP_IOAPIC);

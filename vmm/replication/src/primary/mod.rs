@@ -11,6 +11,7 @@
 //! channel). A thread that holds a device slot or the ledger never calls [`Engine::event`].
 
 mod actions;
+mod capture;
 mod claims;
 mod connect;
 mod counter_mark;
@@ -23,6 +24,7 @@ mod operator;
 mod options;
 mod outbox;
 mod output;
+mod pause;
 mod precopy;
 mod require;
 mod resources;

@@ -7,28 +7,20 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use ft_core::pages::{PAGE_SIZE, PageFrames};
 use ft_core::policy::{Decision, EpochPolicy, PolicyInputs};
-use ft_core::primary::Event;
-use ft_core::wire::Hashes;
-use ft_core::{Epoch, LinkId, Time};
-use io_gate::host::EffectId;
-use kemari_hypervisor::memory::PageReader;
+use ft_core::{LinkId, Time};
 use kemari_machine::LoopError;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::item::{Checkpoint, Item};
+use super::Engine;
+use super::item::Item;
+use super::pause::Pause;
 use super::session::SendingSession;
-use super::status::EngineStats;
-use super::{Engine, EngineState};
-use crate::session::{MachineState, hash_memory_telling};
 
 /// A guest that has written at most this many pages in an epoch counts as idle: these are its timer
 /// tick and little else.
 const IDLE_PAGES: u64 = 24;
-/// Progress is reported to the watchdog after each batch of this many copied pages.
-const WORK_PAGES: usize = 1 << 14;
 
 /// Time to the next look when a vCPU cannot continue or the guest has not run: this same thread
 /// serves its reset or start.
@@ -224,149 +216,6 @@ impl Sealer {
             log::error!("cannot set the epoch timer: {error}");
         }
         true
-    }
-}
-
-/// The time at which each part of a pause ended.
-struct Pause {
-    begun: Instant,
-    kicked: Instant,
-    sealed: Instant,
-    saved: Instant,
-    collected: Instant,
-    copied: Instant,
-    resumed: Instant,
-}
-
-impl Pause {
-    fn begin() -> Self {
-        let begun = Instant::now();
-        Self {
-            begun,
-            kicked: begun,
-            sealed: begun,
-            saved: begun,
-            collected: begun,
-            copied: begun,
-            resumed: begun,
-        }
-    }
-
-    fn note(&self, stats: &mut EngineStats, dirty: u64) {
-        stats.checkpoints += 1;
-        stats.dirty_pages.add(dirty);
-        stats.pause.add_time(self.resumed - self.begun);
-        stats.kick.add_time(self.kicked - self.begun);
-        stats.seal.add_time(self.sealed - self.kicked);
-        stats.save.add_time(self.saved - self.sealed);
-        stats.collect.add_time(self.collected - self.saved);
-        stats.copy.add_time(self.copied - self.collected);
-        stats.resume.add_time(self.resumed - self.copied);
-    }
-}
-
-/// The state that was taken from the machine while it was paused.
-struct Taken {
-    epoch: Epoch,
-    next: EffectId,
-    /// Number of effects staged in the epoch.
-    staged: usize,
-    state: MachineState,
-    page_numbers: Vec<u64>,
-    pages: PageFrames,
-    hashes: Option<Hashes>,
-}
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-impl Engine {
-    /// Takes the checkpoint of a paused machine. Returns `None` when the session has ended.
-    fn take(&self, link: LinkId, pause: &mut Pause) -> Result<Option<Taken>, Failure> {
-        let Ok(mut live) = self.live(link) else { return Ok(None) };
-        let sealed = live.seal();
-        drop(live);
-        let (epoch, next, staged) = (sealed.epoch, sealed.next_id, sealed.staged);
-        pause.sealed = Instant::now();
-        let state = MachineState::capture(&self.machine, sealed)?;
-        pause.saved = Instant::now();
-        // P8: collect after the vCPUs are read, because KVM itself writes guest memory during that
-        // read.
-        let Ok(mut live) = self.live(link) else { return Ok(None) };
-        let (mut page_numbers, mut pages) = live.buffers();
-        live.collect_epoch(&mut page_numbers)?;
-        drop(live);
-        pause.collected = Instant::now();
-        let copied = self.copy_pages(&page_numbers, &mut pages);
-        pause.copied = Instant::now();
-        let hashes = copied.and_then(|()| self.hashes(&state));
-        match hashes {
-            Ok(hashes) => {
-                Ok(Some(Taken { epoch, next, staged, state, page_numbers, pages, hashes }))
-            }
-            Err(error) => {
-                self.tracking.give_back(&page_numbers);
-                Err(error)
-            }
-        }
-    }
-
-    fn hashes(&self, state: &MachineState) -> Result<Option<Hashes>, Failure> {
-        if !self.options.verify {
-            return Ok(None);
-        }
-        let memory = hash_memory_telling(self.machine.memory(), || self.machine.note_work())?;
-        Ok(Some(Hashes { memory, state: state.hash()? }))
-    }
-
-    /// Gives the checkpoint to the core, which assigns it to the session over `link`. Returns
-    /// `None` when that session has ended in the meantime.
-    fn seal_taken(
-        self: &Arc<Self>,
-        link: LinkId,
-        taken: Taken,
-    ) -> Result<Option<Checkpoint>, Failure> {
-        let Taken { epoch, next, state, page_numbers, pages, hashes, staged: _ } = taken;
-        let mut state = state;
-        self.options.steps.change(&mut state);
-        let encoded = state.encode().inspect_err(|_| self.tracking.give_back(&page_numbers))?;
-        let mut state = self.lock();
-        let state: &mut EngineState = &mut state;
-        let term = state.primary.term();
-        let sealed = state.primary.handle(self.now(), Event::Sealed { link, epoch });
-        let Ok(actions) = sealed.inspect_err(|illegal| log::debug!("{illegal}")) else {
-            // The session ended between the decision and now. The next one may already copy memory:
-            // the pages taken from the log must still be sent (P4).
-            self.tracking.give_back(&page_numbers);
-            return Ok(None);
-        };
-        if let Some(session) = state.session_of(link) {
-            let (epoch, term, session) = (epoch.0, term.0, session.number());
-            self.record(kemari_audit::Event::Sealed { epoch, term, session, next: next.0 });
-        }
-        self.perform(state, actions);
-        self.tell_ticker(state);
-        Ok(Some(Checkpoint { epoch, term, page_numbers, pages, state: encoded, hashes }))
-    }
-
-    fn copy_pages(&self, page_numbers: &[u64], pages: &mut PageFrames) -> Result<(), Failure> {
-        pages.begin(page_numbers.len());
-        let mut memory = PageReader::new(self.machine.memory());
-        for (index, page) in page_numbers.iter().enumerate() {
-            if index % WORK_PAGES == 0 {
-                self.machine.note_work();
-            }
-            let address = page * PAGE_SIZE as u64;
-            pages.push(address, |page| memory.read(address, page))?;
-        }
-        Ok(())
-    }
-
-    /// Ends the session because the machine's state cannot be saved. The machine is not protected
-    /// then; the core decides what follows.
-    fn give_session_up(self: &Arc<Self>, link: LinkId, error: &Failure) {
-        let reason = format!("cannot take a checkpoint: {error}");
-        log::error!("{reason}");
-        self.event(Event::LinkLost { link, reason });
     }
 }
 
