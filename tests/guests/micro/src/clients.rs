@@ -1,6 +1,7 @@
 //! The last request of each client and its reply. With them the guest recognises a repeated
 //! request, which must change nothing.
 
+use crate::memory::Zeroed;
 use crate::packet::Peer;
 use kemari_workload::{MAX_CLIENTS, REPLY_LEN};
 
@@ -32,6 +33,9 @@ pub enum Seen<'a> {
 pub struct Clients {
     clients: [Client; MAX_CLIENTS],
 }
+
+// SAFETY: integers and booleans; an unused entry is all zeros.
+unsafe impl Zeroed for Clients {}
 
 impl Clients {
     /// Classifies a request. A reply to a repeated request goes to the address of the repetition.

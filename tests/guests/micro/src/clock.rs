@@ -3,6 +3,7 @@
 //! A clock belongs to one CPU. It checks itself: it counts a step back as a fault, which the
 //! observer sees.
 
+use crate::memory::Zeroed;
 use crate::{cpu, faults, lapic};
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -23,6 +24,9 @@ pub struct SharedTime {
     flags: u8,
     padding2: [u8; 2],
 }
+
+// SAFETY: the hypervisor writes integers, and zeros are the state before its first write.
+unsafe impl Zeroed for SharedTime {}
 
 enum Source {
     Kvm(*const SharedTime),

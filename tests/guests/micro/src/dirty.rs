@@ -5,7 +5,7 @@
 //! or is torn, differs from it (P4, P8).
 
 use crate::faults;
-use crate::pvh::Region;
+use crate::memory::Region;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use kemari_workload::page::{self, Page};
 

@@ -2,8 +2,6 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::clock::Clock;
-
 const BASE: usize = 0xfee0_0000;
 const ID: usize = 0x20;
 const SPURIOUS: usize = 0xf0;
@@ -63,19 +61,14 @@ pub fn time(work: impl FnOnce()) -> u64 {
     u64::from(before - after)
 }
 
-/// Resets CPU `id`, and starts it in real mode at `page` (below 1 MiB). Returns whether `is_up`
-/// became true in time.
-pub fn start_cpu(id: u32, page: usize, clock: &mut Clock, is_up: impl Fn() -> bool) -> bool {
-    let startup = 0x4600 | (page >> 12) as u32;
+/// Resets CPU `id`.
+pub fn reset_cpu(id: u32) {
     send(id, 0x4500);
-    wait(clock, 10_000_000, || false);
-    for _ in 0..2 {
-        send(id, startup);
-        if wait(clock, 500_000_000, &is_up) {
-            return true;
-        }
-    }
-    false
+}
+
+/// Starts CPU `id`, which was reset, in real mode at `page` (below 1 MiB).
+pub fn start_cpu(id: u32, page: usize) {
+    send(id, 0x4600 | (page >> 12) as u32);
 }
 
 fn send(id: u32, command: u32) {
@@ -85,15 +78,4 @@ fn send(id: u32, command: u32) {
     while read(COMMAND_LOW) & PENDING != 0 {
         core::hint::spin_loop();
     }
-}
-
-fn wait(clock: &mut Clock, nanoseconds: u64, done: impl Fn() -> bool) -> bool {
-    let start = clock.now();
-    while clock.now() - start < nanoseconds {
-        if done() {
-            return true;
-        }
-        core::hint::spin_loop();
-    }
-    false
 }

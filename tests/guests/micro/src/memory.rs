@@ -1,7 +1,15 @@
 //! The guest's memory: the mapped ranges, the memory shared with devices, and the region to dirty.
 
-use crate::pvh::Region;
 use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// A range of memory.
+#[derive(Clone, Copy, Default)]
+pub struct Region {
+    /// The first byte.
+    pub start: u64,
+    /// The byte after the last.
+    pub end: u64,
+}
 
 /// End of the range that `boot.s` maps one to one.
 pub const MAPPED_AT_BOOT: u64 = 4 << 30;
@@ -45,12 +53,6 @@ pub unsafe trait Zeroed: Sized + 'static {}
 unsafe impl Zeroed for u8 {}
 // SAFETY: integers.
 unsafe impl Zeroed for u64 {}
-// SAFETY: the hypervisor writes integers, and zeros are the state before its first write.
-unsafe impl Zeroed for crate::clock::SharedTime {}
-// SAFETY: integers and booleans; an unused entry is all zeros.
-unsafe impl Zeroed for crate::clients::Clients {}
-// SAFETY: integers and booleans; an unused entry is all zeros.
-unsafe impl Zeroed for crate::table::Table {}
 // SAFETY: zeros are a value of each element.
 unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] {}
 

@@ -1,21 +1,13 @@
 //! The loader's information in the PVH start info (`struct hvm_start_info` in Xen's
 //! `arch-x86/hvm/start_info.h`): RAM, command line and ACPI root.
 
-use crate::physical::{read_u32, read_u64};
+use crate::memory::Region;
+use crate::physical::{read_u8, read_u32, read_u64};
 
 const MAGIC: u32 = 0x336e_c578;
 const TYPE_RAM: u32 = 1;
 const MAX_REGIONS: usize = 16;
 const MAX_COMMAND_LINE: usize = 4096;
-
-/// A range of memory.
-#[derive(Clone, Copy, Default)]
-pub struct Region {
-    /// The first byte.
-    pub start: u64,
-    /// The byte after the last.
-    pub end: u64,
-}
 
 /// A copy of the loader's information. The guest may overwrite the original.
 pub struct BootInfo {
@@ -54,7 +46,7 @@ impl BootInfo {
             return;
         }
         for offset in 0..MAX_COMMAND_LINE {
-            let byte = crate::physical::read_u8(address + offset as u64);
+            let byte = read_u8(address + offset as u64);
             if byte == 0 {
                 return;
             }

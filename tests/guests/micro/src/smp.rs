@@ -33,12 +33,36 @@ pub fn start(ids: &[u32], clock: &mut Clock) -> usize {
         // itself alive.
         unsafe { AP_INDEX.store(place as u64 + 1, Ordering::SeqCst) };
         let is_up = || ALIVE.load(Ordering::SeqCst) == place + 1;
-        if !lapic::start_cpu(id, TRAMPOLINE, clock, is_up) {
+        if !start_cpu(id, clock, is_up) {
             say!("micro-guest: CPU {id} did not start");
             break;
         }
     }
     1 + ALIVE.load(Ordering::SeqCst)
+}
+
+/// Resets and starts CPU `id`. Returns whether `is_up` became true in time.
+fn start_cpu(id: u32, clock: &mut Clock, is_up: impl Fn() -> bool) -> bool {
+    lapic::reset_cpu(id);
+    wait(clock, 10_000_000, || false);
+    for _ in 0..2 {
+        lapic::start_cpu(id, TRAMPOLINE);
+        if wait(clock, 500_000_000, &is_up) {
+            return true;
+        }
+    }
+    false
+}
+
+fn wait(clock: &mut Clock, nanoseconds: u64, done: impl Fn() -> bool) -> bool {
+    let start = clock.now();
+    while clock.now() - start < nanoseconds {
+        if done() {
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    false
 }
 
 fn copy_trampoline() {

@@ -1,6 +1,7 @@
 //! The guest's key-value table in memory. Each entry has a check value.
 
 use crate::faults;
+use crate::memory::Zeroed;
 use kemari_workload::{MAX_KEYS, chain_after};
 
 #[derive(Clone, Copy)]
@@ -16,6 +17,9 @@ pub struct Table {
     entries: [Entry; MAX_KEYS],
     count: usize,
 }
+
+// SAFETY: integers and booleans; an unused entry is all zeros.
+unsafe impl Zeroed for Table {}
 
 fn check_of(key: u32, value: u64) -> u64 {
     chain_after(value, key, 0, 0, 0)

@@ -79,7 +79,7 @@ impl Blk {
     /// Starts the device.
     pub fn start(transport: Transport) -> Self {
         let features = transport.negotiate(READ_ONLY | FLUSH | DISCARD | WRITE_ZEROES);
-        let queue = transport.queue(0, QUEUE_SIZE);
+        let queue = Queue::new(transport, 0, QUEUE_SIZE);
         let usable = usize::from(queue.size() / PARTS).min(MAX_SLOTS);
         transport.start();
         Self {

@@ -31,8 +31,8 @@ impl Console {
     /// Starts the device.
     pub fn start(transport: Transport) -> Self {
         transport.negotiate(0);
-        let receive = transport.queue(0, RECEIVE_BUFFERS as u16);
-        let transmit = transport.queue(1, TRANSMIT_BUFFERS as u16);
+        let receive = Queue::new(transport, 0, RECEIVE_BUFFERS as u16);
+        let transmit = Queue::new(transport, 1, TRANSMIT_BUFFERS as u16);
         let mut free = [false; TRANSMIT_BUFFERS];
         free[..usize::from(transmit.size())].fill(true);
         let mut console = Self {

@@ -17,7 +17,7 @@ impl Entropy {
     /// Starts the device.
     pub fn start(transport: Transport) -> Self {
         transport.negotiate(0);
-        let queue = transport.queue(0, 8);
+        let queue = Queue::new(transport, 0, 8);
         transport.start();
         Self { queue, buffer: memory::allocate() }
     }

@@ -49,8 +49,8 @@ impl Net {
                 *byte = transport.config_u8(offset);
             }
         }
-        let receive = transport.queue(0, BUFFERS as u16);
-        let transmit = transport.queue(1, BUFFERS as u16);
+        let receive = Queue::new(transport, 0, BUFFERS as u16);
+        let transmit = Queue::new(transport, 1, BUFFERS as u16);
         let mut free = [false; BUFFERS];
         free[..usize::from(transmit.size())].fill(true);
         let mut net = Self {

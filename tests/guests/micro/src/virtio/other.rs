@@ -37,7 +37,7 @@ impl Other {
     /// A virtio device.
     pub fn start(transport: Transport) -> Self {
         transport.negotiate(0);
-        let queue = transport.queue(0, 4);
+        let queue = Queue::new(transport, 0, 4);
         transport.start();
         let way = Way::Queue { queue, buffers: memory::allocate(), waiting: false };
         Self { way, number: 0, due: 0 }

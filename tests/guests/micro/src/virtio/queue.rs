@@ -1,7 +1,7 @@
 //! The split virtqueue (virtio 1.2, section 2.7).
 
 use crate::memory::{self, Zeroed};
-use crate::virtio::transport::{QUEUE_NOTIFY, Transport};
+use crate::virtio::transport::Transport;
 use core::sync::atomic::{Ordering, fence};
 
 /// Maximum number of entries in a queue.
@@ -76,7 +76,9 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(transport: Transport, index: u32, size: u16) -> Self {
+    /// Creates queue `index` of a device, with at most `wanted` entries.
+    pub(super) fn new(transport: Transport, index: u32, wanted: u16) -> Self {
+        let size = transport.queue_size(index, wanted);
         assert!(
             size.is_power_of_two() && usize::from(size) <= MAX_SIZE,
             "a queue of {size} entries"
@@ -91,10 +93,11 @@ impl Queue {
             seen: 0,
         };
         queue.want_interrupts(false);
+        transport.start_queue(index, size, queue.addresses());
         queue
     }
 
-    pub(super) fn addresses(&self) -> [u64; 3] {
+    fn addresses(&self) -> [u64; 3] {
         // SAFETY: pointers to places inside the allocation; nothing is read.
         unsafe {
             [
@@ -160,7 +163,7 @@ impl Queue {
         // SAFETY: our allocation; the device writes it, hence volatile.
         let flags = unsafe { (&raw const (*self.memory).used.flags).read_volatile() };
         if flags & USED_NO_NOTIFY == 0 {
-            self.transport.write(QUEUE_NOTIFY, self.index);
+            self.transport.notify(self.index);
         }
     }
 

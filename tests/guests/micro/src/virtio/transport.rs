@@ -1,8 +1,6 @@
 //! The MMIO transport (virtio 1.2, section 4.2), version 2 only, and the initialization of a device
 //! (section 3.1.1).
 
-use crate::virtio::queue::Queue;
-
 // Register layout (4.2.2).
 const MAGIC: usize = 0x000;
 const VERSION: usize = 0x004;
@@ -15,7 +13,7 @@ const QUEUE_SEL: usize = 0x030;
 const QUEUE_NUM_MAX: usize = 0x034;
 const QUEUE_NUM: usize = 0x038;
 const QUEUE_READY: usize = 0x044;
-pub(super) const QUEUE_NOTIFY: usize = 0x050;
+const QUEUE_NOTIFY: usize = 0x050;
 const INTERRUPT_ACK: usize = 0x064;
 const STATUS: usize = 0x070;
 const QUEUE_DESCRIPTORS: usize = 0x080;
@@ -104,21 +102,30 @@ impl Transport {
         features
     }
 
-    /// Creates queue `index` with at most `wanted` entries (4.2.3.2).
-    pub fn queue(&self, index: u32, wanted: u16) -> Queue {
+    /// The number of entries of queue `index`, at most `wanted`, before the queue is started.
+    pub(super) fn queue_size(&self, index: u32, wanted: u16) -> u16 {
         self.write(QUEUE_SEL, index);
         assert!(self.read(QUEUE_READY) == 0, "queue {index} is in use");
         let most = self.read(QUEUE_NUM_MAX);
         assert!(most != 0, "the device has no queue {index}");
-        let size = most.min(u32::from(wanted)) as u16;
-        let queue = Queue::new(*self, index, size);
-        let [descriptors, driver, device] = queue.addresses();
+        most.min(u32::from(wanted)) as u16
+    }
+
+    /// Gives the device queue `index`: its size, and the addresses of its descriptors, available
+    /// ring and used ring (4.2.3.2).
+    pub(super) fn start_queue(&self, index: u32, size: u16, addresses: [u64; 3]) {
+        let [descriptors, driver, device] = addresses;
+        self.write(QUEUE_SEL, index);
         self.write(QUEUE_NUM, u32::from(size));
         self.write_pair(QUEUE_DESCRIPTORS, descriptors);
         self.write_pair(QUEUE_DRIVER, driver);
         self.write_pair(QUEUE_DEVICE, device);
         self.write(QUEUE_READY, 1);
-        queue
+    }
+
+    /// Notifies the device of new chains in queue `index`.
+    pub(super) fn notify(&self, index: u32) {
+        self.write(QUEUE_NOTIFY, index);
     }
 
     /// Sets DRIVER_OK: the device may operate from now on.
