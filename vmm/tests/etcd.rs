@@ -113,7 +113,7 @@ fn p2_one_of_many_claimants_wins_each_term() {
 }
 
 #[test]
-fn p2_whoever_wins_waits_for_the_former_lease_and_the_former_holder_stops_before() {
+fn p2_a_winner_waits_for_the_former_lease_and_the_former_holder_stops_before() {
     let server = server();
     let a = arbiter(server.etcd.address(), "a");
     assert_eq!(a.begin(false).unwrap(), Term(1));
@@ -517,7 +517,7 @@ fn users_are_let_in_by_password_also_after_a_restart_and_refusals_say_what_to_ch
 }
 
 #[test]
-fn nobody_there_is_told_in_one_line() {
+fn an_etcd_that_does_not_answer_is_reported_in_one_line() {
     let server = server();
     let address = server.etcd.address();
     drop(server);

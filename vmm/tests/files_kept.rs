@@ -153,7 +153,7 @@ fn a_file_where_a_socket_is_to_be() {
 }
 
 #[test]
-fn a_socket_that_somebody_listens_on() {
+fn a_socket_on_which_a_process_listens() {
     let place = Place::new();
     let stream = UnixListener::bind(place.path("stream")).unwrap();
     let datagrams = UnixDatagram::bind(place.path("datagrams")).unwrap();

@@ -144,7 +144,7 @@ fn a_certificate_of_another_authority_is_refused_by_both_sides() {
 }
 
 #[test]
-fn a_standby_that_is_somebody_else_is_refused() {
+fn a_standby_with_another_name_in_its_certificate_is_refused() {
     let hosts = Hosts::new();
     hosts.issue("standby", &["another.test"]);
     let (listener, addr) = hosts.listen();

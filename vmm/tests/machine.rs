@@ -251,7 +251,7 @@ fn a_reset_without_a_kernel_is_refused() {
 }
 
 #[test]
-fn whoever_asks_a_device_thread_that_has_ended_is_told() {
+fn a_command_to_a_device_thread_that_has_ended_fails() {
     let dir = tempfile::tempdir().unwrap();
     let machine = build(config(dir.path()));
     assert_eq!(machine.device_loop().call(|_| 7), Ok(7));

@@ -138,7 +138,7 @@ fn a_silent_client_delays_nobody() {
 /// Fails if the end of the process drops clients that were accepted and not read yet: of two
 /// clients that power the machine off at once, one would get a broken pipe.
 #[test]
-fn whoever_came_before_the_end_is_answered() {
+fn a_request_before_the_end_is_answered() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let handler = |_| Reply::done("powered-off");
@@ -413,7 +413,7 @@ fn a_shutdown_is_sent_where_the_question_before_is_not_answered() {
 /// Fails if a client waits longer than its time-out: to connect, or because each answer restarts
 /// the time.
 #[test]
-fn whoever_does_not_answer_is_given_up_in_time_and_the_time_is_said() {
+fn ctl_gives_up_in_time_on_a_process_that_does_not_answer_and_names_the_time() {
     let bench = Bench::without_arbiter();
     let mut command = tied_to_us(Path::new(KEMARI));
     command.args(["standby", "--serial", "none", "--listen", &bench.unix("link"), "--control"]);

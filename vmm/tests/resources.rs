@@ -306,7 +306,7 @@ fn a_side_that_cannot_go_on_yet_ends_in_good_order() {
 /// P9: a takeover would stop before it wins its term. Fails if the name of a datagram socket is
 /// checked only when it is used.
 #[test]
-fn a_name_for_datagrams_that_somebody_else_has_is_said() {
+fn a_datagram_name_that_another_process_has_is_reported() {
     let bench = Bench::new(&["--net=dgram={dir}/{side}.net:{dir}/peer"]);
     let _primary = bench.primary();
     let _standby = bench.standby(kemari());

@@ -55,7 +55,7 @@ impl Primary {
 /// P9. Fails if a signal waits for room in the queue of a busy standby: the second signal would not
 /// be handled either.
 #[test]
-fn whoever_ends_a_standby_does_not_wait_for_its_queue() {
+fn the_end_of_a_standby_does_not_wait_for_its_queue() {
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("link");
     let (busy, is_busy) = sync_channel(1);

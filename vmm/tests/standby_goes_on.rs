@@ -216,7 +216,7 @@ fn p2_a_primary_that_is_refused_is_not_followed() {
 /// P9. Fails if a claim that hangs is not reported, or blocks the standby's operator, or blocks the
 /// primary's guest.
 #[test]
-fn p9_a_claim_that_hangs_is_told_of() {
+fn p9_a_claim_that_hangs_is_logged() {
     let pair = Pair::new();
     let (theirs, is_asked, answer) = Slow::new(arbiter(pair.dir.path(), "standby"));
     let standby = Standby::start(&pair.far(), PATIENCE, Some(theirs));

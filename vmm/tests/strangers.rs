@@ -51,7 +51,7 @@ fn is_closed(mut link: &UnixStream) -> bool {
 
 /// Fails if peers that have said Hello wait without a bound.
 #[test]
-fn p9_who_waits_for_a_busy_standby_is_counted() {
+fn p9_peers_that_wait_for_a_busy_standby_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let hello = hello(dir.path());
     let link = dir.path().join("link");

@@ -253,7 +253,7 @@ fn p2_a_holder_whose_beat_is_undone_renews_nothing() {
 
 /// P2: if something seen earlier is undone, nothing is claimed any more.
 #[test]
-fn p2_whoever_has_seen_a_later_state_claims_nothing_from_an_earlier_one() {
+fn p2_a_client_that_has_seen_a_later_state_claims_nothing_from_an_earlier_one() {
     let (mut register, mut a, mut b) = (Register::default(), client("a"), client("b"));
     register.grant(&mut a, at(0), begin()).unwrap();
     let backup = (register.record.clone(), register.renewal);

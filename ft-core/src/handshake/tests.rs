@@ -70,7 +70,7 @@ fn refused(change: impl FnOnce(&mut Hello)) -> String {
 }
 
 #[test]
-fn equal_machines_fit_whatever_the_release_is_called() {
+fn equal_machines_of_different_releases_fit() {
     let mut other = standby();
     other.release = "0.1.1".into();
     other.term = Term(9);
@@ -132,7 +132,7 @@ fn each_difference_names_both_values_and_what_to_change() {
 /// Each part is compared with its counterpart and reported once, in whatever order the sides
 /// list them.
 #[test]
-fn parts_are_compared_slot_by_slot_and_told_in_order() {
+fn parts_are_compared_slot_by_slot_and_reported_in_order() {
     let device = |slot, features| {
         let like = hello().layout.devices.remove(0);
         DeviceLayout { slot, features, ..like }
@@ -234,7 +234,7 @@ fn the_primary_finds_what_the_standby_has_left_beside_each_disk() {
 
 /// P2: the places may differ, since each host may have its own name for the file.
 #[test]
-fn the_records_of_who_may_write_say_the_same_on_both_sides() {
+fn fence_records_say_the_same_on_both_sides() {
     let mut other = hello();
     other.disks[0].fence.as_mut().unwrap().place = "/b/fence".into();
     assert_eq!(compare(&hello(), &other), Ok(()));
@@ -287,7 +287,7 @@ fn p9_images_that_are_larger_than_the_guest_are_not_sent() {
 }
 
 #[test]
-fn all_differences_are_told_at_once() {
+fn all_differences_are_reported_at_once() {
     let text = refused(|other| {
         other.layout.cpus = 1;
         other.name = "web".into();

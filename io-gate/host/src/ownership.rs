@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_of_whoever_has_made_it() {
+    fn a_file_belongs_to_the_process_that_has_made_it() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
         assert_eq!(open(&ours).maker, Maker::New);
@@ -220,7 +220,7 @@ mod tests {
 
     /// Fails if the attribute alone decides: it stays when another file is copied over this one.
     #[test]
-    fn what_a_file_holds_counts_more_than_who_has_made_it() {
+    fn the_content_of_a_file_counts_more_than_its_maker() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         assert_eq!(open_by(&path, &BY_CONTENT).maker, Maker::New);

@@ -219,7 +219,7 @@ impl Observer for Recorded {
 /// P1: an effect that a reset has cancelled is not recorded as performed afterwards. Otherwise
 /// `kemari audit verify` would report a broken promise.
 #[test]
-fn p1_what_was_dropped_is_not_told_of_as_performed_later() {
+fn p1_a_dropped_request_is_not_reported_as_performed_later() {
     let image = image(SECTORS);
     let recorded = Arc::new(Recorded::default());
     let memory = guest_memory();
@@ -591,7 +591,7 @@ fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
 /// stopped reader keeps a buffer only for a short time. The unread output is bounded: the rest is
 /// dropped, in one piece at the end.
 #[test]
-fn a_reader_who_has_stopped_keeps_no_driver_waiting() {
+fn a_stopped_reader_keeps_no_driver_waiting() {
     const CHUNK: usize = 4096;
     let (_dir, path) = fifo();
     let memory = guest_memory();

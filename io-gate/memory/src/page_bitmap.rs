@@ -202,7 +202,7 @@ mod tests {
     /// P8: a whole take between any two steps of one mark, and a whole mark between any two steps
     /// of one take, with the word and its summary bit set before or not.
     #[test]
-    fn p8_a_mark_is_told_whatever_it_meets() {
+    fn p8_a_mark_is_reported_whatever_it_meets() {
         const PAGE: usize = 65 * BITS + 3;
         for (before, step, look_inside) in
             (0..12).map(|case| (case & 1 == 1, case / 4, case & 2 == 2))

@@ -117,7 +117,7 @@ mod tests {
     /// Fails if a client that sends `power-off` during a takeover does not learn that the standby
     /// is taking over.
     #[test]
-    fn who_wants_a_standby_off_that_takes_over_is_told_so() {
+    fn stopping_a_standby_that_takes_over_is_refused_with_the_reason() {
         assert!(matches!(stopped("stopped"), Some(Ok(_))));
         assert!(matches!(stopped("active"), Some(Err(_))));
         assert!(stopped("doubting").is_none(), "it may still be stopped");

@@ -127,7 +127,7 @@ fn r7_only_an_image_in_the_set_wins_a_term_and_its_set_is_itself() {
 }
 
 #[test]
-fn r6_the_set_is_enlarged_only_by_who_holds_its_term() {
+fn r6_only_the_holder_of_its_term_enlarges_the_set() {
     let larger = enlarge(&record(&[A]), (4, "p"), &member(B)).unwrap();
     assert_eq!(larger, record(&[A, B]));
     assert_eq!(enlarge(&larger, (4, "p"), &member(B)), Ok(larger.clone()));

@@ -15,7 +15,7 @@ fn p2_after_it_the_next_term_must_be_won() {
 }
 
 #[test]
-fn p2_who_loses_the_term_stops_for_ever() {
+fn p2_a_machine_that_loses_the_term_stops_for_ever() {
     let mut pair = Pair::doubting();
     let out = pair.give(Event::ArbiterDenied { term: Term(2), holder: "standby@b".into() });
     assert_eq!(effects(&out), ["hold", "stop fenced=true"]);
@@ -74,7 +74,7 @@ fn p2_a_fence_that_has_fallen_stops_at_once() {
 }
 
 #[test]
-fn answers_that_nobody_asked_for_are_illegal() {
+fn answers_without_a_question_are_illegal() {
     let mut pair = Pair::at(true, Phase::Protected);
     pair.refused(Event::ArbiterGranted { term: Term(2) });
     pair.refused(Event::ArbiterUnreachable { reason: "?".into() });

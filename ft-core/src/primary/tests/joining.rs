@@ -39,7 +39,7 @@ fn the_way_to_protection() {
 }
 
 #[test]
-fn before_a_checkpoint_can_be_held_nobody_is_asked() {
+fn before_a_checkpoint_can_be_held_the_arbiter_is_not_asked() {
     for phase in [Phase::Joining, Phase::Copying] {
         let mut pair = Pair::at(true, phase);
         assert_eq!(effects(&pair.give(lost())), ["close"], "{phase:?}");

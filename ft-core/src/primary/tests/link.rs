@@ -11,7 +11,7 @@ fn p2_another_term_in_a_frame_breaks_the_link() {
 }
 
 #[test]
-fn p2_who_slept_takes_no_old_acknowledgement() {
+fn p2_a_machine_that_slept_takes_no_old_acknowledgement() {
     let mut pair = Pair::at(true, Phase::Protected);
     pair.give(Event::Sealed { link: LINK, epoch: Epoch(6) });
     pair.now = 501 * MS;

@@ -57,7 +57,7 @@ fn another_standby_takes_the_place_of_one_that_is_being_joined() {
 }
 
 #[test]
-fn an_operator_who_changes_his_mind_gets_one_connection_at_a_time() {
+fn an_operator_who_changes_the_order_gets_one_connection_at_a_time() {
     let mut pair = Pair::alone(true);
     assert!(pair.give(Event::OperatorRunAlone).is_empty());
     assert!(pair.give(Event::OperatorProtect).is_empty(), "the first attempt is under way");

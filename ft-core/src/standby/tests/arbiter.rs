@@ -29,7 +29,7 @@ fn an_arbiter_that_does_not_answer_is_asked_again() {
 
 /// P2, P4: a side that cannot continue does not win a term.
 #[test]
-fn p4_who_cannot_go_on_does_not_take_the_term() {
+fn p4_a_standby_that_cannot_continue_does_not_take_the_term() {
     let mut pair = Pair::ready(true);
     assert_eq!(effects(&pair.give(lost())), ["close", "ask 2"]);
     let cannot = || Event::CannotGoOn { reason: "KVM refuses it".into() };
@@ -50,7 +50,7 @@ fn p4_who_cannot_go_on_does_not_take_the_term() {
 /// P9: the side neither asks nor gives up. It tries again, and meanwhile a primary that was allowed
 /// to continue may connect.
 #[test]
-fn p9_who_is_not_ready_tries_again() {
+fn p9_a_standby_that_is_not_ready_tries_again() {
     let mut pair = Pair::doubting();
     assert_eq!(effects(&pair.give(not_ready())), [""; 0]);
     assert_eq!((pair.phase(), pair.standby.epoch()), (Phase::Doubting, Some(Epoch(5))));

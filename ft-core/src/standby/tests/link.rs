@@ -46,7 +46,7 @@ fn while_bytes_come_both_sides_live() {
 }
 
 #[test]
-fn p2_who_leaves_on_purpose_is_not_replaced() {
+fn p2_a_primary_that_leaves_on_purpose_is_not_replaced() {
     for reason in [ByeReason::PoweredOff, ByeReason::Stopped] {
         let mut pair = Pair::ready(true);
         assert_eq!(effects(&pair.say(0, bye(reason))), ["close", "stop"]);

@@ -65,7 +65,7 @@ fn the_operator_stops_it() {
 
 /// P7: an operator's move that this side cannot make leaves the guest where it is.
 #[test]
-fn p7_a_move_to_who_is_not_ready_is_given_up() {
+fn p7_a_move_to_a_standby_that_is_not_ready_is_given_up() {
     let mut pair = Pair::ready(true);
     assert_eq!(effects(&pair.give(Event::OperatorTakeOver)), ["ask 2"]);
     assert!(pair.refused(Event::OperatorTakeOver).expected.contains("already asked the arbiter"));

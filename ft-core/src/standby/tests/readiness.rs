@@ -71,7 +71,7 @@ fn without_its_disk_it_does_not_ask_for_the_right() {
 
 /// P7: something else that it needs is missing by now.
 #[test]
-fn p7_it_is_held_back_by_whatever_it_must_have() {
+fn p7_any_missing_resource_that_it_needs_holds_it_back() {
     let mut pair = Pair::ready(true);
     pair.give(lacks(true));
     pair.give(lost());

@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_of_nobody_shows() {
+    fn an_operation_of_no_client_is_found() {
         let found = findings_of(|reply| reply.applied = 7);
         assert!(matches!(found[..], [Finding { kind: Kind::Lost, .. }]), "{found:?}");
     }

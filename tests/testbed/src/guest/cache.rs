@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_somebody_elses_is_no_cache() {
+    fn a_directory_of_another_user_is_no_cache() {
         let dir = scratch("other");
         fs::create_dir_all(dir.join("thing-1")).unwrap();
         let refusal = Cache::open(&dir, &|_| {}).unwrap_err().to_string();

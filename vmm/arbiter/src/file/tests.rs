@@ -62,7 +62,7 @@ fn p9_an_arbiter_answers_if_a_claim_could_be_written() {
 
 /// P2: answers from before a term was won have expired when its winner may act.
 #[test]
-fn p2_whoever_wins_a_term_keeps_still_for_longer_than_an_answer_is_good_for() {
+fn p2_a_winner_of_a_term_waits_for_longer_than_an_answer_is_valid() {
     let dir = tempfile::tempdir().unwrap();
     let begun = Instant::now();
     arbiter(dir.path(), "first").begin(false).unwrap();
@@ -182,7 +182,7 @@ fn a_machine_that_has_ended_is_not_brought_back_by_its_standby() {
 }
 
 #[test]
-fn p2_the_fence_stays_open_for_whoever_wins() {
+fn p2_the_fence_stays_open_for_the_winner() {
     let dir = tempfile::tempdir().unwrap();
     let a = arbiter(dir.path(), "a");
     a.begin(false).unwrap();

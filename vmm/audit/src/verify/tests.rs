@@ -574,7 +574,7 @@ fn p2_two_hosts_perform_by_one_clock() {
 }
 
 #[test]
-fn p2_acknowledged_by_who_has_taken_over() {
+fn p2_acknowledged_by_a_machine_that_has_taken_over() {
     breaks(
         |event| matches!(event, Event::TermWon { how: Won::TakeOver, .. }),
         "P2",
