@@ -130,6 +130,7 @@ fn a_tap_that_is_deleted_is_taken_up_again() {
     machine.send(2);
     assert!(machine.gate.dropped_frames() >= 1, "a frame to nowhere is counted");
     // The machine must not create the interface itself, since that would hide the loss.
+    // SAFETY: the name is a C string.
     assert_eq!(unsafe { libc::if_nametoindex(c"gone0".as_ptr()) }, 0);
 
     make_tap();
