@@ -192,15 +192,21 @@ fn is_at_or_below(module: &str, name: &str) -> bool {
     module.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-#[test]
-fn no_circle_among_the_modules_of_a_crate() {
-    let metadata = metadata();
+/// The first files of all crates, by the names of their packages. The micro guest is in no workspace.
+fn roots(metadata: &Metadata) -> Vec<(&str, PathBuf)> {
     let mut roots = vec![("micro-guest", repository().join("tests/guests/micro/src/main.rs"))];
     for package in &metadata.packages {
         let targets = package.targets.iter().filter(|target| target.is_lib() || target.is_bin());
         let paths = targets.map(|target| target.src_path.as_std_path().to_owned());
         roots.extend(paths.map(|path| (package.name.as_str(), path)));
     }
+    roots
+}
+
+#[test]
+fn no_circle_among_the_modules_of_a_crate() {
+    let metadata = metadata();
+    let roots = roots(&metadata);
     let mut found = Vec::new();
     for (name, root) in &roots {
         found.extend(circles::circles(root).into_iter().map(|circle| (*name, circle)));
@@ -218,6 +224,21 @@ fn no_circle_among_the_modules_of_a_crate() {
     let gone: Vec<_> =
         CIRCLES.iter().filter(|known| !found.iter().any(|circle| stays(circle, known))).collect();
     assert!(gone.is_empty(), "no longer circles, take them out of CIRCLES: {gone:?}");
+}
+
+/// A reader of the product learns its folders one at a time.
+#[test]
+fn no_circle_among_the_folders_of_the_product() {
+    let metadata = metadata();
+    let is_product = |name: &str| FLOORS.iter().any(|(_, product, _)| *product == name);
+    let mut found = Vec::new();
+    for (name, root) in roots(&metadata).iter().filter(|(name, _)| is_product(name)) {
+        found.extend(circles::folder_circles(root).into_iter().map(|circle| (*name, circle)));
+    }
+    assert!(
+        found.is_empty(),
+        "circles of folders: {found:?}: move what both sides need to a folder of its own"
+    );
 }
 
 /// The text of all Rust files below a folder, without nested crates.

@@ -12,11 +12,11 @@ use io_gate::{Outcome, PowerEvent};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::asks::Asks;
-use crate::backend::disk_error::DiskError;
-use crate::backend::disk_fence::{DiskFence, FenceAnswer};
 use crate::clock::Moment;
 use crate::completion::{Completion, Performed};
 use crate::descriptors::event;
+use crate::disk_use::disk_error::DiskError;
+use crate::disk_use::disk_fence::{DiskFence, FenceAnswer};
 use crate::fence::{Fence, Permission};
 use crate::given_up::GivenUp;
 use crate::guest_memory::GuestMemory;

@@ -2,10 +2,14 @@
 
 use std::marker::PhantomData;
 
+use io_gate::Space;
 use io_gate::host::{GuestBytes, GuestRange, MemoryFault};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 pub use io_gate_memory::GuestMemory;
+
+/// The maximum length of an input in bytes: more than a disk lets one request read.
+const MAX_INPUT: usize = 16 << 20;
 
 /// Guest memory, lent to a chain.
 pub(crate) struct View<'m>(pub(crate) &'m GuestMemory);
@@ -24,6 +28,11 @@ impl GuestBytes for View<'_> {
 pub(crate) fn contains(memory: &GuestMemory, range: GuestRange) -> bool {
     range.addr.checked_add(u64::from(range.len)).is_some()
         && GuestMemoryBackend::check_range(memory, GuestAddress(range.addr), range.len as usize)
+}
+
+/// Whether a space lies in guest memory and has a length that a device may request.
+pub(crate) fn fits(memory: &GuestMemory, into: &Space<'_>) -> bool {
+    into.guest_ranges().iter().all(|range| contains(memory, *range)) && into.len() <= MAX_INPUT
 }
 
 /// Copies ranges of guest memory into a new buffer.

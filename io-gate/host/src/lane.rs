@@ -20,10 +20,10 @@ use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
 
 use crate::asks::Asks;
 use crate::backend::output::Output;
-use crate::backend::work::Work;
 use crate::far_side::FarSide;
 use crate::given_up::GivenUp;
 use crate::poisoned::POISONED;
+use crate::work::Work;
 
 /// Each lane's thread calls it first, to give up rights.
 pub type LaneStart = Arc<dyn Fn() + Send + Sync>;

@@ -8,11 +8,14 @@
 
 pub mod adapter;
 mod asks;
+mod attached;
 pub mod backend;
 mod chain_walk;
 mod clock;
 mod completion;
 mod descriptors;
+pub mod disk_use;
+mod entropy;
 mod far_side;
 mod fence;
 mod gate_host;
@@ -25,7 +28,6 @@ mod observer;
 mod out;
 pub mod own_files;
 pub mod ownership;
-mod perform;
 mod permit;
 mod poisoned;
 mod rate_limit;
@@ -33,6 +35,7 @@ mod register_slot;
 mod ring;
 mod slot_state;
 mod virtio_slot;
+mod work;
 
 pub use backend::Backend;
 pub use clock::{since_boot, utc};

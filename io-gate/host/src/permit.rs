@@ -8,8 +8,8 @@
 use std::io;
 use std::time::Duration;
 
-use crate::backend::disk_fence::DiskFence;
 use crate::clock::Moment;
+use crate::disk_use::disk_fence::DiskFence;
 use crate::far_side::FarSide;
 use crate::given_up::{GivenUp, NotPermitted};
 

@@ -24,8 +24,8 @@ use io_gate::host::{CommitAuthority, EffectId, Term, new_gate};
 use io_gate_host::adapter::Serial;
 use io_gate_host::backend::console::Console;
 use io_gate_host::backend::disk::{Disk, DiskOptions};
-use io_gate_host::backend::disk_fence::DiskFence;
 use io_gate_host::backend::net::Net;
+use io_gate_host::disk_use::disk_fence::DiskFence;
 use io_gate_host::{
     Backend, Fence, GateHost, GateOptions, GuestMemory, Noted, Observer, Permission, RegisterSlot,
     Unfenced, VirtioSlot,

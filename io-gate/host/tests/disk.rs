@@ -16,7 +16,7 @@ use devices::{Block, BlockConfig};
 use io_gate::Port;
 use io_gate::host::{Epoch, Term, new_gate};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions};
-use io_gate_host::backend::disk_fence::DiskFence;
+use io_gate_host::disk_use::disk_fence::DiskFence;
 use io_gate_host::{
     Backend, Fence, GateHost, GateOptions, GuestMemory, Permission, SlotState, Unfenced, VirtioSlot,
 };

@@ -62,8 +62,8 @@ const RUSTIX: &[&str] = &[
 /// Places that match, but write nothing that is visible outside.
 const EXCEPTIONS: &[(&str, &str)] = &[
     // The fence record of a disk: the permission itself depends on it.
-    ("backend/disk_fence.rs", ".write_all_at("),
-    ("backend/disk_fence.rs", ".sync_data("),
+    ("disk_use/disk_fence.rs", ".write_all_at("),
+    ("disk_use/disk_fence.rs", ".sync_data("),
     // Guest memory.
     ("guest_memory.rs", ".write_at("),
     // An example in a doc comment.

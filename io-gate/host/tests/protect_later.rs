@@ -13,7 +13,7 @@ use common::{DATA, DiskMachine, SECTORS, SLOT, image};
 use io_gate::Port;
 use io_gate::host::{Term, new_gate};
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
-use io_gate_host::backend::disk_lock::Use;
+use io_gate_host::disk_use::disk_lock::Use;
 use io_gate_host::{Backend, Fence, GateHost, GateOptions, Permission};
 
 fn dirty_pages(path: &Path) -> Option<u64> {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use io_gate_host::backend::disk::{Disk, DiskError, DiskOptions, Side};
-use io_gate_host::backend::disk_fence::{DiskFence, FenceClaim};
-use io_gate_host::backend::disk_lock::Use;
+use io_gate_host::disk_use::disk_fence::{DiskFence, FenceClaim};
+use io_gate_host::disk_use::disk_lock::Use;
 
 use crate::config::{DiskConfig, FenceRecord, MachineConfig};
 use crate::device_error::DeviceSetupError;

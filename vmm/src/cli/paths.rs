@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use io_gate_host::backend::disk_fence::DiskFence;
+use io_gate_host::disk_use::disk_fence::DiskFence;
 use io_gate_host::own_files::{self, FileId};
 use kemari_arbiter::ArbiterSpec;
 use kemari_machine::config::{ConsoleConfig, DiskConfig, FenceRecord, MachineConfig, NetBackend};

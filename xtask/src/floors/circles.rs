@@ -30,11 +30,38 @@ struct File {
 
 /// The circles of the crate whose first file is `root`.
 pub(super) fn circles(root: &Path) -> BTreeSet<BTreeSet<String>> {
+    let files = files(root);
+    closed(&edges(&files))
+}
+
+/// The circles of its folders: each module stands for itself and all below it, among the modules of
+/// the same parent.
+pub(super) fn folder_circles(root: &Path) -> BTreeSet<BTreeSet<String>> {
+    let files = files(root);
+    let mut folders = BTreeMap::<Module, BTreeSet<Module>>::new();
+    for (from, used) in edges(&files) {
+        for to in used {
+            let same = from.iter().zip(&to).take_while(|(from, to)| from == to).count();
+            folders.entry(to[..=same].to_vec()).or_default();
+            folders.entry(from[..=same].to_vec()).or_default().insert(to[..=same].to_vec());
+        }
+    }
+    closed(&folders.iter().map(|(from, used)| (from, used.clone())).collect())
+}
+
+fn files(root: &Path) -> BTreeMap<Module, File> {
     let mut files = BTreeMap::new();
     read(root, root.parent().expect("a file is in a folder"), Vec::new(), &mut files);
-    let edges: Edges<'_> =
-        files.iter().map(|(from, file)| (from, used(&files, from, file))).collect();
-    let reached: BTreeMap<_, _> = edges.keys().map(|from| (*from, reach(&edges, from))).collect();
+    files
+}
+
+fn edges(files: &BTreeMap<Module, File>) -> Edges<'_> {
+    files.iter().map(|(from, file)| (from, used(files, from, file))).collect()
+}
+
+/// The sets of modules each of which reaches all of its set.
+fn closed(edges: &Edges<'_>) -> BTreeSet<BTreeSet<String>> {
+    let reached: BTreeMap<_, _> = edges.keys().map(|from| (*from, reach(edges, from))).collect();
     let circle = |module: &&Module| -> BTreeSet<String> {
         let back = reached[module].iter().filter(|other| reached[*other].contains(*module));
         back.map(|other| other.join("::")).collect()
@@ -236,15 +263,20 @@ fn end_of_item(tokens: &[TokenTree], i: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// The circles of a crate with these files.
-    fn circles_of(files: &[(&str, &str)]) -> Vec<Vec<String>> {
+    /// A crate with these files.
+    fn crate_of(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let path = dir.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let found = circles(&dir.path().join("lib.rs"));
+        dir
+    }
+
+    /// The circles of a crate with these files.
+    fn circles_of(files: &[(&str, &str)]) -> Vec<Vec<String>> {
+        let found = circles(&crate_of(files).path().join("lib.rs"));
         found.into_iter().map(|circle| circle.into_iter().collect()).collect()
     }
 
@@ -269,5 +301,20 @@ mod tests {
             ("b.rs", "#[cfg(test)] mod tests { use crate::a::A; } #[cfg(test)] use crate::a::B;"),
         ]);
         assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn two_folders_make_a_circle_through_different_files() {
+        let dir = crate_of(&[
+            ("lib.rs", "mod a; mod b;"),
+            ("a.rs", "mod high; mod low;"),
+            ("a/high.rs", "use super::low; use crate::b;"),
+            ("a/low.rs", ""),
+            ("b.rs", "use crate::a::low;"),
+        ]);
+        let root = dir.path().join("lib.rs");
+        assert!(circles(&root).is_empty());
+        let expected = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+        assert_eq!(folder_circles(&root), BTreeSet::from([expected]));
     }
 }

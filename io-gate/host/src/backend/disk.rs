@@ -12,11 +12,11 @@ use io_gate::Outcome;
 use rustix::fs::{Advice, FallocateFlags, fadvise};
 
 use super::direct::Direct;
-pub use super::disk_error::DiskError;
-use super::disk_fence::DiskFence;
-use super::disk_lock::{self, Lock, Use};
 pub use super::sector::SECTOR;
 use crate::descriptors;
+pub use crate::disk_use::disk_error::DiskError;
+use crate::disk_use::disk_fence::DiskFence;
+use crate::disk_use::disk_lock::{self, Lock, Use};
 use crate::out::{self, Outgoing, Refused, Released, Target, with_permits};
 use crate::own_files::{self, FileId};
 use crate::permit::May;
@@ -65,7 +65,7 @@ pub struct Disk {
 }
 
 /// The part of a disk that threads other than its lane use.
-pub(super) struct Input {
+pub(crate) struct Input {
     driver_flushes: Arc<AtomicBool>,
     file: Arc<File>,
     path: PathBuf,
@@ -88,27 +88,27 @@ pub enum Side {
 }
 
 impl Input {
-    pub(super) fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         self.read_only
     }
 
-    pub(super) fn fence(&self) -> Option<&Arc<DiskFence>> {
+    pub(crate) fn fence(&self) -> Option<&Arc<DiskFence>> {
         self.fence.as_ref()
     }
 
     /// Sets the features that the guest's driver has accepted.
-    pub(super) fn negotiated(&self, features: u64) {
+    pub(crate) fn negotiated(&self, features: u64) {
         self.driver_flushes.store(features & F_FLUSH != 0, Ordering::Release);
     }
 
     /// Changes the lock of the image to this use.
-    pub(super) fn lock(&self, of: Use) -> Result<(), DiskError> {
+    pub(crate) fn lock(&self, of: Use) -> Result<(), DiskError> {
         let of = if self.read_only { Use::Reader } else { of };
         lock(&self.lock, &locked(&self.file, self.lock_file.as_deref()), &self.path, of)
     }
 
     /// See [`Disk::share`].
-    pub(super) fn share(&self, side: Side, has_terms: bool) -> Result<(), DiskError> {
+    pub(crate) fn share(&self, side: Side, has_terms: bool) -> Result<(), DiskError> {
         let locked = match side {
             Side::Active => self.lock(Use::Active),
             Side::Successor => self.lock(Use::Active).or_else(|_| {
@@ -351,7 +351,7 @@ impl Disk {
     }
 
     /// The handle for other threads.
-    pub(super) fn input(&self) -> Input {
+    pub(crate) fn input(&self) -> Input {
         Input {
             driver_flushes: self.driver_flushes.clone(),
             file: self.file.clone(),

@@ -1,17 +1,13 @@
 //! Backends of the gate: disks, networks, consoles, and shared guest memory, which needs no gate.
 //! All of them are opened here.
 //!
-//! An attached backend has two halves. Its lane owns [`Output`], and may block in it for ever.
-//! Other threads use [`Input`]: they hold its locks only briefly, and never across a system call
-//! that can block (P9).
+//! An attached backend has two halves. Its lane owns [`Output`](output::Output), and may block in it
+//! for ever. Other threads use its input ([`Attached`](crate::attached::Attached)).
 
 pub mod console;
 mod direct;
 pub mod disk;
-pub(crate) mod disk_error;
-pub mod disk_fence;
-pub mod disk_lock;
-mod fence_claim;
+mod disk_requests;
 pub mod image_format;
 mod interest;
 pub mod memory;
@@ -19,18 +15,8 @@ pub mod net;
 pub(crate) mod output;
 mod sector;
 pub mod terminal;
-pub(crate) mod work;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-
-use vmm_sys_util::epoll::EventSet;
-
-use crate::far_side::FarSide;
-use crate::inputs::{Inputs, Role, Token};
-use crate::lane::{Lane, LaneStart};
-use output::Output;
 
 /// A backend, ready to be attached to a port with [`GateHost::attach`](crate::GateHost::attach).
 #[derive(Debug)]
@@ -57,14 +43,6 @@ pub enum ShareError {
     Sync(io::Error),
 }
 
-/// The half of a backend that other threads use.
-enum Input {
-    /// A disk has no input, but the driver's features matter to it.
-    Disk(disk::Input),
-    Net(net::Input),
-    Console(console::Input),
-}
-
 /// The result of handling an event of a backend's descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Handled {
@@ -72,135 +50,4 @@ pub(crate) struct Handled {
     pub(crate) attend: bool,
     /// There is input.
     pub(crate) input: bool,
-}
-
-/// An attached backend, and the thread that performs its effects.
-pub(crate) struct Attached {
-    /// Dropped first (P5). The thread that drops this then drops the rest of the backend, for
-    /// instance the name of its socket. The lane could not: it may not touch files.
-    lane: Lane,
-    name: String,
-    input: Input,
-}
-
-impl Attached {
-    pub(crate) fn new(
-        backend: Backend,
-        far_side: &Arc<FarSide>,
-        inputs: &Inputs,
-        token: Token,
-        start: &LaneStart,
-    ) -> io::Result<Self> {
-        let (kind, output, input) = match backend {
-            Backend::Disk(disk) => {
-                let input = disk.input();
-                ("disk", Output::Disk(disk), Input::Disk(input))
-            }
-            Backend::Net(net) => {
-                let (output, input) = net.attach(inputs, token)?;
-                ("net", Output::Net(output), Input::Net(input))
-            }
-            Backend::Console(console) => {
-                let (output, input) = console.attach(inputs, token)?;
-                ("console", Output::Console(output), Input::Console(input))
-            }
-        };
-        let name = format!("{kind}{}", token.slot);
-        let lane = Lane::start(name.clone(), far_side.clone(), output, start.clone())?;
-        Ok(Self { name, input, lane })
-    }
-
-    pub(crate) fn lane(&self) -> &Lane {
-        &self.lane
-    }
-
-    /// Whether this is a disk that may be written.
-    pub(crate) fn may_write(&self) -> bool {
-        matches!(&self.input, Input::Disk(disk) if !disk.is_read_only())
-    }
-
-    /// Whether this is the disk's fence record.
-    pub(crate) fn has_record(&self, record: &Arc<disk_fence::DiskFence>) -> bool {
-        let Input::Disk(disk) = &self.input else { return false };
-        disk.fence().is_some_and(|own| Arc::ptr_eq(own, record))
-    }
-
-    /// The name for messages.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Handles an event of one of the backend's descriptors. Returns whether input waits. The lane
-    /// sends and connects.
-    pub(crate) fn handle(&self, role: Role, events: EventSet) -> bool {
-        let handled = match &self.input {
-            Input::Disk(_) => Handled::default(),
-            Input::Net(net) => net.handle(role, events),
-            Input::Console(console) => console.handle(role, events),
-        };
-        if handled.attend {
-            self.lane.attend();
-        }
-        handled.input
-    }
-
-    /// Takes one piece of input.
-    pub(crate) fn receive(&self, into: &mut Vec<u8>) -> bool {
-        let (received, attend) = match &self.input {
-            Input::Disk(_) => (false, false),
-            Input::Net(net) => net.receive(into),
-            Input::Console(console) => (console.receive(into), false),
-        };
-        if attend {
-            self.lane.attend();
-        }
-        received
-    }
-
-    pub(crate) fn want_input(&self, wanted: bool) {
-        match &self.input {
-            Input::Disk(_) => {}
-            Input::Net(net) => net.want_input(wanted),
-            Input::Console(console) => console.want_input(wanted),
-        }
-    }
-
-    /// Sets the features that the driver accepted. Does not block: the lane applies them later.
-    /// Until then the backend returns no input, so no frame arrives in the previous driver's
-    /// format.
-    pub(crate) fn negotiated(&self, features: u64) {
-        let attend = match &self.input {
-            Input::Disk(disk) => {
-                disk.negotiated(features);
-                false
-            }
-            Input::Net(net) => net.negotiated(features),
-            Input::Console(_) => false,
-        };
-        if attend {
-            self.lane.attend();
-        }
-    }
-
-    /// See [`GateHost::share_disk`](crate::GateHost::share_disk).
-    pub(crate) fn share_disk(&self, durably: bool, has_terms: bool) -> Result<(), ShareError> {
-        let Input::Disk(disk) = &self.input else { return Err(ShareError::NoDisk) };
-        // If the former side of a pair is stopped, its lock still exists. The record beside the
-        // disk keeps that side from writing.
-        disk.share(disk::Side::Successor, has_terms)?;
-        if !durably {
-            return Ok(());
-        }
-        let (answer, answered) = sync_channel(1);
-        self.lane.write_through(answer);
-        let ended = |_| io::Error::other("its lane has ended");
-        answered.recv().map_err(ended).flatten().map_err(ShareError::Sync)
-    }
-
-    pub(crate) fn dropped_frames(&self) -> u64 {
-        match &self.input {
-            Input::Net(net) => net.dropped(),
-            _ => 0,
-        }
-    }
 }

@@ -6,10 +6,9 @@ use std::time::Instant;
 use io_gate::Outcome;
 use io_gate::host::{EffectOp, Performable};
 
-use super::work::Work;
-use super::{console, disk, net};
+use super::{console, disk, disk_requests, net};
 use crate::out::{Refused, Released};
-use crate::perform;
+use crate::work::Work;
 
 /// See the module. Only the lane's thread uses it.
 pub(crate) enum Output {
@@ -30,7 +29,7 @@ impl Output {
             return console.perform(work, request);
         }
         let performed = match self {
-            Self::Disk(disk) => perform::on_disk(work, disk, &request),
+            Self::Disk(disk) => disk_requests::perform(work, disk, &request),
             _ => match Released::of(&request) {
                 Some(released) => self.send(work, released).map(|outcome| (outcome, Vec::new())),
                 None => Ok((Outcome::Unsupported, Vec::new())),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use io_gate::Port;
 
 use super::GateHost;
-use crate::backend::{Attached, Backend};
+use crate::attached::Attached;
+use crate::backend::Backend;
 use crate::inputs::{Role, Token};
 use crate::lane::LaneJob;
 use crate::poisoned::POISONED;

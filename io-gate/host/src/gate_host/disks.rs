@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use io_gate::Port;
 
 use super::GateHost;
+use crate::attached::Attached;
+use crate::backend::ShareError;
 use crate::backend::disk::DiskError;
-use crate::backend::{Attached, ShareError};
 
 /// How long [`free_disks`](GateHost::free_disks) waits for a lane that waits only for the fence:
 /// such a lane soon finds that nothing may leave any more.

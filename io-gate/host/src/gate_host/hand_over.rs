@@ -11,12 +11,12 @@ use io_gate::host::{EffectId, EffectOp, InputOp, Ledger, Performable, Request};
 use io_gate::{Outcome, Port};
 
 use super::GateHost;
-use crate::backend::Attached;
+use crate::attached::Attached;
 use crate::completion::{Completion, Kind, Performed};
+use crate::entropy;
 use crate::far_side::signal;
 use crate::guest_memory::copy_out;
 use crate::observer::Noted;
-use crate::perform;
 use crate::poisoned::POISONED;
 
 /// A backend, its place, and its part of a batch.
@@ -111,7 +111,7 @@ impl GateHost {
                     continue;
                 }
                 Request::Input(InputOp::Entropy { into }) => {
-                    let (outcome, data) = perform::entropy(&self.far_side.memory, into);
+                    let (outcome, data) = entropy::read(&self.far_side.memory, into);
                     done.push(Performed { request, outcome, data });
                     continue;
                 }

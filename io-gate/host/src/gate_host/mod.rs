@@ -23,7 +23,7 @@ use io_gate::Port;
 use io_gate::host::Ledger;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::Attached;
+use crate::attached::Attached;
 use crate::backend::output::Output;
 use crate::descriptors::event;
 use crate::far_side::FarSide;

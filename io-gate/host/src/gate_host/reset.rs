@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use io_gate::host::{EffectId, Ledger, Performable};
 
 use super::{GateHost, RESET_PATIENCE};
-use crate::backend::Attached;
+use crate::attached::Attached;
 use crate::completion::Kind;
 use crate::lane::Lane;
 

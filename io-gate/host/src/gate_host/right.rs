@@ -19,7 +19,7 @@ impl GateHost {
     }
 
     /// Whether terms decide who may perform. If so, a disk that other hosts can reach must have a
-    /// record of the term beside it ([`DiskFence`](crate::backend::disk_fence::DiskFence)).
+    /// record of the term beside it ([`DiskFence`](crate::disk_use::disk_fence::DiskFence)).
     #[must_use]
     pub fn has_term(&self) -> bool {
         self.far_side.has_term()

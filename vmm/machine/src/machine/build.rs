@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use io_gate::host::Ledger;
 use io_gate_host::backend::disk::DiskError;
-use io_gate_host::backend::disk_fence::FenceClaim;
 use io_gate_host::backend::memory::{MemoryFileError, memory_file};
+use io_gate_host::disk_use::disk_fence::FenceClaim;
 use io_gate_host::{Fence, GateHost, GateOptions, Observer};
 use kemari_confine::seccomp::{self, Role};
 use kemari_hypervisor::kvm::state::SavePlan;

@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ft_core::handshake::{CounterMark, DiskStorage, FenceView, Storage};
-use io_gate_host::backend::disk_fence::DiskFence;
+use io_gate_host::disk_use::disk_fence::DiskFence;
 use io_gate_host::own_files::{self, COUNTER_MARK_SUFFIX, MARK_SUFFIX};
 use io_gate_host::ownership::{self, Maker, Opened, Sign};
 use kemari_machine::config::{DiskConfig, FenceRecord, MachineConfig};

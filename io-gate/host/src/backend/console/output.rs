@@ -18,10 +18,10 @@ use io_gate::host::{EffectOp, Origin, Performable};
 
 use super::sink::Sink;
 use crate::backend::interest::{Interest, Retry};
-use crate::backend::work::Work;
 use crate::inputs::{Inputs, Role, Token, Watch};
 use crate::out::{Kept, Refused, Released};
 use crate::poisoned::POISONED;
+use crate::work::Work;
 
 /// Upper bounds of the output that waits for a reader, in bytes and in requests. Each request has a
 /// record in every checkpoint. The bounds are below a slot's bound of unsettled requests (io-gate,

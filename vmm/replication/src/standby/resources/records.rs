@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ft_core::Term;
-use io_gate_host::backend::disk_fence::{DiskFence, FenceClaim};
+use io_gate_host::disk_use::disk_fence::{DiskFence, FenceClaim};
 use kemari_machine::config::DiskConfig;
 use kemari_machine::disks::fence_record;
 use rustix::fs::{Access, access};

@@ -1,18 +1,12 @@
-//! Performs one request: disk requests on the disk's lane, and reads of random bytes on the thread
-//! that hands the request over.
+//! Performs one request of a disk, on the disk's lane.
 
 use io_gate::host::{EffectOp, InputOp, Performable, Request};
 use io_gate::{Outcome, Space};
-use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::backend::disk::Disk;
-use crate::backend::work::Work;
-use crate::guest_memory::{GuestMemory, contains};
+use super::disk::Disk;
+use crate::guest_memory::{GuestMemory, fits};
 use crate::out::{Refused, Released};
-
-/// The maximum length of an input in bytes: more than a disk lets one request read.
-const MAX_INPUT: usize = 16 << 20;
+use crate::work::Work;
 
 /// The outcome of a request, and the data of an input.
 type Performed = (Outcome, Vec<u8>);
@@ -20,7 +14,7 @@ type Performed = (Outcome, Vec<u8>);
 /// Performs a disk request. The data of an input is returned and not written to guest memory, since
 /// this is not the device thread. `NotPermitted` means that the effect is no longer permitted (P2).
 /// A part of it may have been written; the holder of the right writes all of it again.
-pub(crate) fn on_disk(
+pub(super) fn perform(
     work: &mut Work<'_>,
     disk: &Disk,
     request: &Performable,
@@ -32,11 +26,6 @@ pub(crate) fn on_disk(
         }
         (None, _) => Ok((Outcome::Unsupported, Vec::new())),
     }
-}
-
-/// Whether a space lies in guest memory and has a length that a device may request.
-fn fits(memory: &GuestMemory, into: &Space<'_>) -> bool {
-    into.guest_ranges().iter().all(|range| contains(memory, *range)) && into.len() <= MAX_INPUT
 }
 
 fn read(memory: &GuestMemory, disk: &Disk, sector: u64, into: &Space<'_>) -> (Outcome, Vec<u8>) {
@@ -77,24 +66,4 @@ fn effect(work: &mut Work<'_>, disk: &Disk, released: Released<'_>) -> Result<Ou
         Err(Refused::Io(error)) => Ok(disk.failed(what, sector, &error)),
         Err(Refused::NotPermitted) => Err(Refused::NotPermitted),
     }
-}
-
-/// Reads random bytes from the host.
-pub(crate) fn entropy(memory: &GuestMemory, into: &Space<'_>) -> (Outcome, Vec<u8>) {
-    if !fits(memory, into) {
-        return (Outcome::Failed, Vec::new());
-    }
-    let mut data = vec![0_u8; into.len()];
-    let mut filled = 0;
-    while filled < data.len() {
-        match getrandom(&mut data[filled..], GetRandomFlags::empty()) {
-            Ok(got) => filled += got,
-            Err(Errno::INTR) => {}
-            Err(error) => {
-                log::warn!("getrandom: {}", std::io::Error::from(error));
-                return (Outcome::Failed, Vec::new());
-            }
-        }
-    }
-    (Outcome::Success(data.len() as u32), data)
 }

@@ -55,7 +55,7 @@ type Bytes = (i64, i64);
 
 /// The current use of an open image.
 #[derive(Debug, Default)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     /// Held across the system calls that lock, which may be slow on a network file system. Only
     /// threads that change the use of the same image wait for it.
     used: Mutex<Option<Use>>,
@@ -68,7 +68,7 @@ impl Lock {
     /// # Errors
     /// `WouldBlock` when another process has a conflicting lock. The files then keep their former
     /// locks.
-    pub(super) fn take(&self, files: &[&File], of: Use) -> io::Result<()> {
+    pub(crate) fn take(&self, files: &[&File], of: Use) -> io::Result<()> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, file) in files.iter().enumerate() {
             if let Err(error) = try_take(file, of) {
@@ -159,14 +159,14 @@ fn flock(kind: libc::c_int, (start, end): Bytes) -> libc::flock {
 }
 
 /// Whether the error means that another process has the lock.
-pub(super) fn is_taken(error: &io::Error) -> bool {
+pub(crate) fn is_taken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
         || error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// A lock on a whole file. Dropping this releases it.
 #[derive(Debug)]
-pub(super) struct Locked<'f>(&'f File);
+pub(crate) struct Locked<'f>(&'f File);
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
@@ -177,11 +177,11 @@ impl Drop for Locked<'_> {
 
 /// Another process has kept the file locked for the whole wait. It may be stopped.
 #[derive(Debug)]
-pub(super) struct Taken;
+pub(crate) struct Taken;
 
 /// Locks a whole file. Waits a limited time for another process that has it locked. Returns `None`
 /// if the file system has no locks.
-pub(super) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>, Taken> {
+pub(crate) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>, Taken> {
     let until = Instant::now() + patience;
     loop {
         match set(file, libc::F_OFD_SETLK, libc::F_WRLCK, (0, 0)) {
@@ -196,7 +196,7 @@ pub(super) fn wait(file: &File, patience: Duration) -> Result<Option<Locked<'_>>
 
 /// Makes a network file system ask its server whether the file has changed (statx(2),
 /// `AT_STATX_FORCE_SYNC`), so that later reads do not use old cached data.
-pub(super) fn revalidate(file: &File) -> io::Result<()> {
+pub(crate) fn revalidate(file: &File) -> io::Result<()> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
     statx(file, c"", flags, StatxFlags::MTIME)?;
     Ok(())
