@@ -76,6 +76,10 @@ impl CommitAuthority {
         Self { gate, acknowledged: None, term: Term(0) }
     }
 
+    pub(crate) fn gate(&self) -> GateId {
+        self.gate
+    }
+
     /// Makes the proof for `epoch` and all epochs before it. Call it when the standby has
     /// acknowledged the whole of `epoch`.
     ///

@@ -172,6 +172,18 @@ impl EffectOp {
         }
     }
 
+    /// Whether it is an operation on a disk.
+    #[must_use]
+    pub fn is_of_disk(&self) -> bool {
+        match self {
+            Self::BlockWrite { .. }
+            | Self::BlockFlush { .. }
+            | Self::BlockDiscard { .. }
+            | Self::BlockWriteZeroes { .. } => true,
+            Self::NetTx { .. } | Self::ConsoleTx { .. } | Self::Power(_) => false,
+        }
+    }
+
     /// The backend of the effect; `None` for a power event.
     #[must_use]
     pub fn port(&self) -> Option<Port> {
@@ -209,6 +221,30 @@ pub enum InputOp {
     },
 }
 
+/// The number of an entry in the list of own disks. Numbers only grow while a machine runs, and
+/// each is given once (R1).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// An operation on an own disk: state of the machine, and no effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnOp {
+    /// The operation.
+    pub op: EffectOp,
+    /// Its place in the list; `None` until it has one. A checkpoint has the place of each.
+    pub seq: Option<Seq>,
+}
+
 /// What a device asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -216,9 +252,13 @@ pub enum Request {
     Effect(EffectOp),
     /// Performed at once.
     Input(InputOp),
+    /// Performed when it is recorded for the standby and its mark is durable. A takeover completes
+    /// it, and does not perform it again (R1).
+    Own(OwnOp),
 }
 
-/// One request in flight, as a checkpoint carries it and as a takeover performs it again. The bytes
+/// One request in flight, as a checkpoint carries it and as a takeover performs it again, or
+/// completes it if it is an operation on an own disk. The bytes
 /// of a descriptor chain are not part of it: they are in the checkpoint's guest memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {

@@ -4,7 +4,11 @@
 //! Invariants, asserted in release builds too (P1, P5):
 //! - tokens issued = staged + merged + returned, at the end of every session and of every epoch;
 //! - staged + adopted = performed + replayed + cancelled + in flight;
-//! - nothing becomes [`Performable`] without a [`Committed`] or [`Alone`] proof of this gate.
+//! - no effect becomes [`Performable`] without a [`Committed`] or [`Alone`] proof of this gate;
+//! - operations on own disks: staged + adopted = performed + completed + cancelled + in flight, and
+//!   at the end of an epoch each one in flight has its place in the list (R1).
+
+mod own;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
@@ -14,12 +18,16 @@ use crate::chain::Payload;
 use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId};
 use crate::effect::{EffectId, EffectOp, InputOp, Origin, PowerEvent, Record, Request};
 use crate::load::{Load, Weight};
+use crate::own::OwnPorts;
+use crate::performable::Performable;
+use own::Own;
+pub use own::{OwnCounts, OwnGate, new_gate_with_own_disks};
 
 /// Makes a gate that holds effects, and the one authority over that gate.
 #[must_use]
 pub fn new_gate() -> (Ledger, CommitAuthority) {
     let gate = GateId::unique();
-    (Ledger::new(gate), CommitAuthority::new(gate))
+    (Ledger::new(gate, OwnPorts::none()), CommitAuthority::new(gate))
 }
 
 /// Maximum number of bytes of console output that are merged into one effect. Only output for which
@@ -44,49 +52,8 @@ pub struct Counts {
     /// Effects cancelled or abandoned before they were settled: the machine lost the right to
     /// perform (P2) or was reset, the driver reset the device, or the device refused the chain.
     pub cancelled: u64,
-}
-
-/// An effect or input that may be performed now: the only form in which a request leaves the
-/// ledger.
-///
-/// An effect takes this form only against a proof, which is spent by value: [`Committed`] on
-/// [`Ledger::release`], or [`Alone`] on [`Ledger::run_alone`]. It is not `Clone`, and settling
-/// takes it by value, so no effect is settled twice. A side that has lost the right to perform (P2)
-/// drops it without settling: the effect stays in flight.
-#[derive(Debug)]
-#[must_use = "an effect that is released has to be performed, then settled on the ledger"]
-pub struct Performable {
-    gate: GateId,
-    record: Arc<Record>,
-    copy: Option<Arc<Vec<u8>>>,
-    replay: bool,
-}
-
-impl Performable {
-    /// The operation and its origin.
-    #[must_use]
-    pub fn record(&self) -> &Record {
-        &self.record
-    }
-
-    /// The copy of the payload, if [`Ledger::copy_held`] has taken one.
-    #[must_use]
-    pub fn copy(&self) -> Option<&[u8]> {
-        self.copy.as_deref().map(Vec::as_slice)
-    }
-
-    /// The gate that released it. A backend of another gate refuses it (P1): a proof is valid for
-    /// one gate only.
-    #[must_use]
-    pub fn gate(&self) -> GateId {
-        self.gate
-    }
-
-    /// Whether it was adopted from a checkpoint: the former primary may have performed it already.
-    #[must_use]
-    pub fn is_replay(&self) -> bool {
-        self.replay
-    }
+    /// Operations on own disks.
+    pub own: OwnCounts,
 }
 
 /// The state of one gate: plain data, no descriptor, no callback.
@@ -104,7 +71,9 @@ pub struct Ledger {
     held_bytes: usize,
     /// Inputs requested and not yet handed to a backend.
     inputs: VecDeque<Performable>,
-    /// Effects and inputs that are not settled: each checkpoint carries them.
+    /// Requests for own disks.
+    own: Own,
+    /// Requests that are not settled: each checkpoint carries them.
     in_flight: BTreeMap<EffectId, InFlight>,
     /// The slot and weight of each request that was abandoned after it had gone to its backend. The
     /// guest no longer waits for it and checkpoints no longer contain it, but it takes memory until
@@ -139,7 +108,7 @@ struct Held {
 }
 
 impl Ledger {
-    fn new(gate: GateId) -> Self {
+    fn new(gate: GateId, own: OwnPorts) -> Self {
         Self {
             gate,
             epoch: Epoch(0),
@@ -148,6 +117,7 @@ impl Ledger {
             held: VecDeque::new(),
             held_bytes: 0,
             inputs: VecDeque::new(),
+            own: Own::new(own),
             in_flight: BTreeMap::new(),
             abandoned: BTreeMap::new(),
             load: Load::default(),
@@ -226,7 +196,7 @@ impl Ledger {
     /// the call belongs to the checkpoint, what is staged after the call does not (P1).
     ///
     /// # Panics
-    /// When the counts do not add up.
+    /// When the counts do not add up, or an operation on an own disk has no place in the list.
     pub fn seal(&mut self) -> Epoch {
         self.assert_balanced();
         let sealed = self.epoch;
@@ -305,7 +275,8 @@ impl Ledger {
     }
 
     /// Returns the requests that may be performed at once, oldest first: all inputs and, if the
-    /// machine runs alone, all effects.
+    /// machine runs alone, all effects. Requests for own disks are apart:
+    /// [`take_own`](Self::take_own).
     pub fn take_ready(&mut self) -> Vec<Performable> {
         if self.alone.is_none() {
             return self.inputs.drain(..).collect();
@@ -344,7 +315,7 @@ impl Ledger {
         }
     }
 
-    /// Settles an effect or input that has been performed. If a chain waited for it, the chain has
+    /// Settles a request that has been performed. If a chain waited for it, the chain has
     /// gone back to the driver.
     ///
     /// # Panics
@@ -362,6 +333,7 @@ impl Ledger {
             (Request::Input(_), _) => {}
             (Request::Effect(_), false) => self.counts.performed += 1,
             (Request::Effect(_), true) => self.counts.replayed += 1,
+            (Request::Own(_), _) => self.counts.own.performed += 1,
         }
     }
 
@@ -428,22 +400,28 @@ impl Ledger {
         for id in ids {
             let Some(entry) = self.in_flight.remove(&id) else { continue };
             self.abandoned.insert(id, (entry.record.origin.slot(), entry.weight));
-            if let Request::Effect(_) = entry.record.request {
-                self.counts.cancelled += 1;
-                effects.push(id);
+            match entry.record.request {
+                Request::Effect(_) => {
+                    self.counts.cancelled += 1;
+                    effects.push(id);
+                }
+                // R10: the list keeps the operation, and it is performed on both sides.
+                Request::Own(_) => self.counts.own.cancelled += 1,
+                Request::Input(_) => {}
             }
         }
         effects
     }
 
     /// Adopts the requests in flight of a checkpoint. Effects are held as replays until a proof is
-    /// spent. Inputs are requested again.
+    /// spent. Inputs are requested again. Operations on own disks are only completed:
+    /// [`take_completable`](Self::take_completable).
     ///
     /// # Panics
     /// When this gate is already in use, or [`check_in_flight`] refuses the list.
     pub fn adopt(&mut self, epoch: Epoch, next_id: EffectId, in_flight: Vec<Record>) {
         assert!(self.in_flight.is_empty(), "P2: a gate in use cannot adopt another's requests");
-        if let Err(error) = check_in_flight(epoch, next_id, &in_flight) {
+        if let Err(error) = check_in_flight(epoch, next_id, &in_flight, &self.own.ports) {
             panic!("P4: a checkpoint that cannot be applied was accepted: {error}");
         }
         self.epoch = epoch.next();
@@ -459,10 +437,8 @@ impl Ledger {
                     // is needed.
                     self.held.push_back(Held { id, epoch, copy: None, copied: true, replay: true });
                 }
-                Request::Input(_) => {
-                    let record = record.clone();
-                    self.inputs.push_back(self.input(record, true));
-                }
+                Request::Input(_) => self.ask(self.input(record.clone(), true)),
+                Request::Own(_) => self.own.adopt(record.clone()),
             }
             self.enter(record, true);
         }
@@ -481,6 +457,9 @@ impl Ledger {
     pub(crate) fn stage(&mut self, origin: Origin, op: EffectOp) {
         assert!(self.tokens_out > 0, "P5: an effect without a token");
         self.tokens_out -= 1;
+        if self.own.takes(origin.slot(), &op) {
+            return self.stage_own(origin, op);
+        }
         if let Origin::Detached { slot } = origin {
             if self.merge(slot, &op) {
                 self.counts.merged += 1;
@@ -532,7 +511,16 @@ impl Ledger {
 
     pub(crate) fn request_input(&mut self, origin: Origin, op: InputOp) {
         let record = self.record(origin, Request::Input(op));
-        self.inputs.push_back(self.input(record, false));
+        self.ask(self.input(record, false));
+    }
+
+    /// Queues an input: a read of an own disk keeps its place among the operations.
+    fn ask(&mut self, input: Performable) {
+        if self.own.has(&input.record) {
+            self.own.ask(input);
+        } else {
+            self.inputs.push_back(input);
+        }
     }
 
     fn input(&self, record: Arc<Record>, replay: bool) -> Performable {
@@ -568,7 +556,7 @@ impl Ledger {
     /// Drops the selected requests that have not left. Returns the ids of the effects among them,
     /// oldest first.
     fn cancel_where(&mut self, mut drops: impl FnMut(&Record) -> bool) -> Vec<EffectId> {
-        let Self { held, inputs, in_flight, .. } = self;
+        let Self { held, inputs, own, in_flight, .. } = self;
         let mut ids = Vec::new();
         held.retain(|held| {
             let dropped = in_flight.get(&held.id).is_some_and(|entry| drops(&entry.record));
@@ -581,6 +569,7 @@ impl Ledger {
             ids.extend(dropped.then_some(input.record.id));
             !dropped
         });
+        ids.extend(own.cancel(|id| in_flight.get(&id).is_some_and(|entry| drops(&entry.record))));
         ids.iter().for_each(|id| self.forget(*id));
         ids.truncate(effects);
         ids
@@ -597,22 +586,28 @@ impl Ledger {
         self.held.extend(newest.into_iter().filter(|held| keeps(held.id)));
         let newest = self.inputs.split_off(inputs);
         self.inputs.extend(newest.into_iter().filter(|input| keeps(input.record.id)));
+        self.own.cancel_since(first, |id| !keeps(id));
         waiting.iter().for_each(|id| self.forget(*id));
     }
 
-    /// Removes a request from those in flight. The caller has already taken it out of `held` or
-    /// `inputs`.
+    /// Removes a request from those in flight. The caller has already taken it out of `held`,
+    /// `inputs` or `own`.
     fn forget(&mut self, id: EffectId) {
         let Some(entry) = self.in_flight.remove(&id) else { return };
         self.load.remove(entry.record.origin.slot(), entry.weight);
-        if matches!(entry.record.request, Request::Effect(_)) {
-            self.held_bytes -= carried(&entry.record);
-            self.counts.cancelled += 1;
+        match entry.record.request {
+            Request::Effect(_) => {
+                self.held_bytes -= carried(&entry.record);
+                self.counts.cancelled += 1;
+            }
+            Request::Own(_) => self.counts.own.cancelled += 1,
+            Request::Input(_) => {}
         }
     }
 
     pub(crate) fn assert_tokens_balanced(&self) {
-        let Counts { issued, staged, merged, returned, .. } = self.counts;
+        let Counts { issued, staged, merged, returned, own, .. } = self.counts;
+        let staged = staged + own.staged;
         assert!(
             issued == staged + merged + returned && self.tokens_out == 0,
             "P5: {issued} tokens issued, {staged} staged, {returned} returned, {} missing in epoch \
@@ -639,6 +634,7 @@ impl Ledger {
             self.adopted,
             self.epoch
         );
+        self.assert_own_balanced();
     }
 }
 
@@ -648,11 +644,11 @@ fn performable(gate: GateId, in_flight: &BTreeMap<EffectId, InFlight>, held: Hel
     Performable { gate, record: entry.record.clone(), copy: held.copy, replay: held.replay }
 }
 
-/// Number of payload bytes of an effect; 0 for an input.
+/// Number of payload bytes of an effect; 0 for any other request.
 fn carried(record: &Record) -> usize {
     match &record.request {
         Request::Effect(op) => op.payload().map_or(0, Payload::len),
-        Request::Input(_) => 0,
+        Request::Input(_) | Request::Own(_) => 0,
     }
 }
 
@@ -665,6 +661,9 @@ pub enum InFlightError {
     Epoch(EffectId),
     /// The next id is larger than a machine can reach by counting.
     Next(EffectId),
+    /// An operation on a shared disk is listed like one on an own disk, or the other way round; or
+    /// one on an own disk has no place in the list.
+    Own(EffectId),
 }
 
 /// Upper bound of ids in a checkpoint, so that a machine that continues from it does not run out of
@@ -683,13 +682,19 @@ impl core::fmt::Display for InFlightError {
             Self::Next(EffectId(id)) => {
                 write!(f, "expected a next request below {}, found {id}", MAX_ID.0)
             }
+            Self::Own(EffectId(id)) => write!(
+                f,
+                "expected a place in the disks' list for each operation on an own disk and for no \
+                 other request, found request {id}: declare the same disks as own on both sides"
+            ),
         }
     }
 }
 
 impl core::error::Error for InFlightError {}
 
-/// Checks that the requests in flight of a checkpoint can be adopted. Call this before
+/// Checks that the requests in flight of a checkpoint can be adopted by a machine with these own
+/// disks. Call this before
 /// acknowledging the checkpoint (P4): [`Ledger::adopt`] panics on any other list.
 ///
 /// # Errors
@@ -698,6 +703,7 @@ pub fn check_in_flight(
     epoch: Epoch,
     next_id: EffectId,
     in_flight: &[Record],
+    own: &OwnPorts,
 ) -> Result<(), InFlightError> {
     if next_id >= MAX_ID {
         return Err(InFlightError::Next(next_id));
@@ -709,6 +715,9 @@ pub fn check_in_flight(
         }
         if record.epoch > epoch {
             return Err(InFlightError::Epoch(record.id));
+        }
+        if !own::fits(record, own) {
+            return Err(InFlightError::Own(record.id));
         }
         last = Some(record.id);
     }

@@ -59,6 +59,8 @@ mod ledger;
 mod load;
 pub mod note;
 mod number;
+mod own;
+mod performable;
 mod session;
 mod state;
 mod verdict;
@@ -83,11 +85,17 @@ pub mod host {
     };
     pub use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId, Term};
     pub use crate::configure::write_config;
-    pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, Record, Request};
+    pub use crate::effect::{EffectId, EffectOp, InputOp, Origin, OwnOp, Record, Request, Seq};
     pub use crate::ledger::{
-        Counts, InFlightError, Ledger, Performable, check_in_flight, new_gate,
+        Counts, InFlightError, Ledger, OwnCounts, OwnGate, check_in_flight, new_gate,
+        new_gate_with_own_disks,
     };
     pub use crate::load::{MAX_MEMORY, MAX_RECORDED, Weight};
+    pub use crate::own::{
+        Completable, DiskId, DurableCommitAuthority, DurableEpoch, ImageRight, ListAuthority,
+        Listable, Marked, NotInSet, OwnPorts, OwnRequest, Place, Recorded, TermAuthority, WonTerm,
+    };
+    pub use crate::performable::Performable;
     pub use crate::session::ChainOutcome;
 }
 

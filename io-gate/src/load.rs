@@ -12,7 +12,7 @@
 use alloc::collections::BTreeMap;
 use core::ops::{AddAssign, SubAssign};
 
-use crate::effect::{InputOp, Record, Request};
+use crate::effect::{InputOp, OwnOp, Record, Request};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -67,7 +67,7 @@ impl Weight {
     /// The weight of one request.
     pub(crate) fn of(record: &Record) -> Self {
         let (bytes, ranges) = match &record.request {
-            Request::Effect(op) => match op.payload() {
+            Request::Effect(op) | Request::Own(OwnOp { op, .. }) => match op.payload() {
                 Some(payload) => match payload.guest_ranges() {
                     Some(ranges) => (Self::kept(payload.len()), ranges.len()),
                     None => (Self::carried(payload.len()), 0),

@@ -3,8 +3,8 @@
 
 use io_gate::host::{
     Alone, ChainOutcome, CommitAuthority, Committed, EffectId, EffectOp, Epoch, GuestBytes,
-    InFlightError, Ledger, MAX_MEMORY, MAX_RECORDED, MemoryFault, Origin, Performable, Record,
-    Request, Term, check_in_flight, new_gate,
+    InFlightError, Ledger, MAX_MEMORY, MAX_RECORDED, MemoryFault, Origin, OwnPorts, Performable,
+    Record, Request, Term, check_in_flight, new_gate,
 };
 use io_gate::{
     BlockFlush, BlockWrite, ConsoleTx, DeviceError, NetTx, Payload, Port, Power, PowerEvent,
@@ -270,7 +270,9 @@ fn an_impossible_list_of_requests_is_refused() {
     stage(&mut ledger, 0);
     stage(&mut ledger, 1);
     let good = ledger.in_flight();
-    let check = |epoch, next, list: &[Record]| check_in_flight(Epoch(epoch), EffectId(next), list);
+    let check = |epoch, next, list: &[Record]| {
+        check_in_flight(Epoch(epoch), EffectId(next), list, &OwnPorts::none())
+    };
     assert_eq!(check(0, 3, &good), Ok(()));
     assert_eq!(check(0, 2, &good), Err(InFlightError::Order(EffectId(2))));
     let twice = [good[0].clone(), good[0].clone()];

@@ -3,21 +3,8 @@
 
 use alloc::vec::Vec;
 
+pub use io_gate::host::Seq;
 use serde::{Deserialize, Serialize};
-
-/// The number of an entry. Numbers only grow while a machine runs, and each is given once.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub struct Seq(pub u64);
-
-impl Seq {
-    /// The number after this one.
-    #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
 
 /// A range of bytes of one disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -3,15 +3,12 @@
 
 use alloc::vec::Vec;
 
+pub use io_gate::host::DiskId;
 use serde::{Deserialize, Serialize};
 
 /// The machine that the images of a pair belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PairId(pub u128);
-
-/// One image, by a random number that no other image has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct DiskId(pub u128);
 
 /// A period in which one machine wrote an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

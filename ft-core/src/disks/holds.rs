@@ -4,6 +4,8 @@
 
 use alloc::collections::VecDeque;
 
+use io_gate::host::{DurableCommitAuthority, DurableEpoch};
+
 use super::Seq;
 use crate::{Epoch, Time, deliberate};
 
@@ -101,17 +103,22 @@ impl Holds {
         self.in_set = true;
     }
 
-    /// The last epoch that may be released now, and when it was sealed.
-    pub(crate) fn release(&mut self) -> Option<(Epoch, Time)> {
+    /// The proof of the last epoch that may be released now, and when that epoch was sealed.
+    pub(crate) fn release(
+        &mut self,
+        authority: &DurableCommitAuthority,
+    ) -> Option<(DurableEpoch, Time)> {
         if !self.in_set {
             return None;
         }
         let memory = self.mode == FlushMode::Memory || deliberate!(FlushOfOne);
         let mut last = None;
-        while let Some(waiting) =
-            self.waiting.pop_front_if(|waiting| memory || waiting.flushed <= self.durable)
-        {
-            last = Some((waiting.epoch, waiting.sealed));
+        while let Some(waiting) = self.waiting.front() {
+            let Waiting { epoch, sealed, flushed } = *waiting;
+            let standby = if memory { flushed } else { self.durable };
+            let Some(durable) = authority.durable(epoch, flushed, standby) else { break };
+            last = Some((durable, sealed));
+            self.waiting.pop_front();
         }
         last
     }

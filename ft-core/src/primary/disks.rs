@@ -4,6 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::authority::Authority;
 use super::{Action, Phase, Primary, Result};
 use crate::disks::{Event, Holds};
 use crate::{LinkId, Time, deliberate};
@@ -91,8 +92,12 @@ impl Primary {
 
     /// Releases what is acknowledged, and durable as far as it must be.
     pub(super) fn release_durable(&mut self, now: Time, out: &mut Vec<Action>) {
-        if let Some((epoch, sealed)) = self.disks.as_mut().and_then(Holds::release) {
-            let proof = self.authority.acknowledged(epoch);
+        let (Some(disks), Authority::Durable(authority)) = (&mut self.disks, &mut self.authority)
+        else {
+            return;
+        };
+        if let Some((durable, sealed)) = disks.release(authority) {
+            let proof = authority.acknowledged(durable);
             out.push(Action::Release { proof, latency: now.since(sealed) });
         }
     }

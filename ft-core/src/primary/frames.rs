@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use io_gate::host::Epoch;
 
+use super::authority::Authority;
 use super::{Action, Phase, Primary, Report};
 use crate::wire::{ByeReason, Frame, Message};
 use crate::{Time, deliberate};
@@ -94,10 +95,12 @@ impl Primary {
         self.acknowledged = Some(epoch);
         if let Some(disks) = &mut self.disks {
             disks.acknowledged(epoch, sealed_at);
-            return self.release_durable(now, out);
         }
+        let Authority::Acknowledged(authority) = &mut self.authority else {
+            return self.release_durable(now, out);
+        };
         let early = deliberate!(ReleaseEarly) && self.in_flight.len() == 1;
-        let proof = self.authority.acknowledged(if early { epoch.next() } else { epoch });
+        let proof = authority.acknowledged(if early { epoch.next() } else { epoch });
         out.push(Action::Release { proof, latency: now.since(sealed_at) });
         if self.phase == Phase::Arming {
             self.protected(epoch, out);

@@ -33,6 +33,7 @@
 //! gives up its standby, so that the standby asks the arbiter, and it waits before it asks itself
 //! (P7).
 
+mod authority;
 mod disks;
 mod doubt;
 mod endings;
@@ -56,7 +57,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use io_gate::host::{CommitAuthority, Epoch, Term};
+use io_gate::host::{CommitAuthority, DurableCommitAuthority, Epoch, Term};
 
 pub use io::{Action, Event, Report};
 pub use options::{MAX_IN_FLIGHT, PrimaryOptions};
@@ -66,13 +67,14 @@ use crate::disks::{FlushMode, Holds, Seq};
 use crate::standby::TakenOver;
 use crate::wire::ByeReason;
 use crate::{Illegal, LinkId, Time, deliberate};
+use authority::Authority;
 use doubt::Asking;
 use session::StandbySession;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Primary {
-    authority: CommitAuthority,
+    authority: Authority,
     options: PrimaryOptions,
     term: Term,
     phase: Phase,
@@ -108,19 +110,20 @@ impl Primary {
         term: Term,
         now: Time,
     ) -> (Self, Vec<Action>) {
-        Self::start(authority, options, term, (None, None), now)
+        Self::start(Authority::Acknowledged(authority), options, term, (None, None), now)
     }
 
     /// As [`begin`](Self::begin), for a machine with own disks.
     #[must_use]
     pub fn begin_with_disks(
-        authority: CommitAuthority,
+        authority: DurableCommitAuthority,
         options: PrimaryOptions,
         term: Term,
         mode: FlushMode,
         now: Time,
     ) -> (Self, Vec<Action>) {
-        Self::start(authority, options, term, (None, Some(Holds::new(mode))), now)
+        let disks = Holds::new(mode);
+        Self::start(Authority::Durable(authority), options, term, (None, Some(disks)), now)
     }
 
     /// A machine that continues from a standby's last checkpoint. The gate has adopted its
@@ -133,7 +136,7 @@ impl Primary {
         now: Time,
     ) -> (Self, Vec<Action>) {
         let (term, epoch) = (taken.term(), taken.epoch());
-        Self::start(authority, options, term, (Some(epoch), None), now)
+        Self::start(Authority::Acknowledged(authority), options, term, (Some(epoch), None), now)
     }
 
     /// As [`after_takeover`](Self::after_takeover), for a machine with own disks. R4: its outputs
@@ -141,7 +144,7 @@ impl Primary {
     /// has seen complete in the checkpoint. The former primary may have told of it.
     #[must_use]
     pub fn after_takeover_with_disks(
-        authority: CommitAuthority,
+        authority: DurableCommitAuthority,
         options: PrimaryOptions,
         taken: TakenOver,
         (mode, flushed): (FlushMode, Seq),
@@ -149,11 +152,11 @@ impl Primary {
     ) -> (Self, Vec<Action>) {
         let (term, epoch) = (taken.term(), taken.epoch());
         let disks = Holds::after_takeover(mode, flushed);
-        Self::start(authority, options, term, (Some(epoch), Some(disks)), now)
+        Self::start(Authority::Durable(authority), options, term, (Some(epoch), Some(disks)), now)
     }
 
     fn start(
-        mut authority: CommitAuthority,
+        mut authority: Authority,
         options: PrimaryOptions,
         term: Term,
         (sealed, disks): (Option<Epoch>, Option<Holds>),

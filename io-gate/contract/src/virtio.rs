@@ -3,6 +3,7 @@
 mod chaos;
 mod configured;
 mod fuzz;
+mod gate;
 mod world;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use io_gate::{Device, Outcome, Port, SavedState, StateError};
 use crate::saved::{self, Stateful};
 use crate::suite::{Log, guarded, same};
 use crate::violation::{Rule, Violation};
+use gate::Disks;
 use world::World;
 
 /// Makes the device as a machine does at power-on.
@@ -125,6 +127,7 @@ impl VirtioContract {
                 return Rule::Script.broken("an example without any request");
             }
             self.check_continuity()?;
+            self.check_own_disks()?;
             self.check_state()?;
             self.check_configured()?;
             self.check_reset()?;
@@ -162,7 +165,14 @@ impl VirtioContract {
     }
 
     fn world(&self) -> World {
-        World::new((self.make)(), self.steps.len())
+        self.world_on(Disks::Shared)
+    }
+
+    /// A machine whose driver has accepted all features, with disks of this kind.
+    fn world_on(&self, disks: Disks) -> World {
+        let mut device = (self.make)();
+        device.activate(device.features());
+        World::on(device, self.steps.len(), disks)
     }
 
     fn moves(&self, pace: Pace) -> Vec<Move> {
@@ -213,6 +223,28 @@ impl VirtioContract {
                     self.play(&mut after, &moves[cut..], outcome)?;
                     same(Rule::Continuity, &when, &reference.log, &after.log)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// A device whose disks are own disks causes the same effects, and continues after a takeover,
+    /// which completes its requests without performing them again.
+    fn check_own_disks(&self) -> Result<(), Violation> {
+        for pace in [Pace::TwoBehind, Pace::AtTheEnd] {
+            let moves = self.moves(pace);
+            let mut shared = self.world();
+            self.play(&mut shared, &moves, Outcome::Success(0))?;
+            for cut in 0..=moves.len() {
+                let when = format!(
+                    "with own disks, moved after {cut} of {} steps ({pace:?})",
+                    moves.len()
+                );
+                let mut before = self.world_on(Disks::Own);
+                self.play(&mut before, &moves[..cut], Outcome::Success(0))?;
+                let mut after = before.move_to((self.make)(), &when)?;
+                self.play(&mut after, &moves[cut..], Outcome::Success(0))?;
+                same(Rule::Continuity, &when, &shared.log, &after.log)?;
             }
         }
         Ok(())

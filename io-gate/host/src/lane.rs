@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use io_gate::PowerEvent;
-use io_gate::host::{EffectOp, InputOp, Origin, Performable, Request};
+use io_gate::host::{EffectOp, InputOp, Origin, OwnOp, Performable, Request};
 
 use crate::asks::Asks;
 use crate::backend::output::Output;
@@ -113,7 +113,7 @@ impl Current {
     fn of(request: &Performable) -> Self {
         let chain = matches!(request.record().origin, Origin::Chain { .. });
         let borrows = match &request.record().request {
-            Request::Effect(op) => {
+            Request::Effect(op) | Request::Own(OwnOp { op, .. }) => {
                 let ranges = op.payload().and_then(|payload| payload.guest_ranges());
                 request.copy().is_none() && ranges.is_some()
             }
@@ -121,7 +121,7 @@ impl Current {
             Request::Input(InputOp::BlockRead { .. } | InputOp::Entropy { .. }) => false,
         };
         let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
-        let effect = matches!(request.record().request, Request::Effect(_));
+        let effect = !matches!(request.record().request, Request::Input(_));
         Self { chain, effect, borrows, resets: request.record().request == reset }
     }
 }

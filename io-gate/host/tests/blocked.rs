@@ -674,7 +674,7 @@ fn p3_what_a_fifo_has_not_taken_is_in_flight() {
         .iter()
         .map(|record| match &record.request {
             io_gate::host::Request::Effect(op) => op.payload().unwrap().len(),
-            io_gate::host::Request::Input(_) => 0,
+            io_gate::host::Request::Input(_) | io_gate::host::Request::Own(_) => 0,
         })
         .sum();
     assert_eq!(in_flight + in_pipe(), BYTES, "none is on neither side");

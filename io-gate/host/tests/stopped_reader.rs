@@ -115,7 +115,7 @@ fn in_flight(gate: &GateHost) -> usize {
     let records = gate.seal().in_flight;
     let lengths = records.iter().map(|record| match &record.request {
         Request::Effect(op) => op.payload().map_or(0, |payload| payload.len()),
-        Request::Input(_) => 0,
+        Request::Input(_) | Request::Own(_) => 0,
     });
     lengths.sum()
 }

@@ -20,8 +20,24 @@ const KEPT: [&str; 10] =
 /// The compiler's errors for a value that is made where that is not allowed.
 const PRIVATE: [&str; 6] = ["E0423", "E0451", "E0603", "E0616", "E0624", "E0639"];
 /// The types that the rules are about.
-const GATED: [&str; 8] =
-    ["EffectToken", "Held", "Pending", "Verdict", "Gate", "Committed", "Alone", "Performable"];
+const GATED: [&str; 16] = [
+    "EffectToken",
+    "Held",
+    "Pending",
+    "Verdict",
+    "Gate",
+    "Committed",
+    "Alone",
+    "Performable",
+    "Listable",
+    "Place",
+    "Recorded",
+    "Marked",
+    "Completable",
+    "DurableEpoch",
+    "WonTerm",
+    "ImageRight",
+];
 
 /// Types and methods that lend guest memory.
 const LENT: [&str; 2] = ["Chain", "chain"];

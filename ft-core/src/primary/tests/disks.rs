@@ -1,12 +1,14 @@
 //! A primary with own disks (R4 to R6).
 
+use io_gate::host::{OwnPorts, new_gate_with_own_disks};
+
 use super::*;
 use crate::disks::{Event as Disks, FlushMode, Seq};
 use crate::standby::TakenOver;
 
 impl Pair {
     fn with_disks() -> Self {
-        let (_ledger, authority) = new_gate();
+        let authority = new_gate_with_own_disks(OwnPorts::none()).commit;
         let mode = FlushMode::Both;
         let (primary, actions) =
             Primary::begin_with_disks(authority, options(true), Term(1), mode, Time(0));
@@ -122,7 +124,7 @@ fn r6_a_bye_is_no_substitute_for_a_term_once_the_set_may_name_the_standby() {
 
 #[test]
 fn r4_after_a_takeover_outputs_wait_for_this_sides_images() {
-    let (_ledger, authority) = new_gate();
+    let authority = new_gate_with_own_disks(OwnPorts::none()).commit;
     let taken = TakenOver::new(Term(2), Epoch(5));
     let flushed = (FlushMode::Both, Seq(12));
     let (primary, actions) =

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use io_gate::host::{
-    Alone, ChainOutcome, EffectId, Epoch, GuestRange, InputOp, Ledger, Origin, Performable, Record,
-    Request, Term, lend_merged, new_gate, write_config,
+    ChainOutcome, EffectId, Epoch, GuestRange, InputOp, Origin, OwnOp, Record, Request,
+    lend_merged, write_config,
 };
 use io_gate::{Chain, Device, Outcome, Port, SavedState};
 
 use super::Step;
+use super::gate::{Disks, Gate, Pending, SLOT};
 use crate::memory::{Memory, brief};
 use crate::suite::{Log, step};
 use crate::violation::{Rule, Violation};
@@ -18,7 +19,6 @@ use crate::violation::{Rule, Violation};
 const AREA: u64 = 256 << 10;
 /// Number of bytes of the configuration space that are read.
 const CONFIG: usize = 64;
-const SLOT: u16 = 7;
 
 /// The memory of a request.
 #[derive(Clone, Default)]
@@ -44,9 +44,9 @@ pub(super) struct World {
     pub(super) device: Box<dyn Device>,
     pub(super) log: Log,
     pub(super) memory: Memory,
-    ledger: Ledger,
+    gate: Gate,
     /// Requests that are not performed yet, oldest first.
-    pending: Vec<Performable>,
+    pending: Vec<Pending>,
     /// Queue and memory of each waiting chain, by its head.
     waiting: BTreeMap<u16, (u16, Place)>,
 }
@@ -60,15 +60,17 @@ impl World {
 
     /// A machine whose driver has already negotiated features.
     pub(super) fn with(device: Box<dyn Device>, steps: usize) -> Self {
-        let (mut ledger, alone) = open_gate();
-        let none = ledger.run_alone(alone);
-        debug_assert!(none.is_empty(), "a fresh gate holds nothing");
+        Self::on(device, steps, Disks::Shared)
+    }
+
+    /// As [`with`](Self::with), with disks of this kind.
+    pub(super) fn on(device: Box<dyn Device>, steps: usize, disks: Disks) -> Self {
         let memory = Memory::new((steps as u64 * AREA) as usize);
         Self {
             device,
             log: Log::new(),
             memory,
-            ledger,
+            gate: Gate::open(disks),
             pending: Vec::new(),
             waiting: BTreeMap::new(),
         }
@@ -94,7 +96,7 @@ impl World {
             Step::Input { port, data, room } => self.input(head, *port, data, *room)?,
             Step::Config { offset, bytes } => {
                 step(&format!("config write at {offset:#x}"), || {
-                    self.ledger.detached_session(SLOT, |gate| {
+                    self.gate.ledger.detached_session(SLOT, |gate| {
                         write_config(&mut *self.device, *offset, bytes, gate);
                     });
                 })?;
@@ -128,7 +130,9 @@ impl World {
         let origin = Origin::Chain { slot: SLOT, queue, head };
         let outcome = step(&asked, || {
             let mut chain = lend(&self.memory, &place);
-            self.ledger.chain_session(origin, |gate| self.device.process(queue, &mut chain, gate))
+            self.gate
+                .ledger
+                .chain_session(origin, |gate| self.device.process(queue, &mut chain, gate))
         })?;
         match outcome {
             Ok(ChainOutcome::Done(used)) => self.completed("done", head, used, &place)?,
@@ -260,7 +264,7 @@ impl World {
         }
         let request = self.pending.remove(0);
         let Origin::Chain { head, .. } = request.record().origin else {
-            self.ledger.settle(request);
+            request.settle(&mut self.gate.ledger);
             return Ok(());
         };
         let Some((queue, place)) = self.waiting.remove(&head) else {
@@ -271,7 +275,7 @@ impl World {
             self.device.complete(queue, &mut lend(&self.memory, &place), outcome)
         })?;
         self.completed("completed", head, used, &place)?;
-        self.ledger.settle(request);
+        request.settle(&mut self.gate.ledger);
         self.end_of_step()
     }
 
@@ -293,13 +297,13 @@ impl World {
 
     /// Logs the new requests, and has the gate check its counts.
     pub(super) fn end_of_step(&mut self) -> Result<(), Violation> {
-        for request in self.ledger.take_ready() {
+        for request in self.gate.take(&self.memory) {
             let line = self.describe(request.record());
             self.log.push(line);
             self.pending.push(request);
         }
         self.read_config(0, CONFIG)?;
-        step("the end of a step", || self.ledger.seal())?;
+        step("the end of a step", || self.gate.ledger.seal())?;
         Ok(())
     }
 
@@ -317,7 +321,7 @@ impl World {
             Origin::Detached { .. } => "detached".to_owned(),
         };
         match &record.request {
-            Request::Effect(op) => {
+            Request::Effect(op) | Request::Own(OwnOp { op, .. }) => {
                 let bytes = op.payload().map(|payload| self.memory.describe(payload));
                 format!("{who}: stages {op:?}: {}", bytes.unwrap_or_default())
             }
@@ -332,8 +336,9 @@ impl World {
         mut device: Box<dyn Device>,
         when: &str,
     ) -> Result<Self, Violation> {
-        let (state, in_flight) = (step(when, || self.device.save())?, self.ledger.in_flight());
-        let (epoch, next): (Epoch, EffectId) = (self.ledger.seal(), self.ledger.next_id());
+        let (state, in_flight) = (step(when, || self.device.save())?, self.gate.ledger.in_flight());
+        let (epoch, next): (Epoch, EffectId) =
+            (self.gate.ledger.seal(), self.gate.ledger.next_id());
         if let Err(error) = step(when, || device.restore(&state))? {
             return Rule::RoundTrip.broken(format!("{when}: its own state was refused: {error}"));
         }
@@ -341,12 +346,9 @@ impl World {
             return Rule::RoundTrip
                 .broken(format!("{when}: saved {state:?}, after restoring {:?}", device.save()));
         }
-        let (mut ledger, alone) = open_gate();
-        ledger.adopt(epoch, next, in_flight);
-        let mut pending = ledger.run_alone(alone);
-        pending.extend(ledger.take_ready());
-        pending.sort_by_key(|request| request.record().id);
-        (self.device, self.ledger, self.pending) = (device, ledger, pending);
+        let mut gate = Gate::open(self.gate.disks());
+        let pending = gate.adopt(epoch, next, in_flight, &self.memory);
+        (self.device, self.gate, self.pending) = (device, gate, pending);
         Ok(self)
     }
 
@@ -355,16 +357,10 @@ impl World {
         step("a reset", || self.device.reset())?;
         // The far side drops requests in flight at a reset.
         let dropped = std::mem::take(&mut self.pending);
-        dropped.into_iter().for_each(|request| self.ledger.settle(request));
+        dropped.into_iter().for_each(|request| request.settle(&mut self.gate.ledger));
         self.waiting.clear();
         Ok(self.device.save())
     }
-}
-
-fn open_gate() -> (Ledger, Alone) {
-    let (ledger, mut authority) = new_gate();
-    let alone = authority.alone(Term(1));
-    (ledger, alone)
 }
 
 fn lend<'m>(memory: &'m Memory, place: &Place) -> Chain<'m> {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use io_gate::host::{EffectId, EffectOp, InputOp, Ledger, Performable, Request};
+use io_gate::host::{EffectId, EffectOp, InputOp, Ledger, OwnOp, Performable, Request};
 use io_gate::{Outcome, Port};
 
 use super::GateHost;
@@ -116,7 +116,7 @@ impl GateHost {
                     continue;
                 }
                 Request::Input(InputOp::BlockRead { port, .. }) => Some(*port),
-                Request::Effect(op) => op.port(),
+                Request::Effect(op) | Request::Own(OwnOp { op, .. }) => op.port(),
             };
             let place = port.map(|port| (record.origin.slot(), port));
             // Look a backend up once: most requests of a batch are for one backend.

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use io_gate::Payload;
-use io_gate::host::{EffectOp, MemoryFault, Performable, Request};
+use io_gate::host::{EffectOp, MemoryFault, OwnOp, Performable, Request};
 
 use crate::guest_memory::{Gather, GuestMemory};
 
@@ -23,7 +23,7 @@ pub(crate) struct Released<'r> {
 impl<'r> Released<'r> {
     pub(crate) fn of(request: &'r Performable) -> Option<Self> {
         match &request.record().request {
-            Request::Effect(op) => Some(Self { request, op }),
+            Request::Effect(op) | Request::Own(OwnOp { op, .. }) => Some(Self { request, op }),
             Request::Input(_) => None,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ft_core::Epoch;
 use ft_core::pages::PAGE_SIZE;
-use io_gate::host::{EffectId, InFlightError, Record, check_in_flight};
+use io_gate::host::{EffectId, InFlightError, OwnPorts, Record, check_in_flight};
 use io_gate_host::Sealed;
 use kemari_hypervisor::kvm::trial::{Trial, TrialError};
 use kemari_hypervisor::kvm::{self, ClockPolicy, VcpuState, VmState};
@@ -121,7 +121,7 @@ impl MachineState {
         &self,
         machine: &Machine,
     ) -> Result<PendingCommand<Result<(), DevicesRestoreError>>, StateBlobError> {
-        check_in_flight(self.epoch, self.next_id, &self.in_flight)
+        check_in_flight(self.epoch, self.next_id, &self.in_flight, &OwnPorts::none())
             .map_err(StateBlobError::InFlight)?;
         Ok(machine.restore_devices(&self.devices))
     }

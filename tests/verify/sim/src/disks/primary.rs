@@ -10,7 +10,7 @@ use ft_core::disks::{
 use ft_core::primary::{Action, Event as P, Phase, Primary, Report as Told};
 use ft_core::wire::{Data, EpochDigest, Message as Wired, Outgoing};
 use ft_core::{Epoch, LinkId, Term};
-use io_gate::host::{Ledger, new_gate};
+use io_gate::host::{Ledger, OwnGate, OwnPorts, new_gate_with_own_disks};
 use resync::{Piece, Resync, Side};
 use std::time::Duration;
 
@@ -79,15 +79,10 @@ pub(super) struct Active {
 impl Active {
     /// A machine that boots from an image in a term that it has won.
     pub(super) fn boot(world: &mut World, mut engine: Engine, term: u64) -> (Self, Vec<Action>) {
-        let (ledger, authority) = new_gate();
+        let OwnGate { ledger, commit, .. } = new_gate_with_own_disks(OwnPorts::none());
         let options = world.primary_options();
-        let (core, actions) = Primary::begin_with_disks(
-            authority,
-            options,
-            Term(term),
-            FlushMode::Both,
-            world.time(),
-        );
+        let (core, actions) =
+            Primary::begin_with_disks(commit, options, Term(term), FlushMode::Both, world.time());
         let last = engine.want.durable.max(engine.marks.wanted().cleared);
         engine.durable = last;
         let (lengths, flushed) = (world.judge.lengths(), world.judge.flushed());

@@ -11,7 +11,7 @@ use ft_core::primary::{Event as P, Primary};
 use ft_core::standby::{Action, Event as S, Phase, Standby, TakenOver};
 use ft_core::wire::Message as Wired;
 use ft_core::{Epoch, LinkId, Term};
-use io_gate::host::new_gate;
+use io_gate::host::{OwnGate, OwnPorts, new_gate_with_own_disks};
 
 use super::guest::{Guest, Kind, PAGES};
 use super::host::Engine;
@@ -551,10 +551,10 @@ impl World {
         let dropped = deliberate!(QueueDropped);
         let (running, marked) = if dropped { Default::default() } else { (running, marked) };
         let lane = queue.into_lane().map(|entry| Job::Entry(entry, by));
-        let (ledger, authority) = new_gate();
+        let OwnGate { ledger, commit, .. } = new_gate_with_own_disks(OwnPorts::none());
         let flushed = (FlushMode::Both, guest.flush);
         let (core, actions) =
-            Primary::after_takeover_with_disks(authority, options, taken, flushed, now);
+            Primary::after_takeover_with_disks(commit, options, taken, flushed, now);
         self.tally.takeovers += 1;
         self.tally.drained += u64::from(!lane.is_empty());
         let again = if deliberate!(InFlightAgain) { self.in_flight(&guest) } else { Vec::new() };

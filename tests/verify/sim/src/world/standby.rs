@@ -3,7 +3,7 @@
 use ft_core::primary::Primary;
 use ft_core::standby::{Action, Event as S, Phase, Report, TakenOver};
 use ft_core::wire::Message;
-use io_gate::host::{check_in_flight, new_gate};
+use io_gate::host::{OwnPorts, check_in_flight, new_gate};
 
 use super::primary::{OTHER_REASON, hashes};
 use super::{KERNEL, KERNEL_BYTES, World, trace};
@@ -72,7 +72,12 @@ impl World {
                 let mut parts = checkpoint.state();
                 let state: State = postcard::from_bytes(parts.next().unwrap())
                     .expect("P4: a damaged checkpoint passed the checksums");
-                let fits = check_in_flight(checkpoint.epoch(), state.next_id, &state.in_flight);
+                let fits = check_in_flight(
+                    checkpoint.epoch(),
+                    state.next_id,
+                    &state.in_flight,
+                    &OwnPorts::none(),
+                );
                 assert!(fits.is_ok(), "P4: a checkpoint that cannot be applied was sent: {fits:?}");
                 let room = self.ending || self.calm || !self.random.one_in(80);
                 self.passive(node).check = Some((checkpoint.epoch(), room));
