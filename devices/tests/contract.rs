@@ -206,7 +206,7 @@ fn power_control() -> RegisterContract {
         .input(PowerControl::BUTTON, &[1])
         .read(0, 4)
         .write(2, &[0x20, 0x01])
-        // Writes the sleep type of soft off without the bit that starts it, then with it.
+        // Writes the sleep type for power-off (S5), first without SLP_EN, then with it.
         .write(4, &(5_u16 << 10).to_le_bytes())
         .write(4, &(5_u16 << 10 | 1 << 13).to_le_bytes())
         .read(0, 4)

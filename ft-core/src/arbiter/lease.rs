@@ -34,7 +34,7 @@ use crate::Time;
 
 /// The part of a lease that its holder leaves unused: one in this many.
 const GUARD: u32 = 8;
-/// The maximum age of an answer of [`Lease::ask`] that is acted upon: one in this many of the
+/// The maximum age of an answer of [`Lease::ask`] on which a side acts: one in this many of the
 /// lease.
 const ANSWER: u32 = 128;
 // P2: a winner waits longer than the oldest answer that a loser may still act on, with both clocks

@@ -31,8 +31,8 @@ impl Standby {
                 self.reason = Some(why);
                 self.phase = Phase::Waiting;
             }
-            // A primary that could not join changes nothing while this side waits, nor does a lost
-            // link after the arbiter was asked.
+            // A side that waits has nothing to lose. After a question to the arbiter or the
+            // operator, the answer decides, and not the link.
             _ => {}
         }
     }

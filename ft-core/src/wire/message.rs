@@ -117,7 +117,7 @@ pub struct Verified {
     pub standby: Hashes,
 }
 
-/// A heartbeat.
+/// A sign of life without other content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// Its number in the session, from 1.

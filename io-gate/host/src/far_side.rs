@@ -145,7 +145,7 @@ impl FarSide {
         self.fence.good_for()
     }
 
-    /// The maximum age of an answer that is acted upon.
+    /// The maximum age of an answer on which a thread acts.
     pub(crate) fn max_age(&self) -> Duration {
         self.fence.max_age()
     }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-/// The maximum age of an answer that is acted upon, unless a fence sets another limit. It is far
-/// longer than a fence takes to answer. It is also short: the winner of a term can wait longer
-/// before it performs effects.
+/// The maximum age of an answer on which a thread acts, unless a fence sets another limit. A fence
+/// answers in far less time. The winner of a term waits longer than this before it performs
+/// effects.
 pub const ANSWER_MAX_AGE: Duration = Duration::from_millis(1);
 
 /// The answer to [`Fence::ask`]. It is true at the time of the question; [`Fence::good_for`] and
@@ -34,7 +34,7 @@ pub trait Fence: Send + Sync {
         Duration::ZERO
     }
 
-    /// The maximum age of a [`Permission::Granted`] that is acted upon, counted from before the
+    /// The maximum age of a [`Permission::Granted`] on which a thread acts, counted from before the
     /// question (P2). A machine that takes the right away waits longer than this before it performs
     /// effects. An older answer may be out of date: a stopped process continues after the system
     /// call in which it was stopped, and that may be the fence's own. So the fence is asked again.

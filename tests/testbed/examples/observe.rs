@@ -30,7 +30,10 @@ fn main() -> Result<()> {
         resend: Duration::from_millis(50),
     };
     let client = Client::start(switch.plug_in(), config);
-    ensure!(client.wait_operations(1, PATIENCE), "the guest does not answer");
+    ensure!(
+        client.wait_operations(1, PATIENCE),
+        "expected an answer of the guest within {PATIENCE:?}, found none"
+    );
     client.next_window();
     client.wait_operations(u64::MAX, Duration::from_secs(seconds.parse()?));
     let window = client.next_window();

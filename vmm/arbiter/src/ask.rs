@@ -64,7 +64,9 @@ pub fn end(arbiter: &Arc<dyn Arbiter>, term: Term) -> Result<(), String> {
 impl ClaimAnswer {
     /// The answer when there is no thread to ask with.
     pub fn no_thread(error: &io::Error) -> Self {
-        Self::Unreachable { reason: format!("cannot ask it: {error}") }
+        Self::Unreachable {
+            reason: format!("cannot start the thread that asks the arbiter: {error}"),
+        }
     }
 }
 

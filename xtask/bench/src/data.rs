@@ -62,7 +62,7 @@ pub(crate) struct Row {
     pub(crate) target: Option<Target>,
 }
 
-/// A unit.
+/// The unit of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Unit {
@@ -158,7 +158,7 @@ pub(crate) struct Curve {
     pub(crate) lines: Vec<Line>,
 }
 
-/// An axis.
+/// An axis of a curve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Axis {
     /// The quantity that the axis shows, with its unit: `dirty pages in an epoch`.

@@ -158,7 +158,7 @@ fn show(show: &Show) -> Result<bool> {
     if let Some(path) = &show.document {
         let text = given_file::text(path).context("--document")?;
         let text = report::replace_section(&text, &report::markdown(&found))
-            .with_context(|| path.display().to_string())?;
+            .with_context(|| format!("cannot put the report into {}", path.display()))?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
     }

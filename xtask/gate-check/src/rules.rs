@@ -4,7 +4,7 @@
 use super::layer::Layer;
 use super::source;
 
-/// A rule.
+/// A rule of the check, with the texts that its findings show.
 #[derive(Debug)]
 pub(crate) struct Rule {
     /// Its stable name.

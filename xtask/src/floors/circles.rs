@@ -1,9 +1,9 @@
-//! Circles among the modules of a crate: modules each of which uses the others, directly or through
-//! further ones.
+//! Finds circles among the modules of a crate: each module of a circle uses all others of it,
+//! directly or through further modules.
 //!
-//! The paths `crate::`, `super::` and `self::` are read from the tokens of each file, within macros
-//! too, and followed through `use` to the file that has the item. A module and a subfile of its own
-//! are no circle. Code for tests is left out.
+//! The search reads the paths `crate::`, `super::` and `self::` from the tokens of each file,
+//! within macros too. It follows each path through `use` to the file that has the item. A module
+//! may use its own submodules, and they may use it. Code for tests is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -63,7 +63,7 @@ fn start() -> Result<(Duration, Vec<String>)> {
         thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).collect());
     let mut started = None;
     for line in BufReader::new(stdout).lines() {
-        if line.context("reading what the run says")?.starts_with(STARTED) {
+        if line.context("cannot read the output of the run")?.starts_with(STARTED) {
             started.get_or_insert_with(|| begun.elapsed());
         }
     }

@@ -23,8 +23,9 @@ struct List {
 impl List {
     fn read() -> Result<Self> {
         let path = build::repository().join("tests/verify/drivers/defects.toml");
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        toml::from_str(&text).with_context(|| path.display().to_string())
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))
     }
 
     fn names(&self) -> String {
@@ -186,7 +187,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::write(path, bytes).with_context(|| path.display().to_string())
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ saved_state! {
     }
 }
 
-/// The clock.
+/// The real-time clock of `vm-superio`, behind the gate.
 pub struct Clock {
     chip: vm_superio::Rtc<NoEvents>,
     /// The latest time that the guest has read or set, in seconds. The guest reads no earlier time.

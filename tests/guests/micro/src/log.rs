@@ -53,7 +53,7 @@ pub enum Outcome {
     Failed(Entry),
 }
 
-/// The log.
+/// The log of operations on the disk, and its entries that are not on the disk yet.
 pub struct Log {
     blk: Blk,
     boot_id: u64,

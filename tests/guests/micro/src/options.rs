@@ -17,7 +17,7 @@ pub struct MmioDevice {
     pub irq: u32,
 }
 
-/// The options.
+/// The options that the kernel command line sets.
 pub struct Options<'a> {
     command_line: &'a str,
     /// The guest's IPv4 address; 10.0.2.15 by default.

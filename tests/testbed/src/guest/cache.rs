@@ -109,11 +109,13 @@ impl Cache {
         let started = std::time::Instant::now();
         say(&format!("{name}: preparing"));
         let unfinished = self.dir.join(format!("{UNFINISHED}{name}"));
-        fs::create_dir(&unfinished).with_context(|| unfinished.display().to_string())?;
-        build(&unfinished).with_context(|| format!("preparing {name}"))?;
+        fs::create_dir(&unfinished)
+            .with_context(|| format!("cannot create {}", unfinished.display()))?;
+        build(&unfinished).with_context(|| format!("cannot prepare {name}"))?;
         write_manifest(&unfinished, name, inputs)?;
         self.remove_all_of(name)?;
-        fs::rename(&unfinished, &place).with_context(|| place.display().to_string())?;
+        fs::rename(&unfinished, &place)
+            .with_context(|| format!("cannot create {}", place.display()))?;
         say(&format!("{name}: prepared in {:.1} s", started.elapsed().as_secs_f64()));
         Ok(place)
     }
@@ -124,7 +126,7 @@ impl Cache {
             // The key has no hyphen, so `kernel` does not remove `kernel-modules`.
             if found.rsplit_once('-').is_some_and(|(n, _)| n == name) {
                 fs::remove_dir_all(entry.path())
-                    .with_context(|| format!("removing {}", entry.path().display()))?;
+                    .with_context(|| format!("cannot remove {}", entry.path().display()))?;
             }
         }
         Ok(())
@@ -138,7 +140,10 @@ fn check_own(dir: &Path) -> Result<()> {
     if lock.is_ok_and(|lock| lock.is_file() && lock.len() == 0) {
         return Ok(());
     }
-    let first = fs::read_dir(dir).with_context(|| dir.display().to_string())?.flatten().next();
+    let first = fs::read_dir(dir)
+        .with_context(|| format!("cannot list {}", dir.display()))?
+        .flatten()
+        .next();
     match first {
         None => Ok(()),
         Some(found) => bail!(
@@ -168,7 +173,7 @@ fn write_manifest(dir: &Path, name: &str, inputs: &Inputs) -> Result<()> {
 }
 
 fn list(root: &Path, dir: &Path, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
-    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let path = entry?.path();
         let meta = fs::symlink_metadata(&path)?;
         if meta.is_dir() {
@@ -219,7 +224,8 @@ pub(crate) fn sha256_file(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let n = file.read(&mut buffer).with_context(|| path.display().to_string())?;
+        let n =
+            file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
         if n == 0 {
             return Ok(hex(&hash.finalize()));
         }

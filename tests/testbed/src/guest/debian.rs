@@ -130,7 +130,7 @@ impl Archive {
         if let Err(why) = fs::remove_file(self.dir.join(VERSIONS))
             && why.kind() != ErrorKind::NotFound
         {
-            return Err(why).context("removing the old package versions");
+            return Err(why).context("cannot remove the old package versions");
         }
         // An empty status file: packages installed on this machine must not affect what goes into a
         // guest.
@@ -140,7 +140,8 @@ impl Archive {
             Ok(()) => {}
             Err(why) if known => say(&format!("continuing with the existing lists: {why:#}")),
             Err(why) => {
-                return Err(why).context("reading Debian's package lists (network needed once)");
+                return Err(why)
+                    .context("cannot read Debian's package lists (network needed once)");
             }
         }
         Ok(fs::write(&stamp, &current)?)

@@ -164,7 +164,7 @@ fn select_modules(
     for module in modules {
         for file in with_dependencies(&table, module) {
             let to = selected.join(file);
-            fs::create_dir_all(to.parent().context("a module lies in a directory")?)?;
+            fs::create_dir_all(to.parent().context("the path of a module names no directory")?)?;
             fs::copy(tree.join(file), &to).with_context(|| format!("module {file}"))?;
         }
     }
@@ -261,7 +261,7 @@ fn decompress(tool: &str, input: &[u8]) -> Result<Vec<u8>> {
         .stderr(Stdio::null())
         .spawn()
         .with_context(|| format!("cannot start `{tool}`"))?;
-    let mut stdin = child.stdin.take().context("a pipe to the decompressor")?;
+    let mut stdin = child.stdin.take().context("the decompressor has no standard input")?;
     let input = input.to_vec();
     // The write fails with EPIPE when the program stops at the end of the payload. The caller
     // checks the output.

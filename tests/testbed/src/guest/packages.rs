@@ -33,7 +33,7 @@ pub fn ensure_packages(wanted: &[&str], say: &dyn Fn(&str)) -> Result<()> {
     say(&format!("installing packages: {list}"));
     let _quiet = NoServices::begin()?;
     run(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing))
-        .with_context(|| format!("installing the Debian packages {list}"))
+        .with_context(|| format!("cannot install the Debian packages {list}"))
 }
 
 /// Ensures that programs exist, each given by its path and its Debian package. An existing program
@@ -59,7 +59,8 @@ const POLICY_MARK: &str = "made by kemari's xtask";
 
 impl NoServices {
     fn begin() -> Result<Self> {
-        let context = || format!("making {POLICY}, which keeps packages from starting services");
+        let context =
+            || format!("cannot make {POLICY}, which keeps packages from starting services");
         // Remove the policy of a killed process: it refuses nothing any more.
         if fs::read_to_string(POLICY).is_ok_and(|text| text.contains(POLICY_MARK)) {
             fs::remove_file(POLICY).with_context(context)?;
@@ -125,8 +126,9 @@ fn apt_get() -> Command {
 pub(super) fn update_lists(say: &dyn Fn(&str)) -> Result<()> {
     static DONE: OnceLock<()> = OnceLock::new();
     if DONE.get().is_none() && is_root()? {
-        say("reading this machine's package lists (apt-get update)");
-        run(apt_get().args(["update", "-qq"])).context("reading this machine's package lists")?;
+        say("cannot read this machine's package lists (apt-get update)");
+        run(apt_get().args(["update", "-qq"]))
+            .context("cannot read this machine's package lists")?;
         let _ = DONE.set(());
     }
     Ok(())

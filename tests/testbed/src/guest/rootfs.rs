@@ -74,7 +74,7 @@ fn configure(tree: &Path) -> Result<()> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::write(&path, text).with_context(|| path.display().to_string())?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(fs::set_permissions(&path, fs::Permissions::from_mode(mode))?)
     };
     put("usr/sbin/kemari-init", 0o755, INIT)?;
@@ -117,5 +117,6 @@ fn make_image(tree: &Path, image: &Path) -> Result<()> {
         .arg("-d")
         .args([tree, image])
         .arg(SIZE))?;
-    run(Command::new("e2fsck").args(["-f", "-n"]).arg(image)).context("the new file system")
+    run(Command::new("e2fsck").args(["-f", "-n"]).arg(image))
+        .context("the new file system is not clean")
 }

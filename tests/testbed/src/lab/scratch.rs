@@ -44,7 +44,7 @@ impl Scratch {
             .args(["-q", "-t", "ext4", "-m", "0", "-L", "lab-scratch", "-d"])
             .args([&tree, &scratch.disk()])
             .arg(format!("{}M", spec.scratch_mib)))
-        .context("making the lab's scratch disk (LabSpec::scratch_mib says how large)")?;
+        .context("cannot make the lab's scratch disk (LabSpec::scratch_mib says how large)")?;
         fs::remove_dir_all(&tree)?;
         Ok(scratch)
     }

@@ -17,7 +17,7 @@ use crate::findings::{Finding, Kind};
 pub use object::{Action, Answer, Step, get};
 use window::Window;
 
-/// The judge.
+/// Judges the operations on all shared objects of one kind.
 #[derive(Debug)]
 pub struct Judge {
     begun: Instant,

@@ -31,7 +31,7 @@ enum Event {
     End(usize),
 }
 
-/// The window.
+/// The operations on one object that are judged together.
 #[derive(Debug)]
 pub(super) struct Window {
     /// The possible values of the cells at the begin. Empty after a contradiction: later operations

@@ -31,7 +31,7 @@ pub(super) enum Outage {
     Copied(Host),
 }
 
-/// The arbiter.
+/// The arbiter of a pair, and the connection of each host to it.
 #[derive(Debug)]
 pub(super) enum Arbiter {
     /// A directory. Each host reaches it through a symbolic link of its own.

@@ -84,14 +84,14 @@ impl Slowness {
     /// after the start.
     pub(super) fn ask(command: &mut Command) -> Result<Pending> {
         let calls = [&BY_DESCRIPTOR[..], &BY_PATH, &BY_PATH_IN].concat();
-        intercept(command, &calls).context("a side whose calls are slow")
+        intercept(command, &calls).context("cannot prepare to slow down a process's calls")
     }
 
     /// Handles the intercepted calls of a process on `host` until the returned value is dropped.
     pub(super) fn answer(&self, host: Host, pending: Pending) -> Result<Injector> {
         let slow = Arc::clone(&self.hosts[host.index()]);
         let (disk, arbiter) = (self.disk.clone(), self.arbiter.clone());
-        let listener = pending.listener().context("a side whose calls are slow")?;
+        let listener = pending.listener().context("cannot slow down a process's calls")?;
         Ok(Injector::start(listener, move |call| {
             let slow = *now(&slow);
             let slow = slow.filter(|(what, _)| match what {

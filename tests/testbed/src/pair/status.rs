@@ -18,7 +18,7 @@ pub struct Quantiles {
     pub max: u64,
 }
 
-/// A status.
+/// The answer to `kemari ctl status`.
 #[derive(Debug, Clone)]
 pub struct Status(Value);
 

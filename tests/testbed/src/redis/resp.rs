@@ -1,6 +1,6 @@
 //! Redis's protocol (RESP 2), as far as this client needs it.
 
-/// A reply.
+/// A reply of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
     Simple(String),

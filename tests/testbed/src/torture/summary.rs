@@ -24,7 +24,7 @@ struct Row {
     violations: usize,
 }
 
-/// The summary.
+/// The results of all pairs: one row for each fault, and the counts of the run.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     seed: u64,

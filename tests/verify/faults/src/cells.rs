@@ -83,7 +83,8 @@ fn cell(
 /// The faults in a file, one per line, in the format that a run prints; text after a colon is
 /// ignored.
 pub(crate) fn read(path: &Path) -> Result<Vec<Cell>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let cell = |line: &str| {
         parse(line).with_context(|| {

@@ -86,7 +86,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     println!("{said}");
     let table = table::Table::new(&counts, &lines, &reasons, said);
     if let Some(path) = &arguments.table {
-        std::fs::write(path, table.to_string()).with_context(|| path.display().to_string())?;
+        std::fs::write(path, table.to_string())
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     for row in table.empty_rows().filter(|_| whole) {
         println!("no fault was injected in {row}, and no reason is given");

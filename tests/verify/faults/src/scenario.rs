@@ -178,7 +178,10 @@ fn copy(counts: &Mutex<Counts>) -> Counts {
 fn start(pair: &mut Pair, side: Role, asked: Asked) -> Result<Sides> {
     let mut sides = begin(pair, side, asked, PATIENCE)?;
     sides.active.wait_state(&["protected"], PATIENCE)?;
-    ensure!(pair.goes_on(PATIENCE), "the guest does not answer");
+    ensure!(
+        pair.goes_on(PATIENCE),
+        "expected an answer of the guest within {PATIENCE:?}, found none"
+    );
     Ok(sides)
 }
 
@@ -219,7 +222,10 @@ fn play(pair: &mut Pair, sides: &mut Sides, side: Role, phase: Phase) -> Result<
 pub(crate) fn take_over(pair: &mut Pair, sides: &mut Sides) -> Result<()> {
     let standby = sides.standby.take().context("there is no standby")?;
     std::mem::replace(&mut sides.active, standby).kill();
-    ensure!(pair.goes_on(PATIENCE), "no takeover");
+    ensure!(
+        pair.goes_on(PATIENCE),
+        "expected a takeover and an answer of the guest within {PATIENCE:?}, found none"
+    );
     Ok(())
 }
 
@@ -293,7 +299,10 @@ impl Cell {
     /// Plays the scenario up to the phase in which the fault is injected.
     pub(crate) fn lead(&self, pair: &mut Pair, sides: &mut Sides) -> Result<()> {
         sides.active.wait_state(&["protected"], PATIENCE)?;
-        ensure!(pair.goes_on(PATIENCE), "the guest does not answer");
+        ensure!(
+            pair.goes_on(PATIENCE),
+            "expected an answer of the guest within {PATIENCE:?}, found none"
+        );
         let before = Phase::ALL.into_iter().filter(|phase| *phase < self.phase);
         // Play only the phases that the fault's phase needs; other runs test the others.
         let needed = |phase: &Phase| match self.phase {

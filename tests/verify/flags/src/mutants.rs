@@ -18,8 +18,8 @@ pub struct Arguments {
     /// Judge only each Nth mutant: the same ones each time.
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "a step"))]
     pub every: usize,
-    /// Judge only N mutants, drawn by `--seed`: the same ones each time, even if others were added
-    /// to the core.
+    /// Judge only N mutants, drawn by `--seed`. A seed draws the same mutants even after others
+    /// were added to the core.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::<usize>(1..=100_000, "mutants"))]
     pub sample: Option<usize>,
     /// Seed of the sample.

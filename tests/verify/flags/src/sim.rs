@@ -29,7 +29,7 @@ pub struct Arguments {
     /// The first seed; by default a random one, which is printed.
     #[arg(long, conflicts_with = "seed", allow_negative_numbers = true, value_parser = numbers::<u64>(SEEDS, "a seed"))]
     pub first: Option<u64>,
-    /// Run only the worlds with own disks, one seed in four; the others count as run.
+    /// Skip the worlds without own disks, three seeds in four. A skipped world counts as run.
     #[arg(long, conflicts_with_all = ["seed", "bugs"])]
     pub own_disks: bool,
     /// Stop at the first world that breaks a promise.

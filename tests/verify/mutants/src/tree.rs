@@ -80,7 +80,9 @@ fn manifest(project: &Path) -> Result<String> {
 
 /// Reads all files below `folder`.
 fn read(root: &Path, folder: &Path, files: &mut Files) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
         let path = entry?.path();
         if path.is_dir() {
             read(root, &path, files)?;

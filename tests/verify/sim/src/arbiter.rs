@@ -41,7 +41,7 @@ pub(crate) struct Letter {
     pub(crate) due: u64,
 }
 
-/// The register.
+/// The simulated arbiter: the register that has the winner of each term.
 #[derive(Default)]
 pub(crate) struct Register {
     /// The winner of each term.

@@ -4,7 +4,7 @@
 use crate::disks::DiskFault;
 use crate::random::{Random, mix};
 
-/// A fault.
+/// A fault that a world can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A process dies; its kernel closes its connections.

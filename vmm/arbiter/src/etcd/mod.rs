@@ -59,7 +59,7 @@ impl EtcdArbiter {
         let (commands, received) = unbounded_channel();
         let problem = |error: std::io::Error| ArbiterError::Etcd {
             endpoint: endpoints.clone(),
-            problem: format!("cannot ask it: {error}"),
+            problem: format!("cannot start the thread that asks it: {error}"),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -81,7 +81,7 @@ impl Bench<'_> {
         for (name, measure) in PARTS {
             if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
                 ensure!(!self.stop.load(Ordering::SeqCst), "interrupted");
-                groups.extend(measure(self).with_context(|| format!("measuring `{name}`"))?);
+                groups.extend(measure(self).with_context(|| format!("cannot measure `{name}`"))?);
             }
         }
         Ok(groups)

@@ -88,7 +88,8 @@ impl Checkpoints {
 /// # Errors
 /// COLO does not start, or ends.
 pub(super) fn measure(model: &Model<'_>, sets: &[u32], time: Duration) -> Result<Group> {
-    let switch = Switch::new(model.dir, &["colo-a", "colo-b"]).context("the switch")?;
+    let switch =
+        Switch::new(model.dir, &["colo-a", "colo-b"]).context("cannot start the switch")?;
     // Packets of the secondary must not reach the network.
     switch.cut(1);
     let mut client = Client::new(&switch, 1, model.stop.clone());

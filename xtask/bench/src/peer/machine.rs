@@ -139,17 +139,17 @@ pub(super) fn said(process: &Process) -> String {
 
 /// Accepts the connection of `process`.
 fn accept(listener: &UnixListener, process: &mut Process, stop: &stop::Flag) -> Result<UnixStream> {
-    listener.set_nonblocking(true).context("a socket")?;
+    listener.set_nonblocking(true).context("cannot set up the monitor socket")?;
     let deadline = Instant::now() + PATIENCE;
-    let tick = Timespec::try_from(TICK).context("a tenth of a second")?;
+    let tick = Timespec::try_from(TICK).context("cannot convert the poll interval")?;
     loop {
         match listener.accept() {
             Ok((socket, _)) => {
-                socket.set_nonblocking(false).context("a socket")?;
+                socket.set_nonblocking(false).context("cannot set up the connection to QEMU")?;
                 return Ok(socket);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error).context("a socket"),
+            Err(error) => return Err(error).context("cannot accept QEMU's connection"),
         }
         if let Some(status) = process.exited() {
             bail!("{} ended with {status}", process.name());
@@ -164,7 +164,7 @@ fn accept(listener: &UnixListener, process: &mut Process, stop: &stop::Flag) -> 
         let mut wanted = [PollFd::new(listener, PollFlags::IN)];
         match poll(&mut wanted, Some(&tick)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context("a socket"),
+            Err(error) => return Err(error).context("cannot wait for QEMU's connection"),
         }
     }
 }

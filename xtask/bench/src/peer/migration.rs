@@ -76,7 +76,8 @@ impl MigrationStats {
 /// # Errors
 /// A migration fails, or the guest is faulty after it.
 pub(super) fn measure(model: &Model<'_>, sets: &[u32], times: u32) -> Result<Group> {
-    let switch = Switch::new(model.dir, &["migrate-a", "migrate-b"]).context("the switch")?;
+    let switch =
+        Switch::new(model.dir, &["migrate-a", "migrate-b"]).context("cannot start the switch")?;
     let mut client = Client::new(&switch, 1, model.stop.clone());
     let mut journey = Journey::begin(model, &switch)?;
     client.find_guest()?;

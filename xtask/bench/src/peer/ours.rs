@@ -45,7 +45,8 @@ pub(super) fn beside(
 /// status.
 fn visit(kemari: Kemari<'_>, name: &str, pages: u32, time: Duration) -> Result<(u64, Status)> {
     let ports = [format!("{name}-a"), format!("{name}-b")];
-    let switch = Switch::new(kemari.model.dir, &[&ports[0], &ports[1]]).context("the switch")?;
+    let switch = Switch::new(kemari.model.dir, &[&ports[0], &ports[1]])
+        .context("cannot start the switch")?;
     let mut client = Client::new(&switch, 1, kemari.model.stop.clone());
     let pair = kemari.pair(name, &switch, DELAY)?;
     client.find_guest()?;

@@ -100,7 +100,7 @@ pub(super) fn measure(kemari: Kemari<'_>, rounds: u32, time: Duration) -> Result
 
 fn visit(kemari: Kemari<'_>, monitor: Monitor, name: &str, time: Duration) -> Result<Found> {
     let model = kemari.model;
-    let switch = Switch::new(model.dir, &[name]).context("the switch")?;
+    let switch = Switch::new(model.dir, &[name]).context("cannot start the switch")?;
     let mut client = Client::new(&switch, TOGETHER, model.stop.clone());
     let disk = model.dir.join(format!("{name}.img"));
     let image = File::create(&disk).and_then(|image| image.set_len(micro::DISK_BYTES));

@@ -2,7 +2,7 @@
 
 use super::text::{clean, markdown};
 
-/// A column.
+/// The title of a column, and the side at which its text is aligned.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Column {
     title: &'static str,

@@ -18,7 +18,7 @@ struct Buffer([u8; BUFFER_LEN]);
 // SAFETY: integers only.
 unsafe impl Zeroed for Buffer {}
 
-/// The console.
+/// The driver of a virtio console: its two queues, and the buffers in them.
 pub struct Console {
     receive: Queue,
     transmit: Queue,

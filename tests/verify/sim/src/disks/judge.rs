@@ -134,8 +134,8 @@ impl Judge {
         self.flushes.retain(|flush| flush.issued.iter().zip(&guest.issued).all(|(a, b)| a <= b));
     }
 
-    /// The operator has given up what only lost images had. Until the next flush a power loss may
-    /// leave any write that the host's cache still has: an earlier process made them.
+    /// The operator has given up what only lost images had. The host's cache may still have writes
+    /// of an earlier process: until the next flush, a power loss may keep or lose each of them.
     pub(super) fn forced(&mut self, image: &Image) {
         self.history = std::array::from_fn(|sector| image.possible(sector));
         self.told = [0; SECTORS];
