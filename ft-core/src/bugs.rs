@@ -17,7 +17,7 @@ mod switch {
     }
 
     bugs! {
-        /// the standby acknowledges before it has looked whether it can apply
+        /// the standby acknowledges before it has checked that it can apply
         AckBeforeCheck,
         /// the standby acknowledges a checkpoint of which frames are missing
         AckTorn,
@@ -43,7 +43,7 @@ mod switch {
         SkipTermCheck,
         /// an acknowledgement counts for the next epoch, whichever it names
         CountAcks,
-        /// a machine that wins goes on in the term that it had
+        /// a machine that wins a term continues in its earlier term
         ReuseTerm,
         /// the standby takes a primary of a term before the one it has heard of
         AcceptOlderTerm,
@@ -52,7 +52,7 @@ mod switch {
         /// a standby that was asked to give its checkpoint up, and does not say so in time, is
         /// taken to have done it
         DetachTimesOut,
-        /// a primary that slept takes what came meanwhile for news
+        /// a primary that slept treats messages that came meanwhile as new
         StaleAck,
         /// bytes that came while a primary slept are a sign of life
         ProgressForgives,
@@ -76,7 +76,7 @@ mod switch {
         ForgetRunAlone,
         /// epochs of a session that has ended are still waited for
         ForgetInFlight,
-        /// a Welcome of another session is taken for this one's
+        /// a Welcome of another session counts as this one's
         AnyWelcome,
         /// a checkpoint that was taken for a session that has ended counts for the next one
         SealedForAnother,
@@ -90,7 +90,7 @@ mod switch {
         OneTooMany,
         /// an acknowledgement's time-out counts from the epoch sealed last
         LastSealCounts,
-        /// a standby waits without end for the first word of who has connected
+        /// a standby waits without end for the first message of a new connection
         GreetsForEver,
         /// a machine that makes no progress keeps its standby
         StallKeeps,
@@ -100,7 +100,7 @@ mod switch {
         RefuseOpens,
         /// the primary waits without end for a standby that does not discard its checkpoint
         DetachForEver,
-        /// what a standby lacks is reported of its successor
+        /// a lack of a standby is reported for its successor
         ForgetLack,
         /// a standby that was denied a term does not know that there is one
         DeniedForgetsTerm,
@@ -122,17 +122,17 @@ mod switch {
         NoHold,
         /// a machine that has lost the right goes on
         IgnoreFence,
-        /// a claim that is denied is taken for granted
+        /// a denied claim counts as granted
         DeniedIsGranted,
-        /// an arbiter that does not answer is taken to agree
+        /// an arbiter that does not answer counts as one that grants
         UnreachableIsGranted,
         /// a lease counts from its answer
         LeaseFromAnswer,
-        /// who wins a term does not wait for the former holder's lease
+        /// the winner of a term does not wait for the former holder's lease
         WinnerDoesNotWait,
         /// a lease is used to its very end
         NoGuard,
-        /// who has won a term, and was not told, does not wait for the former holder's lease
+        /// a winner that got no answer to its claim does not wait for the former holder's lease
         AdoptDoesNotWait,
         /// the last sign of life of a lease's holder is dated by its term
         SeenByTermOnly,
@@ -142,7 +142,7 @@ mod switch {
         StorageWithoutTerm,
         /// a new session begins without the pages that a failed one took
         LoseDirtySet,
-        /// what was sent in a failed session is taken for what the next standby has
+        /// pages that were sent in a failed session count as pages that the next standby has
         KeepSent,
         /// requests in flight are dropped at a takeover
         DropInFlight,
@@ -156,7 +156,7 @@ mod switch {
         WriteBackCache,
         /// epochs are counted from 0 after a takeover
         EpochFromZero,
-        /// an effect that was not permitted is told to the guest as performed
+        /// an effect that was not permitted is reported to the guest as performed
         TellUnperformed,
         /// own disks: a write begins before its intent is durable
         IntentAfterWrite,

@@ -74,7 +74,7 @@ impl Lease {
         self.length
     }
 
-    /// The oldest answer of [`ask`](Self::ask) that may be acted upon.
+    /// The maximum age of an answer of [`ask`](Self::ask) on which a side acts.
     #[must_use]
     pub fn answer_max_age(&self) -> Duration {
         self.length / ANSWER
