@@ -192,7 +192,8 @@ fn is_at_or_below(module: &str, name: &str) -> bool {
     module.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// The first files of all crates, by the names of their packages. The micro guest is in no workspace.
+/// The first files of all crates, by the names of their packages. The micro guest is in no
+/// workspace.
 fn roots(metadata: &Metadata) -> Vec<(&str, PathBuf)> {
     let mut roots = vec![("micro-guest", repository().join("tests/guests/micro/src/main.rs"))];
     for package in &metadata.packages {

@@ -1,5 +1,5 @@
-//! A backend that is attached to a port: its lane, and the half that other threads use. They hold its
-//! locks only briefly, and never across a system call that can block (P9).
+//! A backend that is attached to a port: its lane, and the half that other threads use. They hold
+//! its locks only briefly, and never across a system call that can block (P9).
 
 use std::io;
 use std::sync::Arc;

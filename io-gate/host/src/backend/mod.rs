@@ -1,8 +1,8 @@
 //! Backends of the gate: disks, networks, consoles, and shared guest memory, which needs no gate.
 //! All of them are opened here.
 //!
-//! An attached backend has two halves. Its lane owns [`Output`](output::Output), and may block in it
-//! for ever. Other threads use its input ([`Attached`](crate::attached::Attached)).
+//! An attached backend has two halves. Its lane owns [`Output`](output::Output), and may block in
+//! it for ever. Other threads use its input ([`Attached`](crate::attached::Attached)).
 
 pub mod console;
 mod direct;
