@@ -1,4 +1,5 @@
-//! Own disks: what leaves the ledger without a proof of commitment, and what it takes to perform it.
+//! Own disks: effects that leave the ledger without a proof of commitment, and the conditions for
+//! performing them.
 #![allow(clippy::unwrap_used)]
 
 use io_gate::host::{

@@ -105,9 +105,9 @@ impl Sidecar {
     /// What the sidecar says before a claim with the generation `next` is made, durably (R6). `won`
     /// is the generation of the arbiter's record, where the claimer has read it.
     ///
-    /// The arbiter may carry out an earlier claim of this image late, and the answer may be lost. If
-    /// the record has the claim's generation, the claim was won: it continues the lineage. If the
-    /// claim was for the same term, its generation is kept. Otherwise the arbiter can no longer
+    /// The arbiter may carry out an earlier claim of this image late, and the answer may be lost.
+    /// If the record has the claim's generation, the claim was won: it continues the lineage. If
+    /// the claim was for the same term, its generation is kept. Otherwise the arbiter can no longer
     /// carry it out.
     #[must_use]
     pub fn claiming(&self, won: Option<Generation>, next: Generation) -> Self {

@@ -107,8 +107,8 @@ fn configure(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes an ext4 image of the directory `tree`, without a loop device. Its identifiers are fixed, so
-/// that equal trees give images with equal identifiers.
+/// Makes an ext4 image of the directory `tree`, without a loop device. Its identifiers are fixed,
+/// so that equal trees give images with equal identifiers.
 fn make_image(tree: &Path, image: &Path) -> Result<()> {
     run(Command::new("mke2fs")
         .args(["-q", "-t", "ext4", "-L", "kemari-root", "-m", "0"])
