@@ -1,5 +1,4 @@
-//! The entries of the list: one order for everything that happens to all own disks of a machine
-//! (R1).
+//! The entries of the list (R1). The list orders every operation on every own disk of a machine.
 
 use alloc::vec::Vec;
 
@@ -11,20 +10,20 @@ use serde::{Deserialize, Serialize};
 pub struct Extent {
     /// The disk, by its place in the machine.
     pub disk: u16,
-    /// Its first byte.
+    /// Offset of the first byte.
     pub start: u64,
     /// Number of bytes.
     pub len: u64,
 }
 
 impl Extent {
-    /// The byte after its last one.
+    /// Offset of the byte after the last one.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.len)
     }
 
-    /// Whether both have a byte in common.
+    /// Whether the two extents share a byte.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.disk == other.disk && self.start < other.end() && other.start < self.end()
@@ -36,12 +35,12 @@ impl Extent {
 pub enum Payload {
     /// The bytes themselves.
     Inline(Vec<u8>),
-    /// The checkpoint's memory has the same bytes at this address. Compared with the staged copy
-    /// of the pages, never with memory itself (R1).
+    /// The address in the checkpoint's memory that has the same bytes. They are compared with the
+    /// staged copy of the pages, never with memory itself (R1).
     Memory(u64),
 }
 
-/// What happens to a disk.
+/// An operation on a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// Bytes are written.
@@ -56,17 +55,17 @@ pub enum Operation {
         /// Where.
         extent: Extent,
     },
-    /// Everything before becomes durable, on all disks.
+    /// All entries before this one become durable, on all disks.
     Flush,
-    /// A block of the primary's image, as it is at this place of the list (R8).
+    /// A block of the primary's image, read at this place of the list (R8).
     Copy {
         /// Where.
         extent: Extent,
         /// What.
         bytes: Vec<u8>,
     },
-    /// The hash of a part of the primary's image, as it is at this place of the list: what the
-    /// standby has here must be the same (R8, R9).
+    /// The hash of a part of the primary's image, read at this place of the list. The standby's
+    /// image must have the same hash at this place (R8, R9).
     Compare {
         /// Where.
         extent: Extent,
@@ -75,11 +74,11 @@ pub enum Operation {
     },
 }
 
-/// What an entry costs beside its bytes, so that many empty ones have a bound too.
+/// Bytes that each entry counts beside its payload, so that many empty entries have a bound too.
 const OVERHEAD: u64 = 64;
 
 impl Operation {
-    /// The bytes of the disk that it concerns; `None` if all.
+    /// The extent that the operation concerns; `None` for a flush, which concerns all disks.
     #[must_use]
     pub fn extent(&self) -> Option<Extent> {
         match self {
@@ -91,14 +90,14 @@ impl Operation {
         }
     }
 
-    /// Whether it changes the image.
+    /// Whether the operation changes the image.
     #[must_use]
     pub fn changes(&self) -> bool {
         matches!(self, Self::Write { .. } | Self::Zero { .. } | Self::Copy { .. })
     }
 
-    /// Bytes that it takes in a list or a queue. A payload that is in memory counts in full: the
-    /// standby copies it out.
+    /// Bytes that the operation counts in a list or a queue. A payload in the checkpoint's memory
+    /// counts in full, since the standby copies it out.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let payload = match self {
@@ -110,11 +109,11 @@ impl Operation {
     }
 }
 
-/// An operation and its place.
+/// An operation and its place in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its number.
+    /// The number of its place.
     pub seq: Seq,
-    /// What happens.
+    /// The operation.
     pub operation: Operation,
 }

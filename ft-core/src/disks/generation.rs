@@ -1,5 +1,5 @@
-//! Which of two images is newer (R6): recorded, not guessed. An image gets a new generation each
-//! time its machine wins a term. Its former generations are its parents.
+//! Which of two images is newer (R6): read from recorded generations, not guessed. An image gets a
+//! new generation each time its machine wins a term. Its former generations are its parents.
 
 use alloc::vec::Vec;
 
@@ -15,7 +15,7 @@ pub struct PairId(pub u128);
 pub struct Generation {
     /// The term in which the machine ran.
     pub term: u64,
-    /// A random number: an arbiter whose data went back may give a term twice.
+    /// A random number, since an arbiter with older data restored may grant a term twice.
     pub id: u128,
 }
 
@@ -25,7 +25,7 @@ impl core::fmt::Display for Generation {
     }
 }
 
-/// The most parents that an image remembers: the oldest is forgotten.
+/// The most parents that an image records. Beyond this, the oldest parent is dropped.
 pub const MAX_PARENTS: usize = 32;
 
 /// The generation of an image, and its parents.
@@ -34,11 +34,11 @@ pub struct Lineage {
     current: Generation,
     /// The newest first.
     parents: Vec<Generation>,
-    /// Whether a parent was forgotten.
+    /// Whether a parent was dropped.
     cut: bool,
 }
 
-/// What one image is to another.
+/// The relation of one image to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// Both are of one generation.
@@ -47,26 +47,26 @@ pub enum Relation {
     Ancestor,
     /// This image continues the other one.
     Descendant,
-    /// Both continue a third one, or nothing in common: each has what the other lacks.
+    /// Neither continues the other: each has writes that the other lacks.
     Diverged,
-    /// Too many generations lie between them to tell.
+    /// A parent was dropped, so the relation is not known.
     Unknown,
 }
 
 impl Lineage {
-    /// An image without a past.
+    /// The lineage of an image without parents.
     #[must_use]
     pub fn new(current: Generation) -> Self {
         Self { current, parents: Vec::new(), cut: false }
     }
 
-    /// The generation.
+    /// The current generation.
     #[must_use]
     pub fn current(&self) -> Generation {
         self.current
     }
 
-    /// The image from now on, when its machine has won a term.
+    /// The lineage of the image after its machine has won a term, with `by` as its generation.
     #[must_use]
     pub fn continued(&self, by: Generation) -> Self {
         let mut parents = Vec::from([self.current]);
@@ -74,7 +74,7 @@ impl Lineage {
         Self { current: by, parents, cut: self.cut || self.parents.len() >= MAX_PARENTS }
     }
 
-    /// What this image is to `other`.
+    /// The relation of this image to `other`.
     #[must_use]
     pub fn relation(&self, other: &Self) -> Relation {
         if self.current == other.current {
@@ -90,7 +90,7 @@ impl Lineage {
         }
     }
 
-    /// Whether the list of parents is within its bound, as of an image that was read.
+    /// Whether the list of parents is within its bound: a lineage that was read may violate it.
     #[must_use]
     pub(super) fn is_bounded(&self) -> bool {
         self.parents.len() <= MAX_PARENTS

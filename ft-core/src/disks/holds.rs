@@ -1,6 +1,8 @@
-//! What the release of an epoch waits for beside its acknowledgement (R4, R6): for the standby's
-//! images, if a flush had completed before the outputs of the epoch; before the standby is in the
-//! set, for that.
+//! What the release of an epoch waits for beside its acknowledgement (R4, R6).
+//!
+//! - Every epoch waits until the set names the standby.
+//! - If a flush completed before the outputs of an epoch, the epoch also waits until that flush is
+//!   durable on the standby's images.
 
 use alloc::collections::VecDeque;
 
@@ -12,9 +14,9 @@ use crate::{Epoch, Time, deliberate};
 /// Whether a flush is durable on one side or on both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushMode {
-    /// What is told after a flush survives the power loss of both hosts.
+    /// On both. Data flushed before an output survives a power loss of both hosts.
     Both,
-    /// The flush is durable on the primary's image, and in the standby's memory.
+    /// On the primary's image only. The standby has the data in memory.
     Memory,
 }
 
@@ -22,28 +24,29 @@ pub enum FlushMode {
 struct Waiting {
     epoch: Epoch,
     sealed: Time,
-    /// What must be durable on the standby.
+    /// The entry that must be durable on the standby.
     flushed: Seq,
 }
 
-/// See the module. Acknowledged epochs that wait for the same flush are one.
+/// See the module. Acknowledged epochs that wait for the same flush share one place in `waiting`.
 #[derive(Debug)]
 pub struct Holds {
     mode: FlushMode,
-    /// Sealed and not acknowledged: the end of the list, and the last flush.
+    /// Epochs that are sealed and not acknowledged, each with the end of its list and the last
+    /// flush.
     sealed: VecDeque<(Epoch, Seq, Seq)>,
     waiting: VecDeque<Waiting>,
-    /// The standby's images are durable up to here.
+    /// The last entry up to which the standby's images are durable.
     durable: Seq,
     /// The last entry of the checkpoint that covers the resync.
     cover: Option<Seq>,
     in_set: bool,
-    /// After a takeover: what must be durable here before the first output.
+    /// After a takeover: the entry that must be durable on this side before the first output.
     until: Option<Seq>,
 }
 
 impl Holds {
-    /// Of a machine without a standby.
+    /// For a machine without a standby.
     #[must_use]
     pub fn new(mode: FlushMode) -> Self {
         Self {
@@ -57,15 +60,15 @@ impl Holds {
         }
     }
 
-    /// Of a machine that has taken over: the last flush in its checkpoint was perhaps told, and
-    /// need not be durable here yet.
+    /// For a machine that has taken over. The former primary may have released outputs after the
+    /// last flush in the checkpoint, and that flush may not be durable here yet.
     #[must_use]
     pub fn after_takeover(mode: FlushMode, flushed: Seq) -> Self {
         let held = mode == FlushMode::Both && !deliberate!(ToldBeforeDurable);
         Self { until: held.then_some(flushed), ..Self::new(mode) }
     }
 
-    /// An epoch is sealed next.
+    /// The list of an epoch has ended; the epoch is sealed next.
     pub(crate) fn listed(&mut self, epoch: Epoch, end: Seq, flushed: Seq) {
         self.sealed.push_back((epoch, end, flushed));
     }
@@ -81,13 +84,13 @@ impl Holds {
         }
     }
 
-    /// The standby's images are durable up to here.
+    /// The standby's images are durable up to this entry.
     pub(crate) fn durable(&mut self, durable: Seq) {
         self.durable = self.durable.max(durable);
     }
 
-    /// R6: whether the standby has all that it needs to be in the set: a checkpoint that covers the
-    /// resync, acknowledged and durable, while outputs are held.
+    /// R6: whether the set may name the standby: the checkpoint that covers the resync is
+    /// acknowledged and durable, while outputs are held.
     #[must_use]
     pub fn is_covered(&self) -> bool {
         self.cover.is_some_and(|end| end <= self.durable || deliberate!(SetBeforeDurable))
@@ -123,7 +126,7 @@ impl Holds {
         last
     }
 
-    /// The epoch that has waited longest, and since when.
+    /// The epoch that has waited longest, and when it was sealed.
     #[must_use]
     pub(crate) fn oldest(&self) -> Option<(Epoch, Time)> {
         self.waiting.front().map(|waiting| (waiting.epoch, waiting.sealed))
@@ -142,7 +145,8 @@ impl Holds {
         self.until.is_some()
     }
 
-    /// Whether these images are durable enough for a takeover's first output. True once.
+    /// Whether this side's images are now durable enough for a takeover's first output. Returns
+    /// `true` once.
     pub(crate) fn own_durable(&mut self, durable: Seq) -> bool {
         self.until.take_if(|until| *until <= durable).is_some()
     }

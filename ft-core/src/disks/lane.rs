@@ -1,7 +1,9 @@
-//! The order in which a side performs operations on its images (R1): those that overlap in the
-//! order of the list, others at the same time. A flush waits for every change before it. On the
-//! standby every change waits for the flushes before it, so that a power loss leaves the image as
-//! it was at some flush, with some of the writes after it.
+//! The order in which a side performs operations on its images (R1).
+//!
+//! - Overlapping operations run in the order of the list; others may run at the same time.
+//! - A flush waits for every change before it.
+//! - On the standby, each change also waits for the flushes before it. A power loss then leaves the
+//!   image as it was at some flush, with some of the writes after it.
 
 use alloc::collections::VecDeque;
 
@@ -11,11 +13,11 @@ use crate::deliberate;
 /// What an operation touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// It reads these bytes.
+    /// The operation reads these bytes.
     Reads(Extent),
-    /// It changes these bytes.
+    /// The operation changes these bytes.
     Changes(Extent),
-    /// It makes all changes before it durable.
+    /// The operation makes all changes before it durable.
     Flush,
 }
 
@@ -33,13 +35,13 @@ struct Slot<T> {
     item: T,
 }
 
-/// See the module. Its length is bounded by the list's and the queue's bounds.
+/// See the module. The bounds of the list and of the queue bound its length.
 #[derive(Clone, Debug)]
 pub struct Lane<T> {
     slots: VecDeque<Slot<T>>,
     /// Changes wait for flushes: the standby's lane.
     ordered: bool,
-    /// The standby has taken over: once it has performed what it had, it is a primary's lane.
+    /// The standby has taken over. The lane becomes a primary's lane once it is empty.
     adopted: bool,
     next: u64,
     /// The last entry that was pushed.
@@ -49,7 +51,8 @@ pub struct Lane<T> {
 }
 
 impl<T> Lane<T> {
-    /// The primary's lane: a guest that wants an order between a write and a flush waits itself.
+    /// The primary's lane. A write does not wait for a flush before it: a guest that needs this
+    /// order waits for the flush itself.
     #[must_use]
     pub fn of_primary(last: Seq) -> Self {
         Self {
@@ -68,8 +71,8 @@ impl<T> Lane<T> {
         Self { ordered: true, ..Self::of_primary(last) }
     }
 
-    /// The standby has taken over: the guest's new operations come behind what is left to perform,
-    /// in one order.
+    /// The standby has taken over: the guest's new operations are ordered behind those that are
+    /// left to perform.
     pub fn adopt(&mut self) {
         self.adopted = true;
     }
@@ -130,7 +133,7 @@ impl<T> Lane<T> {
         self.slots.iter_mut().find(|slot| slot.ticket == ticket)
     }
 
-    /// The operation begins.
+    /// Begins the operation.
     pub fn start(&mut self, ticket: Ticket) -> Option<&mut T> {
         let slot = self.slot(ticket)?;
         slot.running = true;
@@ -143,13 +146,13 @@ impl<T> Lane<T> {
         self.slots.iter().find(|slot| slot.ticket == ticket).map(|slot| &slot.item)
     }
 
-    /// The entry of an operation.
+    /// The number of the operation's entry, if it is an entry of the list.
     #[must_use]
     pub fn seq(&self, ticket: Ticket) -> Option<Seq> {
         self.slots.iter().find(|slot| slot.ticket == ticket).and_then(|slot| slot.seq)
     }
 
-    /// The operation has ended well.
+    /// The operation has succeeded.
     pub fn done(&mut self, ticket: Ticket) {
         if let Some(slot) = self.slot(ticket) {
             slot.done = true;
@@ -159,8 +162,8 @@ impl<T> Lane<T> {
         }
     }
 
-    /// R5: the operation has failed. Nothing else begins: whether what was under way reached the
-    /// image is unknown, and it is not tried again.
+    /// R5: the operation has failed. No operation begins any more, and none is tried again: which
+    /// of the running operations reached the image is unknown.
     pub fn fail(&mut self, ticket: Ticket) {
         if deliberate!(FailedSyncRetried) {
             if let Some(slot) = self.slot(ticket) {
@@ -171,7 +174,7 @@ impl<T> Lane<T> {
         self.failed = true;
     }
 
-    /// R5: a sync that is no entry has failed.
+    /// R5: a sync that has no entry in the list has failed.
     pub fn sync_failed(&mut self) {
         self.failed = true;
     }
@@ -182,26 +185,26 @@ impl<T> Lane<T> {
         self.failed
     }
 
-    /// Whether nothing waits or runs.
+    /// Whether no operation waits or runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Number of operations that are not finished, or wait for one before them.
+    /// Number of operations in the lane. A finished one stays until all before it are finished.
     #[must_use]
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// The last entry up to which all are performed.
+    /// The last entry up to which all entries are performed.
     #[must_use]
     pub fn performed(&self) -> Seq {
         let open = self.slots.iter().filter(|slot| !slot.done).find_map(|slot| slot.seq);
         open.map_or(self.last, |seq| Seq(seq.0.saturating_sub(1)))
     }
 
-    /// Whether an operation that waits or runs touches these bytes.
+    /// Whether an operation that waits or runs changes these bytes.
     #[must_use]
     pub fn touches(&self, extent: &Extent) -> bool {
         self.slots.iter().any(|slot| {

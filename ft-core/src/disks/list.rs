@@ -1,6 +1,7 @@
-//! The primary's list (R1, R2, R12): what it did to its images since the last seal, and how much of
-//! that the standby has not performed. It is bounded in bytes and by the time that the standby
-//! needs: the guest's disk operations are staged more slowly then.
+//! The primary's list (R1, R2, R12): its operations on its images since the last seal, and the
+//! bytes that the standby has not performed yet. The list is bounded in bytes and by the time that
+//! the standby needs to catch up. At a bound, the guest's next disk operation is not staged until
+//! there is room.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -12,11 +13,11 @@ use crate::deliberate;
 /// The bounds of a list, which are those of the standby's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes that are listed and not performed by the standby.
+    /// The most bytes that are listed and not performed by the standby.
     pub bytes: u64,
-    /// Bytes in one epoch: an epoch with more is sealed.
+    /// Bytes listed in one epoch at which the epoch is sealed.
     pub epoch: u64,
-    /// The time that the standby needs for what it has.
+    /// The longest time that the standby may need to perform its queue.
     pub drain: Duration,
 }
 
@@ -39,11 +40,11 @@ type Open = (Seq, u64, Option<Operation>);
 pub struct List {
     limits: Limits,
     last: Seq,
-    /// R12: without a standby nothing is listed.
+    /// R12: no operation is listed without a standby.
     recording: bool,
     open: VecDeque<Open>,
     open_bytes: u64,
-    /// What was handed out, by entry, and not performed by the standby.
+    /// Number and bytes of each entry that was sent and is not performed by the standby.
     sent: VecDeque<(Seq, u64)>,
     sent_bytes: u64,
     drain: Duration,
@@ -79,8 +80,8 @@ impl List {
         self.flushed
     }
 
-    /// Recording begins behind everything that is in the lane. The lane must be empty (R12): what
-    /// it still performs would be neither in the list nor in the resync's first reading.
+    /// Recording begins. The lane must be empty (R12): an operation that it still performs would be
+    /// neither in the list nor in the resync's first read.
     pub fn begin(&mut self) {
         self.end();
         self.recording = true;
@@ -100,8 +101,8 @@ impl List {
         self.recording
     }
 
-    /// R2: whether one more operation may be staged now. Never while the standby has too much to
-    /// do.
+    /// R2: whether one more operation may be staged now, within the limits. An empty list admits
+    /// any operation.
     #[must_use]
     pub fn admits(&self, operation: &Operation) -> bool {
         let bytes = self.open_bytes + self.sent_bytes + operation.bytes();
@@ -109,7 +110,7 @@ impl List {
         !self.recording || empty || bytes <= self.limits.bytes && self.drain <= self.limits.drain
     }
 
-    /// Whether the epoch has listed so much that it is to be sealed.
+    /// Whether the bytes listed in this epoch have reached the limit at which it is sealed.
     #[must_use]
     pub fn wants_seal(&self) -> bool {
         self.open_bytes >= self.limits.epoch
@@ -121,8 +122,8 @@ impl List {
         self.place(bytes, Some(operation))
     }
 
-    /// Reserves the place of a resync block or a hash, whose bytes are read later, in the lane: at
-    /// this place (R8).
+    /// Reserves the place of a resync block or a hash. The lane reads the bytes later, in the order
+    /// of this place (R8).
     pub fn reserve(&mut self, bytes: u64) -> Seq {
         self.place(bytes, None)
     }
@@ -149,8 +150,8 @@ impl List {
         self.open.iter().all(|open| open.2.is_some())
     }
 
-    /// Takes what can be sent: before the first checkpoint all filled places before the first that
-    /// is not, at a seal everything.
+    /// Takes the entries that can be sent: all before the first place that is not filled. At a seal
+    /// [every place is filled](Self::may_seal), so it takes all.
     pub fn seal(&mut self) -> Sealed {
         let mut entries = Vec::new();
         while let Some((seq, bytes, Some(operation))) =
@@ -174,7 +175,7 @@ impl List {
         self.flushed = seq;
     }
 
-    /// What the standby reports.
+    /// Takes a report of the standby.
     pub fn report(&mut self, report: &Report) {
         while let Some((_, bytes)) = self.sent.pop_front_if(|(seq, _)| *seq <= report.performed) {
             self.sent_bytes -= bytes;
@@ -182,8 +183,8 @@ impl List {
         self.drain = report.drain;
     }
 
-    /// R10: the guest or a device is reset. Its requests complete no more, and happen on both
-    /// sides: nothing is taken from the list.
+    /// R10: the guest or a device is reset. The requests never complete, but both sides perform
+    /// them: no entry is removed from the list.
     pub fn reset(&mut self) {
         if deliberate!(ResetCancels) {
             // The numbers stay without a gap: only the last ones are given again.

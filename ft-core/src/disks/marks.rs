@@ -46,16 +46,16 @@ impl Geometry {
     }
 }
 
-/// The mark area, as it is on the medium.
+/// The mark area, as it is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Area {
-    /// The image that this image was last equal to. Marks belong to this pair of images: for any
-    /// other they say nothing (R8).
+    /// The image that this image was last equal to. The marks are valid for this pair of images
+    /// only (R8).
     pub peer: Option<DiskId>,
-    /// The random number of the moment when they were made equal, the same on both sides.
+    /// A random number for the moment when the two became equal. Both sides store the same.
     pub point: u128,
-    /// Marks of entries up to this one were removed. An image that is durable to an earlier entry
-    /// is not the one that they were removed for.
+    /// Marks of entries up to this one were removed. A peer's image that is durable only to an
+    /// earlier entry was set back to an older state.
     pub cleared: Seq,
     /// The coarse marks, by number of the extent.
     pub coarse: BTreeSet<u64>,
@@ -80,10 +80,10 @@ impl Area {
         bytes
     }
 
-    /// Reads it.
+    /// Decodes the area.
     ///
     /// # Errors
-    /// When it was torn by a power loss, or is damaged.
+    /// When a power loss tore the area, or it is damaged.
     pub fn decode(bytes: &[u8]) -> Result<Self, AreaError> {
         let (sum, body) = bytes.split_first_chunk::<8>().ok_or(AreaError)?;
         if xxh3_64(body) != u64::from_le_bytes(*sum) {
@@ -100,10 +100,10 @@ pub struct Marks {
     durable: Area,
     writing: Option<Area>,
     wanted: Area,
-    /// What this process has written, with the last entry of each block: what its coarse marks
-    /// stand for.
+    /// The blocks that this process has written, each with its last entry: its coarse marks cover
+    /// these.
     blocks: BTreeMap<u64, Seq>,
-    /// Coarse marks of an earlier process: what they stand for is not known.
+    /// Coarse marks of an earlier process: which of their blocks were written is not known.
     inherited: BTreeSet<u64>,
     /// Writes that are not performed yet, by coarse extent.
     under_way: BTreeMap<u64, u32>,
@@ -127,7 +127,7 @@ impl Marks {
         }
     }
 
-    /// What the marks are to be.
+    /// The marks to be made durable.
     #[must_use]
     pub fn wanted(&self) -> &Area {
         &self.wanted
@@ -159,7 +159,8 @@ impl Marks {
                 .all(|coarse| self.durable.coarse.contains(&coarse) && kept(&coarse))
     }
 
-    /// The write has ended, well or not. What it wrote is marked until it is durable on both sides.
+    /// The write has succeeded or failed. Its blocks stay marked until they are durable on both
+    /// sides.
     pub fn performed(&mut self, extent: &Extent) {
         for coarse in self.geometry.extents(extent) {
             if let Some(count) = self.under_way.get_mut(&coarse) {
@@ -172,8 +173,8 @@ impl Marks {
         self.refine();
     }
 
-    /// The area to write now, if it is not as it should be. One write at a time;
-    /// [`written`](Self::written) when it is durable.
+    /// The area to write now, if the stored one differs from the wanted one. Only one write runs at
+    /// a time: call [`written`](Self::written) when it is durable.
     pub fn next_write(&mut self) -> Option<&Area> {
         if self.writing.is_some() || self.wanted == self.durable {
             return None;
@@ -190,7 +191,7 @@ impl Marks {
         self.refine();
     }
 
-    /// What is durable.
+    /// The durable marks.
     #[must_use]
     pub fn durable(&self) -> &Area {
         &self.durable
@@ -236,7 +237,7 @@ impl Marks {
         self.refine();
     }
 
-    /// Drops the coarse marks that stand for nothing any more.
+    /// Drops the coarse marks that cover no marked block any more.
     fn drop_coarse(&mut self) {
         let stands: BTreeSet<u64> =
             self.blocks.keys().map(|block| self.geometry.of_block(*block)).collect();
@@ -246,7 +247,8 @@ impl Marks {
         });
     }
 
-    /// Fine marks first; then, when they are durable, the coarse marks of extents at rest go.
+    /// While the peer is gone: sets the fine marks. Once they are durable, drops the coarse marks of
+    /// extents without a write under way.
     fn refine(&mut self) {
         if !self.alone {
             return;
@@ -258,7 +260,7 @@ impl Marks {
         self.drop_coarse();
     }
 
-    /// The blocks that are known to differ perhaps, and the extents of which nothing else is known.
+    /// The blocks that may differ, and the extents in which any block may differ.
     #[must_use]
     pub fn differences(&self) -> (BTreeSet<u64>, BTreeSet<u64>) {
         let mut fine = self.wanted.fine.clone();

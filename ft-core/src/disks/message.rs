@@ -1,5 +1,5 @@
-//! What the two sides say to each other about their own disks. The encoding is versioned by the
-//! wire protocol; no message is sent unless both sides have own disks.
+//! The messages of the two sides about their own disks. The version of the wire protocol covers
+//! their encoding. They are sent only if both sides have own disks.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,13 +13,13 @@ use crate::Epoch;
 /// The state of the standby's queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Everything up to here is performed.
+    /// The last entry up to which all are performed.
     pub performed: Seq,
-    /// Everything up to here is durable.
+    /// The last entry up to which all are durable.
     pub durable: Seq,
-    /// The sidecar says that everything up to here is durable.
+    /// The last entry up to which all are durable, as the standby's sidecar records it.
     pub recorded: Seq,
-    /// How long the standby needs for what it has, by its measurements.
+    /// The time that the standby needs to perform its queue, by its own measurements.
     pub drain: Duration,
 }
 
@@ -76,7 +76,7 @@ pub enum Message {
     },
 }
 
-/// The bytes are no message.
+/// The bytes are not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "cannot decode a message about own disks: expected a whole message and nothing after it, found {found} other bytes"
@@ -93,10 +93,10 @@ impl Message {
         postcard::to_allocvec(self).unwrap_or_default()
     }
 
-    /// Reads it; the bytes are of a peer.
+    /// Decodes a message. The bytes come from the peer and may be anything.
     ///
     /// # Errors
-    /// When they are no message, or bytes are left over.
+    /// When the bytes are not a message, or bytes are left over.
     pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
         match postcard::take_from_bytes(bytes) {
             Ok((message, [])) => Ok(message),

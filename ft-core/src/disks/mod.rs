@@ -1,11 +1,11 @@
 //! Own disks: each host has an image of its own, and a disk that only the pair can see is state of
 //! the machine, like its memory. The rules R1 to R12 are in `docs/own-disks.md`.
 //!
-//! - [`Entry`], [`List`]: what the primary did to its images, in one order (R1, R2, R12);
-//! - [`Lane`], [`Queue`]: the order in which a side performs it; what the standby still has to
-//!   perform (R1, R5);
+//! - [`Entry`], [`List`]: the primary's operations on its images, in one order (R1, R2, R12);
+//! - [`Lane`], [`Queue`]: the order in which a side performs operations; the entries that the
+//!   standby has not performed yet (R1, R5);
 //! - [`Marks`]: where the two images may differ (R3);
-//! - [`Sidecar`], [`Lineage`]: what an image is, and how old (R6, R11);
+//! - [`Sidecar`], [`Lineage`]: the identity, state and generation of an image (R6, R11);
 //! - [`set`]: which images the arbiter records as equal (R6, R7);
 //! - [`resync`]: how an image becomes equal again (R8, R9);
 //! - [`Holds`]: what an epoch waits for beside its acknowledgement (R4).
@@ -36,7 +36,7 @@ pub use message::{Cover, Message, MessageError, Report};
 pub use queue::{Queue, QueueError};
 pub use sidecar::{ImageIdentity, SLOT, Sidecar, SidecarError, Slots, State};
 
-/// What has happened to the disks of a pair, for [`Primary`](crate::primary::Primary).
+/// An event at the disks of a pair, for [`Primary`](crate::primary::Primary).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The list of an epoch ends here. Given before the epoch's
@@ -83,7 +83,7 @@ pub enum Event {
 /// What a standby may do with its images (R7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// They are not in the set, and cannot come into it yet.
+    /// The set does not name them, and may not name them yet.
     Syncing,
     /// They are durable up to the covering checkpoint: the set may name them from now on.
     Covered,

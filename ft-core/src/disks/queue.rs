@@ -1,6 +1,6 @@
 //! The standby's queue (R1, R2, R5, R7): entries of committed checkpoints, performed in order and
-//! exactly once, with a flush as a barrier. Entries of a checkpoint that is not committed are kept
-//! apart, and dropped with it.
+//! exactly once, with each flush as a barrier. The queue keeps entries of an uncommitted checkpoint
+//! apart, and drops them together with that checkpoint.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -8,23 +8,23 @@ use alloc::vec::Vec;
 use super::{Entry, Lane, Operation, Payload, Reach, Seq, Ticket};
 use crate::{Epoch, deliberate};
 
-/// What a primary sent does not fit.
+/// The primary sent entries that the queue cannot take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
-    /// An entry is missing, or comes again.
+    /// An entry is missing, or was received before.
     #[error("the list of disk operations has a gap: expected entry {}, found entry {}", expected.0, found.0)]
     Gap {
         /// The next entry.
         expected: Seq,
-        /// What came.
+        /// The entry received.
         found: Seq,
     },
-    /// More than the queue takes.
+    /// The entries exceed the queue's bound.
     #[error("too many disk operations wait: expected at most {limit} bytes, found {found}")]
     Full {
         /// The bound.
         limit: u64,
-        /// What there would be.
+        /// Bytes that the queue would have.
         found: u64,
     },
     /// A payload is in the memory of a checkpoint that does not have it.
@@ -41,7 +41,7 @@ pub enum QueueError {
 #[derive(Clone, Debug)]
 pub struct Queue {
     limit: u64,
-    /// Of checkpoints that are not committed.
+    /// Entries of checkpoints that are not committed.
     received: VecDeque<(Epoch, Vec<Entry>)>,
     lane: Lane<Entry>,
     last: Seq,
@@ -116,7 +116,7 @@ impl Queue {
         Ok(())
     }
 
-    /// The link is lost, or the standby takes over: what is not committed never happened.
+    /// The link is lost, or the standby takes over: drops the entries that are not committed.
     pub fn drop_uncommitted(&mut self) {
         for (_, entries) in self.received.drain(..) {
             self.bytes -= entries.iter().map(|entry| entry.operation.bytes()).sum::<u64>();
@@ -142,7 +142,7 @@ impl Queue {
         self.lane.start(ticket).map(|entry| &*entry)
     }
 
-    /// An entry has ended well; a flush makes everything before it durable.
+    /// An entry has succeeded. A flush makes every entry before it durable.
     pub fn done(&mut self, ticket: Ticket) {
         if let Some(entry) = self.lane.get(ticket) {
             self.bytes = self.bytes.saturating_sub(entry.operation.bytes());
@@ -163,33 +163,33 @@ impl Queue {
         self.lane.sync_failed();
     }
 
-    /// A sync has ended well that began in this queue when everything up to `seq` was performed.
-    /// A sync that began before this queue does not count: its numbers are another list's.
+    /// A sync has succeeded that began when every entry up to `seq` of this queue was performed. Do
+    /// not pass a sync that began before this queue: its number belongs to another list.
     pub fn synced(&mut self, seq: Seq) {
         if !self.lane.has_failed() {
             self.durable = self.durable.max(seq);
         }
     }
 
-    /// Whether something performed is not durable.
+    /// Whether an entry is performed and not durable.
     #[must_use]
     pub fn wants_sync(&self) -> bool {
         self.lane.performed() > self.durable
     }
 
-    /// Everything up to here is performed.
+    /// The last entry up to which all are performed.
     #[must_use]
     pub fn performed(&self) -> Seq {
         self.lane.performed()
     }
 
-    /// Everything up to here is durable.
+    /// The last entry up to which all are durable.
     #[must_use]
     pub fn durable(&self) -> Seq {
         if deliberate!(DurableWhenPerformed) { self.lane.performed() } else { self.durable }
     }
 
-    /// The last entry that came.
+    /// The last entry received.
     #[must_use]
     pub fn last(&self) -> Seq {
         self.last

@@ -1,10 +1,11 @@
 //! How the standby's image becomes equal to the primary's (R8). It is the disks' part of the copy
 //! that comes before the first checkpoint: the guest runs, and its gate is open.
 //!
-//! A block is an entry at the place of its read. The primary reads it in its lane, behind the
-//! overlapping operations that were staged before; later ones wait. So the standby never writes an
-//! older block over a newer write. Where no more is known than that an extent may differ, its hash
-//! is sent; the standby compares it at the same place, and only differences are copied.
+//! Each block is an entry of the list, at the place where the primary reads it. The primary's lane
+//! reads it after the overlapping operations before it, and before those behind it. So the standby
+//! never writes an older block over a newer write. For an extent that may differ in any block, the
+//! primary sends a hash. The standby compares the hash at the same place of the list, and the
+//! primary copies only the extents that differ.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -30,7 +31,7 @@ pub struct Side<'a> {
     pub area: Option<&'a Area>,
 }
 
-/// What has to be done.
+/// What a resync copies and compares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// Only marked blocks differ.
@@ -50,7 +51,7 @@ pub enum Plan {
 /// This standby cannot be made equal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Its image is of another machine.
+    /// The standby's image belongs to another machine.
     #[error(
         "the standby's image belongs to another machine: expected {expected:?}, found {found:?}; give the standby an image of this machine, or a new one"
     )]
@@ -63,7 +64,7 @@ pub enum Refusal {
     /// Both sides have the same image.
     #[error("both sides use one image ({0:?}): an own disk needs an image on each host")]
     SameImage(DiskId),
-    /// Another size.
+    /// The images have different sizes.
     #[error(
         "the standby's image has {found} bytes, expected {expected}: make an image of that size"
     )]
@@ -73,10 +74,10 @@ pub enum Refusal {
         /// The standby's.
         found: u64,
     },
-    /// It has failed.
+    /// The standby's image has failed.
     #[error("the standby's image has failed: replace the disk, and make a new image")]
     Failed,
-    /// It has what this image lacks.
+    /// The standby's image has writes that this image lacks.
     #[error(
         "the standby's image is of generation {theirs}, and the primary's image ({ours}) does not descend from it: decide which image to keep, and replace the other by a new one"
     )]
@@ -142,7 +143,8 @@ pub fn plan(primary: Side<'_>, standby: Side<'_>) -> Result<Plan, Refusal> {
     Ok(Plan::Marked { copy, compare })
 }
 
-/// Marks up to `cleared` were removed for an image that had been durable up to there.
+/// Whether an image was set back to an older state. A side removes marks up to `cleared` only after
+/// the other image is durable up to `cleared`.
 fn is_set_back(ours: (&Sidecar, &Area), theirs: (&Sidecar, &Area)) -> bool {
     let set_back = theirs.0.durable < ours.1.cleared || ours.0.durable < theirs.1.cleared;
     if deliberate!(MarksOfAnother) {
@@ -167,13 +169,13 @@ pub struct Resync {
     geometry: Geometry,
     size: u64,
     todo: VecDeque<Piece>,
-    /// Placed in the list, and not performed by the standby.
+    /// Pieces that are placed in the list and not performed by the standby.
     placed: BTreeMap<Seq, Piece>,
     total: u64,
 }
 
 impl Resync {
-    /// Of one disk of this size.
+    /// The resync of one disk of this size.
     #[must_use]
     pub fn new(geometry: Geometry, disk: u16, size: u64, plan: &Plan) -> Self {
         let mut todo = VecDeque::new();
@@ -204,7 +206,7 @@ impl Resync {
         self.todo.front().copied()
     }
 
-    /// The next piece has its place.
+    /// The next piece was placed in the list as entry `seq`.
     pub fn placed(&mut self, seq: Seq) {
         if let Some(piece) = self.todo.pop_front() {
             self.placed.insert(seq, piece);
@@ -234,7 +236,7 @@ impl Resync {
         self.todo.is_empty() && self.placed.is_empty()
     }
 
-    /// Bytes that are left, and bytes in all.
+    /// Bytes left, and bytes in total.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
         let pieces = self.todo.iter().chain(self.placed.values());

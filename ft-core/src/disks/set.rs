@@ -31,7 +31,7 @@ pub struct Member {
 pub struct SetRecord {
     /// The term.
     pub term: u64,
-    /// Who has won it.
+    /// The process that has won the term.
     pub holder: String,
     /// The generation of the images in the set.
     pub generation: Generation,
@@ -50,7 +50,7 @@ impl SetRecord {
     }
 }
 
-/// Why a transaction does nothing.
+/// Why a transaction left the record unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
     /// Another process holds a later term, or this one.
@@ -113,7 +113,7 @@ pub enum SetError {
 pub struct Claim {
     /// The term.
     pub term: u64,
-    /// Who claims it.
+    /// The process that claims the term.
     pub holder: String,
     /// The holder of the term before: the claimer itself, or the primary that it has followed.
     pub follows: String,
@@ -121,11 +121,11 @@ pub struct Claim {
     pub member: Member,
     /// The generation of its image so far.
     pub current: Generation,
-    /// Its generation from now on. Its sidecar has it as pending already.
+    /// The generation of its image after the claim. Its sidecar already has it as pending.
     pub next: Generation,
 }
 
-/// Claims a term. A claim that was carried out before, and whose answer was lost, is granted again.
+/// Claims a term. A repeated claim, whose first answer was lost, is granted again.
 ///
 /// # Errors
 /// When it is not granted. The record has not changed.
@@ -153,7 +153,7 @@ fn alone(term: u64, holder: &str, member: &Member, generation: Generation) -> Se
     SetRecord { term, holder: holder.into(), generation, members: Vec::from([member.clone()]) }
 }
 
-/// Adds the standby to the set of a term that this side holds. Done before, it is done again.
+/// Adds the standby to the set of a term that this side holds. Repeating it has no further effect.
 ///
 /// # Errors
 /// When this side does not hold the term.
@@ -167,7 +167,7 @@ pub fn enlarge(
     }
     let mut new = record.clone();
     if !new.names(member.disk) {
-        // One standby: the third host, and the standby before, are out.
+        // A pair has one standby: the former standby leaves the set.
         new.members.truncate(1);
         new.members.push(member.clone());
     }

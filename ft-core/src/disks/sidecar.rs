@@ -21,10 +21,10 @@ const HEADER: usize = 28;
 /// What an image may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// Whole, as of its generation and its durable entry. Whether it is the newest is for the
-    /// arbiter to say.
+    /// The image is whole, as of its generation and its durable entry. Only the arbiter knows
+    /// whether it is the newest.
     Whole,
-    /// Being overwritten by a resync: blocks of two times (R8).
+    /// A resync is overwriting the image: its blocks come from two points in time (R8).
     Inconsistent,
     /// An operation on it has failed (R5).
     Failed,
@@ -148,7 +148,7 @@ impl Sidecar {
         slot
     }
 
-    /// `None`: torn, or never written.
+    /// Decodes a slot; `None` if it is torn or was never written.
     fn decode(slot: &[u8]) -> Option<Result<(u64, Self), SidecarError>> {
         let mut slot = Vec::from(slot.get(..SLOT)?);
         let field = |at: usize| slot[at..at + 8].try_into().map(u64::from_le_bytes).ok();
@@ -196,7 +196,7 @@ impl Slots {
                 {
                     newest = Some((number, sidecar));
                 }
-                // A slot of a later release may be the newer one: guessing is refused.
+                // A slot of another release may be the newer one, so the other slot is not used.
                 Some(Err(error)) => other = Some(error),
                 _ => {}
             }
