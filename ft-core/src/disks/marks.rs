@@ -247,8 +247,8 @@ impl Marks {
         });
     }
 
-    /// While the peer is gone: sets the fine marks. Once they are durable, drops the coarse marks of
-    /// extents without a write under way.
+    /// While the peer is gone: sets the fine marks. Once they are durable, drops the coarse marks
+    /// of extents without a write under way.
     fn refine(&mut self) {
         if !self.alone {
             return;

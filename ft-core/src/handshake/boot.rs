@@ -1,4 +1,4 @@
-//! What a guest boots.
+//! The files and the command line that a guest boots.
 
 use alloc::string::String;
 

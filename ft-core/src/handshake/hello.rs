@@ -1,4 +1,4 @@
-//! What a side says of itself and of its machine.
+//! A side's description of itself and of its machine.
 
 use alloc::string::String;
 use alloc::vec::Vec;

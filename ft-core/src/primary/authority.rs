@@ -2,12 +2,12 @@
 
 use io_gate::host::{Alone, CommitAuthority, DurableCommitAuthority, Term};
 
-/// Of a machine whose disks are all shared, or of one with own disks.
+/// The authority of a machine whose disks are all shared, or of one with own disks.
 #[derive(Debug)]
 pub(super) enum Authority {
     /// An epoch is committed when the standby has acknowledged it.
     Acknowledged(CommitAuthority),
-    /// It waits for flushes, too (R4).
+    /// The release of an epoch also waits for flushes (R4).
     Durable(DurableCommitAuthority),
 }
 

@@ -1,5 +1,5 @@
-//! What a primary with own disks does beside: outputs wait for the standby's images (R4), and for
-//! the set to name them (R6).
+//! The rules of a primary with own disks: outputs wait for the standby's images (R4), and until the
+//! set names these images (R6).
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! What the standby says.
+//! Frames from the standby.
 
 use alloc::format;
 use alloc::string::{String, ToString};

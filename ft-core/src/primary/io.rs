@@ -12,7 +12,7 @@ use crate::disks;
 use crate::handshake::{Hello, ImageId, SessionOptions};
 use crate::wire::{Frame, Outgoing, Verified, WireError};
 
-/// What has happened.
+/// An event for the state machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A connection to a standby exists.
@@ -148,7 +148,7 @@ impl Event {
     }
 }
 
-/// What the driver must do.
+/// An action for the driver.
 #[derive(Debug)]
 pub enum Action {
     /// Try to reach a standby. Answer with [`Event::StandbyConnected`] or [`Event::ConnectFailed`].

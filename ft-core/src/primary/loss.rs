@@ -1,4 +1,4 @@
-//! A session ends without the standby's word.
+//! The loss of a session, which ends without a Bye from the standby.
 
 use alloc::format;
 use alloc::string::String;

@@ -1,4 +1,4 @@
-//! What is due, and when.
+//! The deadlines of the primary, and what it does at each.
 
 use alloc::format;
 use alloc::string::{String, ToString};

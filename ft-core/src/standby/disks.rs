@@ -1,5 +1,5 @@
-//! What a standby with own disks does beside: with an image that is not in the set it neither takes
-//! over nor asks (R7), and with one that has failed it gives up its checkpoint (R5).
+//! The rules of a standby with own disks. If its image is not in the set, the standby neither takes
+//! over nor asks the arbiter (R7). If an image has failed, it gives up its checkpoint (R5).
 
 use alloc::format;
 use alloc::string::String;

@@ -1,4 +1,4 @@
-//! What the primary says.
+//! Frames from the primary.
 
 use alloc::format;
 use alloc::string::{String, ToString};

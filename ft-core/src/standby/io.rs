@@ -12,7 +12,7 @@ use crate::disks::Standing;
 use crate::handshake::Hello;
 use crate::wire::{Data, Frame, Hashes, Outgoing, Verified, WireError};
 
-/// What has happened.
+/// An event for the state machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A primary has connected.
@@ -171,7 +171,7 @@ pub struct Lack {
     pub blocks: bool,
 }
 
-/// What the driver must do.
+/// An action for the driver.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Make or find a machine like the primary's; answer [`Event::Described`] or

@@ -65,7 +65,7 @@ use doubt::Asking;
 use session::PrimarySession;
 use staging::Staging;
 
-/// What this side holds, and whose it is.
+/// The held checkpoint, and the term of the primary that sent it.
 #[derive(Clone, Debug)]
 struct Holding {
     name: String,
@@ -90,7 +90,7 @@ pub struct Standby {
     session: Option<PrimarySession>,
     holding: Option<Holding>,
     asking: Option<Asking>,
-    /// What this side lacks.
+    /// What this side lacks to continue the guest.
     lack: Option<Lack>,
     reason: Option<String>,
     /// What a side with own disks may do with them.

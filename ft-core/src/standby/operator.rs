@@ -1,4 +1,4 @@
-//! What the operator orders.
+//! The operator's orders.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! What is due, and when.
+//! The deadlines of the standby, and what it does at each.
 
 use alloc::format;
 use alloc::vec::Vec;
