@@ -65,7 +65,7 @@ use doubt::Asking;
 use session::PrimarySession;
 use staging::Staging;
 
-/// The held checkpoint, and the term of the primary that sent it.
+/// The held checkpoint, and the machine and the term that it belongs to.
 #[derive(Clone, Debug)]
 struct Holding {
     name: String,
