@@ -11,7 +11,7 @@
 //! ```
 //! use io_gate::{Chain, DeviceError, Gate, NetTx, Port, Verdict};
 //!
-//! /// What a network device does with a frame from the guest.
+//! /// Stages a frame from the guest, to be sent to the network.
 //! fn send<'e>(chain: &mut Chain<'_>, gate: &mut Gate<'e>) -> Result<Verdict<'e>, DeviceError> {
 //!     let frame = chain.take_payload(chain.readable())?;
 //!     Ok(gate.token::<NetTx>().stage(Port(0), frame))

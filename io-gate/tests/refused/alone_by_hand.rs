@@ -1,4 +1,4 @@
-//! The right to run alone is won from the arbiter; knowing the term is not having it.
+//! The arbiter grants the right to run alone: the number of a term does not give it.
 
 use io_gate::host::{Alone, Ledger, Term};
 

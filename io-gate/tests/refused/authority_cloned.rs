@@ -1,4 +1,4 @@
-//! One machine, one authority: two would be two answers to "may this leave?".
+//! A machine has one authority: two could disagree on whether an effect may leave.
 
 use io_gate::host::{CommitAuthority, new_gate};
 

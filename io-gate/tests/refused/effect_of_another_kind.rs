@@ -1,4 +1,4 @@
-//! A token is for one kind of effect: a flush token writes nothing.
+//! A token is for one kind of effect: a flush token cannot stage a write.
 
 use io_gate::{BlockFlush, Chain, DeviceError, Gate, Port, Verdict};
 

@@ -1,4 +1,4 @@
-//! A device has the gate, not what is behind it.
+//! A device has the gate, and no access to the ledger behind the gate.
 
 use io_gate::Gate;
 

@@ -1,5 +1,5 @@
-//! What a chain lends is the driver's again when the chain is completed: bytes kept for later would
-//! be other bytes by then.
+//! The memory that a chain lends belongs to the driver again when the chain is completed: the
+//! driver may have changed the bytes that a device kept for later.
 
 use io_gate::{Chain, ChainError, Payload};
 

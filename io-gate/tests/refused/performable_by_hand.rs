@@ -1,4 +1,4 @@
-//! What a backend performs comes out of the ledger, against a proof.
+//! A backend performs only effects that the ledger has released against a proof.
 
 use std::sync::Arc;
 

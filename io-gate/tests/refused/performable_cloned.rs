@@ -1,4 +1,4 @@
-//! An effect happens once: what is to be performed cannot be multiplied.
+//! An effect happens once: a `Performable` cannot be cloned.
 
 use io_gate::host::Performable;
 

@@ -1,4 +1,4 @@
-//! The number of an epoch proves nothing.
+//! The number of an epoch does not prove that the epoch is committed.
 
 use io_gate::host::{Epoch, Ledger};
 

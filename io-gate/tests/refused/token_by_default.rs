@@ -1,4 +1,4 @@
-//! There is no token out of nothing.
+//! A token has no default value: only the gate issues tokens.
 
 use io_gate::{ConsoleTx, EffectToken, Port};
 

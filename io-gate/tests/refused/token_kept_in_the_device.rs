@@ -1,5 +1,5 @@
-//! A token belongs to the stretch of execution in which it was issued. Kept past the call, its
-//! effect would leave with another, and be missing from the one that caused it.
+//! A token belongs to the call in which it was issued. If a device kept it, the effect could leave
+//! with a later epoch, and be missing from the epoch that caused it.
 
 use io_gate::{EffectToken, Gate, NetTx};
 

@@ -1,5 +1,5 @@
 //! The far side cannot carry a token out of a session either: the closure works for every brand, so
-//! nothing that bears one leaves it.
+//! no value that has a brand can leave it.
 
 use io_gate::NetTx;
 use io_gate::host::new_gate;

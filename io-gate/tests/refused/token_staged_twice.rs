@@ -1,4 +1,4 @@
-//! A token is the right to one effect. Staging takes it by value: there is no second time.
+//! A token is the right to one effect. Staging takes it by value: it cannot be staged again.
 
 use io_gate::{Chain, DeviceError, Gate, NetTx, Port, Verdict};
 
