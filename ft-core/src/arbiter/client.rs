@@ -21,8 +21,10 @@ use core::time::Duration;
 use io_gate::host::Term;
 
 use super::{
-    Beginning, DiskClaim, Held, Lease, Question, Reply, Snapshot, TermRecord, Written, beginning,
+    Beginning, DiskClaim, Held, ImageClaim, ImageStart, Lease, Question, Reply, Snapshot,
+    TermRecord, Written, beginning, begun,
 };
+use crate::disks::set::{ImageSet, Member, SetError, SetRecord};
 use crate::{Illegal, Time, deliberate};
 
 /// A claim that meets a renewal of the holder is repeated, at most this many times.
@@ -65,6 +67,22 @@ pub enum Request {
         /// The term.
         term: Term,
     },
+    /// To win the term of `claim`, with own disks (R7).
+    ClaimImage {
+        /// The image.
+        claim: ImageClaim,
+        /// What led to the claim.
+        why: String,
+    },
+    /// To begin running a virtual machine with own disks (R6).
+    BeginImage(Box<ImageStart>),
+    /// To add the standby's image to the set of a term that this process holds (R6).
+    Enlarge {
+        /// The term.
+        term: Term,
+        /// The standby's image.
+        member: Member,
+    },
 }
 
 /// The result of a request.
@@ -84,6 +102,10 @@ pub enum Success {
     Began(Term),
     /// The end of the machine is recorded.
     Ended,
+    /// This process holds the term of this record, whose set is as it was requested.
+    Recorded(SetRecord),
+    /// The record has not changed: the set does not allow it.
+    Refused(SetError),
 }
 
 /// Why a question or a request failed.
@@ -338,6 +360,16 @@ impl Client {
                 // A claim of this process whose answer was lost has been carried out.
                 self.won(found, None);
             }
+            // The set of this term differs: an enlargement whose answer was lost has been carried
+            // out, or the register went back to the time before one.
+            Reply::Found(Some(found))
+                if found.held.record == mine.held.record && found.held.set != mine.held.set =>
+            {
+                match (found.held.set_record(), mine.held.set_record()) {
+                    (Some(new), Some(old)) if new.enlarges(&old) => self.mine = Some(found),
+                    _ => return Ok(Err(ClientError::WentBack { term: expected })),
+                }
+            }
             Reply::Found(Some(found)) if found.held.record.term >= expected => {
                 self.lose(found.held.record.to_string());
                 self.mine = None;
@@ -436,9 +468,15 @@ impl Client {
     ) -> Option<Result<Success, ClientError<E>>> {
         match request {
             Request::Look => Some(self.look(snapshot.term.as_ref())),
-            Request::Claim { term, why } => self.claim(now, *term, why, snapshot),
-            Request::Begin { seize } => self.begin(now, *seize, snapshot),
+            Request::Claim { term, why } => self.claim(now, (*term, why), None, snapshot),
+            Request::Begin { seize } => self.begin(now, *seize, None, snapshot),
             Request::End { term } => self.end(*term, snapshot),
+            Request::ClaimImage { claim, why } => {
+                let term = Term(claim.next.term);
+                self.claim(now, (term, why), Some(claim), snapshot)
+            }
+            Request::BeginImage(start) => self.begin(now, start.seize, Some(start), snapshot),
+            Request::Enlarge { term, member } => self.enlarge(*term, member, snapshot),
         }
     }
 
@@ -462,15 +500,15 @@ impl Client {
     fn claim<E>(
         &mut self,
         now: Time,
-        term: Term,
-        why: &str,
+        (term, why): (Term, &str),
+        image: Option<&ImageClaim>,
         snapshot: Snapshot,
     ) -> Option<Result<Success, ClientError<E>>> {
-        let before = term.0 - 1;
+        let before = term.0.saturating_sub(1);
         let Some(current) = &snapshot.term else { return Some(Err(missing(before, None))) };
         let record = &current.held.record;
         if record.term == term.0 && record.holder == self.options.holder {
-            return self.adopt(now, current.clone());
+            return self.adopt(now, image.is_some(), current.clone());
         }
         if record.term >= term.0 {
             return Some(Ok(Success::Denied(record.clone())));
@@ -493,8 +531,23 @@ impl Client {
             let why = format!("{} ended the machine", record.holder);
             return Some(Ok(Success::Denied(TermRecord { why, ..record.clone() })));
         }
-        let new = self.held(Some(&current.held), term, why);
+        let set = match self.claimed(&current.held, image) {
+            Ok(set) => set,
+            Err(refusal) => return Some(Ok(Success::Refused(refusal))),
+        };
+        let new = Held { set, ..self.held(Some(&current.held), term, why) };
         self.go_on(Step::Replace(snapshot, new))
+    }
+
+    /// The set of the term after `last`. A claimant with own disks has to know its holder.
+    fn claimed(
+        &self,
+        last: &Held,
+        image: Option<&ImageClaim>,
+    ) -> Result<Option<ImageSet>, SetError> {
+        let Some(claim) = image else { return last.last().shared().map(|()| None) };
+        let follows = self.known_holder(last.record.term).unwrap_or_default();
+        last.last().claimed((&self.options.holder, &follows), claim).map(Some)
     }
 
     fn known_holder(&self, term: u64) -> Option<String> {
@@ -509,12 +562,13 @@ impl Client {
         &mut self,
         now: Time,
         seize: bool,
+        image: Option<&ImageStart>,
         snapshot: Snapshot,
     ) -> Option<Result<Success, ClientError<E>>> {
         if let Some(current) = &snapshot.term
             && current.held.record.holder == self.options.holder
         {
-            return self.adopt(now, current.clone());
+            return self.adopt(now, image.is_some(), current.clone());
         }
         let last = snapshot.term.as_ref().map(|term| (&term.held.record, term.held.ended));
         let term = match beginning(last, self.disk.as_ref(), seize) {
@@ -525,7 +579,46 @@ impl Client {
                 return Some(Ok(Success::Behind(last, claim)));
             }
         };
-        let new = self.held(snapshot.term.as_ref().map(|term| &term.held), term, "start");
+        let last = snapshot.term.as_ref().map(|term| &term.held);
+        let set = match (image, last) {
+            (Some(start), _) => begun(last.map(Held::last), &self.options.holder, start).map(Some),
+            (None, Some(last)) => last.last().shared().map(|()| None),
+            (None, None) => Ok(None),
+        };
+        let set = match set {
+            Ok(set) => set,
+            Err(refusal) => return Some(Ok(Success::Refused(refusal))),
+        };
+        let new = Held { set, ..self.held(last, term, "start") };
+        self.go_on(Step::Replace(snapshot, new))
+    }
+
+    fn enlarge<E>(
+        &mut self,
+        term: Term,
+        member: &Member,
+        snapshot: Snapshot,
+    ) -> Option<Result<Success, ClientError<E>>> {
+        let current = match &snapshot.term {
+            Some(current) if current.held.record.term >= term.0 => current,
+            found => return Some(Err(missing(term.0, found.as_ref()))),
+        };
+        let record = &current.held.record;
+        let ours = (record.term, record.holder.as_str()) == (term.0, self.options.holder.as_str());
+        if !ours || current.held.ended || self.lost.is_some() {
+            return Some(Ok(Success::Denied(record.clone())));
+        }
+        let set = match current.held.last().enlarged(&record.holder, member) {
+            Ok(set) => Some(set),
+            Err(refusal) => return Some(Ok(Success::Refused(refusal))),
+        };
+        if set == current.held.set {
+            // It was carried out before, and its answer was lost.
+            let current = current.clone();
+            self.mine = Some(current.clone());
+            return self.go_on(Step::Renew(current));
+        }
+        let new = Held { set, ..current.held.clone() };
         self.go_on(Step::Replace(snapshot, new))
     }
 
@@ -548,7 +641,16 @@ impl Client {
 
     /// Adopts a term that this process won earlier, but whose answer was lost. The time of winning
     /// is unknown, so the former holder's lease is waited for from now on.
-    fn adopt<E>(&mut self, now: Time, current: Written) -> Option<Result<Success, ClientError<E>>> {
+    fn adopt<E>(
+        &mut self,
+        now: Time,
+        with_set: bool,
+        current: Written,
+    ) -> Option<Result<Success, ClientError<E>>> {
+        if with_set != current.held.set.is_some() {
+            // A process asks either with own disks or without: it did not ask for this record.
+            return Some(Ok(Success::Denied(current.held.record)));
+        }
         let waits = self.mine.is_none() && !deliberate!(AdoptDoesNotWait);
         let begins = now + Duration::from_millis(current.held.lease_ms);
         self.won(current.clone(), waits.then_some(begins));
@@ -576,6 +678,11 @@ impl Client {
     }
 
     fn granted(&self) -> Success {
+        // A process with own disks gets the set with each answer: a claim that was carried out
+        // earlier has the generation of that time.
+        if let Some(record) = self.mine.as_ref().and_then(|mine| mine.held.set_record()) {
+            return Success::Recorded(record);
+        }
         match self.wanted.as_ref().map(|wanted| &wanted.request) {
             Some(Request::Begin { .. }) => Success::Began(Term(self.term)),
             _ => Success::Granted,
@@ -592,7 +699,7 @@ impl Client {
         };
         let own = u64::try_from(self.lease.length().as_millis()).unwrap_or(u64::MAX);
         let earlier = former.filter(|held| !held.ended).map_or(0, |held| held.lease_ms);
-        Held { record, lease_ms: own.max(earlier), ended: false }
+        Held { record, lease_ms: own.max(earlier), ended: false, set: None }
     }
 }
 

@@ -7,6 +7,7 @@
 //! replace. An answer may be lost, and a question that was given up may still be carried out later.
 
 mod client;
+mod images;
 mod lease;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,10 @@ use alloc::vec::Vec;
 use io_gate::host::Term;
 use serde::{Deserialize, Serialize};
 
+use crate::disks::set::{ImageSet, SetRecord};
+
 pub use client::{Client, ClientError, ClientOptions, Completion, Request, Success};
+pub use images::{ImageClaim, ImageStart, Last, begun};
 pub use lease::{Lease, Right};
 
 /// One term of one virtual machine, and its winner.
@@ -110,6 +114,23 @@ pub struct Held {
     pub lease_ms: u64,
     /// Whether the machine has ended in good order: there is no lease to wait for.
     pub ended: bool,
+    /// Whose images have all that the machine has told; `None`: it has no own disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<ImageSet>,
+}
+
+impl Held {
+    /// The term and its set.
+    #[must_use]
+    pub fn last(&self) -> Last<'_> {
+        Last { record: &self.record, set: self.set.as_ref() }
+    }
+
+    /// The record of its set.
+    #[must_use]
+    pub fn set_record(&self) -> Option<SetRecord> {
+        self.last().set_record()
+    }
 }
 
 /// A record and its bytes: records are compared as whole values. Each names its process by a number

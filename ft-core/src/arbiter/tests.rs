@@ -1,6 +1,7 @@
 //! The client with a register that answers as the test sets it.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod images;
 mod table;
 
 use super::*;

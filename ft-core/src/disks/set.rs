@@ -5,8 +5,9 @@
 //! | --- | --- | --- |
 //! | [`claim`] by the primary | it holds the term | itself |
 //! | [`claim`] by the standby | the primary that it follows holds the term, and the set names its disk | itself |
-//! | [`enlarge`] | it holds the term | itself and the standby |
+//! | [`enlarge`] | it holds the term, and has not enlarged its set | itself and the standby |
 //! | [`begin`] | the set names the disk in this generation | itself |
+//! | [`first`] | there is no set, and the image has been in none | itself |
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -39,7 +40,40 @@ pub struct SetRecord {
     pub members: Vec<Member>,
 }
 
+/// The set as the record of a term keeps it, beside the term and its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSet {
+    /// The generation of the images in the set.
+    pub generation: Generation,
+    /// The hosts in the set: one or two.
+    pub members: Vec<Member>,
+}
+
+impl ImageSet {
+    /// The whole record of this set.
+    #[must_use]
+    pub fn record(&self, term: u64, holder: &str) -> SetRecord {
+        let (generation, members) = (self.generation, self.members.clone());
+        SetRecord { term, holder: holder.into(), generation, members }
+    }
+}
+
+impl From<SetRecord> for ImageSet {
+    fn from(record: SetRecord) -> Self {
+        Self { generation: record.generation, members: record.members }
+    }
+}
+
 impl SetRecord {
+    /// Whether this is `earlier`, enlarged. Within a term a set does not change in any other way.
+    #[must_use]
+    pub fn enlarges(&self, earlier: &Self) -> bool {
+        let same = (self.term, &self.holder, self.generation)
+            == (earlier.term, &earlier.holder, earlier.generation);
+        same && self.members.len() > earlier.members.len()
+            && self.members.starts_with(&earlier.members)
+    }
+
     fn names(&self, disk: DiskId) -> bool {
         self.members.iter().any(|member| member.disk == disk)
     }
@@ -98,6 +132,49 @@ pub enum SetError {
         /// Its state.
         state: State,
     },
+    /// The set of this term has been enlarged by another image.
+    #[error(
+        "the set of term {} names {} already: win the next term before another image is added",
+        found.term, found.hosts()
+    )]
+    Full {
+        /// The record.
+        found: Box<SetRecord>,
+    },
+    /// The claimant has no own disks, and the set belongs to a machine that has them.
+    #[error(
+        "term {} is of a machine with own disks, the newest image is that of {}: start {} with its own disks, or \
+         give this machine another name",
+        found.term, found.hosts(), found.hosts()
+    )]
+    OwnDisks {
+        /// The record.
+        found: Box<SetRecord>,
+    },
+    /// The arbiter has no set, and the image has been in one.
+    #[error(
+        "the image of this host is of generation {ours} and has had a peer, the arbiter has no set of this machine \
+         (its last term is {last}): its data went back, or it is another arbiter. Start the host whose image is \
+         the newest, and give up term {last}"
+    )]
+    Forgotten {
+        /// The generation of the image.
+        ours: Generation,
+        /// The arbiter's last term; 0 if there is none.
+        last: u64,
+    },
+    /// The arbiter's last term is not the one that the caller has seen.
+    #[error(
+        "expected term {} to be the arbiter's last one, found {last}: another process was faster, or the arbiter's \
+         data went back; start again",
+        next.term.saturating_sub(1)
+    )]
+    Moved {
+        /// The arbiter's last term; 0 if there is none.
+        last: u64,
+        /// The generation of the start.
+        next: Generation,
+    },
     /// A forced start names another term than the one that it gives up.
     #[error("expected the last term, {}, as the one to give up, found {named}", found.term)]
     OtherTerm {
@@ -155,8 +232,11 @@ fn alone(term: u64, holder: &str, member: &Member, generation: Generation) -> Se
 
 /// Adds the standby to the set of a term that this side holds. Repeating it has no further effect.
 ///
+/// Within a term a set only grows, and once: an arbiter may read the set first and win the next
+/// term after that. A primary whose standby is gone wins a term before it takes another one.
+///
 /// # Errors
-/// When this side does not hold the term.
+/// When this side does not hold the term, or has added another image in it.
 pub fn enlarge(
     record: &SetRecord,
     (term, holder): (u64, &str),
@@ -166,19 +246,22 @@ pub fn enlarge(
         return Err(SetError::Denied { found: Box::new(record.clone()) });
     }
     let mut new = record.clone();
-    if !new.names(member.disk) {
-        // A pair has one standby: the former standby leaves the set.
-        new.members.truncate(1);
-        new.members.push(member.clone());
+    if new.names(member.disk) {
+        return Ok(new);
     }
+    if new.members.len() > 1 {
+        return Err(SetError::Full { found: Box::new(new) });
+    }
+    new.members.push(member.clone());
     Ok(new)
 }
 
-/// Begins a machine from an image, in the term after the last one. `force` names the term that is
-/// given up by a start from outside of the set.
+/// Begins a machine from an image, in the term after the last one, which the caller has seen:
+/// `next` is of the term after that. `force` names the term that is given up by a start from
+/// outside of the set.
 ///
 /// # Errors
-/// When the image is not the newest, or cannot be started at all.
+/// When the image is not the newest, or cannot be started at all, or the term has been won since.
 pub fn begin(
     record: Option<&SetRecord>,
     (holder, member): (&str, &Member),
@@ -192,7 +275,8 @@ pub fn begin(
     {
         return Err(SetError::Unusable { state: sidecar.state });
     }
-    let Some(record) = record else { return Ok(alone(1, holder, member, next)) };
+    let Some(record) = record else { return first(0, (holder, member), sidecar, next, force) };
+    check_last(record.term, next)?;
     let generations = [Some(ours), sidecar.pending];
     match force {
         Some(named) if named != record.term => {
@@ -209,4 +293,33 @@ pub fn begin(
         None => {}
     }
     Ok(alone(record.term + 1, holder, member, next))
+}
+
+fn check_last(last: u64, next: Generation) -> Result<(), SetError> {
+    if last.checked_add(1) == Some(next.term) {
+        return Ok(());
+    }
+    Err(SetError::Moved { last, next })
+}
+
+/// Begins a machine of which the arbiter has no set: its last term, `last`, is of a machine without
+/// own disks, or there is none.
+///
+/// # Errors
+/// When the image has been in a set.
+pub fn first(
+    last: u64,
+    (holder, member): (&str, &Member),
+    sidecar: &Sidecar,
+    next: Generation,
+    force: Option<u64>,
+) -> Result<SetRecord, SetError> {
+    if sidecar.state != State::Whole {
+        return Err(SetError::Unusable { state: sidecar.state });
+    }
+    check_last(last, next)?;
+    if sidecar.peer.is_some() && force != Some(last) {
+        return Err(SetError::Forgotten { ours: sidecar.lineage.current(), last });
+    }
+    Ok(alone(last + 1, holder, member, next))
 }

@@ -14,11 +14,13 @@ mod etcd;
 mod file;
 #[cfg(feature = "etcd")]
 mod lease;
+mod record;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ft_core::arbiter::DiskClaim;
+use ft_core::disks::set::{Member, SetError, SetRecord};
 use ft_core::handshake::ArbiterView;
 use io_gate::host::Term;
 use io_gate_host::{Fence, utc};
@@ -29,7 +31,7 @@ pub use ask::{ClaimAnswer, ask, end};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdArbiter, EtcdOptions};
 pub use file::FileArbiter;
-pub use ft_core::arbiter::TermRecord;
+pub use ft_core::arbiter::{ImageClaim, ImageStart, TermRecord};
 
 /// The arbiter to ask, from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +78,18 @@ pub enum Verdict {
     Granted,
     /// Another process holds the term.
     Denied(TermRecord),
+}
+
+/// An arbiter's answer to a side with own disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetVerdict {
+    /// This process holds the term of this record, and its set is as asked for. After a repeated
+    /// question the generation may be that of the first one.
+    Recorded(SetRecord),
+    /// Another process holds the term, or the machine has ended. The record has not changed.
+    Denied(TermRecord),
+    /// The set does not allow it. The record has not changed.
+    Refused(SetError),
 }
 
 /// What to change after an error: the directory is not at fault if this process or its host has run
@@ -177,6 +191,26 @@ pub enum ArbiterError {
         place: String,
         /// The holder's record.
         record: Box<TermRecord>,
+    },
+    /// The machine has own disks, and the claimant has none.
+    #[error("virtual machine `{vm}`: {refusal}")]
+    Refused {
+        /// The virtual machine.
+        vm: String,
+        /// Why.
+        refusal: Box<SetError>,
+    },
+    /// The record of a term with own disks cannot be read. No seizure passes over it: the hosts in
+    /// the set are not known.
+    #[error(
+        "arbiter record {path} of a machine with own disks is damaged: {source}; expected what kemari has written. \
+         Restore the file"
+    )]
+    SetRecord {
+        /// The record's path.
+        path: PathBuf,
+        /// The error in it.
+        source: serde_json::Error,
     },
     /// A disk's record names a holder that the arbiter does not know.
     #[error(
@@ -305,4 +339,36 @@ pub trait Arbiter: Send + Sync {
 
     /// The check before each effect, in the last term that this machine has won.
     fn fence(&self) -> Arc<dyn Fence>;
+}
+
+/// An arbiter for machines with own disks: beside each term it records the set of the images that
+/// have all that the machine has told (R6, R7). Each method is one compare-and-swap on the term.
+///
+/// After an error the result is unknown. Ask the same again: what was carried out is recorded once,
+/// and the answer says so.
+pub trait SetArbiter: Arbiter {
+    /// The term that a start would win now. [`ImageStart::next`] is of this term.
+    ///
+    /// # Errors
+    /// When the arbiter cannot be asked.
+    fn next_term(&self) -> Result<Term, ArbiterError>;
+
+    /// Claims the term of `claim`, as [`Arbiter::claim`] does, if the set names the claimant's
+    /// image. Its set is then that image.
+    ///
+    /// # Errors
+    /// As [`Arbiter::claim`].
+    fn claim_image(&self, claim: &ImageClaim, why: &str) -> Result<SetVerdict, ArbiterError>;
+
+    /// Begins the virtual machine, as [`Arbiter::begin`] does, from an image that is the newest.
+    ///
+    /// # Errors
+    /// As [`Arbiter::begin`].
+    fn begin_image(&self, start: &ImageStart) -> Result<SetVerdict, ArbiterError>;
+
+    /// Adds the standby's image to the set of `term`, which this process holds.
+    ///
+    /// # Errors
+    /// When the arbiter cannot be asked, or does not know the term.
+    fn enlarge(&self, term: Term, member: &Member) -> Result<SetVerdict, ArbiterError>;
 }

@@ -86,7 +86,7 @@ fn with_disk(term: u64, holder: &str, ended: bool) -> Client {
 
 /// A record that another process has written. The lease of a is shorter than this one's, that of b
 /// is longer.
-fn set(register: &mut Register, holder: &str, term: u64, ended: bool) {
+pub(super) fn set(register: &mut Register, holder: &str, term: u64, ended: bool) {
     let lease_ms = match holder {
         "a" => 500,
         "b" => 1200,
@@ -95,7 +95,7 @@ fn set(register: &mut Register, holder: &str, term: u64, ended: bool) {
     let record =
         TermRecord { vm: "vm".into(), term, holder: holder.into(), why: "test".into(), won_at: 0 };
     let value = format!("{holder} {term} {ended}").into_bytes();
-    register.record = Some(Written { held: Held { record, lease_ms, ended }, value });
+    register.record = Some(Written { held: Held { record, lease_ms, ended, set: None }, value });
 }
 
 fn record(record: &TermRecord) -> alloc::string::String {
@@ -170,7 +170,7 @@ fn outcome(
     };
     let mut said = Vec::from([completion]);
     if register.record != before.0 {
-        let Held { record: new, lease_ms, ended } = &register.record.as_ref().unwrap().held;
+        let Held { record: new, lease_ms, ended, .. } = &register.record.as_ref().unwrap().held;
         let ended = if *ended { ", ended" } else { "" };
         said.push(format!("writes {}, lease {lease_ms}{ended}", record(new)));
     } else if register.renewal != before.1 {

@@ -28,7 +28,7 @@ pub(crate) enum Reply {
     Holder(u64),
     /// The term before belongs to another process.
     Stranger,
-    Lease(LeaseReply<()>),
+    Lease(Box<LeaseReply<()>>),
 }
 
 /// A question or its answer, in transit.
@@ -72,7 +72,9 @@ impl Register {
                 Some(before) if *before == after => Reply::Holder(self.claim(term, process)),
                 _ => Reply::Stranger,
             },
-            Question::Lease(question) => Reply::Lease(self.answer_lease(process, *question)),
+            Question::Lease(question) => {
+                Reply::Lease(Box::new(self.answer_lease(process, *question)))
+            }
         }
     }
 
@@ -295,7 +297,7 @@ impl Client {
         let outcome = match reply {
             Reply::Holder(holder) => self.answer(holder == self.process),
             Reply::Stranger => panic!("P2: a side claims a term after a stranger's term"),
-            Reply::Lease(reply) => self.take_lease(now, reply),
+            Reply::Lease(reply) => self.take_lease(now, *reply),
         };
         let question = if outcome.is_none() { self.question(now) } else { None };
         (outcome, question)

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use ft_core::arbiter::{Client, DiskClaim};
+use ft_core::arbiter::{Client, DiskClaim, ImageClaim, ImageStart};
+use ft_core::disks::set::Member;
 use ft_core::handshake::ArbiterView;
 use io_gate::host::Term;
 use io_gate_host::Fence;
@@ -28,10 +29,10 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::clock::boottime;
 use super::lease::SharedLease;
-use super::{Arbiter, ArbiterError, Verdict};
+use super::{Arbiter, ArbiterError, SetArbiter, SetVerdict, Verdict};
 pub use options::EtcdOptions;
 use store::{Identity, Side, Store};
-use worker::{Command, Worker};
+use worker::{Command, ImageQuestion, Worker};
 
 /// The front: sends commands to the worker and waits for their answers.
 #[derive(Debug)]
@@ -142,5 +143,29 @@ impl Arbiter for EtcdArbiter {
 
     fn fence(&self) -> Arc<dyn Fence> {
         self.lease.clone()
+    }
+}
+
+impl EtcdArbiter {
+    fn ask_image(&self, question: ImageQuestion) -> Result<SetVerdict, ArbiterError> {
+        self.ask(|answer| Command::Image(question, answer))
+    }
+}
+
+impl SetArbiter for EtcdArbiter {
+    fn next_term(&self) -> Result<Term, ArbiterError> {
+        self.ask(Command::NextTerm)
+    }
+
+    fn claim_image(&self, claim: &ImageClaim, why: &str) -> Result<SetVerdict, ArbiterError> {
+        self.ask_image(ImageQuestion::Claim(claim.clone(), why.to_owned()))
+    }
+
+    fn begin_image(&self, start: &ImageStart) -> Result<SetVerdict, ArbiterError> {
+        self.ask_image(ImageQuestion::Begin(Box::new(start.clone())))
+    }
+
+    fn enlarge(&self, term: Term, member: &Member) -> Result<SetVerdict, ArbiterError> {
+        self.ask_image(ImageQuestion::Enlarge(term, member.clone()))
     }
 }

@@ -24,7 +24,7 @@ use kemari_support::random::random_id;
 use super::EtcdOptions;
 use super::api::{Compare, KeyValue, RequestOp, Response, ResponseOp, TxnRequest, TxnResponse};
 use super::member::Member;
-use crate::ArbiterError;
+use crate::{ArbiterError, record};
 
 /// The side of a pair that writes a mark for a session.
 #[derive(Clone, Copy, Debug)]
@@ -200,12 +200,21 @@ impl Store {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             held.record.won_at = now.map_or(0, |since| since.as_secs());
         }
-        let value = serde_json::to_vec(&held).map_err(|source| self.damaged(source))?;
+        let value = record::encode(&held, held.set.is_some(), false);
+        let value = value.map_err(|source| self.damaged(source))?;
         Ok(Written { held, value })
     }
 
     fn decode(&self, value: Vec<u8>) -> Result<Written, ArbiterError> {
-        let held = serde_json::from_slice(&value).map_err(|source| self.damaged(source))?;
+        let read = record::decode(&value, |held: &Held| held.set.is_some());
+        let held = match read {
+            Ok(read) if read.rest.is_empty() => read.record,
+            Ok(_) => {
+                let more = "expected one record, found more behind it";
+                return Err(self.damaged(serde::de::Error::custom(more)));
+            }
+            Err(source) => return Err(self.damaged(source)),
+        };
         Ok(Written { held, value })
     }
 

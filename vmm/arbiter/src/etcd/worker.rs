@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use ft_core::arbiter::{
-    Client, ClientError, Completion, DiskClaim, Question, Reply, Request, Success, TermRecord,
+    Client, ClientError, Completion, DiskClaim, ImageClaim, ImageStart, Question, Reply, Request,
+    Success, TermRecord,
 };
+use ft_core::disks::set::Member;
 use io_gate::host::Term;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::store::{Identity, Side, Store};
 use crate::clock::boottime;
 use crate::lease::SharedLease;
-use crate::{ArbiterError, Verdict};
+use crate::{ArbiterError, SetVerdict, Verdict};
 
 /// A command, with the channel for its answer.
 pub(super) enum Command {
@@ -29,26 +31,59 @@ pub(super) enum Command {
     /// Reads this etcd's identity; first writes a new mark if a side is given.
     Identify(Option<Side>, SyncSender<Result<Identity, ArbiterError>>),
     End(Term, SyncSender<Result<(), ArbiterError>>),
+    /// Reads the term that a start would win now.
+    NextTerm(SyncSender<Result<Term, ArbiterError>>),
+    /// A question of a side with own disks.
+    Image(ImageQuestion, SyncSender<Result<SetVerdict, ArbiterError>>),
+}
+
+/// What a side with own disks asks.
+pub(super) enum ImageQuestion {
+    Claim(ImageClaim, String),
+    Begin(Box<ImageStart>),
+    Enlarge(Term, Member),
+}
+
+impl ImageQuestion {
+    fn request(&self) -> Request {
+        match self {
+            Self::Claim(claim, why) => {
+                Request::ClaimImage { claim: claim.clone(), why: why.clone() }
+            }
+            Self::Begin(start) => Request::BeginImage(start.clone()),
+            Self::Enlarge(term, member) => Request::Enlarge { term: *term, member: member.clone() },
+        }
+    }
 }
 
 impl Command {
     fn request(&self) -> Request {
         match self {
-            Self::Follow(..) | Self::Identify(..) => unreachable!("not a request of the client"),
+            Self::Follow(..) | Self::Identify(..) | Self::NextTerm(_) => {
+                unreachable!("not a request of the client")
+            }
             Self::Look(_) => Request::Look,
             Self::Claim(term, why, _) => Request::Claim { term: *term, why: why.clone() },
             Self::Begin(_, seize, _) => Request::Begin { seize: *seize },
             Self::End(term, _) => Request::End { term: *term },
+            Self::Image(question, _) => question.request(),
         }
     }
 
     /// Sends the result to the caller, which may have given up.
-    fn answer(self, place: &str, result: Result<Success, ArbiterError>) {
+    fn answer(self, vm: &str, place: &str, result: Result<Success, ArbiterError>) {
         let odd = |success: Success| -> ArbiterError { unreachable!("it came to {success:?}") };
+        let result = match (result, &self) {
+            (Ok(Success::Refused(refusal)), Self::Claim(..) | Self::Begin(..)) => {
+                Err(ArbiterError::Refused { vm: vm.to_owned(), refusal: refusal.into() })
+            }
+            (result, _) => result,
+        };
         let place = place.to_owned();
         match self {
             Self::Follow(..) => {}
             Self::Identify(_, to) => drop(to.send(result.and_then(|other| Err(odd(other))))),
+            Self::NextTerm(to) => drop(to.send(result.and_then(|other| Err(odd(other))))),
             Self::Look(to) => drop(to.send(result.map(drop))),
             Self::Claim(_, _, to) => drop(to.send(result.and_then(|success| match success {
                 Success::Granted => Ok(Verdict::Granted),
@@ -62,7 +97,20 @@ impl Command {
                 other => Err(odd(other)),
             }))),
             Self::End(_, to) => drop(to.send(result.map(drop))),
+            Self::Image(_, to) => drop(to.send(result.and_then(|success| match success {
+                Success::Recorded(record) => Ok(SetVerdict::Recorded(record)),
+                Success::Denied(record) => Ok(SetVerdict::Denied(record)),
+                Success::Refused(refusal) => Ok(SetVerdict::Refused(refusal)),
+                Success::Taken(record) => Err(ArbiterError::Taken { place, record: record.into() }),
+                other => Err(odd(other)),
+            }))),
         }
+    }
+
+    /// Whether to ask once more than each member once: the answer may be lost after the question
+    /// was carried out.
+    fn is_repeated(&self) -> bool {
+        matches!(self, Self::Begin(..) | Self::Image(..))
     }
 }
 
@@ -106,6 +154,11 @@ impl Worker {
                         };
                         drop(to.send(identity));
                     }
+                    Some(Command::NextTerm(to)) => {
+                        let last = self.store.look().await;
+                        let last = last.map(|seen| seen.term.map_or(0, |term| term.held.record.term));
+                        drop(to.send(last.map(|last| Term(last).next())));
+                    }
                     Some(command) => self.obey(command),
                     None => return,
                 },
@@ -114,12 +167,11 @@ impl Worker {
     }
 
     fn obey(&mut self, command: Command) {
-        // Ask every member once; for `Begin` once more, because the answer may be lost after the
-        // term was won.
-        let tries = self.store.options().endpoints.len()
-            + usize::from(matches!(command, Command::Begin(..)));
-        if let Command::Begin(disk, ..) = &command {
-            self.client.set_disk_claim(disk.clone());
+        let tries = self.store.options().endpoints.len() + usize::from(command.is_repeated());
+        match &command {
+            Command::Begin(disk, ..) => self.client.set_disk_claim(disk.clone()),
+            Command::Image(ImageQuestion::Begin(_), _) => self.client.set_disk_claim(None),
+            _ => {}
         }
         self.pursue(Pending { command, tries });
     }
@@ -178,7 +230,8 @@ impl Worker {
             return self.pursue(Pending { command, tries: tries - 1 });
         }
         let result = result.map_err(|error| self.error(error));
-        command.answer(&format!("etcd's {}", self.store.term_key()), result);
+        let place = format!("etcd's {}", self.store.term_key());
+        command.answer(self.store.vm(), &place, result);
     }
 
     fn error(&self, error: ClientError<ArbiterError>) -> ArbiterError {

@@ -15,8 +15,8 @@ use rustix::fs::{Access, StatxFlags};
 use tempfile::NamedTempFile;
 
 /// Upper bound of a record, in bytes. A record needs far less: two names of a few hundred bytes,
-/// and text for people.
-const LONGEST_RECORD: u64 = 64 << 10;
+/// and text for people. A record with a set is longer than 64 KiB on purpose (see `records`).
+const LONGEST_RECORD: u64 = 128 << 10;
 
 /// The operations on the directory.
 pub(super) trait Directory: Debug + Send + Sync {

@@ -13,6 +13,7 @@
 
 mod directory;
 mod fence;
+mod images;
 mod records;
 
 use std::io;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ft_core::arbiter::{Beginning, DiskClaim, beginning};
+use ft_core::disks::set::{ImageSet, SetError};
 use ft_core::handshake::ArbiterView;
 use io_gate::host::Term;
 use io_gate_host::Fence;
@@ -29,7 +31,15 @@ use kemari_support::random::random_id;
 use super::{Arbiter, ArbiterError, TermRecord, Verdict};
 use directory::{Directory, HostDirectory};
 use fence::{LONGEST_PACE, TermFence, settle};
-use records::{COUNTER_MARK, ID, MARK, Records, at, term_name};
+use records::{COUNTER_MARK, ID, MARK, Records, WonTerm, at, term_name};
+
+/// The answer to a claim or a start.
+enum Claimed {
+    Won(WonTerm),
+    Denied(TermRecord),
+    /// The set of the last term does not allow it.
+    Refused(SetError),
+}
 
 /// The arbiter, for one virtual machine and one claimant.
 #[derive(Debug)]
@@ -71,8 +81,8 @@ impl FileArbiter {
         Ok(Self { records, vm: vm.to_owned(), holder, id, fence, followed: Mutex::default() })
     }
 
-    /// Claims `term`, which must have no record.
-    fn take(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
+    /// Claims `term`, which must have no record, with this set.
+    fn take(&self, term: Term, why: &str, set: Option<ImageSet>) -> Result<Claimed, ArbiterError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let record = TermRecord {
             vm: self.vm.clone(),
@@ -81,22 +91,110 @@ impl FileArbiter {
             why: why.to_owned(),
             won_at: now.map_or(0, |since| since.as_secs()),
         };
-        let created = self.records.create_term(&record)?;
+        let created = self.records.create_term(&WonTerm { record, set })?;
         let path = self.records.path().join(term_name(term));
         // Over NFS, the answer to a successful link can be lost: the record decides.
-        match (created, self.records.term(term)?) {
-            (_, Some(record)) if record.holder == self.holder => {
+        match (created, self.records.with_set(term)?) {
+            (_, Some(won)) if won.record.holder == self.holder => {
                 if let Some(later) = self.later(term)? {
-                    return Ok(Verdict::Denied(later));
+                    return Ok(Claimed::Denied(later));
                 }
                 self.settle(term)?;
                 self.fence.won(term);
-                Ok(Verdict::Granted)
+                Ok(Claimed::Won(won))
             }
-            (_, Some(record)) => Ok(Verdict::Denied(record)),
+            (_, Some(won)) => Ok(Claimed::Denied(won.record)),
             (Err(error), None) => Err(at("cannot create", &path)(error)),
             (Ok(()), None) => Err(at("lost", &path)(io::ErrorKind::NotFound.into())),
         }
+    }
+
+    /// Claims the term after `before`. `set` makes its set from the last term, or says why not.
+    fn claim_term(
+        &self,
+        term: Term,
+        why: &str,
+        set: impl FnOnce(&WonTerm) -> Result<Option<ImageSet>, SetError>,
+    ) -> Result<Claimed, ArbiterError> {
+        let before = Term(term.0.saturating_sub(1));
+        self.check_identity()?;
+        // P2: a process that follows a holder expects that holder's term in this directory. A
+        // directory without it is another one, and its answer has no value. The number alone is not
+        // enough: the record may be another process's.
+        let Some(won) = self.records.with_set(before)? else {
+            return Err(ArbiterError::missing(self.records.path(), before));
+        };
+        let record = &won.record;
+        match self.known_holder(before) {
+            // This process's own term has another holder: the right is lost.
+            Some(known) if known == self.holder && known != record.holder => {
+                return Ok(Claimed::Denied(won.record));
+            }
+            Some(known) => self.check_holder(record, known)?,
+            None => {}
+        }
+        // Check before creating a record: a record stays.
+        if let Some(later) = self.later(term)? {
+            return Ok(Claimed::Denied(later));
+        }
+        if self.records.has_ended(before)? {
+            // The machine ended in good order and could not tell its standby: do not restart the
+            // guest.
+            let why = format!("{} ended the machine", record.holder);
+            return Ok(Claimed::Denied(TermRecord { why, ..won.record }));
+        }
+        match set(&won) {
+            Ok(set) => self.take(term, why, set),
+            Err(refusal) => Ok(Claimed::Refused(refusal)),
+        }
+    }
+
+    /// Begins in the term after the last one. `set` makes its set from the last term, or says why
+    /// not.
+    fn begin_term(
+        &self,
+        disk: Option<&DiskClaim>,
+        seize: bool,
+        set: impl FnOnce(Option<&WonTerm>) -> Result<Option<ImageSet>, SetError>,
+    ) -> Result<Claimed, ArbiterError> {
+        self.check_identity()?;
+        let last = match self.records.highest()? {
+            None => None,
+            // A seizure ignores a record that cannot be read: it needs only the number.
+            Some(last) => match self.records.with_set(last) {
+                Ok(won) => won.map(|won| (won, last)),
+                Err(ArbiterError::Record { .. }) if seize => Some((nameless(&self.vm, last), last)),
+                Err(error) => return Err(error),
+            },
+        };
+        let last = match last {
+            Some((won, term)) => Some((won, self.records.has_ended(term)?)),
+            None => None,
+        };
+        let known = last.as_ref().map(|(won, ended)| (&won.record, *ended));
+        let term = match beginning(known, disk, seize) {
+            Beginning::In(term) => term,
+            Beginning::Taken(record) => return Err(self.taken(record)),
+            Beginning::Behind(claim) => {
+                let last = last.map(|(won, _)| won.record);
+                return Err(ArbiterError::behind(self.records.path(), last, claim));
+            }
+        };
+        let set = match set(last.as_ref().map(|(won, _)| won)) {
+            Ok(set) => set,
+            Err(refusal) => return Ok(Claimed::Refused(refusal)),
+        };
+        match self.take(term, "start", set)? {
+            Claimed::Denied(record) => {
+                let place = self.place_of(record.term);
+                Err(ArbiterError::Outrun { place, record: record.into() })
+            }
+            claimed => Ok(claimed),
+        }
+    }
+
+    fn refused(&self, refusal: SetError) -> ArbiterError {
+        ArbiterError::Refused { vm: self.vm.clone(), refusal: refusal.into() }
     }
 
     /// P2: another process's term later than `term`. Where terms have gaps, the next number may be
@@ -182,33 +280,11 @@ impl Arbiter for FileArbiter {
     }
 
     fn claim(&self, term: Term, why: &str) -> Result<Verdict, ArbiterError> {
-        let before = Term(term.0.saturating_sub(1));
-        self.check_identity()?;
-        // P2: a process that follows a holder expects that holder's term in this directory. A
-        // directory without it is another one, and its answer has no value. The number alone is not
-        // enough: the record may be another process's.
-        let Some(record) = self.records.term(before)? else {
-            return Err(ArbiterError::missing(self.records.path(), before));
-        };
-        match self.known_holder(before) {
-            // This process's own term has another holder: the right is lost.
-            Some(known) if known == self.holder && known != record.holder => {
-                return Ok(Verdict::Denied(record));
-            }
-            Some(known) => self.check_holder(&record, known)?,
-            None => {}
+        match self.claim_term(term, why, |before| before.last().shared().map(|()| None))? {
+            Claimed::Won(_) => Ok(Verdict::Granted),
+            Claimed::Denied(record) => Ok(Verdict::Denied(record)),
+            Claimed::Refused(refusal) => Err(self.refused(refusal)),
         }
-        // Check before creating a record: a record stays.
-        if let Some(later) = self.later(term)? {
-            return Ok(Verdict::Denied(later));
-        }
-        if self.records.has_ended(before)? {
-            // The machine ended in good order and could not tell its standby: do not restart the
-            // guest.
-            let why = format!("{} ended the machine", record.holder);
-            return Ok(Verdict::Denied(TermRecord { why, ..record }));
-        }
-        self.take(term, why)
     }
 
     fn follow(&self, term: Term, holder: &str) {
@@ -217,35 +293,13 @@ impl Arbiter for FileArbiter {
     }
 
     fn begin_on(&self, disk: Option<&DiskClaim>, seize: bool) -> Result<Term, ArbiterError> {
-        self.check_identity()?;
-        let last = match self.records.highest()? {
-            None => None,
-            // A seizure ignores a record that cannot be read: it needs only the number.
-            Some(last) => match self.records.term(last) {
-                Ok(record) => record.map(|record| (record, last)),
-                Err(ArbiterError::Record { .. }) if seize => Some((nameless(&self.vm, last), last)),
-                Err(error) => return Err(error),
-            },
+        let shared = |last: Option<&WonTerm>| {
+            last.map_or(Ok(None), |last| last.last().shared().map(|()| None))
         };
-        let last = match last {
-            Some((record, term)) => Some((record, self.records.has_ended(term)?)),
-            None => None,
-        };
-        let known = last.as_ref().map(|(record, ended)| (record, *ended));
-        let term = match beginning(known, disk, seize) {
-            Beginning::In(term) => term,
-            Beginning::Taken(record) => return Err(self.taken(record)),
-            Beginning::Behind(claim) => {
-                let last = last.map(|(record, _)| record);
-                return Err(ArbiterError::behind(self.records.path(), last, claim));
-            }
-        };
-        match self.take(term, "start")? {
-            Verdict::Granted => Ok(term),
-            Verdict::Denied(record) => {
-                let place = self.place_of(record.term);
-                Err(ArbiterError::Outrun { place, record: record.into() })
-            }
+        match self.begin_term(disk, seize, shared)? {
+            Claimed::Won(won) => Ok(Term(won.record.term)),
+            Claimed::Denied(record) => Err(self.taken(record)),
+            Claimed::Refused(refusal) => Err(self.refused(refusal)),
         }
     }
 
@@ -289,9 +343,10 @@ impl Arbiter for FileArbiter {
 }
 
 /// A replacement for a record that cannot be read.
-fn nameless(vm: &str, term: Term) -> TermRecord {
+fn nameless(vm: &str, term: Term) -> WonTerm {
     let (holder, why) = ("a holder whose record cannot be read".to_owned(), String::new());
-    TermRecord { vm: vm.to_owned(), term: term.0, holder, why, won_at: 0 }
+    let record = TermRecord { vm: vm.to_owned(), term: term.0, holder, why, won_at: 0 };
+    WonTerm { record, set: None }
 }
 
 #[cfg(test)]

@@ -3,21 +3,29 @@
 //! | file | is |
 //! | --- | --- |
 //! | `term-N.json` | the winner of term N: written once; [`SUCCEEDED`] is appended when a later term has been won |
+//! | `set-N.json` | the set of term N once the standby's image is in it; before, the set is that of `term-N.json`: written once |
 //! | `ended-N` | the machine has ended in term N, in good order |
 //! | `pace-N` | in microseconds: the oldest answer that the holder of term N may act on, if that is more than usual |
 //! | `id` | the directory's identity, made with it |
 //! | `mark` | the primary's mark for the session that it begins |
 //! | `counter-mark` | the standby's mark for the session that it joins |
+//!
+//! A record with a set is one that an earlier release must not pass over, also not with `--seize`,
+//! which ignores a record that it cannot read. That release refuses, in every command, a record
+//! that is longer than 64 KiB: so a record with a set is filled up with spaces to more than that.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ft_core::arbiter::Last;
+use ft_core::disks::set::{ImageSet, SetRecord};
 use io_gate::host::Term;
+use serde::{Deserialize, Serialize};
 
 use super::directory::Directory;
-use crate::{ArbiterError, TermRecord};
+use crate::{ArbiterError, TermRecord, record};
 
 /// The file of the directory's identity.
 pub(super) const ID: &str = "id";
@@ -28,6 +36,24 @@ pub(super) const COUNTER_MARK: &str = "counter-mark";
 /// Appended to the record of a term that another has succeeded. Any text after a record except
 /// white space counts as this mark, since an append may be incomplete.
 const SUCCEEDED: &[u8] = b"succeeded\n";
+/// Least bytes of a record with a set: more than an earlier release reads.
+const LEAST_WITH_SET: usize = (64 << 10) + 1;
+
+/// What `term-N.json` contains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WonTerm {
+    #[serde(flatten)]
+    pub(super) record: TermRecord,
+    /// The set when the term was won; `None`: the machine has no own disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) set: Option<ImageSet>,
+}
+
+impl WonTerm {
+    pub(super) fn last(&self) -> Last<'_> {
+        Last { record: &self.record, set: self.set.as_ref() }
+    }
+}
 
 /// The records, in one directory.
 #[derive(Clone, Debug)]
@@ -61,6 +87,41 @@ impl Records {
         Ok(self.term_and_succeeded(term)?.map(|(record, _)| record))
     }
 
+    /// The record of a term, with the set as it is now.
+    pub(super) fn with_set(&self, term: Term) -> Result<Option<WonTerm>, ArbiterError> {
+        let Some((mut won, _)) = self.won_and_succeeded(term)? else { return Ok(None) };
+        if let Some(first) = won.last().set_record()
+            && let Some(now) = self.enlarged(&first)?
+        {
+            won.set = Some(now.into());
+        }
+        Ok(Some(won))
+    }
+
+    /// The set of the term of `first`, its set when it was won, if it has been enlarged since.
+    fn enlarged(&self, first: &SetRecord) -> Result<Option<SetRecord>, ArbiterError> {
+        let name = set_name(Term(first.term));
+        let Some(text) = self.read(&name)? else { return Ok(None) };
+        let damaged = |source| ArbiterError::SetRecord { path: self.path().join(&name), source };
+        let now: SetRecord = serde_json::from_slice(&text).map_err(damaged)?;
+        if now.enlarges(first) {
+            return Ok(Some(now));
+        }
+        // The directory was set back, and this file was not.
+        Err(damaged(serde::de::Error::custom(format!(
+            "expected an enlarged set of term {} of {}, found one of term {} of {}",
+            first.term, first.holder, now.term, now.holder
+        ))))
+    }
+
+    /// Enlarges the set of a term, unless it has been enlarged.
+    pub(super) fn create_set(&self, set: &SetRecord) -> Result<io::Result<()>, ArbiterError> {
+        let name = set_name(Term(set.term));
+        let text = serde_json::to_vec_pretty(set)
+            .map_err(|source| ArbiterError::SetRecord { path: self.path().join(&name), source })?;
+        Ok(self.directory.create(&name, &text))
+    }
+
     /// The record of a term, and whether it has the mark of a later term. The mark is in the record
     /// itself. A missing file would not do as a mark: the client of a network file system may keep
     /// believing that a name is missing if the directory's times are too coarse to show a change. A
@@ -69,23 +130,31 @@ impl Records {
         &self,
         term: Term,
     ) -> Result<Option<(TermRecord, bool)>, ArbiterError> {
+        Ok(self.won_and_succeeded(term)?.map(|(won, succeeded)| (won.record, succeeded)))
+    }
+
+    fn won_and_succeeded(&self, term: Term) -> Result<Option<(WonTerm, bool)>, ArbiterError> {
         let name = term_name(term);
         let Some(text) = self.read(&name)? else { return Ok(None) };
-        let damaged = |source| ArbiterError::Record { path: self.path().join(&name), source };
-        let mut values = serde_json::Deserializer::from_slice(&text).into_iter();
-        let record: Option<Result<TermRecord, _>> = values.next();
-        // An empty file counts as damaged: parse it to get the error.
-        let record = record.unwrap_or_else(|| serde_json::from_slice(&text)).map_err(damaged)?;
-        let succeeded =
-            text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty());
-        Ok(Some((record, succeeded)))
+        let damaged = |source| {
+            let path = self.path().join(&name);
+            match record::has_set(&text) {
+                true => ArbiterError::SetRecord { path, source },
+                false => ArbiterError::Record { path, source },
+            }
+        };
+        let read = record::decode(&text, |won: &WonTerm| won.set.is_some()).map_err(damaged)?;
+        Ok(Some((read.record, !read.rest.trim_ascii().is_empty())))
     }
 
     /// Writes the record of a term that has none.
-    pub(super) fn create_term(&self, record: &TermRecord) -> Result<io::Result<()>, ArbiterError> {
-        let text = serde_json::to_vec_pretty(record)
+    pub(super) fn create_term(&self, won: &WonTerm) -> Result<io::Result<()>, ArbiterError> {
+        let mut text = record::encode(won, won.set.is_some(), true)
             .map_err(|source| ArbiterError::Record { path: self.path().to_owned(), source })?;
-        Ok(self.directory.create(&term_name(Term(record.term)), &text))
+        if won.set.is_some() {
+            text.resize(text.len().max(LEAST_WITH_SET), b' ');
+        }
+        Ok(self.directory.create(&term_name(Term(won.record.term)), &text))
     }
 
     /// Checks that a claim could be written now: the newest record is readable, and permission and
@@ -128,7 +197,10 @@ impl Records {
             match self.term_and_succeeded(before) {
                 Ok(Some((_, true))) => break,
                 // The record may have been damaged after its holder won the term.
-                Ok(Some((_, false))) | Err(ArbiterError::Record { .. }) => untold.push(before),
+                Ok(Some((_, false)))
+                | Err(ArbiterError::Record { .. } | ArbiterError::SetRecord { .. }) => {
+                    untold.push(before);
+                }
                 Ok(None) => {}
                 Err(error) => return Err(error),
             }
@@ -212,6 +284,10 @@ impl Records {
 /// The file name of a term's record.
 pub(super) fn term_name(term: Term) -> String {
     format!("term-{:020}.json", term.0)
+}
+
+pub(super) fn set_name(term: Term) -> String {
+    format!("set-{:020}.json", term.0)
 }
 
 fn ended_name(term: Term) -> String {

@@ -433,7 +433,7 @@ fn p2_a_winner_that_dies_before_it_has_told_is_passed_over_with_all_before_it() 
         why: String::new(),
         won_at: 0,
     };
-    dead.records.create_term(&record).unwrap().unwrap();
+    dead.records.create_term(&WonTerm { record, set: None }).unwrap().unwrap();
     let succeeded = |term| a.records.term_and_succeeded(Term(term)).unwrap().unwrap().1;
     assert!(!succeeded(1));
     assert_eq!(c.begin(true).unwrap(), Term(3));
