@@ -10,6 +10,33 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PairId(pub u128);
 
+/// The text is no id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a UUID that is not zero, for instance 0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0")]
+pub struct IdError;
+
+impl core::fmt::Display for PairId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // In the form of an image's id.
+        DiskId(self.0).fmt(f)
+    }
+}
+
+impl core::str::FromStr for PairId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let lens = text.split('-').map(str::len);
+        let hex = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        if !lens.eq([8, 4, 4, 4, 12]) || !text.bytes().all(hex) {
+            return Err(IdError);
+        }
+        let digits: alloc::string::String = text.split('-').collect();
+        let id = u128::from_str_radix(&digits, 16).map_err(|_| IdError)?;
+        if id == 0 { Err(IdError) } else { Ok(Self(id)) }
+    }
+}
+
 /// A period in which one machine wrote an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation {
@@ -64,6 +91,12 @@ impl Lineage {
     #[must_use]
     pub fn current(&self) -> Generation {
         self.current
+    }
+
+    /// Its former generations, the newest first.
+    #[must_use]
+    pub fn parents(&self) -> &[Generation] {
+        &self.parents
     }
 
     /// The lineage of the image after its machine has won a term, with `by` as its generation.

@@ -13,85 +13,9 @@
 //! A write that meets a mark whose removal is under way waits until the mark is durable again.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::vec::Vec;
 
-use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
-
-use super::{DiskId, Extent, Seq};
+use super::{Area, DiskId, Extent, Geometry, Seq};
 use crate::deliberate;
-
-/// The sizes of marks, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Bytes under a coarse mark: 1 to 4 MiB.
-    pub coarse: u64,
-    /// Bytes under a fine mark, a divisor of `coarse`: 64 KiB or less.
-    pub fine: u64,
-}
-
-impl Geometry {
-    /// The coarse extents that a range touches.
-    fn extents(&self, extent: &Extent) -> core::ops::Range<u64> {
-        extent.start / self.coarse..extent.end().div_ceil(self.coarse)
-    }
-
-    /// The fine blocks that a range touches.
-    fn blocks(&self, extent: &Extent) -> core::ops::Range<u64> {
-        extent.start / self.fine..extent.end().div_ceil(self.fine)
-    }
-
-    fn of_block(&self, block: u64) -> u64 {
-        block * self.fine / self.coarse
-    }
-}
-
-/// The mark area, as it is stored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Area {
-    /// The image that this image was last equal to. The marks are valid for this pair of images
-    /// only (R8).
-    pub peer: Option<DiskId>,
-    /// A random number for the moment when the two became equal. Both sides store the same.
-    pub point: u128,
-    /// Marks of entries up to this one were removed. A peer's image that is durable only to an
-    /// earlier entry was set back to an older state.
-    pub cleared: Seq,
-    /// The coarse marks, by number of the extent.
-    pub coarse: BTreeSet<u64>,
-    /// The fine marks, by number of the block.
-    pub fine: BTreeSet<u64>,
-}
-
-/// The mark area cannot be used: every block may differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the mark area is damaged: expected blocks with valid checksums, found others; the resync compares all blocks"
-)]
-pub struct AreaError;
-
-impl Area {
-    /// The bytes on the medium, with a checksum.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let body = postcard::to_allocvec(self).unwrap_or_default();
-        let mut bytes = Vec::from(xxh3_64(&body).to_le_bytes());
-        bytes.extend_from_slice(&body);
-        bytes
-    }
-
-    /// Decodes the area.
-    ///
-    /// # Errors
-    /// When a power loss tore the area, or it is damaged.
-    pub fn decode(bytes: &[u8]) -> Result<Self, AreaError> {
-        let (sum, body) = bytes.split_first_chunk::<8>().ok_or(AreaError)?;
-        if xxh3_64(body) != u64::from_le_bytes(*sum) {
-            return Err(AreaError);
-        }
-        postcard::from_bytes(body).map_err(|_| AreaError)
-    }
-}
 
 /// See the module.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 //! - [`Entry`], [`List`]: the primary's operations on its images, in one order (R1, R2, R12);
 //! - [`Lane`], [`Queue`]: the order in which a side performs operations; the entries that the
 //!   standby has not performed yet (R1, R5);
-//! - [`Marks`]: where the two images may differ (R3);
+//! - [`Marks`], [`Area`]: where the two images may differ (R3), and how the medium keeps it;
 //! - [`Sidecar`], [`Lineage`]: the identity, state and generation of an image (R6, R11);
 //! - [`set`]: which images the arbiter records as equal (R6, R7);
 //! - [`resync`]: how an image becomes equal again (R8, R9);
@@ -12,6 +12,7 @@
 //!
 //! Nothing here does I/O or knows the time. A machine without own disks uses none of it.
 
+mod area;
 mod entry;
 mod generation;
 mod holds;
@@ -26,12 +27,13 @@ mod sidecar;
 #[cfg(test)]
 mod tests;
 
+pub use area::{Area, AreaError, AreaLayout, Geometry, MARK_BLOCK};
 pub use entry::{Entry, Extent, Operation, Payload, Seq};
-pub use generation::{DiskId, Generation, Lineage, MAX_PARENTS, PairId, Relation};
+pub use generation::{DiskId, Generation, IdError, Lineage, MAX_PARENTS, PairId, Relation};
 pub use holds::{FlushMode, Holds};
 pub use lane::{Lane, Reach, Ticket};
 pub use list::{Limits, List, Sealed};
-pub use marks::{Area, AreaError, Geometry, Marks};
+pub use marks::Marks;
 pub use message::{Cover, Message, MessageError, Report};
 pub use queue::{Queue, QueueError};
 pub use sidecar::{ImageIdentity, SLOT, Sidecar, SidecarError, Slots, State};

@@ -208,6 +208,12 @@ impl Slots {
         Ok(Self { number, sidecar })
     }
 
+    /// The number of this version: it grows by one with each write. 0: never written.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The content.
     #[must_use]
     pub fn sidecar(&self) -> &Sidecar {

@@ -1,6 +1,7 @@
 //! Each rule by itself; the simulation tests them together.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod area;
 mod marks;
 mod order;
 mod records;

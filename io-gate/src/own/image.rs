@@ -10,6 +10,15 @@ use crate::commit::{GateId, Term};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DiskId(pub u128);
 
+/// As a UUID.
+impl core::fmt::Display for DiskId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let part = |shift: u32, bits: u32| (self.0 >> shift) & ((1 << bits) - 1);
+        let (a, b, c, d, e) = (part(96, 32), part(80, 16), part(64, 16), part(48, 16), part(0, 48));
+        write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+    }
+}
+
 /// The one authority that says which term a gate's machine has won. Moved to the driver that asks
 /// the arbiter. It is neither `Clone` nor constructible elsewhere.
 ///

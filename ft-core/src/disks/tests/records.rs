@@ -276,3 +276,41 @@ fn r6_a_primary_that_goes_on_alone_wins_a_term_whose_set_is_itself() {
 fn r6_a_set_names_an_image_once() {
     assert_eq!(enlarge(&record(&[A]), (4, "p"), &member(A)), Ok(record(&[A])));
 }
+
+#[test]
+fn an_id_is_read_as_it_is_written_and_nothing_else_is_one() {
+    let text = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+    let id: PairId = text.parse().unwrap();
+    assert_eq!(id, PairId(0x0f1e_2d3c_4b5a_6978_8796_a5b4_c3d2_e1f0));
+    assert_eq!((id.to_string().as_str(), DiskId(id.0).to_string().as_str()), (text, text));
+    assert_eq!(PairId(1).to_string().parse(), Ok(PairId(1)));
+    for wrong in [
+        "",
+        "0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+        "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f",
+        "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1fg",
+        "+f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
+        "0f1e2d3-c4b5a-6978-8796-a5b4c3d2e1f0",
+        "00000000-0000-0000-0000-000000000000",
+    ] {
+        assert_eq!(wrong.parse::<PairId>(), Err(IdError), "{wrong}");
+    }
+}
+
+#[test]
+fn r6_a_lineage_names_its_parents_the_newest_first() {
+    let lineage = Lineage::new(generation(1)).continued(generation(2)).continued(generation(3));
+    assert_eq!(lineage.parents(), [generation(2), generation(1)]);
+}
+
+#[test]
+fn r11_each_version_of_a_sidecar_has_the_next_number() {
+    let mut slots = Slots::new(sidecar(A, Lineage::new(generation(1))));
+    for number in 1..4 {
+        let (at, bytes) = slots.next(slots.sidecar());
+        slots.written(slots.sidecar().clone());
+        let mut disk = blank();
+        disk[at] = bytes;
+        assert_eq!((slots.number(), read(&disk).unwrap().number()), (number, number));
+    }
+}

@@ -1,8 +1,8 @@
 //! A host: what its disk keeps, and the part of a process that writes sidecar and marks.
 
 use ft_core::disks::{
-    Area, DiskId, Extent, Generation, Geometry, ImageIdentity, Lineage, Marks, PairId, SLOT, Seq,
-    Sidecar, SidecarError, Slots, State,
+    Area, AreaLayout, DiskId, Extent, Generation, Geometry, ImageIdentity, Lineage, MARK_BLOCK,
+    Marks, PairId, SLOT, Seq, Sidecar, SidecarError, Slots, State,
 };
 
 use super::MS;
@@ -11,6 +11,11 @@ use crate::random::Random;
 
 pub(super) const GEOMETRY: Geometry = Geometry { coarse: 4 * SECTOR, fine: 2 * SECTOR };
 const PAIR: PairId = PairId(77);
+const SIZE: u64 = SECTORS as u64 * SECTOR;
+
+fn layout() -> AreaLayout {
+    AreaLayout::new(GEOMETRY, SIZE)
+}
 
 /// A write past the caches (`O_DIRECT|O_DSYNC`) that is under way.
 #[derive(Clone)]
@@ -49,13 +54,12 @@ impl Disk {
         disk.slots = [vec![0; SLOT], vec![0; SLOT]];
         let (at, bytes) = Slots::new(sidecar.clone()).next(&sidecar);
         disk.slots[at] = bytes;
-        disk.area = Area::default().encode();
+        disk.area = layout().encode_all(&Area::default());
         disk
     }
 
     pub(super) fn identity(&self) -> ImageIdentity {
-        let size = SECTORS as u64 * SECTOR;
-        ImageIdentity { inode: self.image.inode, filesystem: 1, size }
+        ImageIdentity { inode: self.image.inode, filesystem: 1, size: SIZE }
     }
 
     /// Another file is in the place of the image.
@@ -70,7 +74,7 @@ impl Disk {
     }
 
     pub(super) fn read_area(&self) -> Option<Area> {
-        Area::decode(&self.area).ok()
+        layout().decode(&self.area).ok()
     }
 
     /// What is durable of the sidecar now, whatever the processes believe.
@@ -114,8 +118,8 @@ fn tear(old: &mut Vec<u8>, new: &[u8], random: &mut Random) {
     let cut = match random.below(4) {
         0 => 0,
         1 => new.len(),
-        // A slot is mostly empty: its beginning is what counts.
-        2 => random.index(new.len().min(256) + 1),
+        // A slot or a block is mostly empty: its beginning is what counts.
+        2 => random.index(new.len() / MARK_BLOCK) * MARK_BLOCK + random.index(257),
         _ => random.index(new.len() + 1),
     };
     let mut torn = new[..cut].to_vec();
@@ -189,7 +193,7 @@ impl Engine {
         if disk.area_write.is_none()
             && let Some(area) = self.marks.next_write()
         {
-            disk.area_write = Some(MetaWrite { bytes: area.encode(), due });
+            disk.area_write = Some(MetaWrite { bytes: layout().encode_all(area), due });
         }
         ended
     }
