@@ -163,6 +163,32 @@ pub(crate) fn fence_record_to_read(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
+/// The sidecar of an own disk, to read and write past the page cache, so that a mark does not wait
+/// for the image's cache. Each write is durable when it returns. Returns whether the file system
+/// has direct I/O; if not, the page cache is used.
+pub(crate) fn sidecar(path: &Path) -> io::Result<(File, bool)> {
+    let open = |direct| {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW | libc::O_DSYNC | direct;
+        OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+    };
+    match open(libc::O_DIRECT) {
+        // The error of a file system without O_DIRECT (open(2)).
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((open(0)?, false)),
+        opened => opened.map(|file| (file, true)),
+    }
+}
+
+/// The same file, for reading only.
+pub(crate) fn sidecar_to_read(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// A new file: an own disk's image or its sidecar, before it has its name.
+pub(crate) fn draft(path: &Path) -> io::Result<File> {
+    for_the_owner().create_new(true).open(path)
+}
+
 /// Makes a new name in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

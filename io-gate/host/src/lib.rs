@@ -7,6 +7,7 @@
 //! thread of one [`Backend`].
 
 pub mod adapter;
+mod aligned;
 mod asks;
 mod attached;
 pub mod backend;
@@ -26,6 +27,7 @@ mod lane;
 mod latency;
 mod observer;
 mod out;
+pub mod own_disk;
 pub mod own_files;
 pub mod ownership;
 mod permit;

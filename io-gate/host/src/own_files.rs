@@ -23,6 +23,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 /// The longest path of a Unix socket: its address has 108 bytes, including the final zero.
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
+/// Suffix of an image's name for the sidecar of an own disk.
+pub const SIDECAR_SUFFIX: &str = ".kemari";
 /// Suffix of an image's name for its fence record.
 pub const FENCE_SUFFIX: &str = ".kemari-fence";
 /// Suffix for a primary's mark. A standby's mark has another suffix, so that neither side
@@ -31,13 +33,13 @@ pub const MARK_SUFFIX: &str = ".kemari-mark";
 /// Suffix for a standby's mark; see [`MARK_SUFFIX`].
 pub const COUNTER_MARK_SUFFIX: &str = ".kemari-counter-mark";
 
-/// Whether kemari uses such a name for a file that decides who may perform effects: the fence
-/// records and marks beside disks, and an arbiter's terms. Another file with such a name would
-/// prevent kemari from creating its own, or kemari would read it as its own.
+/// Whether kemari uses such a name for a file that decides who may perform effects: the sidecars,
+/// fence records and marks beside disks, and an arbiter's terms. Another file with such a name
+/// would prevent kemari from creating its own, or kemari would read it as its own.
 #[must_use]
 pub fn is_name_of_record(path: &Path) -> bool {
     let Some(name) = path.file_name().map(OsStr::as_bytes) else { return false };
-    let suffixes = [FENCE_SUFFIX, MARK_SUFFIX, COUNTER_MARK_SUFFIX];
+    let suffixes = [SIDECAR_SUFFIX, FENCE_SUFFIX, MARK_SUFFIX, COUNTER_MARK_SUFFIX];
     let of_a_disk = suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
     let number = |name: &[u8]| !name.is_empty() && name.iter().all(u8::is_ascii_digit);
     let term = name.strip_prefix(b"term-").and_then(|name| name.strip_suffix(b".json"));
@@ -327,6 +329,14 @@ fn remove_if(path: &Path, file: FileId) -> io::Result<bool> {
 
 /// Renames a file to an unused name in the same directory.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    at_unused_name(path, |aside| rename_to_free(path, aside)).map(|(aside, ())| aside)
+}
+
+/// Calls `take` with names beside `path` that no other process uses, until one is not taken.
+fn at_unused_name<T>(
+    path: &Path,
+    take: impl Fn(&Path) -> io::Result<T>,
+) -> io::Result<(PathBuf, T)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     /// Number of names to try: some may exist already.
     const ATTEMPTS: usize = 100;
@@ -334,12 +344,54 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
     for _ in 0..ATTEMPTS {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let aside = path.with_file_name(format!(".kemari-{}-{number}", std::process::id()));
-        result = rename_to_free(path, &aside).map(|()| aside);
+        result = take(&aside).map(|taken| (aside, taken));
         if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
             break;
         }
     }
     result
+}
+
+/// A new file under a temporary name, until it is complete. Dropping it removes that name, so a
+/// process that fails leaves nothing that could be taken for the complete file.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    file: File,
+    path: PathBuf,
+    place: PathBuf,
+}
+
+impl Draft {
+    /// Of a file that is to be at `place`; `make` makes a file where there is none.
+    pub(crate) fn of(place: &Path, make: impl Fn(&Path) -> io::Result<File>) -> io::Result<Self> {
+        let (path, file) = at_unused_name(place, make)?;
+        Ok(Self { file, path, place: place.to_owned() })
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file its name; `sync` makes the directory durable. A file that has this name
+    /// already stays.
+    pub(crate) fn publish(self, sync: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+        fs::hard_link(&self.path, &self.place)?;
+        let directory = self.place.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync(directory.unwrap_or(Path::new("."))).inspect_err(|_| self.take_back())
+    }
+
+    fn take_back(&self) {
+        if let Ok(made) = self.file.metadata() {
+            give_back(&self.place, FileId::of(&made));
+        }
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // A name that stays does no harm: no process looks for it.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Renames a file, unless `to` exists.

@@ -111,6 +111,10 @@ fn p2_nothing_is_let_out_but_with_a_permit() {
         let text = std::fs::read_to_string(file).unwrap();
         // A module's tests come last.
         let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        // The files of an own disk are state of the machine, and let nothing out.
+        if name == "own_disk/medium.rs" {
+            continue;
+        }
         if name == "out.rs" {
             assert!(text.matches("permit.spend()?").count() >= 7, "each call spends its permit");
             continue;

@@ -7,6 +7,7 @@
 
 pub mod descriptors;
 pub mod link;
+pub mod own_disk;
 pub mod ownership;
 pub mod primary;
 mod repeats;

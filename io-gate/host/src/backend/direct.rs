@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard};
 
 use super::sector::SECTOR;
+use crate::aligned::{ALIGNMENT, Aligned};
 use crate::descriptors;
 use crate::out::{self, Outgoing, Refused, Stretch, Target, with_permits};
 use crate::permit::May;
@@ -19,34 +20,13 @@ use crate::poisoned::POISONED;
 
 /// Size of the buffer in bytes: the most that is read or written at once.
 const BUFFER: usize = 256 * 1024;
-/// Alignment of memory, in bytes, that all known storage accepts.
-const ALIGNMENT: usize = 4096;
 
 /// Reads and writes a disk in whole blocks.
 #[derive(Debug)]
 pub(super) struct Direct {
     /// The size of a block in bytes: 512, or a larger power of two.
     block: u64,
-    buffer: Mutex<Buffer>,
-}
-
-/// Memory that begins at a multiple of [`ALIGNMENT`].
-#[derive(Debug)]
-struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Buffer {
-    fn new() -> Self {
-        let bytes = vec![0; BUFFER + ALIGNMENT];
-        let start = bytes.as_ptr().align_offset(ALIGNMENT);
-        Self { bytes, start }
-    }
-
-    fn slice(&mut self, len: usize) -> &mut [u8] {
-        &mut self.bytes[self.start..self.start + len]
-    }
+    buffer: Mutex<Aligned>,
 }
 
 impl Direct {
@@ -61,7 +41,7 @@ impl Direct {
             let what = format!("expected blocks of 512 to {ALIGNMENT} bytes, found {block}");
             return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
-        Ok(Self { block: block.max(SECTOR), buffer: Mutex::new(Buffer::new()) })
+        Ok(Self { block: block.max(SECTOR), buffer: Mutex::new(Aligned::new(BUFFER)) })
     }
 
     /// The size of a block in bytes.
@@ -113,7 +93,7 @@ impl Direct {
         Stretch { block, at: start, len, skip, wanted }
     }
 
-    fn buffer(&self) -> MutexGuard<'_, Buffer> {
+    fn buffer(&self) -> MutexGuard<'_, Aligned> {
         self.buffer.lock().expect(POISONED)
     }
 }
@@ -133,7 +113,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..LEN).map(|at| (at % 241) as u8).collect();
         file.write_all_at(&bytes, 0).unwrap();
-        (file, Direct { block: 4096, buffer: Mutex::new(Buffer::new()) }, bytes)
+        (file, Direct { block: 4096, buffer: Mutex::new(Aligned::new(BUFFER)) }, bytes)
     }
 
     fn whole(file: &File) -> Vec<u8> {

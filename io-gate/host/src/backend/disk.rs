@@ -250,6 +250,11 @@ impl Disk {
         self.fence.as_ref()
     }
 
+    /// The open file, for an own disk.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Changes the lock of the image to this use.
     ///
     /// # Errors

@@ -75,6 +75,7 @@ const SIGNS: &[Sign] = &[
     (0, b"\x7fELF", "an ELF image", ToRaw::NoDisk),
     (0, b"%PDF-", "a PDF document", ToRaw::NoDisk),
     (0, b"kemari-fence ", "the fence record of another disk", ToRaw::NoDisk),
+    (0, b"KMSC", "the sidecar of another disk", ToRaw::NoDisk),
 ];
 /// The signature in the last sector of a fixed-size VHD. The disk before that sector is raw.
 const VHD_FOOTER: Sign = (0, b"conectix", "a VHD image", ToRaw::Convert("vpc"));

@@ -158,6 +158,11 @@ fn flock(kind: libc::c_int, (start, end): Bytes) -> libc::flock {
     lock
 }
 
+/// Whether another process has a lock on the file.
+pub(crate) fn is_locked_by_another(file: &File) -> bool {
+    check(file, (0, 0)).is_err_and(|error| is_taken(&error))
+}
+
 /// Whether the error means that another process has the lock.
 pub(crate) fn is_taken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
