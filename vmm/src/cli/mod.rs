@@ -6,6 +6,7 @@ mod audit;
 mod control_guest;
 mod control_standby;
 mod ctl;
+mod disk;
 mod ending;
 mod last;
 mod options;
@@ -27,8 +28,8 @@ use kemari_confine::{Terminal, logging, seccomp};
 use kemari_support::shortage;
 
 pub use args::{
-    AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, GuestDevices, PairArgs, ProbeArgs, RunArgs,
-    StandbyArgs, Subcommand,
+    AuditArgs, AuditCommand, Cli, CtlArgs, CtlCommand, DiskArgs, DiskCommand, DiskFiles,
+    GuestDevices, PairArgs, ProbeArgs, RunArgs, StandbyArgs, Subcommand,
 };
 
 use kemari_machine::MachineError;
@@ -116,6 +117,7 @@ fn carry_out(command: Subcommand) -> Result<u8, CliError> {
         Subcommand::Standby(args) => standby::standby(&args),
         Subcommand::Ctl(args) => ctl::ctl(&args),
         Subcommand::Audit(args) => audit::audit(&args),
+        Subcommand::Disk(args) => disk::disk(&args),
         Subcommand::Probe(args) => probe(&args),
     }
 }

@@ -4,6 +4,7 @@
 //! help: `-h` prints the first paragraph, `--help` all of it.
 
 mod control;
+mod disk;
 mod logs;
 mod machine;
 mod measure;
@@ -14,6 +15,7 @@ mod standby;
 use clap::Parser;
 
 pub use self::control::{CtlArgs, CtlCommand};
+pub use self::disk::{DiskArgs, DiskCommand, DiskFiles};
 pub use self::logs::{AuditArgs, AuditCommand};
 pub use self::machine::GuestDevices;
 pub use self::measure::ProbeArgs;
@@ -30,6 +32,7 @@ Examples:
   kemari standby --listen host-b:7000 --disk path=web.raw --net tap=tap0 --tls /etc/kemari/tls --arbiter file:/mnt/arbiter
   kemari ctl --control /run/web.sock status
   kemari audit verify host-a.audit host-b.audit
+  kemari disk info web.raw
   kemari probe
 
 `kemari COMMAND --help` describes each flag.";
@@ -54,6 +57,8 @@ pub enum Subcommand {
     Ctl(CtlArgs),
     /// Verify or print audit logs.
     Audit(AuditArgs),
+    /// Make or look at the files of an own disk.
+    Disk(DiskArgs),
     /// Report what this host's KVM can run.
     Probe(ProbeArgs),
 }
