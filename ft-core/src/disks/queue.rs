@@ -189,6 +189,12 @@ impl Queue {
         if deliberate!(DurableWhenPerformed) { self.lane.performed() } else { self.durable }
     }
 
+    /// Bytes that are not performed.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The last entry received.
     #[must_use]
     pub fn last(&self) -> Seq {

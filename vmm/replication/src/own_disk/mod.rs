@@ -4,6 +4,7 @@
 //! - [`Store`]: a sidecar that is in use: what it says, and how it changes, durably;
 //! - [`OwnDisk`]: an image with its sidecar, both locked;
 //! - [`init`]: a new sidecar, and a new image if wanted;
+//! - [`StandbyQueue`]: the thread that performs a primary's list on a standby's images;
 //! - [`Look`]: what a sidecar says, while another process may be using it.
 //!
 //! Every call here blocks for as long as the storage takes. None is made under a lock.
@@ -11,6 +12,7 @@
 mod error;
 mod init;
 mod look;
+mod queue;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ mod tests;
 pub use error::OwnDiskError;
 pub use init::{Init, Made, init};
 pub use look::{Look, SlotLook};
+pub use queue::{Finished, MarkedDisk, News, QueueOptions, ReceiveError, StandbyQueue};
 pub use store::{OwnDisk, Store};
 
 use std::path::{Path, PathBuf};
