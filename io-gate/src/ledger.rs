@@ -8,18 +8,22 @@
 //! - operations on own disks: staged + adopted = performed + completed + cancelled + in flight, and
 //!   at the end of an epoch each one in flight has its place in the list (R1).
 
+mod cancel;
+mod in_flight;
 mod own;
+mod staging;
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::chain::Payload;
 use crate::commit::{Alone, CommitAuthority, Committed, Epoch, GateId};
-use crate::effect::{EffectId, EffectOp, InputOp, Origin, PowerEvent, Record, Request};
+use crate::effect::{EffectId, Record, Request};
 use crate::load::{Load, Weight};
 use crate::own::OwnPorts;
 use crate::performable::Performable;
+pub use in_flight::{InFlightError, check_in_flight};
 use own::Own;
 pub use own::{OwnCounts, OwnGate, new_gate_with_own_disks};
 
@@ -29,10 +33,6 @@ pub fn new_gate() -> (Ledger, CommitAuthority) {
     let gate = GateId::unique();
     (Ledger::new(gate, OwnPorts::none()), CommitAuthority::new(gate))
 }
-
-/// Maximum number of bytes of console output that are merged into one effect. Only output for which
-/// no chain waits is merged.
-const MAX_MERGED: usize = 4096;
 
 /// Counts of tokens and effects so far; see the module's invariants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -349,70 +349,6 @@ impl Ledger {
         true
     }
 
-    /// Drops all effects that have not left: the machine was reset, or lost the right to perform.
-    /// Returns their ids.
-    pub fn cancel_held(&mut self) -> Vec<EffectId> {
-        self.cancel_where(|record| matches!(record.request, Request::Effect(_)))
-    }
-
-    /// Drops resets of the machine that have not left: the machine has just been reset, so their
-    /// cause is gone. A power-off stays, since it was requested and has not happened. Returns the
-    /// ids of the dropped effects.
-    pub fn cancel_resets(&mut self) -> Vec<EffectId> {
-        let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
-        self.cancel_where(|record| record.request == reset)
-    }
-
-    /// Drops the requests of a slot's descriptor chains that have not left: the driver has reset
-    /// the device and owns their memory again. Returns the ids of the dropped effects.
-    pub fn cancel_chains_of(&mut self, slot: u16) -> Vec<EffectId> {
-        self.cancel_where(
-            |record| matches!(record.origin, Origin::Chain { slot: of, .. } if of == slot),
-        )
-    }
-
-    /// Abandons the requests of a slot's descriptor chains that are still in flight, after
-    /// [`cancel_chains_of`](Self::cancel_chains_of) has dropped those that have not left.
-    /// Checkpoints no longer contain them: a takeover would perform them from memory that the
-    /// driver has since reused. Settling them later changes nothing for the guest. Returns the ids
-    /// of the effects.
-    pub fn abandon_chains_of(&mut self, slot: u16) -> Vec<EffectId> {
-        self.abandon(|record| matches!(record.origin, Origin::Chain { slot: of, .. } if of == slot))
-    }
-
-    /// Abandons resets of the machine that have left but were not performed: the machine has just
-    /// been reset. Returns the ids of the effects.
-    pub fn abandon_resets(&mut self) -> Vec<EffectId> {
-        let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
-        let held: BTreeSet<EffectId> = self.held.iter().map(|held| held.id).collect();
-        self.abandon(|record| record.request == reset && !held.contains(&record.id))
-    }
-
-    /// Abandons the selected requests in flight. Returns the ids of the effects among them.
-    fn abandon(&mut self, which: impl Fn(&Record) -> bool) -> Vec<EffectId> {
-        let ids: Vec<EffectId> = self
-            .in_flight
-            .values()
-            .filter(|entry| which(&entry.record))
-            .map(|entry| entry.record.id)
-            .collect();
-        let mut effects = Vec::new();
-        for id in ids {
-            let Some(entry) = self.in_flight.remove(&id) else { continue };
-            self.abandoned.insert(id, (entry.record.origin.slot(), entry.weight));
-            match entry.record.request {
-                Request::Effect(_) => {
-                    self.counts.cancelled += 1;
-                    effects.push(id);
-                }
-                // R10: the list keeps the operation, and it is performed on both sides.
-                Request::Own(_) => self.counts.own.cancelled += 1,
-                Request::Input(_) => {}
-            }
-        }
-        effects
-    }
-
     /// Adopts the requests in flight of a checkpoint. Effects are held as replays until a proof is
     /// spent. Inputs are requested again. Operations on own disks are only completed:
     /// [`take_completable`](Self::take_completable).
@@ -441,167 +377,6 @@ impl Ledger {
                 Request::Own(_) => self.own.adopt(record.clone()),
             }
             self.enter(record, true);
-        }
-    }
-
-    pub(crate) fn count_issued(&mut self) {
-        self.counts.issued += 1;
-        self.tokens_out += 1;
-    }
-
-    pub(crate) fn count_returned(&mut self) {
-        self.tokens_out -= 1;
-        self.counts.returned += 1;
-    }
-
-    pub(crate) fn stage(&mut self, origin: Origin, op: EffectOp) {
-        assert!(self.tokens_out > 0, "P5: an effect without a token");
-        self.tokens_out -= 1;
-        if self.own.takes(origin.slot(), &op) {
-            return self.stage_own(origin, op);
-        }
-        if let Origin::Detached { slot } = origin {
-            if self.merge(slot, &op) {
-                self.counts.merged += 1;
-                return;
-            }
-            self.detached.insert(slot, EffectId(self.next_id));
-        }
-        self.counts.staged += 1;
-        let epoch = self.epoch;
-        let record = self.record(origin, Request::Effect(op));
-        self.held_bytes += carried(&record);
-        let id = record.id;
-        self.held.push_back(Held { id, epoch, copy: None, copied: false, replay: false });
-    }
-
-    /// Merges `op` into the newest detached effect of the slot, if that effect has not left.
-    /// Returns whether it has merged. So a guest that writes to a console byte by byte takes little
-    /// more memory than the bytes, and repeated resets take none. Bytes are never added to an
-    /// effect of a sealed epoch (P1).
-    fn merge(&mut self, slot: u16, op: &EffectOp) -> bool {
-        let Some(id) = self.detached.get(&slot) else { return false };
-        if self.held.binary_search_by_key(id, |held| held.id).is_err() {
-            return false;
-        }
-        let Some(InFlight { record, weight, .. }) = self.in_flight.get_mut(id) else {
-            return false;
-        };
-        // The record has one owner until it leaves.
-        let Some(record) = Arc::get_mut(record) else { return false };
-        match (&mut record.request, op) {
-            (Request::Effect(EffectOp::Power(held)), EffectOp::Power(event)) => held == event,
-            (
-                Request::Effect(EffectOp::ConsoleTx { port: to, bytes: held }),
-                EffectOp::ConsoleTx { port, bytes },
-            ) if to == port && record.epoch == self.epoch => {
-                let Some(more) = bytes.inline_bytes() else { return false };
-                if !held.extend(more, MAX_MERGED) {
-                    return false;
-                }
-                let more = Weight::carried(more.len());
-                *weight += more;
-                self.held_bytes += bytes.len();
-                self.load.add(slot, more);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    pub(crate) fn request_input(&mut self, origin: Origin, op: InputOp) {
-        let record = self.record(origin, Request::Input(op));
-        self.ask(self.input(record, false));
-    }
-
-    /// Queues an input: a read of an own disk keeps its place among the operations.
-    fn ask(&mut self, input: Performable) {
-        if self.own.has(&input.record) {
-            self.own.ask(input);
-        } else {
-            self.inputs.push_back(input);
-        }
-    }
-
-    fn input(&self, record: Arc<Record>, replay: bool) -> Performable {
-        Performable { gate: self.gate, record, copy: None, replay }
-    }
-
-    fn record(&mut self, origin: Origin, request: Request) -> Arc<Record> {
-        let id = EffectId(self.next_id);
-        self.next_id += 1;
-        let record = Arc::new(Record { id, epoch: self.epoch, origin, request });
-        self.enter(record.clone(), false);
-        record
-    }
-
-    /// Adds a request to those in flight. Its weight counts until it is settled or cancelled.
-    fn enter(&mut self, record: Arc<Record>, replay: bool) {
-        let (id, weight) = (record.id, Weight::of(&record));
-        self.load.add(record.origin.slot(), weight);
-        self.in_flight.insert(id, InFlight { record, replay, weight });
-    }
-
-    pub(crate) fn waiting_since(
-        &self,
-        first: EffectId,
-        origin: Origin,
-    ) -> impl Iterator<Item = EffectId> + '_ {
-        self.in_flight
-            .range(first..)
-            .filter(move |(_, entry)| entry.record.origin == origin)
-            .map(|(id, _)| *id)
-    }
-
-    /// Drops the selected requests that have not left. Returns the ids of the effects among them,
-    /// oldest first.
-    fn cancel_where(&mut self, mut drops: impl FnMut(&Record) -> bool) -> Vec<EffectId> {
-        let Self { held, inputs, own, in_flight, .. } = self;
-        let mut ids = Vec::new();
-        held.retain(|held| {
-            let dropped = in_flight.get(&held.id).is_some_and(|entry| drops(&entry.record));
-            ids.extend(dropped.then_some(held.id));
-            !dropped
-        });
-        let effects = ids.len();
-        inputs.retain(|input| {
-            let dropped = drops(&input.record);
-            ids.extend(dropped.then_some(input.record.id));
-            !dropped
-        });
-        ids.extend(own.cancel(|id| in_flight.get(&id).is_some_and(|entry| drops(&entry.record))));
-        ids.iter().for_each(|id| self.forget(*id));
-        ids.truncate(effects);
-        ids
-    }
-
-    /// Drops the requests that `origin` has made since `first`. Only the newest entries are
-    /// searched.
-    pub(crate) fn cancel_since(&mut self, first: EffectId, origin: Origin) {
-        let waiting: Vec<EffectId> = self.waiting_since(first, origin).collect();
-        let held = self.held.partition_point(|held| held.id < first);
-        let inputs = self.inputs.partition_point(|input| input.record.id < first);
-        let keeps = |id: EffectId| !waiting.contains(&id);
-        let newest = self.held.split_off(held);
-        self.held.extend(newest.into_iter().filter(|held| keeps(held.id)));
-        let newest = self.inputs.split_off(inputs);
-        self.inputs.extend(newest.into_iter().filter(|input| keeps(input.record.id)));
-        self.own.cancel_since(first, |id| !keeps(id));
-        waiting.iter().for_each(|id| self.forget(*id));
-    }
-
-    /// Removes a request from those in flight. The caller has already taken it out of `held`,
-    /// `inputs` or `own`.
-    fn forget(&mut self, id: EffectId) {
-        let Some(entry) = self.in_flight.remove(&id) else { return };
-        self.load.remove(entry.record.origin.slot(), entry.weight);
-        match entry.record.request {
-            Request::Effect(_) => {
-                self.held_bytes -= carried(&entry.record);
-                self.counts.cancelled += 1;
-            }
-            Request::Own(_) => self.counts.own.cancelled += 1,
-            Request::Input(_) => {}
         }
     }
 
@@ -649,111 +424,5 @@ fn carried(record: &Record) -> usize {
     match &record.request {
         Request::Effect(op) => op.payload().map_or(0, Payload::len),
         Request::Input(_) | Request::Own(_) => 0,
-    }
-}
-
-/// Why a list of requests in flight is not valid for a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InFlightError {
-    /// The ids do not grow, or one of them is not below the next id.
-    Order(EffectId),
-    /// A request has a later epoch than the checkpoint.
-    Epoch(EffectId),
-    /// The next id is larger than a machine can reach by counting.
-    Next(EffectId),
-    /// An operation on a shared disk is listed like one on an own disk, or the other way round; or
-    /// one on an own disk has no place in the list.
-    Own(EffectId),
-}
-
-/// Upper bound of ids in a checkpoint, so that a machine that continues from it does not run out of
-/// ids.
-const MAX_ID: EffectId = EffectId(1 << 62);
-
-impl core::fmt::Display for InFlightError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Order(EffectId(id)) => {
-                write!(f, "expected growing numbers of requests in flight, found {id} out of order")
-            }
-            Self::Epoch(EffectId(id)) => {
-                write!(f, "expected requests of the sealed epoch or before, found {id} of a later")
-            }
-            Self::Next(EffectId(id)) => {
-                write!(f, "expected a next request below {}, found {id}", MAX_ID.0)
-            }
-            Self::Own(EffectId(id)) => write!(
-                f,
-                "expected a place in the disks' list for each operation on an own disk and for no \
-                 other request, found request {id}: declare the same disks as own on both sides"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for InFlightError {}
-
-/// Checks that the requests in flight of a checkpoint can be adopted by a machine with these own
-/// disks. Call this before
-/// acknowledging the checkpoint (P4): [`Ledger::adopt`] panics on any other list.
-///
-/// # Errors
-/// See [`InFlightError`].
-pub fn check_in_flight(
-    epoch: Epoch,
-    next_id: EffectId,
-    in_flight: &[Record],
-    own: &OwnPorts,
-) -> Result<(), InFlightError> {
-    if next_id >= MAX_ID {
-        return Err(InFlightError::Next(next_id));
-    }
-    let mut last = None;
-    for record in in_flight {
-        if last.is_some_and(|last| record.id <= last) || record.id >= next_id {
-            return Err(InFlightError::Order(record.id));
-        }
-        if record.epoch > epoch {
-            return Err(InFlightError::Epoch(record.id));
-        }
-        if !own::fits(record, own) {
-            return Err(InFlightError::Own(record.id));
-        }
-        last = Some(record.id);
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use alloc::vec;
-
-    use super::*;
-    use crate::effect::{BlockWrite, Port};
-
-    /// P9: `cancel_where` checks each request once, however many are held. A side that loses the
-    /// right to perform must not hold the ledger's lock for long.
-    #[test]
-    fn p9_dropping_looks_at_each_request_once() {
-        const HELD: u64 = 40_000;
-        let (mut ledger, _authority) = new_gate();
-        for number in 0..HELD {
-            let origin = Origin::Chain { slot: (number % 2) as u16, queue: 0, head: 0 };
-            let staged = ledger.chain_session(origin, |gate| {
-                let data = Payload::inline(vec![0; 512]);
-                Ok(gate.token::<BlockWrite>().stage(Port(0), number, data))
-            });
-            assert!(staged.is_ok());
-        }
-        let mut looks = 0;
-        let dropped = ledger.cancel_where(|record| {
-            looks += 1;
-            record.origin.slot() == 1
-        });
-        assert_eq!((looks, dropped.len() as u64), (HELD, HELD / 2));
-        assert!(dropped.is_sorted());
-        assert_eq!(ledger.cancel_held().len() as u64, HELD / 2);
-        assert_eq!((ledger.load(), ledger.held_bytes()), (Weight::default(), 0));
-        ledger.seal();
     }
 }
