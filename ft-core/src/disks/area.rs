@@ -1,4 +1,4 @@
-//! The mark area of a sidecar (R3, R11): the marks as bits, in blocks of 4 KiB with a checksum each.
+//! The mark area of a sidecar (R3, R11): marks as bits, in blocks of 4 KiB with a checksum each.
 //!
 //! ```text
 //!   block 0           head: the peer, the point, the last entry whose marks were removed

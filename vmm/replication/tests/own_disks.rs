@@ -212,8 +212,8 @@ impl Standby {
     }
 }
 
-/// R1, R3, R4: wherever the process is killed, the image is as at some flush, with some of the writes
-/// after it, and each of these is marked.
+/// R1, R3, R4: wherever the process is killed, the image is as at some flush, with some of the
+/// writes after it, and each of these is marked.
 #[test]
 fn r1_a_queue_that_is_killed_leaves_the_image_as_at_a_flush_and_writes_after_it() {
     let mut seen = 0;

@@ -157,8 +157,8 @@ impl SidecarFile {
             .map_err(|error| failed("write a slot", &self.path, error))
     }
 
-    /// Writes blocks of the mark area, from `first` on. They are durable when this returns. After an
-    /// error, or a power loss before this returns, any of them may be torn.
+    /// Writes blocks of the mark area, from `first` on. They are durable when this returns. After
+    /// an error, or a power loss before this returns, any of them may be torn.
     ///
     /// # Errors
     /// When the storage fails.

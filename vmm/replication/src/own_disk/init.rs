@@ -41,7 +41,7 @@ const SECTOR: u64 = 512;
 /// Makes a sidecar for an image, and the image if it does not exist.
 ///
 /// # Errors
-/// When a file is in the way or cannot be made. Nothing is left behind then, and no file is changed.
+/// When a file is in the way or cannot be made. Then nothing is left behind, and no file changes.
 pub fn init(wanted: Init<'_>) -> Result<Made, OwnDiskError> {
     let (image, is_new) = open_or_make(wanted)?;
     let made = sidecar_for(&image, wanted);

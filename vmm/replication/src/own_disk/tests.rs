@@ -13,7 +13,7 @@ use io_gate_host::own_disk::OwnDiskError as FileError;
 use super::*;
 
 const MIB: u64 = 1 << 20;
-/// Bytes of the slots and of an image's mark area: a head, a block of coarse, a block of fine marks.
+/// Bytes of the slots and of an image's mark area: a head, and a block of marks of each kind.
 const SIDECAR: u64 = 5 * 4096;
 
 struct Place(tempfile::TempDir);

@@ -2,9 +2,9 @@
 //! performs its entries, makes marks, syncs and writes the sidecars.
 //!
 //! ```text
-//!   the session ─ begin, receive, commit, cover, ... ─► state (a lock) ─► thread `own-disks` ─► files
-//!        ▲                                                                    │
-//!        └───────────────────────────── News ◄────────────────────────────────┘
+//!   session ─ begin, receive, commit, cover ─► state (a lock) ─► thread `own-disks` ─► files
+//!      ▲                                                              │
+//!      └────────────────────────────── News ◄─────────────────────────┘
 //! ```
 //!
 //! The session's calls block for a copy of memory at most: no file is touched under the lock. The
@@ -273,7 +273,7 @@ impl StandbyQueue {
             .change(|state| state.asked.both_durable = state.asked.both_durable.max(Some(seq)));
     }
 
-    /// Ends the thread after what it is performing, and returns what is left. Waits for the storage.
+    /// Ends the thread after what it is performing, and returns what is left. Waits for storage.
     ///
     /// # Panics
     /// When the thread has panicked.
