@@ -52,6 +52,8 @@ pub(super) struct Guest {
     pub(super) flushed: Places,
     /// The entry of the last flush that it has seen complete.
     pub(super) flush: Seq,
+    /// Number of flushes that it has seen complete.
+    pub(super) flushes: u64,
     pub(super) outstanding: Vec<Request>,
     next_head: u64,
     pub(super) memory: [u64; PAGES],
@@ -71,6 +73,7 @@ impl Guest {
             completed,
             flushed,
             flush: Seq(0),
+            flushes: 0,
             outstanding: Vec::new(),
             next_head: 0,
             memory: [0; PAGES],
@@ -123,6 +126,7 @@ impl Guest {
                     *flushed = (*flushed).max(*place);
                 }
                 self.flush = self.flush.max(request.seq);
+                self.flushes += 1;
             }
             Kind::Read(_) => {}
         }
