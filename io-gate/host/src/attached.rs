@@ -44,6 +44,10 @@ impl Attached {
                 let input = disk.input();
                 ("disk", Output::Disk(disk), Input::Disk(input))
             }
+            Backend::OwnDisk(disk) => {
+                let input = disk.input();
+                ("disk", Output::OwnDisk(disk), Input::Disk(input))
+            }
             Backend::Net(net) => {
                 let (output, input) = net.attach(inputs, token)?;
                 ("net", Output::Net(output), Input::Net(input))

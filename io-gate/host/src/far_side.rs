@@ -20,6 +20,7 @@ use crate::disk_use::disk_fence::{DiskFence, FenceAnswer};
 use crate::fence::{Fence, Permission};
 use crate::given_up::GivenUp;
 use crate::guest_memory::GuestMemory;
+use crate::list_driver::{ListDriver, Own};
 use crate::observer::Observer;
 use crate::poisoned::POISONED;
 
@@ -41,6 +42,7 @@ pub(crate) struct FarSide {
     pub(crate) memory: Arc<GuestMemory>,
     fence: Arc<dyn Fence>,
     observer: Option<Arc<dyn Observer>>,
+    own: Own,
     fenced_off: AtomicBool,
     /// The machine has ended. Effects that wait stay in flight, as at a power failure.
     closed: AtomicBool,
@@ -89,12 +91,15 @@ impl FarSide {
         memory: Arc<GuestMemory>,
         fence: Arc<dyn Fence>,
         observer: Option<Arc<dyn Observer>>,
+        list: Option<Arc<dyn ListDriver>>,
     ) -> io::Result<Self> {
+        let own = Own::new(ledger.own_ports().clone(), list)?;
         Ok(Self {
             gate: ledger.gate(),
             memory,
             fence,
             observer,
+            own,
             fenced_off: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             fenced_event: event()?,
@@ -133,6 +138,11 @@ impl FarSide {
     /// The observer of effects, if there is one.
     pub(crate) fn observer(&self) -> Option<&dyn Observer> {
         self.observer.as_deref()
+    }
+
+    /// The own disks.
+    pub(crate) fn own(&self) -> &Own {
+        &self.own
     }
 
     /// The term for which the fence grants the right, if there are terms.
@@ -384,9 +394,10 @@ impl FarSide {
             return;
         }
         let mut stalled = self.stalled.lock().expect(POISONED);
-        let (ready, others) = std::mem::take(&mut *stalled)
-            .into_iter()
-            .partition::<BTreeSet<_>, _>(|(slot, _)| ledger.has_room(*slot));
+        let (ready, others) =
+            std::mem::take(&mut *stalled).into_iter().partition::<BTreeSet<_>, _>(|(slot, _)| {
+                ledger.has_room(*slot) && !self.own.is_full(*slot)
+            });
         self.any_stalled.store(!others.is_empty(), Ordering::Release);
         *stalled = others;
         drop(stalled);

@@ -105,13 +105,18 @@ struct Current {
     borrows: bool,
     /// Whether it resets the machine.
     resets: bool,
+    /// Whether it is an operation on an own disk: it reaches no other host, and a reset of the
+    /// device does not take it back (R10).
+    own: bool,
 }
 
 impl Current {
-    const OTHER: Self = Self { chain: false, effect: false, borrows: false, resets: false };
+    const OTHER: Self =
+        Self { chain: false, effect: false, borrows: false, resets: false, own: false };
 
     fn of(request: &Performable) -> Self {
-        let chain = matches!(request.record().origin, Origin::Chain { .. });
+        let own = matches!(request.record().request, Request::Own(_));
+        let chain = !own && matches!(request.record().origin, Origin::Chain { .. });
         let borrows = match &request.record().request {
             Request::Effect(op) | Request::Own(OwnOp { op, .. }) => {
                 let ranges = op.payload().and_then(|payload| payload.guest_ranges());
@@ -122,7 +127,7 @@ impl Current {
         };
         let reset = Request::Effect(EffectOp::Power(PowerEvent::Reset));
         let effect = !matches!(request.record().request, Request::Input(_));
-        Self { chain, effect, borrows, resets: request.record().request == reset }
+        Self { chain, effect, borrows, resets: request.record().request == reset, own }
     }
 }
 
@@ -219,7 +224,8 @@ impl Lane {
     /// Whether the lane performs an effect and does not wait for the fence: it may be in a system
     /// call that reaches the outside.
     pub(crate) fn may_be_letting_out(&self, asks: &Asks) -> bool {
-        let at_effect = self.shared.lock().current.is_some_and(|current| current.effect);
+        let lets_out = |current: Current| current.effect && !current.own;
+        let at_effect = self.shared.lock().current.is_some_and(lets_out);
         let thread = self.thread.as_ref().map(|thread| thread.thread().id());
         at_effect && !thread.is_some_and(|thread| asks.is_asked_by(thread))
     }

@@ -230,7 +230,7 @@ fn p1_a_dropped_request_is_not_reported_as_performed_later() {
         ledger,
         memory.clone(),
         fence.clone(),
-        GateOptions { lane_start: Arc::new(|| {}), observer: Some(observer) },
+        GateOptions { observer: Some(observer), ..GateOptions::default() },
     );
     let mut machine = machine_of(memory, gate.unwrap(), authority, fence, open(&image));
     machine.write(0, DATA, 512);

@@ -133,6 +133,12 @@ impl Ledger {
         self.own.staged.push_back(Staged::Operation(record.id));
     }
 
+    /// The ports of the own disks.
+    #[must_use]
+    pub fn own_ports(&self) -> &OwnPorts {
+        &self.own.ports
+    }
+
     /// Whether [`take_own`](Self::take_own) would return anything.
     #[must_use]
     pub fn has_own(&self) -> bool {

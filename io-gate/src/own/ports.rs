@@ -28,4 +28,16 @@ impl OwnPorts {
     pub fn contains(&self, slot: u16, port: Port) -> bool {
         self.0.contains(&(slot, port))
     }
+
+    /// Whether a slot has an own disk.
+    #[must_use]
+    pub fn has_slot(&self, slot: u16) -> bool {
+        self.0.range((slot, Port(0))..=(slot, Port(u8::MAX))).next().is_some()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }

@@ -305,6 +305,10 @@ impl Disk {
         Target { file: &self.file, durably: self.write_through && !self.opened_through }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The disk's size in sectors of 512 bytes.
     #[must_use]
     pub fn sectors(&self) -> u64 {

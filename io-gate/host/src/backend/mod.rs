@@ -13,6 +13,7 @@ mod interest;
 pub mod memory;
 pub mod net;
 pub(crate) mod output;
+pub mod own_disk;
 mod sector;
 pub mod terminal;
 
@@ -23,6 +24,8 @@ use std::io;
 pub enum Backend {
     /// A disk.
     Disk(disk::Disk),
+    /// An own disk: an image that no other host writes to.
+    OwnDisk(own_disk::WritableImage),
     /// A network.
     Net(net::Net),
     /// A console.

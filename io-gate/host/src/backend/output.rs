@@ -6,13 +6,14 @@ use std::time::Instant;
 use io_gate::Outcome;
 use io_gate::host::{EffectOp, Performable};
 
-use super::{console, disk, disk_requests, net};
+use super::{console, disk, disk_requests, net, own_disk};
 use crate::out::{Refused, Released};
 use crate::work::Work;
 
 /// See the module. Only the lane's thread uses it.
 pub(crate) enum Output {
     Disk(disk::Disk),
+    OwnDisk(own_disk::WritableImage),
     Net(net::Output),
     Console(console::Output),
     /// The machine itself: power events.
@@ -24,6 +25,9 @@ impl Output {
     pub(crate) fn perform(&mut self, work: &mut Work<'_>, request: Performable) {
         if work.begin(&request).is_err() {
             return work.not_permitted(request);
+        }
+        if let Self::OwnDisk(disk) = self {
+            return disk.perform(work, request);
         }
         if let Self::Console(console) = self {
             return console.perform(work, request);
@@ -64,7 +68,7 @@ impl Output {
 
     /// Whether one request may take as long as a disk request.
     pub(crate) fn is_slow(&self) -> bool {
-        matches!(self, Self::Disk(_))
+        matches!(self, Self::Disk(_) | Self::OwnDisk(_))
     }
 
     /// Sends queued data and reconnects. Called by the lane.
@@ -72,7 +76,7 @@ impl Output {
         match self {
             Self::Net(net) => net.attend(&mut work.permits),
             Self::Console(console) => console.attend(work),
-            Self::Disk(_) | Self::Power => {}
+            Self::Disk(_) | Self::OwnDisk(_) | Self::Power => {}
         }
     }
 

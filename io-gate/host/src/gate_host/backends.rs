@@ -40,6 +40,7 @@ impl GateHost {
             if self.backend(slot, port).is_some() || made.contains_key(&(slot, port)) {
                 return Err(taken(slot, port));
             }
+            self.check_kind(slot, port, &backend)?;
             if let Backend::Disk(disk) = &backend {
                 records.extend(disk.fence().cloned());
             }
@@ -65,6 +66,24 @@ impl GateHost {
             }
         }
         Ok(())
+    }
+
+    /// An own disk's port takes an image that is open by a right of this gate (R7), and no other
+    /// port does.
+    fn check_kind(&self, slot: u16, port: Port, backend: &Backend) -> io::Result<()> {
+        let own = self.far_side.own().ports().contains(slot, port);
+        let found = match backend {
+            Backend::OwnDisk(disk) if own && disk.gate() == self.ledger().gate() => return Ok(()),
+            Backend::OwnDisk(_) if own => "one that another machine has opened",
+            Backend::OwnDisk(_) => "one in a place that is not declared as an own disk's",
+            Backend::Disk(_) if own => "a shared disk",
+            _ => return Ok(()),
+        };
+        let what = format!(
+            "slot {slot}, port {}: expected an own disk only where one is declared, opened by this machine; found {found}",
+            port.0
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidInput, what))
     }
 
     /// Passes the features that the driver has accepted to the slot's backends, also to those that

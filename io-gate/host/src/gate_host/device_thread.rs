@@ -64,7 +64,7 @@ impl GateHost {
     /// processed again when some of them are settled. This bounds what the machine buffers for a
     /// guest (P9).
     pub(crate) fn stalls(&self, ledger: &Ledger, slot: u16, queue: u16) -> bool {
-        let full = ledger.is_full(slot);
+        let full = ledger.is_full(slot) || self.far_side.own().is_full(slot);
         if full {
             self.far_side.stall(ledger, slot, queue);
         }

@@ -34,8 +34,12 @@ impl GateHost {
         if ledger.holds() && ledger.held() > 0 {
             self.copy_held(&mut ledger);
         }
+        let own_disks = if ledger.has_own() { self.record_own(&mut ledger) } else { Vec::new() };
         let ready = ledger.has_ready();
         drop(ledger);
+        if !own_disks.is_empty() {
+            self.perform_own(own_disks);
+        }
         if ready { self.flush(own) } else { Vec::new() }
     }
 

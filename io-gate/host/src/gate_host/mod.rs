@@ -9,6 +9,7 @@ mod device_thread;
 mod disks;
 mod end;
 mod hand_over;
+mod own;
 mod power;
 mod reset;
 mod right;
@@ -32,6 +33,7 @@ use crate::guest_memory::GuestMemory;
 use crate::inputs::Inputs;
 use crate::lane::{Lane, LaneStart};
 use crate::latency::Latencies;
+use crate::list_driver::ListDriver;
 use crate::observer::Observer;
 use crate::poisoned::POISONED;
 
@@ -48,11 +50,13 @@ pub struct GateOptions {
     pub lane_start: LaneStart,
     /// Called for each step of an effect.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Records the operations on own disks. A gate with own disks needs it.
+    pub list: Option<Arc<dyn ListDriver>>,
 }
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self { lane_start: Arc::new(|| {}), observer: None }
+        Self { lane_start: Arc::new(|| {}), observer: None, list: None }
     }
 }
 
@@ -93,8 +97,8 @@ impl GateHost {
         fence: Arc<dyn Fence>,
         options: GateOptions,
     ) -> io::Result<Arc<Self>> {
-        let GateOptions { lane_start, observer } = options;
-        let far_side = Arc::new(FarSide::new(ledger, memory, fence, observer)?);
+        let GateOptions { lane_start, observer, list } = options;
+        let far_side = Arc::new(FarSide::new(ledger, memory, fence, observer, list)?);
         let power =
             Lane::start("power".to_owned(), far_side.clone(), Output::Power, lane_start.clone())?;
         Ok(Arc::new(Self {

@@ -149,7 +149,12 @@ impl Machine {
         vm.mask_legacy_interrupts()?;
         let ram = Arc::new(ram);
         let lane_start = Arc::new(|| seccomp::enter(Role::Lane, &[]));
-        let gate = GateHost::new(ledger, ram.clone(), fence, GateOptions { lane_start, observer })?;
+        let gate = GateHost::new(
+            ledger,
+            ram.clone(),
+            fence,
+            GateOptions { lane_start, observer, ..GateOptions::default() },
+        )?;
         let events = Arc::new(Events::new()?);
         let engine_event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let device_loop = LoopHandle::new()?;

@@ -1,7 +1,13 @@
-//! Makes the right to write to an image that no set names.
+//! Opens an image for writing that no set names.
+
+use std::path::Path;
 
 use io_gate::host::{DiskId, GateId, ImageRight, Term};
 
-pub(crate) fn right(gate: GateId) -> ImageRight {
-    ImageRight { gate, term: Term(u64::MAX), image: DiskId(0) }
+use crate::backend::disk::{DiskError, DiskOptions};
+use crate::backend::own_disk::WritableImage;
+
+pub(crate) fn open(path: &Path, gate: GateId) -> Result<WritableImage, DiskError> {
+    let right = ImageRight { gate, term: Term(u64::MAX), image: DiskId(0) };
+    WritableImage::open(path, DiskOptions::default(), right)
 }
