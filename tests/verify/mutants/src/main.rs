@@ -27,10 +27,6 @@ use results::Results;
 use sites::Mutant;
 use tree::Copied;
 
-/// Left out of a run without `--only`: the product does not use these folders of ft-core yet, and
-/// some of their mutants are open.
-const LATER: [&str; 1] = ["disks/"];
-
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.."));
@@ -39,9 +35,6 @@ fn main() -> Result<ExitCode> {
     let argued = Argued::read(&project.join("tests/verify/mutants/argued.toml"))?;
     let numbers = chosen(&arguments, &copied.mutants);
     println!("{} mutants of {}", numbers.len(), copied.mutants.len());
-    if arguments.only.is_none() {
-        println!("NOT JUDGED: the mutants of {}; `--only` judges them", LATER.join(", "));
-    }
     anyhow::ensure!(
         !numbers.is_empty(),
         "no mutant's name contains this text; `--list` prints them"
@@ -62,10 +55,8 @@ fn main() -> Result<ExitCode> {
 
 /// The numbers of the selected mutants.
 fn chosen(arguments: &Arguments, mutants: &[Mutant]) -> Vec<usize> {
-    let wanted = |name: &str| match &arguments.only {
-        Some(only) => name.contains(only.as_str()),
-        None => !LATER.iter().any(|folder| name.contains(folder)),
-    };
+    let wanted =
+        |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let mut numbers: Vec<usize> = (1..=mutants.len())
         .filter(|number| wanted(&mutants[number - 1].name()))
         .step_by(arguments.every)
