@@ -40,7 +40,7 @@ impl core::str::FromStr for PairId {
 /// A period in which one machine wrote an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation {
-    /// The term in which the machine ran.
+    /// The term in which the machine ran; 0: the image was made, and no machine has run on it.
     pub term: u64,
     /// A random number, since an arbiter with older data restored may grant a term twice.
     pub id: u128,
@@ -121,6 +121,20 @@ impl Lineage {
         } else {
             Relation::Diverged
         }
+    }
+
+    /// Whether a machine has run on the image, or on one that this one was made equal to.
+    #[must_use]
+    pub(super) fn has_run(&self) -> bool {
+        self.current.term > 0
+    }
+
+    /// Whether the image has a generation of this term, or may have forgotten one.
+    #[must_use]
+    pub(super) fn knows_term(&self, term: u64) -> bool {
+        let mut all = self.parents.iter().chain([&self.current]);
+        all.any(|known| known.term == term)
+            || self.cut && self.parents.last().is_some_and(|oldest| term < oldest.term)
     }
 
     /// Whether the list of parents is within its bound: a lineage that was read may violate it.

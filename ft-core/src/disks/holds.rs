@@ -96,6 +96,13 @@ impl Holds {
         self.cover.is_some_and(|end| end <= self.durable || deliberate!(SetBeforeDurable))
     }
 
+    /// R6: whether the covering checkpoint was sealed. From then on the standby's image may have
+    /// this generation, so that the machine runs alone in another one only.
+    #[must_use]
+    pub(crate) fn shares_generation(&self) -> bool {
+        self.in_set || self.cover.is_some() || !self.sealed.is_empty()
+    }
+
     /// Whether the set names the standby.
     #[must_use]
     pub fn is_in_set(&self) -> bool {

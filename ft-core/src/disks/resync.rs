@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::{Area, DiskId, Extent, Geometry, Lineage, PairId, Relation, Seq, Sidecar, State};
+use super::{Area, DiskId, Extent, Geometry, PairId, Relation, Seq, Sidecar, State};
 use crate::deliberate;
 
 /// The hash of a part of an image. `seed` is the session's number, so that a guest cannot prepare
@@ -107,16 +107,17 @@ pub fn plan(primary: Side<'_>, standby: Side<'_>) -> Result<Plan, Refusal> {
     if theirs.state == State::Failed {
         return Err(Refusal::Failed);
     }
+    let ours_is = ours.lineage.current();
+    if let Some(theirs) = theirs.perhaps_won(&ours.lineage) {
+        return Err(Refusal::NotAnAncestor { ours: ours_is, theirs });
+    }
     let chains = match theirs.lineage.relation(&ours.lineage) {
         Relation::Same | Relation::Ancestor => true,
         Relation::Unknown => false,
-        Relation::Diverged if theirs.peer.is_none() => false,
+        Relation::Diverged if !theirs.lineage.has_run() => false,
         Relation::Descendant | Relation::Diverged => {
-            let generations = |lineage: &Lineage| lineage.current();
-            return Err(Refusal::NotAnAncestor {
-                ours: generations(&ours.lineage),
-                theirs: generations(&theirs.lineage),
-            });
+            let theirs = theirs.lineage.current();
+            return Err(Refusal::NotAnAncestor { ours: ours_is, theirs });
         }
     };
     let (Some(our_area), Some(their_area)) = (primary.area, standby.area) else {

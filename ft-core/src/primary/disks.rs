@@ -27,10 +27,10 @@ impl Primary {
         self.disks.as_ref().is_some_and(Holds::holds_takeover)
     }
 
-    /// Whether the set names the standby, or may do so: the question may be under way (R6).
-    pub(super) fn set_may_name_standby(&self) -> bool {
-        let named = |disks: &Holds| disks.is_covered() || disks.is_in_set();
-        self.disks.as_ref().is_some_and(named) && !deliberate!(AloneByBye)
+    /// Whether a standby's Bye does not suffice to run alone (R6): its image may have this
+    /// machine's generation, and the set may name it.
+    pub(super) fn standby_shares_generation(&self) -> bool {
+        self.disks.as_ref().is_some_and(Holds::shares_generation) && !deliberate!(AloneByBye)
     }
 
     /// When the standby has to be durable: a late report counts like a late acknowledgement (R4).

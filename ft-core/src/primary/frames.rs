@@ -156,7 +156,7 @@ impl Primary {
             self.search_rarely();
             out.push(Action::Report(Report::LinkLost { reason: text.clone() }));
         }
-        if self.set_may_name_standby() {
+        if self.standby_shares_generation() {
             // R6: the standby's word does not take its image out of the set. A power loss here, and
             // it could be started without what this machine tells from now on.
             return self.lose(now, text, out);

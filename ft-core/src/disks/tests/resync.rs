@@ -64,6 +64,33 @@ fn r8_an_image_that_was_set_back_is_compared_in_full() {
     assert!(!is_full(&back));
 }
 
+/// R6: the power was lost after a claim was won, and before the sidecar said so. Then an operator
+/// began from the other image, by force.
+#[test]
+fn r6_an_image_whose_claim_was_perhaps_won_is_not_overwritten() {
+    let mut pair = pair();
+    let ours = pair[0].0.lineage.clone();
+    let refused = |pending: u64, pair: &mut [(Sidecar, Area); 2]| {
+        pair[1].0.pending = Some(generation(pending));
+        matches!(planned(pair), Err(Refusal::NotAnAncestor { theirs, .. }) if theirs == generation(pending))
+    };
+    pair[0].0.lineage = ours.continued(generation(4));
+    assert!(refused(3, &mut pair));
+    assert!(refused(5, &mut pair));
+    // Terms 2 and 4 are the primary's: the claim was lost, or its image continues this one.
+    assert!(!refused(2, &mut pair));
+    assert!(!refused(4, &mut pair));
+    // What the primary has forgotten is compared in full.
+    let mut long = pair[0].0.lineage.clone();
+    for term in 5..=u64::try_from(MAX_PARENTS).unwrap() + 4 {
+        assert!(refused(3, &mut pair));
+        long = long.continued(generation(term));
+        pair[0].0.lineage = long.clone();
+    }
+    assert!(!refused(3, &mut pair));
+    assert!(is_full(&pair));
+}
+
 #[test]
 fn r6_an_image_that_has_what_this_one_lacks_is_not_overwritten() {
     let mut newer = pair();
@@ -72,8 +99,11 @@ fn r6_an_image_that_has_what_this_one_lacks_is_not_overwritten() {
     let mut diverged = pair();
     diverged[1].0.lineage = diverged[1].0.lineage.continued(generation(3));
     assert!(matches!(planned(&diverged), Err(Refusal::NotAnAncestor { .. })));
-    // An image that was never in a set has nothing to lose.
+    // A machine that had no peer ran on it: what it has told is nowhere else.
     diverged[1].0.peer = None;
+    assert!(matches!(planned(&diverged), Err(Refusal::NotAnAncestor { .. })));
+    // An image on which no machine has run has nothing to lose.
+    diverged[1].0.lineage = Lineage::new(generation(0));
     assert!(is_full(&diverged));
     let mut other = pair();
     other[1].0.pair = PairId(2);
