@@ -17,9 +17,10 @@ pub trait ListDriver: Send + Sync {
     /// call the gate.
     fn staged(&self, ledger: &mut Ledger, requests: Vec<OwnRequest>) -> Vec<Performable>;
 
-    /// An operation, or a read, is performed. Called by the lane before the guest learns of it, so
-    /// that what was told is known here. No lock is held.
-    fn performed(&self, record: &Record);
+    /// An operation, or a read, is performed. `durable`: its completion tells the guest that it is
+    /// durable, since it is a flush, or a write of a driver that cannot flush (R4). Called by the
+    /// lane before the guest learns of it. No lock is held.
+    fn performed(&self, record: &Record, durable: bool);
 
     /// The first failure (R5). Nothing is performed on any own disk any more, and what was not is
     /// not completed: it stays in flight for the standby. Called once, by a lane.
@@ -67,9 +68,9 @@ impl Own {
         self.failure.get().map(String::as_str)
     }
 
-    pub(crate) fn performed(&self, record: &Record) {
+    pub(crate) fn performed(&self, record: &Record, durable: bool) {
         if let Some(driver) = self.driver() {
-            driver.performed(record);
+            driver.performed(record, durable);
         }
     }
 

@@ -23,12 +23,15 @@ use io_gate::host::{
 };
 use io_gate_host::backend::disk::{Disk, DiskOptions};
 use io_gate_host::backend::own_disk::WritableImage;
+use io_gate_host::own_disk::OwnImage;
 use io_gate_host::{Backend, GateHost, GateOptions, ListDriver, VirtioSlot};
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 
 const OK: u8 = 0;
 const UNTOUCHED: u8 = 0xaa;
+/// `VIRTIO_BLK_F_FLUSH` (virtio 1.2, 5.2.3).
+const FLUSH: u64 = 1 << 9;
 
 /// The shortest driver of a list: all marks are durable from the beginning, unless the test keeps
 /// them back.
@@ -44,6 +47,7 @@ struct State {
     keep_back: bool,
     full: bool,
     performed: Vec<u64>,
+    durable: Vec<u64>,
     failures: Vec<String>,
 }
 
@@ -57,6 +61,7 @@ impl Default for State {
             keep_back: false,
             full: false,
             performed: Vec::new(),
+            durable: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -92,8 +97,10 @@ impl ListDriver for Recorder {
         requests.into_iter().filter_map(|request| state.operation(ledger, request)).collect()
     }
 
-    fn performed(&self, record: &Record) {
-        self.0.lock().unwrap().performed.push(record.id.0);
+    fn performed(&self, record: &Record, durable: bool) {
+        let mut state = self.0.lock().unwrap();
+        state.performed.push(record.id.0);
+        state.durable.extend(durable.then_some(record.id.0));
     }
 
     fn failed(&self, reason: &str) {
@@ -132,7 +139,7 @@ fn ports() -> OwnPorts {
 fn own_disk(gate: &mut OwnGate, image: &NamedTempFile) -> WritableImage {
     let won = gate.terms.won(Term(1), vec![DiskId(7)]);
     let right = won.right_to(DiskId(7)).unwrap();
-    WritableImage::open(image.path(), DiskOptions::default(), right).unwrap()
+    OwnImage::open(image.path()).unwrap().for_guest(right).unwrap()
 }
 
 fn machine(image: &NamedTempFile, options: GateOptions) -> Machine {
@@ -271,6 +278,23 @@ fn r4_a_flush_completes_when_the_image_is_durable() {
     let _ = machine.machine.complete(1);
     assert_eq!(machine.machine.status(flushed), OK);
     assert_eq!(machine.state().performed, [1, 2]);
+    assert_eq!(machine.state().durable, [2]);
+}
+
+/// R4: the writes of a driver that cannot flush are durable when they complete, and count as
+/// flushes.
+#[test]
+fn r4_a_write_of_a_driver_that_cannot_flush_counts_as_a_flush() {
+    let image = image(SECTORS);
+    let mut machine = plain(&image);
+    machine.machine.slot.reset();
+    machine.machine.driver = Driver::new(&machine.machine.memory, RING);
+    machine.machine.driver.install(&mut machine.machine.slot, 0);
+    machine.machine.slot.driver_ok(DISK_FEATURES & !FLUSH).unwrap();
+    let status = machine.write(0, 1);
+    let _ = machine.machine.complete(1);
+    assert_eq!(machine.machine.status(status), OK);
+    assert_eq!(machine.state().durable, [1]);
 }
 
 /// Where a lane's call fails.
@@ -465,15 +489,13 @@ fn r7_only_an_image_of_the_machines_own_right_is_attached() {
     own.attach(SLOT, Port(0), Backend::OwnDisk(mine)).unwrap();
 }
 
-/// R11: an image that a process has open for writing keeps a second one out.
+/// R11: the guest's handle of an image keeps other processes out, as the first one did.
 #[test]
 fn r11_an_own_image_is_opened_once() {
     let image = image(SECTORS);
     let mut gate = new_gate_with_own_disks(ports());
     let first = own_disk(&mut gate, &image);
-    let won = gate.terms.won(Term(1), vec![DiskId(7)]);
-    let right = won.right_to(DiskId(7)).unwrap();
-    assert!(WritableImage::open(image.path(), DiskOptions::default(), right).is_err());
+    assert!(OwnImage::open(image.path()).is_err());
     drop(first);
     own_disk(&mut gate, &image);
 }

@@ -309,6 +309,12 @@ impl Disk {
         &self.path
     }
 
+    /// Whether a write is durable when it completes, since the driver cannot flush (virtio 1.2,
+    /// 5.2.6.2).
+    pub(super) fn completes_durably(&self) -> bool {
+        !self.driver_flushes.load(Ordering::Acquire)
+    }
+
     /// The disk's size in sectors of 512 bytes.
     #[must_use]
     pub fn sectors(&self) -> u64 {

@@ -9,25 +9,22 @@
 //!   no later operation begins.
 
 use std::io;
-use std::path::Path;
 
 use io_gate::Outcome;
 use io_gate::host::{DiskId, EffectOp, GateId, ImageRight, Performable, Request};
 
-use super::disk::{Disk, DiskError, DiskOptions};
+use super::disk::Disk;
 use super::disk_requests;
 use crate::out::{Refused, Released};
 use crate::work::Work;
 
-/// An image that is open for the guest's writes. Opening it takes the right to it:
+/// An image that is open for the guest's writes, by the right to it:
 ///
 /// ```compile_fail,E0061
-/// # use std::path::Path;
-/// # use io_gate_host::backend::disk::{DiskError, DiskOptions};
+/// # use io_gate_host::backend::disk::DiskError;
 /// # use io_gate_host::backend::own_disk::WritableImage;
-/// fn hurry(path: &Path) -> Result<WritableImage, DiskError> {
-///     WritableImage::open(path, DiskOptions::default())
-/// }
+/// # use io_gate_host::own_disk::OwnImage;
+/// fn hurry(image: &OwnImage) -> Result<WritableImage, DiskError> { image.for_guest() }
 /// ```
 #[derive(Debug)]
 pub struct WritableImage {
@@ -37,15 +34,9 @@ pub struct WritableImage {
 }
 
 impl WritableImage {
-    /// Opens an image, and locks it: a stopped process that has it open keeps this one out (R11).
-    /// The caller has found the image's id in its sidecar.
-    ///
-    /// # Errors
-    /// As [`Disk::open`].
-    pub fn open(path: &Path, options: DiskOptions, right: ImageRight) -> Result<Self, DiskError> {
-        let options = DiskOptions { lock: true, ..options };
-        let disk = Disk::open(path, options)?;
-        Ok(Self { disk, image: right.image(), gate: right.gate() })
+    /// See [`OwnImage::for_guest`](crate::own_disk::OwnImage::for_guest).
+    pub(crate) fn new(disk: Disk, right: ImageRight) -> Self {
+        Self { disk, image: right.image(), gate: right.gate() }
     }
 
     /// The image.
@@ -73,7 +64,7 @@ impl WritableImage {
     pub(super) fn perform(&self, work: &mut Work<'_>, request: Performable) {
         if let Request::Input(_) = request.record().request {
             let performed = disk_requests::perform(work, &self.disk, &request);
-            work.far_side.own().performed(request.record());
+            work.far_side.own().performed(request.record(), false);
             let (outcome, data) = performed.unwrap_or((Outcome::Failed, Vec::new()));
             return work.done(request, outcome, data);
         }
@@ -86,7 +77,8 @@ impl WritableImage {
         }
         match self.change(work, released) {
             Ok(()) => {
-                own.performed(request.record());
+                let is_flush = matches!(released.op(), EffectOp::BlockFlush { .. });
+                own.performed(request.record(), is_flush || self.disk.completes_durably());
                 work.done(request, Outcome::Success(0), Vec::new());
             }
             // The machine has ended, or was replaced: the list has the operation.

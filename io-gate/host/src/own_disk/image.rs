@@ -5,12 +5,14 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use io_gate::host::ImageRight;
 use rustix::fs::fstatvfs;
 
 use super::OwnDiskError;
 use super::medium;
-use crate::backend::disk::{Disk, DiskOptions};
+use crate::backend::disk::{Disk, DiskError, DiskOptions};
 use crate::backend::image_format::{self, ImageFormat};
+use crate::backend::own_disk::WritableImage;
 use crate::descriptors;
 use crate::own_files::{Draft, FileId, give_back};
 
@@ -114,6 +116,15 @@ impl OwnImage {
         if let Ok(made) = self.disk.file().metadata() {
             give_back(&self.path, FileId::of(&made));
         }
+    }
+
+    /// The image for the guest's writes: the same open file, and its lock. The right to it names
+    /// the image by the id that its sidecar has (R7).
+    ///
+    /// # Errors
+    /// When the image's size has changed.
+    pub fn for_guest(&self, right: ImageRight) -> Result<WritableImage, DiskError> {
+        Ok(WritableImage::new(self.disk.again()?, right))
     }
 
     /// Its identity, as of when it was opened.

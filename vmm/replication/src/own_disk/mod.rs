@@ -5,6 +5,7 @@
 //! - [`OwnDisk`]: an image with its sidecar, both locked;
 //! - [`init`]: a new sidecar, and a new image if wanted;
 //! - [`StandbyQueue`]: the thread that performs a primary's list on a standby's images;
+//! - [`PrimaryList`]: the list, the marks and the order of a primary's own disks. It does no I/O;
 //! - [`Look`]: what a sidecar says, while another process may be using it.
 //!
 //! Every call here blocks for as long as the storage takes. None is made under a lock.
@@ -12,6 +13,7 @@
 mod error;
 mod init;
 mod look;
+mod primary_list;
 mod queue;
 mod store;
 #[cfg(test)]
@@ -20,6 +22,7 @@ mod tests;
 pub use error::OwnDiskError;
 pub use init::{Init, Made, init};
 pub use look::{Look, SlotLook};
+pub use primary_list::{DiskPlace, Orders, PrimaryList};
 pub use queue::{Finished, MarkedDisk, News, QueueOptions, ReceiveError, StandbyQueue};
 pub use store::{OwnDisk, Store};
 

@@ -1,13 +1,12 @@
-//! Opens an image for writing that no set names.
-
-use std::path::Path;
+//! Opens an image for the guest's writes that no set names.
 
 use io_gate::host::{DiskId, GateId, ImageRight, Term};
 
-use crate::backend::disk::{DiskError, DiskOptions};
+use crate::backend::disk::DiskError;
 use crate::backend::own_disk::WritableImage;
+use crate::own_disk::OwnImage;
 
-pub(crate) fn open(path: &Path, gate: GateId) -> Result<WritableImage, DiskError> {
+pub(crate) fn open(image: &OwnImage, gate: GateId) -> Result<WritableImage, DiskError> {
     let right = ImageRight { gate, term: Term(u64::MAX), image: DiskId(0) };
-    WritableImage::open(path, DiskOptions::default(), right)
+    image.for_guest(right)
 }
