@@ -16,7 +16,6 @@ impl Pair {
         Self { primary, now: 0 }
     }
 
-    /// Epoch 5 is acknowledged. Its list ends with entry 10, and its last flush is entry 8.
     fn arming() -> Self {
         let mut pair = Self::with_disks();
         pair.give(Event::StandbyConnected { link: LINK, hello: hello() });
@@ -25,6 +24,7 @@ impl Pair {
         pair
     }
 
+    /// Epoch 5 is acknowledged. Its list ends with entry 10, and its last flush is entry 8.
     fn acknowledged() -> Self {
         let mut pair = Self::arming();
         pair.seal(5, 10, 8);
