@@ -39,7 +39,7 @@ pub(super) fn idle(attack: &Attack, subject: &Subject, begin: SystemTime) -> Res
     let idle: Vec<&PathBuf> = added.iter().filter(is_idle).collect();
     Ok(match &attack.not_compiled {
         Some(_) if idle.is_empty() => {
-            vec!["a layer compiles all its files: expected none, by `not_compiled`".to_owned()]
+            vec!["its `not_compiled` says that no layer compiles some of its files: found that each is compiled".to_owned()]
         }
         Some(_) => Vec::new(),
         None => idle.iter().map(|file| format!("no layer compiles {}", file.display())).collect(),
