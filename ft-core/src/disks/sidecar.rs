@@ -130,9 +130,9 @@ impl Sidecar {
         Self { lineage: self.lineage.continued(generation), pending: None, ..self.clone() }
     }
 
-    /// The generation of a claim that was perhaps won, and that an image of the lineage `other` does
-    /// not continue: the power was lost before the sidecar said so. A lineage that has a generation
-    /// of that term decides it: a term is won once.
+    /// The generation of a claim that was perhaps won, and that an image of the lineage `other`
+    /// does not continue: the power was lost before the sidecar said so. A lineage that has a
+    /// generation of that term decides it: a term is won once.
     pub(super) fn perhaps_won(&self, other: &Lineage) -> Option<Generation> {
         self.pending.filter(|claimed| !other.knows_term(claimed.term))
     }

@@ -1,5 +1,5 @@
-//! Own disks on real files: what the primary's lane performs and completes at once, and what it does
-//! when the storage fails.
+//! Own disks on real files: what the primary's lane performs and completes at once, and what it
+//! does when the storage fails.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -395,8 +395,8 @@ fn r5_a_failed_flush_is_final() {
     assert_eq!(machine.machine.gate.seal().in_flight.len(), 2);
 }
 
-/// R10: a driver that resets its device takes nothing from the list. Fails if the lane drops what it
-/// has not begun.
+/// R10: a driver that resets its device takes nothing from the list. Fails if the lane drops what
+/// it has not begun.
 #[test]
 fn r10_a_reset_drops_no_operation() {
     let image = image(SECTORS);
